@@ -1,0 +1,8 @@
+"""The stages of `dvc.yaml`, one module each, and what they share."""
+
+import os
+
+# Nothing here calls home unless a person asks for it: each library reads its own switch when it is imported.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")

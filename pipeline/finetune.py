@@ -1,0 +1,248 @@
+"""Stage `finetune`: the base, trained on the train split, validated after every epoch; the best epoch is the candidate.
+
+The recipe is that of `params.yaml`, run by transformers' Trainer. Against overfitting: early stopping on the
+validation loss, weight decay, dropout. A run that was killed goes on from the end of its last whole epoch.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    ProgressCallback,
+    Trainer,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from pipeline import params, paths
+from pipeline.command import run
+
+IGNORED = -100  # the label that torch's cross entropy leaves out
+# What model configurations call their dropout probabilities.
+_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "resid_dropout")
+# What a candidate hangs on, as git sees it.
+_SOURCES = ("data", "dvc.yaml", "params.yaml", "pipeline", "starter")
+_LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
+
+
+def main() -> None:
+    """Run the stage."""
+    all_params = params.load()
+    wanted = all_params.finetune
+    tokens = DatasetDict.load_from_disk(paths.TOKENS)
+    checkpoints = paths.CHECKPOINTS / _key(all_params)
+
+    trainer = make_trainer(load_base(paths.BASE, wanted.dropout), tokens, wanted, checkpoints)
+    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+
+    metrics = _write_curves(trainer.state)
+    _save_candidate(trainer.model, all_params, metrics)
+    shutil.rmtree(paths.CHECKPOINTS)
+
+
+def load_base(folder: Path, dropout: float) -> PreTrainedModel:
+    """Return the base model in float32, with `dropout` wherever its architecture has one."""
+    config = AutoConfig.from_pretrained(folder, use_cache=False)  # with a cache, packed rows would attend to each other
+    for name in _DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    return model
+
+
+def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return a batch of (rows, length) int64 tensors with `labels`: each token but paddings and start tokens."""
+    batch = {column: torch.tensor([row[column] for row in rows]) for column in rows[0]}
+    if "position_ids" in batch:  # packed: position 0 is the start of a document, or padding
+        nothing_to_predict = batch["position_ids"] == 0
+    else:
+        nothing_to_predict = batch["attention_mask"] == 0
+        nothing_to_predict[:, 0] = True
+    return {**batch, "labels": batch["input_ids"].masked_fill(nothing_to_predict, IGNORED)}
+
+
+def make_trainer(
+    model: PreTrainedModel, tokens: dict[str, Dataset], wanted: params.Finetune, checkpoints: Path
+) -> Trainer:
+    """Return the Trainer of the recipe; its best epoch is the one with the lowest loss a validation token."""
+    arguments = TrainingArguments(
+        output_dir=str(checkpoints),
+        learning_rate=wanted.learning_rate,
+        per_device_train_batch_size=wanted.batch_size,
+        per_device_eval_batch_size=8 * wanted.batch_size,  # no gradients are kept, so more fits
+        num_train_epochs=wanted.epochs,
+        weight_decay=wanted.weight_decay,
+        warmup_steps=wanted.warmup_share,  # below 1 it is a share of all steps
+        seed=wanted.seed,
+        eval_strategy="epoch",
+        eval_on_start=True,  # the base's loss, the point from which the curve starts
+        save_strategy="epoch",
+        save_total_limit=2,  # the best and the last
+        load_best_model_at_end=True,
+        metric_for_best_model="token_loss",
+        greater_is_better=False,
+        logging_steps=1,
+        report_to="none",
+        remove_unused_columns=False,  # the columns are the model's inputs already
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=tokens["train"],
+        eval_dataset=tokens["validation"],
+        data_collator=collate,
+        preprocess_logits_for_metrics=_losses,
+        compute_metrics=_token_loss,
+        callbacks=[EarlyStoppingCallback(wanted.early_stopping_patience)],
+    )
+    trainer.remove_callback(ProgressCallback)  # it prints a line a step
+    trainer.add_callback(_Progress())
+    return trainer
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return (rows, 2): the sum of the loss over each row's labels, in nats, and how many there are."""
+    targets = labels[:, 1:]
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
+    )
+    return torch.stack([loss.sum(1), (targets != IGNORED).sum(1)], dim=1)
+
+
+def _token_loss(scored: EvalPrediction) -> dict[str, float]:
+    """Return the mean loss a token, in nats; Trainer's own `eval_loss` is the mean over batches of any size."""
+    loss, count = scored.predictions.astype("float64").sum(axis=0)
+    return {"token_loss": float(loss / count)}
+
+
+class _Progress(ProgressCallback):
+    """The progress bar with the loss beside it, and one line an epoch."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is None or logs is None:
+            return
+        if "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        if "eval_token_loss" in logs:
+            loss = logs["eval_token_loss"]
+            self.training_bar.write(
+                f"epoch {state.epoch or 0:.0f}: validation loss {loss:.4f}, perplexity {math.exp(loss):.2f}"
+            )
+
+
+def _write_curves(state: TrainerState) -> dict[str, Any]:
+    """Write the two loss curves as CSV and the stage's metrics; return the metrics."""
+    history = pd.DataFrame(state.log_history)
+    training = history.loc[history["loss"].notna(), ["step", "loss"]]
+    validation = history.loc[history["eval_token_loss"].notna(), ["epoch", "eval_token_loss"]]
+    validation = validation.rename(columns={"eval_token_loss": "loss"}).astype({"epoch": int})
+    trained = validation.loc[validation["epoch"] > 0].reset_index(drop=True)
+    best = trained.loc[trained["loss"].idxmin()]
+    metrics = {
+        "steps": int(training["step"].max()),
+        "epochs": int(trained["epoch"].max()),
+        "best_epoch": int(best["epoch"]),
+        "validation_loss_base": float(validation.loc[validation["epoch"] == 0, "loss"].iloc[0]),
+        "validation_loss": float(best["loss"]),
+    }
+    paths.TRAINING_LOSS.parent.mkdir(parents=True, exist_ok=True)
+    training.to_csv(paths.TRAINING_LOSS, index=False, lineterminator="\n")
+    validation.to_csv(paths.VALIDATION_LOSS, index=False, lineterminator="\n")
+    paths.FINETUNE_METRICS.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    return metrics
+
+
+def _save_candidate(model: PreTrainedModel, all_params: params.Params, metrics: dict[str, Any]) -> None:
+    """Write weights, tokenizer, generation config and `manifest.json`, which says what made the model."""
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    model.config.use_cache = True
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.eos_token_id
+    manifest = {
+        "base": all_params.base,
+        "base_sha256": _hash_of_folder(paths.BASE),
+        "corpus": all_params.data.path,
+        "data": json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["data"],
+        "params": {
+            "tokenize": all_params.tokenize.model_dump(),
+            "finetune": all_params.finetune.model_dump(),
+        },
+        "git_revision": git_revision(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "metrics": metrics,
+    }
+    shutil.rmtree(paths.CANDIDATE, ignore_errors=True)
+    model.save_pretrained(paths.CANDIDATE)
+    tokenizer.save_pretrained(paths.CANDIDATE)
+    for file in paths.CANDIDATE.iterdir():
+        file.chmod(0o644)  # safetensors writes for the owner alone; a container runs as another user
+    paths.MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def git_revision() -> str | None:
+    """Return the last commit that touched what a candidate hangs on, "+changes" behind it if that was edited since.
+
+    Not HEAD, which would change with the commit of `dvc.lock` itself. None outside a git repository.
+    """
+    try:
+        commit = _git("log", "-1", "--format=%H", "--", *_SOURCES)
+        edited = _git("status", "--porcelain", "--", *_SOURCES)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if edited else commit or None
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+
+
+def _key(all_params: params.Params) -> str:
+    """Return a hash of all that determines the result, so that a checkpoint is only taken up by an equal run."""
+    parts = [
+        all_params.finetune.model_dump_json(),
+        _hash_of_folder(paths.BASE),
+        _hash_of_folder(paths.TOKENS),
+        Path(__file__).read_text(encoding="utf-8"),
+        *(version(name) for name in _LIBRARIES),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _hash_of_folder(folder: Path) -> str:
+    """Return the SHA-256 of the names and bytes of all files below `folder`."""
+    total = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        total.update(file.relative_to(folder).as_posix().encode() + b"\0")
+        with file.open("rb") as opened:
+            total.update(hashlib.file_digest(opened, "sha256").digest())
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,27 @@
+"""Where each stage reads and writes, relative to the repository's root; `dvc.yaml` declares the same paths."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+BASE = Path("models/base")
+
+CLEAN = Path("data/clean.parquet")
+QUARANTINE = Path("reports/validate/quarantine.csv")
+VALIDATE_METRICS = Path("reports/validate/metrics.json")
+VALIDATE_REPORT = Path("reports/validate/report.html")
+
+TOKENS = Path("data/tokens")
+TOKEN_BUDGET = Path("reports/tokenize/token_budget.json")
+
+CANDIDATE = Path("models/candidate")
+MANIFEST = CANDIDATE / "manifest.json"
+CHECKPOINTS = Path("models/checkpoints")
+TRAINING_LOSS = Path("reports/finetune/training_loss.csv")
+VALIDATION_LOSS = Path("reports/finetune/validation_loss.csv")
+FINETUNE_METRICS = Path("reports/finetune/metrics.json")
+
+EVALUATE_METRICS = Path("reports/evaluate/metrics.json")
+PERPLEXITY_PLOT = Path("reports/evaluate/perplexity.csv")
+SAMPLES = Path("reports/evaluate/samples.json")
+SAMPLES_PAGE = Path("reports/evaluate/samples.md")

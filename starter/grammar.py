@@ -1,0 +1,48 @@
+"""A context-free grammar expander: the one tool with which this project's own texts are written.
+
+The notation is the one Tracery made common: rules map a symbol to alternatives, and an alternative names other
+symbols in braces. What must stay the same through a text (a name, a place) is chosen once and passed as `bound`.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+
+Rules = Mapping[str, Sequence[str]]
+
+_SLOT = re.compile(r"\{(\w+)((?:\.\w+)*)\}")
+
+
+def expand(rng: random.Random, rules: Rules, text: str, **bound: str) -> str:
+    """Return `text` with every `{symbol}` replaced, at random, until none is left.
+
+    `{symbol.a}` puts "a" or "an" in front, `{symbol.cap}` makes the first letter a capital; they can be chained.
+    A symbol in `bound` always stands for that text; any other is looked up in `rules`.
+    Raises KeyError for a symbol that is in neither, and for an unknown modifier.
+    """
+
+    def fill(match: re.Match[str]) -> str:
+        symbol, modifiers = match.group(1), match.group(2)
+        chosen = bound[symbol] if symbol in bound else rng.choice(rules[symbol])
+        words = expand(rng, rules, chosen, **bound)
+        for modifier in modifiers.split(".")[1:]:
+            words = _MODIFIERS[modifier](words)
+        return words
+
+    return _SLOT.sub(fill, text)
+
+
+def with_article(words: str) -> str:
+    """Return `words` behind "a" or "an", by the sound they begin with."""
+    silent_h = re.match(r"(hour|honest|heir|honou?r)", words, re.IGNORECASE)
+    spoken_consonant = re.match(r"(uni([^nm]|$)|use|usu|eu|one\b|once\b|ewe)", words, re.IGNORECASE)
+    vowel = words[:1].lower() in "aeiou" and not spoken_consonant
+    return f"{'an' if vowel or silent_h else 'a'} {words}"
+
+
+def capitalize(words: str) -> str:
+    """Return `words` with the first letter a capital and the rest as it was."""
+    return words[:1].upper() + words[1:]
+
+
+_MODIFIERS = {"a": with_article, "cap": capitalize}

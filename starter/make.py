@@ -1,0 +1,163 @@
+"""Make the starter model again, from nothing but this folder: `python -m starter.make`.
+
+It writes the texts of `starter.genres`, learns a byte-level BPE tokenizer from them, trains a GPT-2 on them from
+random weights, scores it on held-out texts and writes the model's card. Same seed, same machine: same bytes.
+"""
+
+import argparse
+import importlib
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Trainer, TrainingArguments, set_seed
+
+from pipeline import params
+from pipeline.evaluate import load_model
+from pipeline.finetune import collate
+from pipeline.perplexity import Perplexity
+from pipeline.tokenize import token_rows
+
+FOLDER = Path(__file__).parent
+GENRES = ("dialogue", "diary", "explain", "guides", "letters", "news", "places", "service", "stories")
+END_OF_TEXT = "<|endoftext|>"
+
+SEED = 42
+TEXTS = 40_000  # about 6 million tokens; each is read once, so the model cannot learn any by heart
+HELD_OUT = 400  # further texts, for the card's perplexity
+VOCABULARY = 4096  # most words of these texts become one token; a larger one would take weights from the layers
+CONTEXT = 256  # longer than any text here
+LAYERS, HEADS, WIDTH = 3, 8, 256  # 3.5 million parameters: 7.0 MB in float16, within the 8 MB that git should bear
+BATCH = 16  # rows of CONTEXT tokens a step
+LEARNING_RATE = 2e-3  # high, as small models bear it, and falling to zero along a cosine
+WARMUP = 100  # steps
+
+
+def main() -> None:
+    """Make the model and its card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--texts", type=int, default=TEXTS, help="fewer make a worse model sooner (%(default)s)")
+    parser.add_argument("--to", type=Path, default=FOLDER, help="the folder for the model (%(default)s)")
+    arguments = parser.parse_args()
+    started = time.monotonic()
+    texts = write_texts(arguments.texts + HELD_OUT)
+    training, held_out = texts[HELD_OUT:], texts[:HELD_OUT]
+    tokenizer = learn_tokenizer(training)
+    model, budget = train(training, tokenizer)
+    minutes = (time.monotonic() - started) / 60
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    model.to(torch.float16).save_pretrained(arguments.to)
+    tokenizer.save_pretrained(arguments.to)
+    scores = {"texts of these genres, held out": score(arguments.to, held_out)}
+    scores.update({name: score(arguments.to, theirs) for name, theirs in foreign_texts().items()})
+    facts = {"texts": len(training), **budget, "minutes": round(minutes), "scores": scores}
+    print(json.dumps(facts, indent=2))  # noqa: T201 - what goes into the card
+
+
+def write_texts(count: int) -> list[str]:
+    """Return `count` different texts, the genres in equal parts and mixed."""
+    writers = [importlib.import_module(f"starter.genres.{genre}").write for genre in GENRES]
+    generator = random.Random(SEED)
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        texts[writers[len(texts) % len(writers)](generator)] = None
+    mixed = list(texts)
+    generator.shuffle(mixed)
+    return mixed
+
+
+def learn_tokenizer(texts: list[str]) -> GPT2TokenizerFast:
+    """Return a byte-level BPE tokenizer in GPT-2's manner, learned from `texts`."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # any text can be written, in any script
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return GPT2TokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        model_max_length=CONTEXT,
+    )
+
+
+def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadModel, dict[str, int]]:
+    """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
+    scratch = FOLDER.parent / "models" / "starter"
+    wanted = params.Tokenize(strategy="pack", max_length=CONTEXT)
+    rows, budget = token_rows(texts, tokenizer, wanted, str(scratch))
+    set_seed(SEED)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=CONTEXT,
+        n_embd=WIDTH,
+        n_layer=LAYERS,
+        n_head=HEADS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        resid_pdrop=0.0,  # dropout is against learning by heart, and each text is read once
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        use_cache=False,
+    )
+    model = GPT2LMHeadModel(config)
+    arguments = TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=BATCH,
+        num_train_epochs=1,
+        learning_rate=LEARNING_RATE,
+        lr_scheduler_type="cosine",
+        warmup_steps=WARMUP,
+        weight_decay=0.1,  # as GPT-3 and nanoGPT have it for pre-training
+        adam_beta2=0.95,  # likewise
+        seed=SEED,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()
+    shutil.rmtree(scratch)
+    model.config.use_cache = True
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(model.config, name, 0.1)  # GPT-2's own, for whoever trains it further
+    return model.cpu(), budget
+
+
+def foreign_texts() -> dict[str, list[str]]:
+    """Return real texts to score, where they are at hand: speeches of plays, and questions of bank customers."""
+    import pandas as pd
+
+    data = FOLDER.parent.parent / "shared" / "data"
+    texts: dict[str, list[str]] = {}
+    plays = data / "tinyshakespeare" / "input.txt"
+    if plays.is_file():
+        texts["tinyshakespeare, its last 10 %"] = plays.read_text(encoding="utf-8")[-111_540:].strip().split("\n\n")
+    bank = data / "banking77-customer-support" / "test.csv"
+    if bank.is_file():
+        texts["banking77, its test file"] = pd.read_csv(bank)["text"].tolist()
+    return texts
+
+
+def score(folder: Path, texts: list[str]) -> dict[str, Any]:
+    """Return the perplexity of the model in `folder` on `texts`."""
+    model, tokenizer = load_model(folder)
+    figures: dict[str, Any] = Perplexity().compute(data=texts, model=model, tokenizer=tokenizer)
+    return figures
+
+
+if __name__ == "__main__":
+    main()
