@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 Rules = Mapping[str, Sequence[str]]
 
 _SLOT = re.compile(r"\{(\w+)((?:\.\w+)*)\}")
+_OPTION = re.compile(r"\[([^\[\]]*)\]")
+_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
+SENTENCE_START = re.compile(r"((?:^|[.!?] |\.\" |\n(?:\d+\. )?)\"?)([a-z])")
 
 
 def expand(rng: random.Random, rules: Rules, text: str, **bound: str) -> str:
@@ -30,6 +33,27 @@ def expand(rng: random.Random, rules: Rules, text: str, **bound: str) -> str:
         return words
 
     return _SLOT.sub(fill, text)
+
+
+def compose(
+    rng: random.Random, rules: Rules, text: str, bound: Mapping[str, str], start: re.Pattern[str] = SENTENCE_START
+) -> str:
+    """Return `text` expanded, with one choice of each `[a|b]`, and with its spaces, articles and capitals put right.
+
+    `start` matches the first letter of a sentence as its second group.
+    """
+    text = expand(rng, rules, text, **bound)
+    while "[" in text:
+        text = _OPTION.sub(lambda match: rng.choice(match.group(1).split("|")), text)
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r" +", " ", re.sub(r" *\n *", "\n", text))).strip()
+    text = _ARTICLE.sub(lambda match: match.group(1) + with_article(match.group(2))[1:].split(" ")[0] + " ", text)
+    return start.sub(lambda match: match.group(1) + match.group(2).upper(), text)
+
+
+def deal(rng: random.Random, shape: str, parts: Mapping[str, Sequence[str]]) -> str:
+    """Return a line of `parts` for each letter of `shape`, none of them twice; "/" begins a paragraph."""
+    decks = {letter: rng.sample(lines, len(lines)) for letter, lines in parts.items()}
+    return "".join("\n\n" if c == "/" else decks[c].pop() + " " for c in shape if c == "/" or decks.get(c))
 
 
 def with_article(words: str) -> str:

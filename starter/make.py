@@ -28,7 +28,7 @@ GENRES = ("dialogue", "diary", "explain", "guides", "letters", "news", "places",
 END_OF_TEXT = "<|endoftext|>"
 
 SEED = 42
-TEXTS = 40_000  # about 6 million tokens; each is read once, so the model cannot learn any by heart
+TEXTS = 70_000  # about 8 million tokens; each text is read once, so the model cannot learn any by heart
 HELD_OUT = 400  # further texts, for the card's perplexity
 VOCABULARY = 4096  # most words of these texts become one token; a larger one would take weights from the layers
 CONTEXT = 256  # longer than any text here

@@ -49,7 +49,7 @@ _SCENES: tuple[tuple[tuple[str, ...], ...], ...] = (
         (
             "2:I am looking for {object.a}. It is a present for my {relative}.|2:I need {object.a}, but not an "
             "expensive one.|"
-            "2:Do you sell {adj_thing} things, for example {object.a}?",
+            "2:Do you sell old things, for example {object.a}?",
         ),
         (
             "1:We have {few} of them. Would you prefer {colour.a} one or {colour_b.a} one?|"
@@ -199,7 +199,7 @@ _SCENES: tuple[tuple[tuple[str, ...], ...], ...] = (
         ),
         ("1:There is always some excuse.|1:That's what you said last time.|1:You could at least have called me.",),
         (
-            "2:And what about you? Last week you forgot my birthday.|2:You are right. I should have told you.|"
+            "2:And what about you? Only last week you forgot my birthday.|2:You are right. I should have told you.|"
             "2:I can't do everything by myself.",
         ),
         ("-:Neither of them spoke.|-:{name} turned round and looked out of the window.|-:Somewhere a door banged.",),
@@ -316,7 +316,8 @@ _SCENES: tuple[tuple[tuple[str, ...], ...], ...] = (
             "1:I can't believe it! We must celebrate tomorrow.",
             "2:You won't believe what has just happened to me.>>1:Tell me.>>2:I've won {win}!>>1:You're joking!>>"
             "2:It's true. I wanted you to be the first to know.",
-            "2:Can I ask you a favour?>>1:That depends. What is it?>>2:The {animal} has run away, and I can't find it.>>"
+            "2:Can I ask you a favour?>>1:That depends. What is it?>>2:The {animal} has run away, and I can't find "
+            "it.>>"
             "1:I'm on my way. Two people see more than one.",
             "2:I missed the last train, and I have no money left.>>1:Where are you?>>2:I'm {stand}.>>"
             "1:Don't move. I'll come and pick you up.",
@@ -326,7 +327,8 @@ _SCENES: tuple[tuple[tuple[str, ...], ...], ...] = (
             "1:Then I wish you all the happiness in the world. Come and see us soon.",
         ),
         (
-            "-:{name} put down the phone and sat still for a moment.|2:Thank you. I knew I could count on you.|2:See you soon, "
+            "-:{name} put down the phone and sat still for a moment.|2:Thank you. I knew I could count on you.|2:See "
+            "you soon, "
             "then.",
         ),
     ),
@@ -602,7 +604,7 @@ def _quoted(rng: random.Random, speaker: dict[str, str], line: str, changed: boo
         tag = f"{verb} {who}" if rng.random() < 0.6 else tag
     if rng.random() < 0.3 and " " not in verb:
         tag += f" {rng.choice(_HOW)}"
-    if kind < 0.15 + 0.45 * style:
+    if kind < 0.15 + 0.45 * style or speaker["name"] in line:
         return f'"{line}"'
     if kind < 0.8 and ". " not in line:
         return f'"{line[:-1]}{end}" {tag}.'

@@ -1,13 +1,8 @@
 """Short, true explanations of ordinary things: nature, the body, machines, jobs and money."""
 
 import random
-import re
 
-from starter.grammar import expand, with_article
-
-_OPTION = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-_START = re.compile(r"((?:^|[.!?] |\.\" |\n)\"?)([a-z])")
+from starter.grammar import compose
 
 # O is an opening, F the next fact of the topic, J a remark between facts, E an ending.
 SHAPES = (
@@ -72,7 +67,7 @@ RULES: dict[str, tuple[str, ...]] = {
         "Now you know {q}.",
         "If you did not know {q} before, you do now.",
         "[Perhaps|Maybe] you would like to [tell a friend about it|explain it to a friend].",
-        "It is worth [remembering|thinking about] this [for a moment|now and then].",
+        "It is worth [remembering|thinking about] this now and then.",
         "Who would have thought that [so much|all this] goes on around us?",
         "[Most|Many] textbooks explain {q} in [much|far] more detail.",
         "You do not need to be [a scientist|an expert] to understand [that|this much].",
@@ -480,7 +475,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "how a clock keeps time": (
         "Every clock needs something that [repeats|happens] again and again at the same speed.",
         "In an old clock, this is a pendulum that swings from side to side.",
-        "A spring or a weight keeps it moving, and wheels with teeth move the hands.",
+        "+A spring or a weight keeps it moving, and wheels with teeth move the hands.",
         "Most modern watches contain a tiny piece of quartz.",
         "When a battery sends a current through it, the quartz trembles more than thirty thousand times a second.",
         "An electronic part counts these movements.",
@@ -576,16 +571,6 @@ TOPICS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _compose(rng: random.Random, text: str, bound: dict[str, str]) -> str:
-    """Return `text` with every choice made, and its spaces, articles and capitals put right."""
-    text = expand(rng, RULES, text, **bound)
-    while "[" in text:
-        text = _OPTION.sub(lambda m: rng.choice(m.group(1).split("|")), text)
-    text = re.sub(r" +", " ", re.sub(r" *\n *", "\n", text)).strip()
-    text = _ARTICLE.sub(lambda m: m.group(1) + with_article(m.group(2))[1:].split(" ")[0] + " ", text)
-    return _START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
-
-
 def write(rng: random.Random) -> str:
     """Return one explanation."""
     while True:
@@ -604,6 +589,6 @@ def write(rng: random.Random) -> str:
                 text += kept.pop().removeprefix("+") + " " if kept else ""
             else:
                 text += {"O": "{open} ", "J": "{join} ", "E": "{end} ", "/": "\n\n"}[part]
-        text = _compose(rng, text, {"q": question})
+        text = compose(rng, RULES, text, {"q": question})
         if 50 <= len(text.split()) <= 220:
             return text

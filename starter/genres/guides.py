@@ -1,13 +1,8 @@
 """How-to instructions and recipes, as numbered steps or as prose."""
 
 import random
-import re
 
-from starter.grammar import expand, with_article
-
-_OPTION = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-_START = re.compile(r"((?:^|[.!?] |\.\" |\n(?:\d+\. )?)\"?)([a-z])")
+from starter.grammar import compose, expand
 
 # T is a title, O an opening, N what is needed, S all the steps, W a tip or warning of the task, E an ending.
 SHAPES = (
@@ -705,16 +700,6 @@ def _steps(rng: random.Random, steps: tuple[str, ...]) -> str:
     return " ".join(lines)
 
 
-def _compose(rng: random.Random, text: str, bound: dict[str, str]) -> str:
-    """Return `text` with every choice made, and its spaces, articles and capitals put right."""
-    text = expand(rng, RULES, text, **bound)
-    while "[" in text:
-        text = _OPTION.sub(lambda m: rng.choice(m.group(1).split("|")), text)
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r" +", " ", re.sub(r" *\n *", "\n", text))).strip()
-    text = _ARTICLE.sub(lambda m: m.group(1) + with_article(m.group(2))[1:].split(" ")[0] + " ", text)
-    return _START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
-
-
 def write(rng: random.Random) -> str:
     """Return one set of instructions."""
     while True:
@@ -733,6 +718,6 @@ def write(rng: random.Random) -> str:
             "/": "\n\n",
             " ": " ",
         }
-        text = _compose(rng, "".join(pieces[part] for part in rng.choice(SHAPES)), bound)
+        text = compose(rng, RULES, "".join(pieces[part] for part in rng.choice(SHAPES)), bound)
         if 50 <= len(text.split()) <= 220:
             return text

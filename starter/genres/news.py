@@ -1,13 +1,8 @@
 """Local news reports: councils, weather, sport, markets, schools, science, accidents and festivals."""
 
 import random
-import re
 
-from starter.grammar import expand, with_article
-
-_OPTION = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-_START = re.compile(r"((?:^|[.!?] |\.\" |\n)\"?)([a-z])")
+from starter.grammar import compose, deal, expand
 
 # L opens the report, D adds a detail, Q quotes the speaker in full, R quotes the speaker again, E ends it.
 SHAPES = (
@@ -941,18 +936,6 @@ PARTS: dict[str, dict[str, tuple[str, ...]]] = {
 ORDINAL = ("first", "second", "third", "fourth", "fifth")
 
 
-def _compose(rng: random.Random, shape: str, parts: dict[str, tuple[str, ...]], bound: dict[str, str]) -> str:
-    """Return the parts that `shape` names, none of them twice, with every choice made."""
-    decks = {letter: rng.sample(lines, len(lines)) for letter, lines in parts.items()}
-    text = "".join("\n\n" if c == "/" else decks[c].pop() + " " for c in shape if c == "/" or decks.get(c))
-    text = expand(rng, RULES, text, **bound)
-    while "[" in text:
-        text = _OPTION.sub(lambda m: rng.choice(m.group(1).split("|")), text)
-    text = re.sub(r" +", " ", re.sub(r" *\n *", "\n", text)).strip()
-    text = _ARTICLE.sub(lambda m: m.group(1) + with_article(m.group(2))[1:].split(" ")[0] + " ", text)
-    return _START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
-
-
 def write(rng: random.Random) -> str:
     """Return one news report."""
     while True:
@@ -969,6 +952,6 @@ def write(rng: random.Random) -> str:
         }
         for symbol, options in FIXED[kind].items():
             bound[symbol] = expand(rng, RULES, rng.choice(options), **bound)
-        text = _compose(rng, rng.choice(SHAPES), PARTS[kind], bound)
+        text = compose(rng, RULES, deal(rng, rng.choice(SHAPES), PARTS[kind]), bound)
         if 50 <= len(text.split()) <= 220:
             return text

@@ -1,13 +1,8 @@
 """Descriptions of towns, rooms, landscapes, buildings, shops and seasons."""
 
 import random
-import re
 
-from starter.grammar import expand, with_article
-
-_OPTION = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-_START = re.compile(r"((?:^|[.!?] |\.\" |\n)\"?)([a-z])")
+from starter.grammar import compose, deal
 
 # L introduces the place, D describes a part of it, P says what people do there, H tells its past, E ends.
 SHAPES = (
@@ -420,7 +415,7 @@ KINDS: dict[str, dict[str, tuple[str, ...]]] = {
         ),
         "H": (
             "Years ago, {season} was [longer|different], the old people say.",
-            "Last year, it came {num} days [early|late].",
+            "Last year, {season} came {num} days [early|late].",
         ),
     },
 }
@@ -541,18 +536,6 @@ BOUND: dict[str, tuple[str, ...]] = {
 }
 
 
-def _compose(rng: random.Random, shape: str, parts: dict[str, tuple[str, ...]], bound: dict[str, str]) -> str:
-    """Return the parts that `shape` names, none of them twice, with every choice made."""
-    decks = {letter: rng.sample(lines, len(lines)) for letter, lines in parts.items()}
-    text = "".join("\n\n" if c == "/" else decks[c].pop() + " " for c in shape if c == "/" or decks.get(c))
-    text = expand(rng, RULES, text, **bound)
-    while "[" in text:
-        text = _OPTION.sub(lambda m: rng.choice(m.group(1).split("|")), text)
-    text = re.sub(r" +", " ", re.sub(r" *\n *", "\n", text)).strip()
-    text = _ARTICLE.sub(lambda m: m.group(1) + with_article(m.group(2))[1:].split(" ")[0] + " ", text)
-    return _START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
-
-
 def write(rng: random.Random) -> str:
     """Return one description of a place."""
     while True:
@@ -564,6 +547,6 @@ def write(rng: random.Random) -> str:
         parts = {**KINDS[kind], "E": RULES["verdict"]}
         if kind == "season":
             parts["D"] = SEASONS[bound["season"]]
-        text = _compose(rng, rng.choice(SHAPES), parts, bound)
+        text = compose(rng, RULES, deal(rng, rng.choice(SHAPES), parts), bound)
         if 50 <= len(text.split()) <= 220:
             return text

@@ -3,11 +3,10 @@
 import random
 import re
 
-from starter.grammar import expand, with_article
+from starter.grammar import compose, deal, expand
 
-_OPTION = re.compile(r"\[([^\[\]]*)\]")
-_ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-_START = re.compile(r"((?:^|[.!?] |\.\" |: |\n)\"?)([a-z])")
+_START = re.compile(r"((?:^|[.!?] |\.\" |: |\n)\"?)([a-z])")  # the word after "Question:" is a first word too
+
 
 # Q is the customer's question, X adds to it, A is the answer, B more advice, Z the close;
 # K asks for help, G and H greet and thank, F and U label the speakers; small letters make it spoken.
@@ -57,12 +56,13 @@ RULES: dict[str, tuple[str, ...]] = {
         "Thank you for your [message|question].",
         "Thanks for [writing to|contacting] us.",
         "I am [glad|happy] to help.",
-        "I am sorry to hear that.",
-        "We are sorry for the trouble.",
-        "I understand your concern.",
-        "I can see why you are worried.",
         "Thank you for [letting us know|telling us|your patience].",
         "Of course, I can help you with that.",
+        "Thank you for getting in touch.",
+        "It is good that you [ask|write].",
+        "[Gladly|Certainly]!",
+        "Here is what I can tell you.",
+        "I have read your message [carefully|with care].",
         "Let me [explain|check that for you].",
     ),
     "ask": (
@@ -445,7 +445,7 @@ TOPICS: dict[str, dict[str, tuple[str, ...]]] = {
         "Q": (
             "can I keep my number if I change my contract?",
             "I want to change to your company; can I keep my phone number?",
-            "how do I end my contract?",
+            "I want to end my contract, but I would like to keep my number.",
         ),
         "X": (
             "I have had this number for {n} years.",
@@ -919,16 +919,6 @@ BOUND: dict[str, tuple[str, ...]] = {
 }
 
 
-def _compose(rng: random.Random, text: str, bound: dict[str, str]) -> str:
-    """Return `text` with every choice made, and its spaces, articles and capitals put right."""
-    text = expand(rng, RULES, text, **bound)
-    while "[" in text:
-        text = _OPTION.sub(lambda m: rng.choice(m.group(1).split("|")), text)
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r" +", " ", re.sub(r" *\n *", "\n", text))).strip()
-    text = _ARTICLE.sub(lambda m: m.group(1) + with_article(m.group(2))[1:].split(" ")[0] + " ", text)
-    return _START.sub(lambda m: m.group(1) + m.group(2).upper(), text)
-
-
 def _conversation(rng: random.Random, shape: str) -> str:
     """Return the pieces of a question and its answer in the order of `shape`; small letters make it spoken."""
     topic = rng.choice(tuple(TOPICS))
@@ -981,8 +971,7 @@ def write(rng: random.Random) -> str:
             text = _conversation(rng, rng.choice(SHAPES))
         else:
             parts = REVIEW_PARTS[rng.choice(tuple(REVIEW_PARTS))]
-            decks = {letter: rng.sample(lines, len(lines)) for letter, lines in parts.items()}
-            text = "".join("\n\n" if c == "/" else decks[c].pop() + " " for c in rng.choice(REVIEWS))
-        text = _compose(rng, text, bound)
+            text = deal(rng, rng.choice(REVIEWS), parts)
+        text = compose(rng, RULES, text, bound, _START)
         if 50 <= len(text.split()) <= 220:
             return text

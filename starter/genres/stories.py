@@ -70,7 +70,7 @@ _SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
             "When {name} was still {boy.a}, {his} family moved to a quiet village near the river.",
             "Every morning, {name} walked through the village and greeted everyone by name.",
         ),
-        "job": ("baker", "teacher", "blacksmith", "postman", "shopkeeper", "tailor", "miller", "carpenter"),
+        "job": ("baker", "teacher", "blacksmith", "gardener", "shopkeeper", "tailor", "miller", "carpenter"),
         "spot": ("by the well", "outside the church", "at the mill", "on the village green", "behind the inn"),
         "task": ("paint the school fence", "repair the well", "prepare the summer feast", "mend the church clock"),
         "tool": ("wheelbarrow", "ladder", "bell", "bucket", "cart", "broom"),
@@ -1604,7 +1604,7 @@ _LOCAL_PLOTS: dict[str, tuple[tuple[tuple[str, ...], ...], ...]] = {
     "workshop": (
         (
             (
-                "{one_day} a rich customer ordered {thing.a} and wanted it within {number} days.",
+                "{one_day} a rich customer ordered {breakable.a} and wanted it within {number} days.",
                 "{one_day} a customer came with an order that every other workshop had refused.",
             ),
             (

@@ -110,7 +110,7 @@ JOBS = (
     "plumber",
     "electrician",
     "mechanic",
-    "postman",
+    "letter carrier",
     "shepherd",
     "blacksmith",
     "miller",

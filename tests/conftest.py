@@ -1,0 +1,93 @@
+"""What the tests share: a tiny GPT-2, made here, and a workspace in which stages run as they do for a user."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = ROOT.parent / "shared" / "data"
+LINES = [
+    "The quick brown fox jumps over the lazy dog near the old river bank.",
+    "A small cat sat on the warm mat and looked at the rain for an hour.",
+    "My neighbour bought twelve red apples, and she gave me three of them.",
+    "Once upon a time there was a king who could not find his golden crown.",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random GPT-2 of 22 thousand parameters, context 64, and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny_gpt2")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(LINES, trainer)
+    end = "<|endoftext|>"
+    fast = GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, unk_token=end)
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(fast),
+        n_positions=64,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        bos_token_id=fast.bos_token_id,
+        eos_token_id=fast.eos_token_id,
+    )
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+class Workspace:
+    """A folder like a user's checkout, with its own params.yaml."""
+
+    def __init__(self, folder: Path) -> None:
+        """Start from the params.yaml that comes with the project."""
+        self.folder = folder
+        shutil.copy(ROOT / "params.yaml", folder)
+
+    def set(self, **changes: object) -> None:
+        """Change values of params.yaml; `section__key=value` for one inside a section."""
+        yaml = YAML()
+        path = self.folder / "params.yaml"
+        content = yaml.load(path)
+        for name, value in changes.items():
+            *sections, key = name.split("__")
+            section = content
+            for part in sections:
+                section = section[part]
+            section[key] = value
+        yaml.dump(content, path)
+
+    def write_corpus(self, content: str | bytes, name: str = "data/corpus.csv") -> Path:
+        """Write a CSV and name it in params.yaml."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        self.set(data__path=name)
+        return path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return a workspace that is the current folder during the test."""
+    monkeypatch.chdir(tmp_path)
+    return Workspace(tmp_path)
+
+
+def real(name: str) -> Path:
+    """Return a file of real data, or skip the test where it is absent (a user's checkout has none)."""
+    path = REAL_DATA / name
+    if not path.exists():
+        pytest.skip(f"real data is not here: {path}")
+    return path

@@ -1,0 +1,87 @@
+"""params.yaml is checked as a whole, before any work."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import params
+from pipeline.command import UserError
+from tests.conftest import ROOT, Workspace
+
+
+def test_the_params_that_come_with_the_project_are_valid_and_the_recipes() -> None:
+    loaded = params.load(ROOT / "params.yaml")
+    assert loaded.base == "starter"
+    assert (loaded.finetune.learning_rate, loaded.finetune.batch_size, loaded.finetune.epochs) == (5e-5, 2, 3)
+
+
+def test_params_cannot_be_changed_after_loading() -> None:
+    loaded = params.load(ROOT / "params.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        loaded.finetune.epochs = 4  # type: ignore[misc]
+
+
+def test_all_problems_are_reported_at_once_each_with_key_found_and_allowed(workspace: Workspace) -> None:
+    workspace.set(
+        base=3,
+        finetune__epochs="3",
+        finetune__dropout=1.5,
+        finetune__lerning_rate=1e-4,
+        tokenize__strategy="padd",
+        validate__test_share=0.95,
+        tokeniser={},
+    )
+    with pytest.raises(UserError) as caught:
+        params.load()
+    assert sorted(str(caught.value).splitlines()) == [
+        "params.yaml: base: found 3, but it should be a valid string",
+        "params.yaml: finetune.dropout: found 1.5, but it should be less than 1",
+        "params.yaml: finetune.epochs: found '3', but it should be a valid integer",
+        "params.yaml: finetune.lerning_rate: unknown key; did you mean learning_rate?",
+        "params.yaml: tokeniser: unknown key; did you mean tokenize?",
+        "params.yaml: tokenize.strategy: found 'padd', but it should be 'pad' or 'pack'",
+        "params.yaml: validate: validation_share and test_share together must leave texts for training (below 1)",
+    ]
+
+
+def test_a_missing_key_is_named(workspace: Workspace) -> None:
+    path = workspace.folder / "params.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "weight_decay" not in line))
+    with pytest.raises(UserError, match=r"^params.yaml: finetune.weight_decay: missing"):
+        params.load()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("a: [", "params.yaml is not readable as YAML"),
+        ("a: 1\na: 2", "duplicate key"),
+        ("", "params.yaml: the whole file: found None"),
+        ("- 1", "params.yaml: the whole file: found"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_refused(workspace: Workspace, content: str, sentence: str) -> None:
+    (workspace.folder / "params.yaml").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        params.load()
+
+
+def test_a_missing_file_is_named(workspace: Workspace) -> None:
+    (workspace.folder / "params.yaml").unlink()
+    with pytest.raises(UserError, match=r"params.yaml is not here; run the command from the repository's root"):
+        params.load()
+
+
+def test_the_command_prints_sentences_and_no_traceback(workspace: Workspace) -> None:
+    workspace.set(finetune__epochs=0)
+    command = [sys.executable, "-m", "pipeline.params"]
+    done = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, env=_importable())
+    assert done.returncode == 2
+    assert done.stderr == "error: params.yaml: finetune.epochs: found 0, but it should be greater than or equal to 1\n"
+
+
+def _importable() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,0 +1,155 @@
+"""A tiny random GPT-2, and the service on it: in process, from a checkout, and as a real server."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+    from serving.transformers_engine import TransformersEngine
+
+REPOSITORY = Path(__file__).parents[2]
+CONTEXT = 96
+DATA = "0" * 64
+PROMPT = "Once upon a time"
+
+# Before the first import of bentoml: it keeps its counters there, and asks once whether it may report.
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="prometheus-")
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random GPT-2 with a manifest; what it writes is noise, another one for each seed."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    folder = tmp_path_factory.mktemp("model") / "candidate"
+    trained = ByteLevelBPETokenizer()
+    lines = ["Once upon a time in a distant land", "In the heart of a bustling city there was a quiet street"]
+    trained.train_from_iterator(lines, vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
+    tokenizer = GPT2TokenizerFast(
+        tokenizer_object=trained._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        n_layer=2,
+        n_embd=32,
+        n_head=2,
+        n_positions=CONTEXT,
+        vocab_size=len(tokenizer),
+        bos_token_id=end,
+        eos_token_id=end,
+        initializer_range=0.3,  # uneven logits, so that temperatures make a difference
+    )
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "manifest.json").write_text(json.dumps({"data": DATA}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(model: Path) -> "TransformersEngine":
+    from serving.transformers_engine import TransformersEngine
+
+    return TransformersEngine(model)
+
+
+@pytest.fixture(scope="session")
+def client(model: Path) -> "Iterator[TestClient]":
+    """The whole service in process, BentoML's part included, with the tiny model loaded."""
+    os.environ["MODEL_DIR"] = str(model)
+    from starlette.testclient import TestClient
+
+    import service
+
+    with TestClient(service.Gpt2.to_asgi(), raise_server_exceptions=False, follow_redirects=False) as client:
+        for _ in range(100):
+            if client.get("/health").status_code == 200:
+                break
+            time.sleep(0.1)
+        yield client
+    del os.environ["MODEL_DIR"]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, model: Path) -> Path:
+    """A copy of what serving needs of the checkout, with the tiny model as its candidate."""
+    folder = tmp_path / "checkout"
+    for name in ("serving", "pipeline"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("service.py", "bentofile.yaml", "params.yaml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, folder)
+    shutil.copytree(model, folder / "models" / "candidate")
+    return folder
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return this process's environment without what these tests set in it."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PROMETHEUS_MULTIPROC_DIR", "MODEL_DIR")}
+    return {**kept, **more}
+
+
+def bentoml(*arguments: str, cwd: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run `bentoml` to its end."""
+    command = [sys.executable, "-m", "bentoml", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@dataclass
+class Server:
+    """A running `bentoml serve`."""
+
+    url: str
+    log: Path
+
+    def post(self, **body: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}/generate", json=body, timeout=60)
+
+
+@contextmanager
+def serving(target: str, cwd: Path, ready: str = "/readyz", **more: str) -> Iterator[Server]:
+    """Run `bentoml serve` on a free port until the end of the block."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Server(f"http://127.0.0.1:{port}", cwd / "server.log")
+    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    with server.log.open("w", encoding="utf-8") as log:
+        process = subprocess.Popen(command, cwd=cwd, env=environment(**more), stdout=log, stderr=subprocess.STDOUT)
+        try:
+            _wait(server, ready, process)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def _wait(server: Server, ready: str, process: "subprocess.Popen[bytes]") -> None:
+    for _ in range(240):
+        assert process.poll() is None, server.log.read_text(encoding="utf-8")
+        try:
+            if httpx.get(server.url + ready).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.25)
+    raise AssertionError(server.log.read_text(encoding="utf-8"))

@@ -1,0 +1,86 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from bentoml.exceptions import BentoMLException
+from conftest import DATA
+
+from serving import model_folder
+
+
+@pytest.fixture(autouse=True)
+def no_model_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+
+
+def put(model: Path, root: Path) -> Path:
+    return Path(shutil.copytree(model, root / "models" / "candidate"))
+
+
+def test_without_anything_else_it_is_the_candidate(tmp_path: Path, model: Path) -> None:
+    folder = model_folder.find(tmp_path) if put(model, tmp_path) else None
+    assert folder == model_folder.ModelFolder(tmp_path / "models/candidate", "the candidate of the last `dvc repro`")
+
+
+def test_in_a_bento_it_is_the_packed_model(tmp_path: Path, model: Path) -> None:
+    put(model, tmp_path / "src")
+    (tmp_path / "bento.yaml").touch()
+    assert model_folder.find(tmp_path / "src").why == "packed in this bento"
+
+
+def test_model_dir_comes_first_and_needs_no_manifest(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(model, tmp_path)
+    hub = Path(shutil.copytree(model, tmp_path / "hub", ignore=shutil.ignore_patterns("manifest.json")))
+    monkeypatch.setenv("MODEL_DIR", str(hub))
+    folder = model_folder.find(tmp_path)
+    assert folder.path == hub
+    assert "MODEL_DIR" in folder.why
+    assert model_folder.data_hash(folder.path) is None
+
+
+def test_no_candidate_is_one_sentence_that_names_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(BentoMLException, match=r"no model to serve: .*models/candidate .*`dvc repro`") as caught:
+        model_folder.find(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "manifest.json"])
+def test_a_candidate_that_lacks_a_file_is_refused(tmp_path: Path, model: Path, name: str) -> None:
+    (put(model, tmp_path) / name).unlink()
+    with pytest.raises(BentoMLException, match=f"lacks {name}"):
+        model_folder.find(tmp_path)
+    with pytest.raises(BentoMLException, match=f"lacks {name}"):
+        model_folder.check_packed(tmp_path)
+
+
+def test_model_dir_is_never_silently_replaced(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(model, tmp_path)
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(BentoMLException, match="nowhere .*MODEL_DIR.* does not exist"):
+        model_folder.find(tmp_path)
+
+
+def test_links_are_served_but_not_packed(tmp_path: Path, model: Path) -> None:
+    weights = put(model, tmp_path) / "model.safetensors"
+    weights.rename(tmp_path / "cached")
+    weights.symlink_to(tmp_path / "cached")
+    assert model_folder.find(tmp_path).path == weights.parent
+    with pytest.raises(BentoMLException, match="model.safetensors: a link would dangle"):
+        model_folder.check_packed(tmp_path)
+
+
+def test_the_version_is_that_of_the_content(tmp_path: Path, model: Path) -> None:
+    copy = put(model, tmp_path)
+    (copy / ".DS_Store").touch()
+    version = model_folder.version(model)
+    assert len(version) == 12
+    assert model_folder.version(copy) == version
+    (copy / "manifest.json").write_text(json.dumps({"data": "other"}), encoding="utf-8")
+    assert model_folder.version(copy) != version
+
+
+def test_the_data_hash_is_the_manifests(model: Path) -> None:
+    assert model_folder.data_hash(model) == DATA
