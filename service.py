@@ -3,9 +3,12 @@
 import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import bentoml
 from bentoml._internal.context import server_context
+from bentoml._internal.utils.analytics import usage_stats
+from starlette.types import ASGIApp
 
 from serving import errors, model_folder, routes
 from serving.bento_image import CheckedImage
@@ -14,9 +17,9 @@ from serving.limits import LIMITS, ROOT
 from serving.served_model import ServedModel
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+usage_stats.do_not_track.cache_clear()  # the command line has asked before it came here
 
 NAME = "gpt2"
-_BACKSTOP_SECONDS = 5  # the routes' own timeout answers first, in the shape that errors have here
 
 # A server without a model, or a build, ends here with one sentence. Not so a worker: BentoML would start it again and
 # again, so it starts, answers 503 and logs why.
@@ -30,22 +33,29 @@ def _make_engine(folder: Path) -> Engine:
     return TransformersEngine(folder)
 
 
-served = ServedModel(ROOT, _make_engine, LIMITS.max_concurrency)
+served = ServedModel(ROOT, _make_engine)
 
 
-# No max_concurrency here: BentoML's would count the health routes, too, and answers in another shape, without
-# Retry-After. The routes hold to params.yaml's.
+class OneErrorShape(bentoml.Service[Any]):
+    """BentoML's service, with its own errors (404, 429, 504 …) in the shape that ours have."""
+
+    def to_asgi(self, is_main: bool = True) -> ASGIApp:
+        """Wrap the whole app: middleware that is added to a service sits inside of what answers 429 and 504."""
+        return errors.ErrorShape(super().to_asgi(is_main))
+
+
 @bentoml.service(
     name=NAME,
+    service_class=OneErrorShape,
     image=CheckedImage(),
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
-    traffic={"timeout": LIMITS.timeout + _BACKSTOP_SECONDS},
+    traffic={"timeout": LIMITS.timeout, "max_concurrency": LIMITS.max_concurrency},
 )
-@bentoml.asgi_app(routes.make_app(NAME, served, LIMITS.timeout), path="/")
+@bentoml.asgi_app(routes.make_app(NAME, served), path="/")
 class Gpt2:
     """A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate, and it writes on."""
 
-    @bentoml.on_startup  # type: ignore[untyped-decorator]  # bentoml is not typed for mypy
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def load(self) -> None:
         """Start loading; meanwhile the service answers 503."""
         self._loading = asyncio.create_task(served.load())
@@ -59,6 +69,3 @@ class Gpt2:
     async def __is_ready__(self) -> bool:
         """Answer /readyz."""
         return served.loaded is not None
-
-
-Gpt2.add_asgi_middleware(errors.ErrorShape)

@@ -1,5 +1,6 @@
-"""A tiny random GPT-2, and the service on it: in process, from a checkout, and as a real server."""
+"""The tiny random GPT-2 behind the service: in process, from a checkout, and as a real server."""
 
+import atexit
 import json
 import os
 import shutil
@@ -23,43 +24,20 @@ if TYPE_CHECKING:
     from serving.transformers_engine import TransformersEngine
 
 REPOSITORY = Path(__file__).parents[2]
-CONTEXT = 96
+CONTEXT = 64  # of `tiny_gpt2`
 DATA = "0" * 64
 PROMPT = "Once upon a time"
 
 # Before the first import of bentoml: it keeps its counters there, and asks once whether it may report.
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="prometheus-")
+atexit.register(shutil.rmtree, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random GPT-2 with a manifest; what it writes is noise, another one for each seed."""
-    import torch
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
-
-    folder = tmp_path_factory.mktemp("model") / "candidate"
-    trained = ByteLevelBPETokenizer()
-    lines = ["Once upon a time in a distant land", "In the heart of a bustling city there was a quiet street"]
-    trained.train_from_iterator(lines, vocab_size=300, special_tokens=["<|endoftext|>"], show_progress=False)
-    tokenizer = GPT2TokenizerFast(
-        tokenizer_object=trained._tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
-    )
-    end = tokenizer.eos_token_id
-    config = GPT2Config(
-        n_layer=2,
-        n_embd=32,
-        n_head=2,
-        n_positions=CONTEXT,
-        vocab_size=len(tokenizer),
-        bos_token_id=end,
-        eos_token_id=end,
-        initializer_range=0.3,  # uneven logits, so that temperatures make a difference
-    )
-    torch.manual_seed(0)
-    GPT2LMHeadModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+def model(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny random GPT-2, as a candidate: with a manifest."""
+    folder = Path(shutil.copytree(tiny_gpt2, tmp_path_factory.mktemp("model") / "candidate"))
     (folder / "manifest.json").write_text(json.dumps({"data": DATA}), encoding="utf-8")
     return folder
 
@@ -79,7 +57,8 @@ def client(model: Path) -> "Iterator[TestClient]":
 
     import service
 
-    with TestClient(service.Gpt2.to_asgi(), raise_server_exceptions=False, follow_redirects=False) as client:
+    gpt2: Any = service.Gpt2
+    with TestClient(gpt2.to_asgi(), raise_server_exceptions=False, follow_redirects=False) as client:
         for _ in range(100):
             if client.get("/health").status_code == 200:
                 break

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from bentoml.exceptions import BentoMLException
-from conftest import DATA
 
 from serving import model_folder
+from tests.serving.conftest import DATA
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_a_candidate_that_lacks_a_file_is_refused(tmp_path: Path, model: Path, n
 def test_model_dir_is_never_silently_replaced(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(model, tmp_path)
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "nowhere"))
-    with pytest.raises(BentoMLException, match="nowhere .*MODEL_DIR.* does not exist"):
+    with pytest.raises(BentoMLException, match=r"nowhere .*MODEL_DIR.* does not exist"):
         model_folder.find(tmp_path)
 
 
@@ -68,7 +68,7 @@ def test_links_are_served_but_not_packed(tmp_path: Path, model: Path) -> None:
     weights.rename(tmp_path / "cached")
     weights.symlink_to(tmp_path / "cached")
     assert model_folder.find(tmp_path).path == weights.parent
-    with pytest.raises(BentoMLException, match="model.safetensors: a link would dangle"):
+    with pytest.raises(BentoMLException, match=r"model\.safetensors: a link would dangle"):
         model_folder.check_packed(tmp_path)
 
 

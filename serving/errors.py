@@ -1,0 +1,166 @@
+"""One shape for every error, and no prompt in any log."""
+
+import json
+import logging
+import traceback
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger("bentoml.serving")
+
+_LONGEST_NAME = 100  # of a field that a caller made up
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Say what is wrong in one sentence."""
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = headers
+
+    def answer(self) -> JSONResponse:
+        """Return the error as a response."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        if self.status == HTTPStatus.TOO_MANY_REQUESTS:
+            kind = "rate_limit_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)
+
+
+def of_status(status: int, headers: Mapping[str, str]) -> ApiError:
+    """Return the error for a status and headers (names in small letters) about which nothing else is known."""
+    kept = {"allow": headers["allow"]} if "allow" in headers else {}
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        kept["retry-after"] = "1"
+    messages = {
+        HTTPStatus.BAD_REQUEST: "the body must be a JSON object in UTF-8",
+        HTTPStatus.NOT_FOUND: "there is nothing at this path; GET / says what there is",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"this path answers {headers.get('allow', 'other methods')} only",
+        HTTPStatus.TOO_MANY_REQUESTS: "the service answers as many requests as it takes at once; come back later",
+        HTTPStatus.INTERNAL_SERVER_ERROR: "something went wrong inside the service; its log says what",
+        HTTPStatus.SERVICE_UNAVAILABLE: "the service is not ready",
+        HTTPStatus.GATEWAY_TIMEOUT: "not done in time; ask for fewer tokens, or come back when there is less to do",
+    }
+    known = HTTPStatus(status)
+    return ApiError(status, messages.get(known, known.phrase), code=known.name.lower(), headers=kept)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer errors in the one shape."""
+
+    async def api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return error.answer()
+
+    async def http_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        return of_status(error.status_code, headers).answer()
+
+    async def invalid_request(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return _invalid(error).answer()
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid_request)
+
+
+def _invalid(error: RequestValidationError) -> ApiError:
+    """Return which fields are wrong and how, without what was sent: it may be as long as it is private."""
+    problems = error.errors()
+    if problems[0]["type"] == "json_invalid":
+        reason = problems[0]["ctx"]["error"]
+        return ApiError(400, f"the body is not valid JSON: {reason} at character {problems[0]['loc'][-1]}", "bad_json")
+    fields = [_field(problem) for problem in problems]
+    if not fields[0]:
+        return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", "bad_body")
+    messages = [f"{field}: {_reason(problem)}" for field, problem in zip(fields, problems, strict=True)]
+    return ApiError(400, "; ".join(messages[:10]), code=problems[0]["type"], param=fields[0])
+
+
+def _field(problem: dict[str, Any]) -> str:
+    """Return the dotted name of the field that `problem` is about; empty when it is the whole body."""
+    name = ".".join(str(part) for part in problem["loc"][1:])
+    return name[:_LONGEST_NAME].encode(errors="replace").decode()
+
+
+def _reason(problem: dict[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown field"
+    message: str = problem["msg"]
+    return message.replace("Input should", "it should")
+
+
+class ErrorShape:
+    """ASGI middleware: gives BentoML's own errors the one shape, and logs a crash without its message.
+
+    A message may quote a prompt, so a crash is logged as its kind and where it happened.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+        error: Message | None = None
+        body = b""
+
+        async def shaped(message: Message) -> None:
+            nonlocal started, error, body
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                error = message
+            elif error is None:
+                started = True
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    started = True
+                    if _has_the_shape(body):
+                        await send(error)
+                        await send({"type": "http.response.body", "body": body})
+                    else:
+                        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in error["headers"]}
+                        await of_status(error["status"], headers).answer()(scope, receive, send)
+
+        try:
+            await self._app(scope, receive, shaped)
+        except Exception as crash:
+            where = "".join(traceback.format_tb(crash.__traceback__))
+            logger.error("%s %s: %s at\n%s", scope["method"], scope["path"], type(crash).__name__, where)
+            if not started:
+                await of_status(500, {}).answer()(scope, receive, send)
+
+
+def _has_the_shape(body: bytes) -> bool:
+    """Return whether `body` is an error as we answer it; BentoML's are plain text, or JSON with a sentence in it."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and isinstance(content.get("error"), dict)

@@ -1,0 +1,136 @@
+"""Texts become rows of tokens: nothing is lost without being counted, and the bytes are the same everywhere."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from datasets import DatasetDict
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pipeline import params, paths, tokenize
+from pipeline.command import UserError
+from tests.conftest import LINES, Workspace, real
+
+END = 0  # the id of <|endoftext|> in the tiny tokenizer
+
+
+@pytest.fixture
+def tokenizer(tiny_gpt2: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(tiny_gpt2)
+
+
+@pytest.fixture
+def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
+    """Return a workspace in which the stages before this one have run."""
+    shutil.copytree(tiny_gpt2, paths.BASE)
+    paths.CLEAN.parent.mkdir()
+    texts = [f"{line} {number}" for number in range(10) for line in LINES]
+    splits = ["train", "train", "validation", "test"] * 10
+    pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
+    workspace.set(tokenize__max_length=40)
+    return workspace
+
+
+def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):  # type: ignore[no-untyped-def]
+    wanted = params.Tokenize(strategy=strategy, max_length=length)
+    dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, str(scratch))
+    return dataset.to_list(), budget
+
+
+def test_pad_makes_a_row_of_each_text_between_start_and_end(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    [row], budget = rows_of(["The cat"], tokenizer, "pad", 12, tmp_path)
+    ids = tokenizer("The cat")["input_ids"]
+    padding = 12 - len(ids) - 2
+    assert row["input_ids"] == [END, *ids, END] + [END] * padding
+    assert row["attention_mask"] == [1] * (len(ids) + 2) + [0] * padding
+    assert budget == {"documents": 1, "rows": 1, "kept": len(ids) + 2, "padding": padding, "truncated": 0}
+
+
+def test_pad_truncates_a_long_text_and_counts_what_is_lost(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    ids = tokenizer(LINES[0])["input_ids"]
+    [row], budget = rows_of([LINES[0]], tokenizer, "pad", 8, tmp_path)
+    assert row["input_ids"] == [END, *ids][:8]  # no end token: the text does not end here
+    assert budget["truncated"] == len(ids) + 2 - 8
+
+
+def documents_of(row: dict[str, list[int]]) -> Iterator[list[int]]:
+    starts = [at for at, position in enumerate(row["position_ids"]) if position == 0]
+    for start, end in zip(starts, [*starts[1:], len(row["input_ids"])], strict=True):
+        yield row["input_ids"][start:end]
+
+
+def test_pack_keeps_every_document_whole_and_every_token(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    texts = [line[: 7 * number] for number in range(1, 9) for line in LINES]
+    rows, budget = rows_of(texts, tokenizer, "pack", 64, tmp_path)
+    wanted = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
+    packed = sorted(document for row in rows for document in documents_of(row) if document != [END])
+    assert packed == wanted
+    assert budget["kept"] == sum(map(len, wanted))
+    assert budget["kept"] + budget["padding"] == 64 * len(rows)
+    assert budget["padding"] < 0.1 * budget["kept"]
+
+
+def test_pack_continues_a_long_text_in_another_row(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    text = " ".join(LINES)
+    rows, budget = rows_of([text], tokenizer, "pack", 16, tmp_path)
+    pieces = [document for row in rows for document in documents_of(row) if document != [END]]
+    assert sorted(token for piece in pieces for token in piece) == sorted([END, *tokenizer(text)["input_ids"], END])
+    assert budget["truncated"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["pad", "pack"])
+def test_the_stage_writes_three_splits_and_the_same_bytes_again(stage: Workspace, strategy: str) -> None:
+    stage.set(tokenize__strategy=strategy)
+    tokenize.main()
+    first = {path: path.read_bytes() for path in paths.TOKENS.rglob("*") if path.is_file()}
+    assert {split: len(rows) for split, rows in DatasetDict.load_from_disk(paths.TOKENS).items()}.keys() == {
+        "train",
+        "validation",
+        "test",
+    }
+    paths.CLEAN.touch()  # another time of change, as in another clone
+    tokenize.main()
+    assert {path: path.read_bytes() for path in paths.TOKENS.rglob("*") if path.is_file()} == first
+    assert json.loads(paths.TOKEN_BUDGET.read_text())["splits"]["train"]["documents"] == 20
+
+
+def test_the_data_hash_follows_the_texts_and_their_splits_alone() -> None:
+    clean = pd.DataFrame({"row": [2, 3], "text": ["a", "b"], "split": ["train", "test"]})
+    moved = clean.assign(row=[7, 9])
+    resplit = clean.assign(split=["test", "train"])
+    assert tokenize.data_hash(clean) == tokenize.data_hash(moved) != tokenize.data_hash(resplit)
+
+
+def test_a_length_beyond_the_base_is_refused(stage: Workspace) -> None:
+    stage.set(tokenize__max_length=65)
+    with pytest.raises(UserError, match=r"tokenize.max_length: found 65, but the base reads 64 tokens at most"):
+        tokenize.main()
+
+
+@pytest.fixture(scope="module")
+def gpt2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """Return GPT-2's own tokenizer, loaded from a folder as a base is."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    shutil.copy(real("gpt2-tokenizer/encoder.json"), folder / "vocab.json")
+    shutil.copy(real("gpt2-tokenizer/vocab.bpe"), folder / "merges.txt")
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def test_gpt2s_own_tokenizer_gives_the_reference_ids_in_all_47_cases(gpt2_tokenizer: PreTrainedTokenizerBase) -> None:
+    folder = real("gpt2-tokenizer-reference")
+    texts = (folder / "ggml-vocab-gpt-2.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+    ids = (folder / "ggml-vocab-gpt-2.gguf.out").read_text().split("\n")
+    assert len(texts[: len(ids)]) == 47
+    for text, expected in zip(texts, ids, strict=False):
+        assert gpt2_tokenizer(text, add_special_tokens=False)["input_ids"] == [int(token) for token in expected.split()]
+
+
+def test_gpt2s_own_tokenizer_gives_nanogpts_counts_on_tinyshakespeare(gpt2_tokenizer: PreTrainedTokenizerBase) -> None:
+    text = real("tinyshakespeare/input.txt").read_text(encoding="utf-8")
+    cut = int(0.9 * len(text))
+    counts = [len(gpt2_tokenizer(part, verbose=False)["input_ids"]) for part in (text[:cut], text[cut:])]
+    assert counts == [301_966, 36_059]

@@ -1,0 +1,121 @@
+"""`bentoml serve` and `bentoml build` as a user runs them."""
+
+import json
+import shutil
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving import model_folder
+from tests.serving.conftest import PROMPT, bentoml, serving
+
+pytestmark = pytest.mark.integration
+
+
+def sentence(finished: "subprocess.CompletedProcess[str]") -> str:
+    """Return what a command that failed told its user, which must be no traceback."""
+    assert finished.returncode == 1
+    told = finished.stdout + finished.stderr
+    assert "Traceback" not in told
+    return " ".join(told.split())
+
+
+def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
+    with serving(".", cwd=checkout) as server:
+        about = httpx.get(server.url).json()
+        assert about["folder"] == str(checkout / "models" / "candidate")
+        assert about["why"] == "the candidate of the last `dvc repro`"
+        assert about["model"] == model_folder.version(checkout / "models" / "candidate")
+        first = server.post(prompt=PROMPT, seed=1, max_new_tokens=8)
+        assert first.status_code == 200
+        assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).json() == first.json()
+        assert server.post(prompt="private", temperature=9).status_code == 400
+        log = server.log.read_text(encoding="utf-8")
+    assert "the candidate of the last `dvc repro`" in log
+    assert "private" not in log
+    assert PROMPT not in log
+    assert "Traceback" not in log
+
+
+def test_requests_above_the_bound_get_429_in_the_one_shape_with_retry_after(checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace("max_concurrency: 16", "max_concurrency: 1"))
+    with serving(".", cwd=checkout) as server, ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: server.post(prompt=PROMPT, max_new_tokens=50, top_k=0), range(12)))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+
+
+def test_a_request_above_the_time_gets_504_in_the_one_shape(checkout: Path) -> None:
+    params = checkout / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace("timeout: 60", "timeout: 0.01"))
+    with serving(".", cwd=checkout, ready="/livez") as server:
+        for _ in range(100):
+            answer = server.post(prompt=PROMPT, max_new_tokens=50)
+            if answer.status_code == 504:
+                break
+    assert answer.json()["error"]["code"] == "gateway_timeout"
+
+
+def test_a_model_that_cannot_be_loaded_is_503_and_no_crash_loop(checkout: Path) -> None:
+    (checkout / "models" / "candidate" / "model.safetensors").write_bytes(b"broken")
+    with serving(".", cwd=checkout, ready="/livez") as server:
+        while (answer := httpx.get(server.url + "/health")).json()["error"]["code"] == "model_loading":
+            time.sleep(0.1)
+        assert answer.status_code == 503
+        assert answer.json()["error"]["code"] == "model_failed"
+        assert "the model could not be loaded" in server.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("command", ["serve", "build"])
+def test_without_a_model_it_ends_with_one_sentence(checkout: Path, command: str) -> None:
+    shutil.rmtree(checkout / "models")
+    told = sentence(bentoml(command, cwd=checkout, BENTOML_HOME=str(checkout / "home")))
+    assert "no model to serve: " in told
+    assert "make one with `dvc repro`" in told
+
+
+def test_a_mistake_in_params_ends_with_one_sentence(checkout: Path) -> None:
+    (checkout / "params.yaml").write_text("base: starter\n", encoding="utf-8")
+    assert "params.yaml: service: missing" in sentence(bentoml("serve", cwd=checkout))
+
+
+def test_a_build_refuses_links_and_what_only_model_dir_names(checkout: Path, model: Path) -> None:
+    home = checkout.parent / "home"
+    weights = checkout / "models" / "candidate" / "model.safetensors"
+    weights.unlink()
+    told = sentence(bentoml("build", cwd=checkout, BENTOML_HOME=str(home), MODEL_DIR=str(model)))
+    assert "no model to pack: models/candidate lacks model.safetensors" in told
+    weights.symlink_to(model / "model.safetensors")
+    assert "a link would dangle in the bento" in sentence(bentoml("build", cwd=checkout, BENTOML_HOME=str(home)))
+    assert not list(home.rglob("config.json"))
+
+
+def test_a_bento_serves_from_elsewhere_when_the_checkout_is_gone(checkout: Path, tmp_path: Path) -> None:
+    home, elsewhere = str(tmp_path / "home"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    version = model_folder.version(checkout / "models" / "candidate")
+    built = bentoml("build", "--version", version, "-o", "tag", cwd=checkout, BENTOML_HOME=home, PIP_NO_INDEX="1")
+    assert built.returncode == 0, built.stdout + built.stderr
+    shutil.rmtree(checkout)
+
+    with serving(f"gpt2:{version}", cwd=elsewhere, BENTOML_HOME=home) as server:
+        about = httpx.get(server.url).json()
+        assert about["why"] == "packed in this bento"
+        assert about["model"] == version
+        assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
+
+    packed = tmp_path / "home" / "bentos" / "gpt2" / version
+    requirements = (packed / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
+    assert "torch" in requirements
+    assert requirements.endswith("-c constraints.txt\n")
+    assert (packed / "env" / "python" / "constraints.txt").is_file()
+    assert json.loads((packed / "src" / "models" / "candidate" / "manifest.json").read_text(encoding="utf-8"))
+    assert not [file for file in (packed / "src").rglob("*.py") if file.name in ("finetune.py", "evaluate.py")]
