@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import run
@@ -18,6 +19,7 @@ MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
 
 def main() -> None:
     """Run the stage."""
+    disable_progress_bar()  # loading weights takes no time worth a bar
     wanted = params.load().evaluate
     clean = pd.read_parquet(paths.CLEAN)
     texts = clean.loc[clean["split"] == "test", "text"].tolist()

@@ -6,6 +6,7 @@ validation loss, weight decay, dropout. A run that was killed goes on from the e
 
 import hashlib
 import json
+import logging
 import math
 import shutil
 import subprocess
@@ -30,6 +31,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import run
@@ -44,6 +46,9 @@ _LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
 
 def main() -> None:
     """Run the stage."""
+    # Its bars are of no use beside the training's; and that tied weights are stored once is no news worth a warning.
+    disable_progress_bar()
+    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
     all_params = params.load()
     wanted = all_params.finetune
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
@@ -51,6 +56,7 @@ def main() -> None:
 
     trainer = make_trainer(load_base(paths.BASE, wanted.dropout), tokens, wanted, checkpoints)
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    trainer.args.eval_on_start = last is None  # a run that goes on has the base's loss in its state
     trainer.train(resume_from_checkpoint=last)
 
     metrics = _write_curves(trainer.state)
@@ -93,7 +99,7 @@ def make_trainer(
         warmup_steps=wanted.warmup_share,  # below 1 it is a share of all steps
         seed=wanted.seed,
         eval_strategy="epoch",
-        eval_on_start=True,  # the base's loss, the point from which the curve starts
+        eval_on_start=True,  # the base's loss, from which the curve starts
         save_strategy="epoch",
         save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,

@@ -54,7 +54,18 @@ def test_a_row_can_have_several_reasons(workspace: Workspace) -> None:
 
 
 def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
-    texts = ["NA", "null", " leading", 'a "quoted" word', "two\nlines", "three\r\nlines", "=1+1", "é 漢字 🙂", "None", "1.0"]
+    texts = [
+        "NA",
+        "null",
+        " leading",
+        'a "quoted" word',
+        "two\nlines",
+        "three\r\nlines",
+        "=1+1",
+        "é 漢字 🙂",
+        "None",
+        "1.0",
+    ]
     clean, _, _ = run_on(workspace, as_csv(many() + texts))
     assert clean["text"].tolist() == many() + texts
     assert clean["row"].tolist()[60:] == [62, 63, 64, 65, 66, 68, 70, 71, 72, 73]  # where each record begins

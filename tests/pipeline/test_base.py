@@ -1,0 +1,99 @@
+"""The base comes from the starter, a folder or the hub, and nothing else is taken for one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from pipeline import base, paths
+from pipeline.command import UserError
+from tests.conftest import ROOT, Workspace
+
+COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcc7e"
+
+
+def refusal(name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        base.take_in(name, paths.BASE)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("params.yaml: base: ")
+    assert not paths.BASE.exists()
+    return str(caught.value)
+
+
+def test_the_starter_is_a_gpt2_of_at_most_8_mb(workspace: Workspace) -> None:
+    shutil.copytree(ROOT / "starter", workspace.folder / "starter")
+    base.main()
+    model = AutoModelForCausalLM.from_pretrained(paths.BASE)
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    committed = [file for file in (ROOT / "starter").iterdir() if file.is_file()]
+    assert sum(file.stat().st_size for file in committed) <= 8_000_000
+    assert sorted(file.name for file in paths.BASE.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_any_local_folder_with_a_causal_model_is_a_base(workspace: Workspace, tiny_gpt2: Path) -> None:
+    base.take_in(str(tiny_gpt2), paths.BASE)
+    (paths.BASE / "stale").touch()
+    base.take_in(str(tiny_gpt2), paths.BASE)
+    assert (paths.BASE / "model.safetensors").read_bytes() == (tiny_gpt2 / "model.safetensors").read_bytes()
+    assert not (paths.BASE / "stale").exists()
+
+
+def test_a_base_that_does_not_exist_is_named_with_what_is_expected(workspace: Workspace) -> None:
+    assert "there is no folder 'startr' here; expected 'starter', a folder" in refusal("startr")
+
+
+@pytest.mark.parametrize("name", ["openai-community/gpt2", "openai-community/gpt2@main", "openai-community/gpt2@607a"])
+def test_a_hub_model_without_its_commit_is_refused(workspace: Workspace, name: str) -> None:
+    assert "needs its commit: 40 hex digits after an @" in refusal(name)
+
+
+def test_a_hub_that_cannot_be_reached_names_the_two_ways_out(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(workspace.folder / "cache"))
+    sentence = refusal(f"openai-community/gpt2@{COMMIT}")
+    assert "the Hugging Face hub cannot be reached" in sentence
+    assert sentence.endswith("a folder with the model's files, fetched on another machine, or to 'starter'")
+
+
+def test_a_hub_model_in_the_local_cache_needs_no_network(
+    workspace: Workspace, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = workspace.folder / "cache"
+    shutil.copytree(tiny_gpt2, cache / "models--openai-community--gpt2" / "snapshots" / COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    base.take_in(f"openai-community/gpt2@{COMMIT}", paths.BASE)
+    assert (paths.BASE / "model.safetensors").is_file()
+
+
+def test_what_is_no_causal_model_with_safe_weights_and_a_tokenizer_is_refused(
+    workspace: Workspace, tiny_gpt2: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_gpt2, workspace.folder / "broken"))
+    config = json.loads((folder / "config.json").read_text())
+
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": 10}))
+    assert "a tokenizer of 320 tokens for a model of 10" in refusal("broken")
+
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "t5"}))
+    assert "is of type t5; expected a causal language model" in refusal("broken")
+
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "nonsense"}))
+    assert "is not readable as a model with its tokenizer" in refusal("broken")
+
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "holds no .safetensors weights" in refusal("broken")
+
+    (folder / "config.json").unlink()
+    assert "holds no config.json" in refusal("broken")
