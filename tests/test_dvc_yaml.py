@@ -24,9 +24,7 @@ def test_a_stage_is_a_module_a_section_of_the_params_and_a_file_of_tests() -> No
 
 
 def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
-    declared = {
-        path for stage in STAGES.values() for kind in ("outs", "metrics", "plots") for path in stage.get(kind, [])
-    }
+    declared = {path for stage in STAGES.values() for kind in ("outs", "metrics") for path in stage.get(kind, [])}
     inside_an_output = {str(paths.MANIFEST)}
     not_an_output = {str(paths.PARAMS), str(paths.CHECKPOINTS)}
     written = {str(path) for path in vars(paths).values() if isinstance(path, Path)}
@@ -36,13 +34,13 @@ def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
 def test_git_ignores_what_the_stages_make() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
     for stage in STAGES.values():
-        for kind in ("outs", "metrics", "plots"):
+        for kind in ("outs", "metrics"):
             for path in stage.get(kind, []):
                 assert any(f"/{path}/".startswith(rule.rstrip("/") + "/") for rule in ignored), path
 
 
 def test_every_plot_and_artifact_is_made_by_a_stage() -> None:
-    made = {path for stage in STAGES.values() for kind in ("outs", "plots") for path in stage.get(kind, [])}
+    made = {path for stage in STAGES.values() for path in stage["outs"]}
     for plot in DVC["plots"]:
         [definition] = plot.values()
         assert set(definition["y"]) <= made

@@ -1,0 +1,209 @@
+"""The whole loop as a new user runs it: a clone, `dvc repro`, the plots, the service, a bento.
+
+Everything is real but for the size: a tiny base and 120 texts of the sample corpus.
+"""
+
+import csv
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, Workspace
+from tests.serving.conftest import serving
+
+pytestmark = pytest.mark.integration
+
+STAGES = ("base", "validate", "tokenize", "finetune", "evaluate")
+
+
+class Clone(Workspace):
+    """A clone of this working tree in which commands run as after `source .venv/bin/activate`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Clone what git tracks and what it does not ignore, so that uncommitted work is tested too."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        super().__init__(folder)
+        self.run("git", "init", "-q")
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Change")
+
+    def run(self, *command: str, code: int = 0) -> str:
+        """Return what the command prints; fail unless it exits with `code`."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=300, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def ran(self, output: str) -> list[str]:
+        """Return the stages that `dvc repro` ran."""
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Clone:
+    """Return a clone in which `dvc repro` has run, on a corpus of one's own."""
+    clone = Clone(tmp_path_factory.mktemp("clone"))
+    shutil.copytree(tiny_gpt2, clone.folder / "my_model")
+    with (ROOT / "data" / "tales.csv").open(newline="") as tales:
+        rows = list(csv.reader(tales))[:121]
+    with (clone.folder / "data" / "mine.csv").open("w", newline="") as mine:
+        csv.writer(mine).writerows(rows)
+    clone.run("dvc", "add", "data/mine.csv")
+    clone.set(
+        base="my_model",
+        data__path="data/mine.csv",
+        tokenize__max_length=64,
+        finetune__epochs=2,
+        evaluate__max_new_tokens=8,
+    )
+    clone.commit()
+    output = clone.run("dvc", "repro")
+    assert clone.ran(output) == list(STAGES)
+    return clone
+
+
+def test_every_artefact_is_there_and_the_counts_agree(clone: Clone) -> None:
+    stages = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
+    for stage in stages.values():
+        for path in (*stage["outs"], *stage.get("metrics", [])):
+            assert (clone.folder / path).exists(), path
+    intake = json.loads((clone.folder / "reports/validate/metrics.json").read_text())
+    assert intake["rows_in"] == 120 == intake["rows_clean"] + intake["rows_quarantined"]
+    budget = json.loads((clone.folder / "reports/tokenize/token_budget.json").read_text())
+    assert {split: rows["documents"] for split, rows in budget["splits"].items()} == intake["splits"]
+    manifest = json.loads((clone.folder / "models/candidate/manifest.json").read_text())
+    assert manifest["git_revision"] == clone.run("git", "rev-parse", "HEAD").strip()
+    assert not list(clone.folder.glob("models/**/*.bin"))  # no pickles
+
+
+def test_nothing_runs_twice_and_git_sees_no_output(clone: Clone) -> None:
+    assert clone.ran(clone.run("dvc", "repro")) == []
+    changed = {line[3:] for line in clone.run("git", "status", "--porcelain").splitlines()}
+    assert changed <= {"dvc.lock"}
+
+
+def test_a_change_of_evaluates_params_runs_evaluate_alone(clone: Clone) -> None:
+    clone.set(evaluate__seed=7)
+    assert clone.ran(clone.run("dvc", "repro")) == ["evaluate"]
+    clone.set(evaluate__seed=42)
+    assert clone.ran(clone.run("dvc", "repro")) == []  # taken from DVC's run cache
+
+
+def test_a_forced_run_gives_the_same_bytes_in_every_output(clone: Clone) -> None:
+    before = (clone.folder / "dvc.lock").read_bytes()
+    assert clone.ran(clone.run("dvc", "repro", "--force")) == list(STAGES)
+    assert (clone.folder / "dvc.lock").read_bytes() == before
+
+
+def test_the_metrics_and_plots_show_without_a_network(clone: Clone) -> None:
+    shown = json.loads(clone.run("dvc", "metrics", "show", "--json"))
+    assert "perplexity" in shown[""]["data"]["reports/evaluate/metrics.json"]["data"]["candidate"]
+    clone.run("dvc", "plots", "show")
+    page = (clone.folder / "dvc_plots" / "index.html").read_text()
+    assert 'src="http' not in page
+    assert "vegaEmbed" in page
+    assert page.count("vegaEmbed('#") == 3
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_plots_are_drawn_in_a_browser_without_a_network(clone: Clone, tmp_path: Path) -> None:
+    clone.run("dvc", "plots", "show")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    page = clone.run(
+        "chromium", *flags, f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", "--dump-dom",
+        (clone.folder / "dvc_plots" / "index.html").as_uri(),
+    )  # fmt: skip
+    assert page.count('class="marks"') == 3
+
+
+def test_the_service_serves_the_candidate_of_dvc_repro(clone: Clone) -> None:
+    with serving(".", cwd=clone.folder) as server:
+        about = httpx.get(server.url).json()
+        budget = json.loads((clone.folder / "reports/tokenize/token_budget.json").read_text())
+        assert about["data"] == budget["data"]
+        answer = server.post(prompt="Once upon a time", max_new_tokens=8, seed=1).json()
+    assert answer["model"] == about["model"]
+    assert answer["usage"]["completion_tokens"] <= 8
+    assert answer["seed"] == 1
+
+
+def told(clone: Clone) -> str:
+    """Return the one sentence with which `dvc repro` fails."""
+    output = clone.run("dvc", "repro", code=255)
+    assert "Traceback" not in output
+    [sentence] = [line for line in output.splitlines() if line.startswith(("error: ", "ERROR: "))][:1]
+    return sentence
+
+
+def test_a_users_mistake_is_one_sentence_and_no_traceback(clone: Clone) -> None:
+    clone.set(finetune__lerning_rate=1)
+    assert told(clone) == "error: params.yaml: finetune.lerning_rate: unknown key; did you mean learning_rate?"
+    clone.run("git", "checkout", "-q", "params.yaml")
+
+    clone.set(base="no/such/model")
+    assert "there is no folder 'no/such/model' here" in told(clone)
+    clone.run("git", "checkout", "-q", "params.yaml")
+
+    clone.set(validate__column="txt")
+    assert "there is no column 'txt'; the header has 'id', 'text'" in told(clone)
+    clone.run("git", "checkout", "-q", "params.yaml")
+
+    clone.set(data__path="data/none.csv")
+    assert "data/none.csv" in told(clone)
+    clone.run("git", "checkout", "-q", "params.yaml")
+
+    (clone.folder / "data" / "empty.csv").touch()
+    clone.set(data__path="data/empty.csv")
+    assert "data/empty.csv: the file is empty" in told(clone)
+    clone.run("git", "checkout", "-q", "params.yaml")
+    assert clone.ran(clone.run("dvc", "repro")) == []  # nothing was lost
+
+
+def readme_commands() -> list[str]:
+    """Return the lines of the README's shell blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_every_command_of_the_readme_runs(clone: Clone) -> None:
+    by_ci = {"make model", "make test", "make check", 'pytest -m "not integration and not slow"'}
+    set_up = {"git clone <this repository> fresh-gpt2", "cd fresh-gpt2", "source .venv/bin/activate"}
+    needs_a_container_engine = {"bentoml containerize gpt2:latest"}
+    shown = set(readme_commands())
+    assert shown >= by_ci | set_up | needs_a_container_engine
+    left = [line for line in readme_commands() if line not in by_ci | set_up | needs_a_container_engine]
+
+    for command in left:
+        if not command.startswith(("bentoml serve", "curl")):
+            clone.run(*shlex.split(command))
+    targets = [shlex.split(command)[2:] or ["."] for command in left if command.startswith("bentoml serve")]
+    assert targets == [["."], ["gpt2:latest"]]
+    for [target] in targets:
+        with serving(target, cwd=clone.folder, BENTOML_HOME=str(clone.folder / ".bentoml")) as server:
+            for command in left:
+                if command.startswith("curl"):
+                    answer = json.loads(clone.run(*shlex.split(command.replace("http://localhost:3000", server.url))))
+                    assert answer["model"]
+                    assert "error" not in answer
