@@ -12,7 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from pipeline import params, paths
 from pipeline.command import run
 from pipeline.perplexity import Perplexity
-from pipeline.tokenize import start_and_end
+from pipeline.tokenize import context_of, start_and_end
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
 
@@ -69,7 +69,7 @@ def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt:
         temperature=wanted.temperature,
         top_p=wanted.top_p,
         top_k=wanted.top_k,
-        max_new_tokens=min(wanted.max_new_tokens, model.config.max_position_embeddings - ids.shape[1]),
+        max_new_tokens=min(wanted.max_new_tokens, context_of(model.config) - ids.shape[1]),
         eos_token_id=end,
         pad_token_id=end,
     )

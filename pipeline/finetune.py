@@ -34,7 +34,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
-from pipeline.command import run
+from pipeline.command import UserError, run
 
 IGNORED = -100  # the label that torch's cross entropy leaves out
 # What model configurations call their dropout probabilities.
@@ -96,6 +96,7 @@ def make_trainer(
         per_device_eval_batch_size=8 * wanted.batch_size,  # no gradients are kept, so more fits
         num_train_epochs=wanted.epochs,
         weight_decay=wanted.weight_decay,
+        lr_scheduler_type="constant_with_warmup" if wanted.schedule == "constant" else wanted.schedule,
         warmup_steps=wanted.warmup_share,  # below 1 it is a share of all steps
         seed=wanted.seed,
         eval_strategy="epoch",
@@ -106,6 +107,7 @@ def make_trainer(
         metric_for_best_model="token_loss",
         greater_is_better=False,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number is shown, not replaced by the one before
         report_to="none",
         remove_unused_columns=False,  # the columns are the model's inputs already
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -137,6 +139,10 @@ def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _token_loss(scored: EvalPrediction) -> dict[str, float]:
     """Return the mean loss a token, in nats; Trainer's own `eval_loss` is the mean over batches of any size."""
     loss, count = scored.predictions.astype("float64").sum(axis=0)
+    if not math.isfinite(loss):
+        raise UserError(
+            f"params.yaml: finetune.learning_rate: training diverged, the validation loss is {loss}; lower it"
+        )
     return {"token_loss": float(loss / count)}
 
 

@@ -69,6 +69,7 @@ class Finetune(Section):
     early_stopping_patience: Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["constant", "linear", "cosine"]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
 

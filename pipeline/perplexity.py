@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.tokenize import start_and_end
+from pipeline.tokenize import context_of, start_and_end
 
 _RESAMPLES_AT_ONCE = 100  # bounds the bootstrap's memory: this many times the number of texts, in float64
 
@@ -41,7 +41,7 @@ def score(
     """
     start, _ = start_and_end(tokenizer)
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    context = model.config.max_position_embeddings
+    context = context_of(model.config)
     # (text, its tokens in the window, how many at the end of the window are scored)
     windows = [
         (text, window, scored)

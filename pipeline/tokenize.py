@@ -10,6 +10,7 @@ import bisect
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 import pandas as pd
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils.logging import disable_progress_bar
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from pipeline import params, paths
 from pipeline.command import UserError, run
@@ -32,7 +33,7 @@ Row = dict[str, list[int]]
 def main() -> None:
     """Run the stage."""
     wanted = params.load().tokenize
-    context = getattr(AutoConfig.from_pretrained(paths.BASE), "max_position_embeddings", wanted.max_length)
+    context = context_of(AutoConfig.from_pretrained(paths.BASE))
     if wanted.max_length > context:
         raise UserError(
             f"params.yaml: tokenize.max_length: found {wanted.max_length}, but the base reads {context} tokens at most"
@@ -88,6 +89,12 @@ def token_rows(
         cache_dir=scratch,
     )
     return dataset, dict(budget)
+
+
+def context_of(config: PreTrainedConfig) -> int:
+    """Return how many tokens a model reads at most; a model without position embeddings sets no limit."""
+    context: int = getattr(config, "max_position_embeddings", sys.maxsize)
+    return context
 
 
 def start_and_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """The reference engine: transformers in float32 on the CPU, one request at a time."""
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class TransformersEngine:
         # Models learn documents that begin with the start token.
         ids = torch.tensor([[self._start, *self._tokenizer.encode(prompt, add_special_tokens=False)]])
         prompt_tokens = ids.shape[1]
-        context = self._model.config.max_position_embeddings
+        context = getattr(self._model.config, "max_position_embeddings", sys.maxsize)
         if prompt_tokens + sampling.max_new_tokens > context:
             raise PromptTooLongError(
                 f"the prompt has {prompt_tokens} tokens (with the start token) and max_new_tokens is "

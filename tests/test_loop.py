@@ -51,7 +51,7 @@ class Clone(Workspace):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         environment = {**os.environ, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
         done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=300, check=False
+            command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=1800, check=False
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
