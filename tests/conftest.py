@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from ruamel.yaml import YAML
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+from pipeline import paths
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -76,6 +79,14 @@ class Workspace:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         self.set(data__path=name)
         return path
+
+    def start_from(self, base: Path) -> None:
+        """Put a base and 40 clean texts where the stages before `tokenize` put them."""
+        shutil.copytree(base, paths.BASE)
+        paths.CLEAN.parent.mkdir()
+        texts = [f"{line} {number}" for number in range(10) for line in LINES]
+        splits = ["train", "train", "validation", "test"] * 10
+        pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
 
 
 @pytest.fixture

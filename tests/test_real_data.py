@@ -33,7 +33,7 @@ def shakespeares_speeches(corpus: Path) -> None:
         (shakespeares_speeches, {"tokenize__strategy": "pack"}),  # some speeches are longer than a row
     ],
 )
-def test_the_tuned_model_halves_the_perplexity_of_the_base(write, changes, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_tuned_model_halves_the_perplexity_of_the_base(write, changes, tmp_path: Path) -> None:
     clone = Clone(tmp_path)
     corpus = tmp_path / "data" / "mine.csv"
     write(corpus)

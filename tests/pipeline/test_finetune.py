@@ -22,11 +22,7 @@ VALIDATION_LOSS = [5.744577, 5.722753, 5.694772]
 @pytest.fixture
 def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
     """Return a workspace in which the stages before this one have run."""
-    shutil.copytree(tiny_gpt2, paths.BASE)
-    paths.CLEAN.parent.mkdir()
-    texts = [f"{line} {number}" for number in range(10) for line in LINES]
-    splits = ["train", "train", "validation", "test"] * 10
-    pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
+    workspace.start_from(tiny_gpt2)
     workspace.set(tokenize__max_length=48, finetune__epochs=2, finetune__learning_rate=1e-3)
     tokenize.main()
     return workspace
@@ -77,7 +73,7 @@ def test_a_run_killed_after_an_epoch_ends_in_the_same_bytes(stage: Workspace, mo
         evaluations += 1
         if evaluations == 3:  # before training, after epoch 1, after epoch 2
             raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)  # type: ignore[arg-type]
+        return evaluate(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "evaluate", killed_in_the_second_epoch)
@@ -114,7 +110,7 @@ def test_training_stops_early_and_keeps_the_best_epoch(stage: Workspace) -> None
 
 
 def test_training_that_diverges_says_so_in_one_sentence(stage: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(folder: Path, dropout: float):  # type: ignore[no-untyped-def]
+    def broken(folder: Path, dropout: float):
         model = load(folder, dropout)
         model.transformer.wpe.weight.data.fill_(math.nan)
         return model
@@ -125,7 +121,7 @@ def test_training_that_diverges_says_so_in_one_sentence(stage: Workspace, monkey
         finetune.main()
 
 
-def token_loss(model, batch: dict[str, torch.Tensor]) -> float:  # type: ignore[no-untyped-def]
+def token_loss(model, batch: dict[str, torch.Tensor]) -> float:
     with torch.inference_mode():
         return float(model(**batch).loss)
 

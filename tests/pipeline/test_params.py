@@ -19,7 +19,7 @@ def test_the_params_that_come_with_the_project_are_valid_and_the_recipes() -> No
 def test_params_cannot_be_changed_after_loading() -> None:
     loaded = params.load(ROOT / "params.yaml")
     with pytest.raises(ValueError, match="frozen"):
-        loaded.finetune.epochs = 4  # type: ignore[misc]
+        loaded.finetune.epochs = 4
 
 
 def test_all_problems_are_reported_at_once_each_with_key_found_and_allowed(workspace: Workspace) -> None:

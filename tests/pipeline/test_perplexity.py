@@ -15,16 +15,16 @@ TEXTS = [*LINES, "A", "", "é 漢字 🙂", " ".join(LINES)]  # the last is long
 
 
 @pytest.fixture(scope="module")
-def model(tiny_gpt2: Path):  # type: ignore[no-untyped-def]
+def model(tiny_gpt2: Path):
     return AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tiny_gpt2: Path):  # type: ignore[no-untyped-def]
+def tokenizer(tiny_gpt2: Path):
     return AutoTokenizer.from_pretrained(tiny_gpt2)
 
 
-def by_definition(model, tokenizer, text: str) -> float:  # type: ignore[no-untyped-def]
+def by_definition(model, tokenizer, text: str) -> float:
     """Return -sum ln p(token | up to 63 tokens before it), a token at a time, in float64."""
     tokens = [tokenizer.bos_token_id, *tokenizer(text, verbose=False)["input_ids"]]
     model = model.double()
@@ -38,7 +38,7 @@ def by_definition(model, tokenizer, text: str) -> float:  # type: ignore[no-unty
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_each_texts_loss_is_the_definitions_one_row_at_a_time_in_float64(model, tokenizer, batch_size: int) -> None:  # type: ignore[no-untyped-def]
+def test_each_texts_loss_is_the_definitions_one_row_at_a_time_in_float64(model, tokenizer, batch_size: int) -> None:
     texts = TEXTS[:-1]
     scored = score(model, tokenizer, texts, batch_size)
     assert scored.loss == pytest.approx([by_definition(model, tokenizer, text) for text in texts], rel=1e-5)
@@ -46,7 +46,7 @@ def test_each_texts_loss_is_the_definitions_one_row_at_a_time_in_float64(model, 
     assert scored.bytes.tolist() == [len(text.encode()) for text in texts]
 
 
-def test_a_text_longer_than_the_context_is_scored_whole_each_token_once(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_a_text_longer_than_the_context_is_scored_whole_each_token_once(model, tokenizer) -> None:
     # A window that moves by one token is the definition itself.
     scored = score(model, tokenizer, TEXTS[-1:], 8, stride=1 / 64)
     assert scored.loss == pytest.approx([by_definition(model, tokenizer, TEXTS[-1])], rel=1e-5)
@@ -74,7 +74,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 0.84 <= covered / 200 <= 0.96
 
 
-def test_it_is_a_measurement_of_evaluate_and_gives_the_same_figures_again(model, tokenizer) -> None:  # type: ignore[no-untyped-def]
+def test_it_is_a_measurement_of_evaluate_and_gives_the_same_figures_again(model, tokenizer) -> None:
     first = Perplexity().compute(data=LINES, model=model, tokenizer=tokenizer)
     assert first == Perplexity().compute(data=LINES, model=model, tokenizer=tokenizer)
     assert set(first) == {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}

@@ -25,16 +25,12 @@ def tokenizer(tiny_gpt2: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture
 def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
     """Return a workspace in which the stages before this one have run."""
-    shutil.copytree(tiny_gpt2, paths.BASE)
-    paths.CLEAN.parent.mkdir()
-    texts = [f"{line} {number}" for number in range(10) for line in LINES]
-    splits = ["train", "train", "validation", "test"] * 10
-    pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
+    workspace.start_from(tiny_gpt2)
     workspace.set(tokenize__max_length=40)
     return workspace
 
 
-def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):  # type: ignore[no-untyped-def]
+def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
     wanted = params.Tokenize(strategy=strategy, max_length=length)
     dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, str(scratch))
     return dataset.to_list(), budget

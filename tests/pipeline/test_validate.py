@@ -22,7 +22,7 @@ def run_on(workspace: Workspace, content: str | bytes) -> tuple[pd.DataFrame, pd
 
 def as_csv(texts: list[str], **options: object) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n", **options)  # type: ignore[arg-type]
+    writer = csv.writer(file, lineterminator="\n", **options)
     writer.writerow(["id", "text"])
     writer.writerows(enumerate(texts))
     return file.getvalue()
@@ -43,7 +43,7 @@ def test_a_row_is_refused_for_each_reason_whole_and_with_its_line(workspace: Wor
         ["65", "duplicate", "63", "this is  TEXT number 0. "],
     ]
     assert metrics["reasons"] == {"duplicate": 1, "empty": 2, "too_long": 1}
-    assert metrics["rows_in"] == len(texts) == metrics["rows_clean"] + metrics["rows_quarantined"]  # type: ignore[operator]
+    assert metrics["rows_in"] == len(texts) == metrics["rows_clean"] + metrics["rows_quarantined"]
     assert clean["text"].tolist() == many()
     assert clean["row"].tolist() == list(range(2, 62))
 
