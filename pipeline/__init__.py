@@ -8,6 +8,6 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 # Same inputs, same bytes: without these, MKL's sums may differ in their last digit from one run to the next, by how
-# memory happens to be aligned and how many threads it finds free. Costs nothing that could be measured.
+# memory happens to be aligned and how many threads it finds free.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 os.environ.setdefault("MKL_DYNAMIC", "FALSE")

@@ -102,6 +102,7 @@ def make_trainer(
         eval_strategy="epoch",
         eval_on_start=True,  # the base's loss, from which the curve starts
         save_strategy="epoch",
+        restore_callback_states_from_checkpoint=True,  # early stopping goes on counting where it was
         save_total_limit=2,  # the best and the last
         load_best_model_at_end=True,
         metric_for_best_model="token_loss",
