@@ -59,10 +59,11 @@ def client(model: Path) -> "Iterator[TestClient]":
 
     gpt2: Any = service.Gpt2
     with TestClient(gpt2.to_asgi(), raise_server_exceptions=False, follow_redirects=False) as client:
-        for _ in range(100):
-            if client.get("/health").status_code == 200:
+        for _ in range(600):
+            if (health := client.get("/health")).status_code == 200:
                 break
             time.sleep(0.1)
+        assert health.status_code == 200, health.text
         yield client
     del os.environ["MODEL_DIR"]
 
