@@ -3,11 +3,12 @@
 `python -m pipeline.params` checks the file and does nothing else.
 """
 
+import codecs
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -29,27 +30,141 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    """Which corpus."""
+    """Which corpus, and how its bytes are to be read."""
 
     path: Name
+    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"]
+    encoding: Name
+    delimiter: str
+    quote: str
+    escape: str
+    header: Literal["first", "none"]
+    broken_rows: Literal["stop", "quarantine"]
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, encoding: str) -> str:
+        if encoding != "auto":
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise ValueError(
+                    f"found {encoding!r}, which names no encoding; expected auto or one of Python's names, such as "
+                    "utf-8, utf-16, cp1252, latin-1, big5, shift_jis"
+                ) from None
+        return encoding
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _is_a_character(cls, value: str, info: ValidationInfo) -> str:
+        word = "auto" if info.field_name == "delimiter" else "none"
+        if value != word and len(value) != 1:
+            raise ValueError(f"found {value!r}; expected one character or {word}")
+        return value
+
+
+class Rule(Section):
+    """What a row must keep to."""
+
+    severity: Literal["critical", "warning", "ignore"]
+
+
+class TooShort(Rule):
+    """Length after trimming, at least."""
+
+    min_characters: Count
+
+
+class TooLong(Rule):
+    """Length after trimming, at most."""
+
+    max_characters: Count
+
+
+class EncodingDamage(Rule):
+    """Lost or garbled characters, at most."""
+
+    max_damaged: Annotated[int, Field(ge=0)]
+
+
+class ControlCharacters(Rule):
+    """Control characters but tab and line breaks, at most."""
+
+    max_controls: Annotated[int, Field(ge=0)]
+
+
+class FewLetters(Rule):
+    """Share of letters among the characters that are not white space, at least."""
+
+    min_letters: Share
+
+
+class Script(Rule):
+    """Share of the letters that are of these scripts, at least."""
+
+    scripts: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+    min_share: Share
+
+
+class Language(Rule):
+    """The languages a text may be in, where it is long enough to tell."""
+
+    languages: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+    min_characters: Count
+
+
+class Phone(Rule):
+    """Phone numbers, also the national ones of a region."""
+
+    region: Name
+
+
+class NearDuplicate(Rule):
+    """Similarity (Jaccard) to an earlier text from which on a text counts as its copy."""
+
+    similarity: Annotated[float, Field(ge=0.5, le=1)]
+
+
+class Rules(Section):
+    """The rules for rows; a rule's name is the reason that `quarantine.csv` and the metrics give."""
+
+    empty: Rule
+    too_short: TooShort
+    too_long: TooLong
+    encoding_damage: EncodingDamage
+    control_characters: ControlCharacters
+    few_letters: FewLetters
+    script: Script
+    language: Language
+    email: Rule
+    phone: Phone
+    card: Rule
+    iban: Rule
+    secret: Rule
+    duplicate: Rule
+    near_duplicate: NearDuplicate
+
+    @model_validator(mode="after")
+    def _leaves_something(self) -> "Rules":
+        if self.too_short.min_characters > self.too_long.max_characters:
+            raise ValueError("too_short.min_characters must not be above too_long.max_characters")
+        return self
 
 
 class Validate(Section):
     """Which rows of the corpus are clean, and how they are split."""
 
     column: Name
-    min_characters: Count
-    max_characters: Count
+    template: Name
     max_refused: Share
     validation_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
+    rules: Rules
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "Validate":
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share together must leave texts for training (below 1)")
-        if self.min_characters > self.max_characters:
-            raise ValueError("min_characters must not be above max_characters")
         return self
 
 

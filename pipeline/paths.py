@@ -5,11 +5,13 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 
 BASE = Path("models/base")
+BASE_TOKENIZER = BASE / "tokenizer.json"
 
 CLEAN = Path("data/clean.parquet")
 QUARANTINE = Path("reports/validate/quarantine.csv")
 VALIDATE_METRICS = Path("reports/validate/metrics.json")
 VALIDATE_REPORT = Path("reports/validate/report.html")
+EXPECTATIONS = Path("reports/validate/expectations.json")
 
 TOKENS = Path("data/tokens")
 TOKEN_BUDGET = Path("reports/tokenize/token_budget.json")

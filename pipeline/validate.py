@@ -1,255 +1,316 @@
-"""Stage `validate`: which rows of the CSV are clean, which are refused and why, and which split each text is in.
+"""Stage `validate`: which rows of the corpus are clean, which are refused and why, and which split each text is in.
 
-Rows in = clean + quarantined, always. Faults in the CSV's structure stop the stage with the line and the mend,
-since what a parser would make of such a file is a guess; faults in a row send that row to the quarantine.
+Rows in = clean + quarantined, always. The corpus streams by, so memory does not grow with it: a first pass reads the
+rows, measures their texts, asks Great Expectations which are within bounds and shelves them in a file; then the
+duplicates are found; a second pass writes what is clean and what is refused.
 """
 
-import csv
-import hashlib
 import json
-import sys
-import unicodedata
-from collections import Counter
+import os
+import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pipeline import params, paths
 from pipeline.command import UserError, run
+from pipeline.intake.duplicates import Duplicates, Findings
+from pipeline.intake.look import Look, look
+from pipeline.intake.quarantine import Quarantine
+from pipeline.intake.records import check_columns, read, text_of
+from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
+from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
+from pipeline.intake.splits import splits_at
+from pipeline.intake.workers import inspect_all
 
-# One reason a rule; the keys are what `quarantine.csv` and the metrics call it.
-EMPTY = "empty"
-TOO_SHORT = "too_short"
-TOO_LONG = "too_long"
-DUPLICATE = "duplicate"
-
-csv.field_size_limit(sys.maxsize)  # the library's own limit of 131,072 characters is a text someone may have
+_ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
+_COUNTED_TEXTS = 2_000  # whose tokens the report shows
+_FURTHER_FIELDS = "further_fields"  # column of quarantine.csv: what a broken row has beyond the corpus's columns
+_CLEAN = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
 
 
 def main() -> None:
     """Run the stage."""
     all_params = params.load()
-    corpus, wanted = Path(all_params.data.path), all_params.validate_
-    rows = read_corpus(corpus, wanted.column)
-    rows["reasons"] = refusals(rows[wanted.column], wanted)
-    refused = rows["reasons"] != ""
-    metrics = _metrics(corpus, rows)
-
+    wanted = all_params.validate_
+    corpus = Path(all_params.data.path)
+    seen = look(corpus, all_params.data)
+    check_columns(seen, wanted)
     for output in (paths.CLEAN, paths.QUARANTINE):
         output.parent.mkdir(parents=True, exist_ok=True)
-    columns = [name for name in rows.columns if name not in ("row", "reasons")]
-    quarantine = rows.loc[refused, ["row", "reasons", *columns]]
-    quarantine.to_csv(paths.QUARANTINE, index=False, lineterminator="\n")
 
-    clean = rows.loc[~refused, ["row"]].assign(
-        text=rows[wanted.column],
-        split=[
-            split_of(text, wanted.validation_share, wanted.test_share) for text in rows.loc[~refused, wanted.column]
-        ],
-    )
-    metrics["splits"] = {split: int((clean["split"] == split).sum()) for split in ("train", "validation", "test")}
-    paths.VALIDATE_METRICS.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    _write_report(metrics, clean, quarantine, wanted)
+    with corpus.open("rb") as file:
+        md5 = file_digest(file, "md5").hexdigest()
+    summary = Summary(seen, wanted, corpus.stat().st_size, md5, max_tokens=all_params.tokenize.max_length)
+    with tempfile.TemporaryDirectory(prefix=".intake-", dir=paths.CLEAN.parent) as scratch:
+        shelf = _Shelf(Path(scratch, "shelf.arrow"), len(seen.columns))
+        duplicates = Duplicates(Path(scratch), wanted.rules)
+        results = {"rows": _shelve(shelf, duplicates, seen, all_params)}
+        duplicates.find()
+        summary.crowded = duplicates.crowded
+        clean = Path(scratch, "clean.parquet")
+        results["duplicates"], sample = _sort_out(shelf, duplicates, summary, clean, all_params)
+        summary.token_counts = _token_counts(sample)
+        metrics = _metrics(summary)
+        summary.stopped, results["corpus"] = _check_corpus(summary)
+        _write_json(paths.VALIDATE_METRICS, metrics)
+        _write_json(paths.EXPECTATIONS, results)
+        paths.VALIDATE_REPORT.write_text(page(summary), encoding="utf-8")
+        if summary.stopped:
+            raise UserError(summary.stopped)
+        clean.replace(paths.CLEAN)
 
-    share = metrics["rows_quarantined"] / metrics["rows_in"]
-    if share > wanted.max_refused:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in metrics["reasons"].items())
-        raise UserError(
-            f"{corpus}: {share:.0%} of {metrics['rows_in']} rows are refused ({counts}), more than "
-            f"validate.max_refused allows ({wanted.max_refused:.0%}); see {paths.QUARANTINE}, "
-            "then mend the rows or raise that bound in params.yaml"
-        )
-    for split, count in metrics["splits"].items():
-        if count == 0:
-            raise UserError(
-                f"{corpus}: no row falls in the {split} split ({len(clean)} clean rows in all); "
-                "add rows, or raise validate.validation_share or validate.test_share in params.yaml"
+
+class _Shelf:
+    """The rows between the two passes: a file of Arrow batches, one a chunk."""
+
+    def __init__(self, path: Path, fields: int) -> None:
+        """Name the file; `fields` is how many columns the corpus has."""
+        self.path = path
+        self.fields = [f"field_{number}" for number in range(fields)]
+        numbers = [("row", pa.int64()), ("characters", pa.int64()), ("split_key", pa.uint64()), ("key", pa.uint64())]
+        texts = ("reasons", "warnings", "text", *self.fields, _FURTHER_FIELDS)
+        self.schema = pa.schema([*numbers, *((name, pa.string()) for name in texts)])
+        self._first_rows: list[int] = []
+
+    def fill(self, batches: Iterator[list[Any]]) -> None:
+        """Write `batches`, each the columns of one chunk."""
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        with pa.OSFile(str(self.path), "wb") as file, pa.ipc.new_file(file, self.schema, options=options) as writer:
+            for columns in batches:
+                self._first_rows.append(int(columns[0][0]))
+                writer.write_batch(pa.record_batch(columns, schema=self.schema))
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the chunks in order."""
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+            for number in range(reader.num_record_batches):
+                yield reader.get_batch(number)
+
+    def texts(self, rows: set[int]) -> dict[int, str]:
+        """Return the texts of some rows."""
+        found = {}
+        with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
+            for row in rows:
+                batch = reader.get_batch(int(np.searchsorted(self._first_rows, row, side="right")) - 1)
+                found[row] = batch["text"][int(np.searchsorted(batch["row"].to_numpy(), row))].as_py()
+        return found
+
+
+def _shelve(shelf: _Shelf, duplicates: Duplicates, seen: Look, all_params: params.Params) -> list[dict[str, Any]]:
+    """Put every row on `shelf` with what the rules for single rows say of it; return Great Expectations' results."""
+    wanted = all_params.validate_
+    checker = Checker(row_suite(wanted.rules))
+    processes = (os.cpu_count() or 1) if seen.path.stat().st_size > _ONE_PROCESS_BYTES else 0
+
+    def batches() -> Iterator[list[Any]]:
+        for part, inspection in inspect_all(_parts(seen, all_params), wanted, processes):
+            critical, warnings = checker.check(pd.DataFrame(inspection.measures, index=range(len(part.rows))))
+            for position in part.broken:
+                critical[position], warnings[position] = (BROKEN_ROW,), ()
+            duplicates.add(part.rows, inspection.fingerprints, np.array([bool(reasons) for reasons in critical]))
+            yield [
+                part.rows,
+                part.characters,
+                inspection.fingerprints.digests[:, 0],
+                inspection.fingerprints.digests[:, 1],
+                list(map(" ".join, critical)),
+                list(map(" ".join, warnings)),
+                *part.columns,
+            ]
+
+    shelf.fill(batches())
+    return checker.results
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chunk of the corpus on its way to the shelf, in Arrow's compact form."""
+
+    rows: NDArray[np.int64]
+    characters: NDArray[np.int64]  # of the texts
+    broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
+    columns: list[pa.Array]  # the text, the corpus's columns, further fields
+
+
+def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
+    """Yield the corpus's chunks with their texts, behind a progress bar on a terminal."""
+    make_text = text_of(seen.columns, all_params.validate_)
+    width = len(seen.columns)
+    size = seen.path.stat().st_size
+    with tqdm(total=size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
+        for chunk in read(seen, all_params.data):
+            texts = list(map(make_text, chunk.fields))
+            further = [""] * len(texts)
+            for position, fields in chunk.broken.items():
+                chunk.fields[position] = [*fields, *[""] * width][:width]
+                if fields[width:]:
+                    further[position] = json.dumps(fields[width:], ensure_ascii=False)
+            columns = [pa.array(column, pa.string()) for column in (texts, *zip(*chunk.fields, strict=True), further)]
+            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+            yield _Part(np.array(chunk.rows, dtype=np.int64), lengths, tuple(chunk.broken), columns), texts
+            bar.update(chunk.bytes_read - bar.n)
+
+
+def _sort_out(
+    shelf: _Shelf, duplicates: Duplicates, summary: Summary, clean: Path, all_params: params.Params
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Write clean rows to `clean` and refused ones to the quarantine, in order, and fill `summary`.
+
+    Returns Great Expectations' results on duplicates, and a sample of the clean texts.
+    """
+    wanted = summary.wanted
+    checker = Checker(duplicate_suite(wanted.rules))
+    columns, fields = list(summary.look.columns), list(shelf.fields)
+    if all_params.data.broken_rows == "quarantine":
+        columns.append(_FURTHER_FIELDS)
+        fields.append(_FURTHER_FIELDS)
+    sample = _Sample()
+    with pq.ParquetWriter(clean, _CLEAN) as file, Quarantine(paths.QUARANTINE, columns) as quarantine:
+        for batch in shelf.batches():
+            rows, lengths = batch["row"].to_numpy(), batch["characters"].to_numpy()
+            found = duplicates.of(rows)
+            critical, warnings = checker.check(
+                pd.DataFrame({"duplicate": found.duplicate_of > 0, "near_duplicate": found.similarity}).astype(float)
             )
-    clean.to_parquet(paths.CLEAN, index=False)
+            reasons = list(map(_joined, batch["reasons"].to_pylist(), critical))
+            refused = np.array([bool(row_reasons) for row_reasons in reasons])
+            splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
+            kept = batch["text"].filter(pa.array(~refused))
+            file.write_table(pa.table([rows[~refused], kept, splits[~refused].tolist()], schema=_CLEAN))
+            sample.add(batch["key"].to_numpy()[~refused], kept)
+            for position in np.flatnonzero(refused).tolist():
+                cells = [batch[name][position].as_py() for name in fields]
+                quarantine.add(int(rows[position]), reasons[position], cells)
+
+            summary.rows_in += len(rows)
+            summary.rows_refused += int(refused.sum())
+            summary.parts.add(rows, refused, lengths)
+            for split in SPLITS:
+                chosen = ~refused & (splits == split)
+                summary.splits[split] += int(chosen.sum())
+                summary.lengths[split].add(lengths[chosen])
+            warned = list(map(_joined, batch["warnings"].to_pylist(), warnings))
+            _note(summary, batch, found, reasons, warned)
+    for pairs in (summary.exact_pairs, summary.near_pairs):
+        pairs.complete(shelf.texts({pair.earlier_row for pair in pairs.kept}))
+    return checker.results, sample.texts
 
 
-def read_corpus(path: Path, column: str) -> pd.DataFrame:
-    """Return the CSV's rows as text, untouched, with `row`, the line number at which each begins.
+def _joined(earlier: str, further: tuple[str, ...]) -> str:
+    """Return a row's reasons, sorted and joined by a space."""
+    return " ".join(sorted((*earlier.split(), *further))) if further else earlier
 
-    Raises UserError naming the line for what no parser can read without guessing: a missing file or column, a row
-    with too many or too few fields, an unclosed quote, bytes that are not UTF-8, a NUL.
+
+def _note(summary: Summary, batch: pa.RecordBatch, found: Findings, reasons: list[str], warned: list[str]) -> None:
+    """Count the reasons and warnings of a chunk's rows in `summary`, and keep examples."""
+    rows, texts = batch["row"].to_pylist(), batch["text"]
+    for position, row in enumerate(rows):
+        if not (reasons[position] or warned[position]):
+            continue
+        text = texts[position].as_py()
+        for reason in reasons[position].split():
+            summary.refused[reason] += 1
+            summary.examples.add(row, reason, text)
+        if not reasons[position]:
+            for reason in warned[position].split():
+                summary.warned[reason] += 1
+                summary.warning_examples.add(row, reason, text)
+        if found.duplicate_of[position]:
+            summary.exact_pairs.add(row, text, int(found.duplicate_of[position]))
+        elif found.near_duplicate_of[position]:
+            similarity = float(found.similarity[position])
+            summary.near_pairs.add(row, text, int(found.near_duplicate_of[position]), similarity)
+
+
+class _Sample:
+    """The texts with the smallest keys: as good as drawn at random, and the same whatever their order."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self._keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self.texts: list[str] = []
+
+    def add(self, keys: NDArray[np.uint64], texts: pa.Array) -> None:
+        """Take in a chunk's texts, where their keys are small enough."""
+        chosen = np.argsort(keys)[:_COUNTED_TEXTS]
+        both = np.concatenate([self._keys, keys[chosen]])
+        order = np.argsort(both)[:_COUNTED_TEXTS]
+        known = len(self.texts)
+        self.texts = [self.texts[at] if at < known else texts[chosen[at - known]].as_py() for at in order.tolist()]
+        self._keys = both[order]
+
+
+def _token_counts(texts: list[str]) -> list[int]:
+    """Return how many tokens of the base each text has, with the one before and the one behind it, as for training.
+
+    None where there is no `models/base` yet, which `dvc repro` makes first.
     """
-    if not path.is_file():
-        raise UserError(f"params.yaml: data.path: there is no file {str(path)!r}; put the CSV there or name another")
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        lines = _records(path, file)
-        _, header = next(lines, (0, []))
-        if not header:
-            raise UserError(f"{path}: the file is empty; expected a header line and a row for each text")
-        _check_header(path, header, column)
-        # A blank line is a row too, of empty fields: refused below like any other, with its line number.
-        rows = [(line, fields or [""] * len(header)) for line, fields in lines]
-    if not rows:
-        raise UserError(f"{path}: there is no row below the header; expected one for each text")
-    for line, fields in rows:
-        if len(fields) != len(header):
-            raise UserError(
-                f"{path}, line {line}: {len(fields)} fields where the header has {len(header)} "
-                f"({', '.join(header)}); put texts that hold a comma or a line break in double quotes"
-            )
-    frame = pd.DataFrame([fields for _, fields in rows], columns=header, dtype="str")
-    frame.insert(0, "row", [line for line, _ in rows])
-    return frame
+    if not paths.BASE_TOKENIZER.exists():
+        return []
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(paths.BASE_TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return [len(encoding) + 2 for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 
-def _records(path: Path, file: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record with the line number at which it begins; raise UserError where the CSV is broken."""
-    reader = csv.reader(_checked_lines(path, file), strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise UserError(
-                f"{path}, line {line}: the record that begins here cannot be read as CSV ({error}); "
-                "a double quote inside a quoted text must be written twice, and each opening one must be closed"
-            ) from None
-        if fields is None:
-            return
-        yield line, fields
-
-
-def _checked_lines(path: Path, file: Iterator[str]) -> Iterator[str]:
-    """Yield the lines of `file`; raise UserError at the first that is not UTF-8 or holds a NUL."""
-    for number, line in enumerate(file, start=1):
-        if "\0" in line:
-            raise UserError(f"{path}, line {number}: holds a NUL byte; save the file as CSV in UTF-8")
-        if not line.isascii() and any("\udc80" <= character <= "\udcff" for character in line):
-            raise UserError(f"{path}, line {number}: holds bytes that are not UTF-8; save the file as CSV in UTF-8")
-        yield line
-
-
-def _check_header(path: Path, header: list[str], column: str) -> None:
-    """Raise UserError unless every column has a name of its own and `column` is among them."""
-    twice = [name for name, count in Counter(header).items() if count > 1]
-    if twice:
-        raise UserError(f"{path}, line 1: the header names {twice[0]!r} more than once; give each column its own name")
-    reserved = [name for name in header if name in ("row", "reasons")]
-    if reserved:
-        raise UserError(f"{path}, line 1: the column name {reserved[0]!r} is used by {paths.QUARANTINE}; rename it")
-    if column not in header:
-        raise UserError(
-            f"{path}, line 1: there is no column {column!r}; the header has {', '.join(map(repr, header))}; "
-            "set validate.column in params.yaml to the one that holds the texts"
-        )
-
-
-def normalize(text: str) -> str:
-    """Return what of `text` counts when texts are compared: NFKC, case folded, runs of white space as one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def split_of(text: str, validation_share: float, test_share: float) -> str:
-    """Return the split of `text`: "train", "validation" or "test".
-
-    It hangs on a hash of the normalised text alone, so a text stays where it is when the CSV grows, and all copies
-    of a text are on one side.
-    """
-    digest = hashlib.sha256(normalize(text).encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < test_share:
-        return "test"
-    return "validation" if position < test_share + validation_share else "train"
-
-
-def refusals(texts: pd.Series, wanted: params.Validate) -> list[str]:
-    """Return for each text its reasons to be refused, joined by a space; "" for a clean one.
-
-    The rules are Great Expectations' own expectations, each tagged with the reason it stands for.
-    """
-    import great_expectations as gx
-    from great_expectations import expectations as gxe
-
-    normalized = texts.map(normalize)
-    frame = pd.DataFrame(
-        {
-            "text": texts.reset_index(drop=True),
-            "characters": texts.str.strip().str.len().to_numpy(),
-            # 0 for the first of several equal texts, which stays; empty ones have a reason of their own.
-            "earlier_copies": normalized.groupby(normalized).cumcount().where(normalized != "", 0).to_numpy(),
-        }
-    )
-    # An empty text is not also "too short", so that each row shows the reason that helps.
-    frame["characters_if_any"] = frame["characters"].replace(0, wanted.min_characters)
-    rules = [
-        gxe.ExpectColumnValuesToMatchRegex(column="text", regex=r"\S", meta={"reason": EMPTY}),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="characters_if_any", min_value=wanted.min_characters, meta={"reason": TOO_SHORT}
-        ),
-        gxe.ExpectColumnValuesToBeBetween(
-            column="characters", max_value=wanted.max_characters, meta={"reason": TOO_LONG}
-        ),
-        gxe.ExpectColumnValuesToBeInSet(column="earlier_copies", value_set=[0], meta={"reason": DUPLICATE}),
-    ]
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    rows = context.data_sources.add_pandas("corpus").add_dataframe_asset("rows")
-    validation = gx.ValidationDefinition(
-        name="rows",
-        data=rows.add_batch_definition_whole_dataframe("all"),
-        suite=context.suites.add(gx.ExpectationSuite(name="rows", expectations=rules)),
-    )
-    result = context.validation_definitions.add(validation).run(
-        batch_parameters={"dataframe": frame},
-        # Positions only: the values themselves are the user's texts and stay out of the result.
-        result_format={
-            "result_format": "COMPLETE",
-            "exclude_unexpected_values": True,
-            "return_unexpected_index_query": False,
-        },
-    )
-    reasons: list[list[str]] = [[] for _ in range(len(frame))]
-    for outcome in result.results:
-        if outcome.exception_info.get("raised_exception"):
-            raise RuntimeError(f"Great Expectations could not apply a rule: {outcome.exception_info}")
-        for position in outcome.result.get("unexpected_index_list") or []:
-            reasons[position].append(outcome.expectation_config.meta["reason"])
-    return [" ".join(sorted(found)) for found in reasons]
-
-
-def _metrics(corpus: Path, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the stage's metrics: the same numbers in the same order for the same CSV."""
-    refused = rows.loc[rows["reasons"] != "", "reasons"]
+def _metrics(summary: Summary) -> dict[str, Any]:
+    """Return the stage's metrics: the same numbers in the same order for the same corpus."""
     return {
-        "corpus": str(corpus),
-        "corpus_md5": hashlib.md5(corpus.read_bytes(), usedforsecurity=False).hexdigest(),  # as DVC names it
-        "rows_in": len(rows),
-        "rows_clean": len(rows) - len(refused),
-        "rows_quarantined": len(refused),
-        "reasons": dict(sorted(Counter(reason for found in refused for reason in found.split()).items())),
+        "corpus": str(summary.look.path),
+        "corpus_md5": summary.md5,  # as DVC names the file
+        "rows_in": summary.rows_in,
+        "rows_clean": summary.rows_clean,
+        "rows_quarantined": summary.rows_refused,
+        "reasons": dict(sorted(summary.refused.items())),
+        "warnings": dict(sorted(summary.warned.items())),
+        "splits": {split: summary.splits[split] for split in SPLITS},
     }
 
 
-def _write_report(
-    metrics: dict[str, Any], clean: pd.DataFrame, quarantine: pd.DataFrame, wanted: params.Validate
-) -> None:
-    """Write the page that says what came in, what was refused and why."""
-    from jinja2 import Environment, PackageLoader
+def _check_corpus(summary: Summary) -> tuple[str, list[dict[str, Any]]]:
+    """Return why the corpus as a whole is refused ("" where it is not), and Great Expectations' results."""
+    wanted, corpus = summary.wanted, summary.look.path
+    checker = Checker(corpus_suite(wanted))
+    share = summary.rows_refused / max(1, summary.rows_in)
+    statistics = {
+        "rows_in": summary.rows_in,
+        "rows_unaccounted": summary.rows_in - sum(summary.splits.values()) - summary.rows_refused,
+        "refused_share": share,
+        **{split: summary.splits[split] for split in SPLITS},
+    }
+    [broken], _ = checker.check(pd.DataFrame([statistics]))
+    if "rows_unaccounted" in broken:
+        raise RuntimeError(f"{statistics['rows_unaccounted']} rows are neither clean nor quarantined: {statistics}")
+    if "refused_share" in broken:
+        counts = ", ".join(f"{reason}: {count}" for reason, count in summary.refused.most_common())
+        return (
+            f"{corpus}: {share:.0%} of {summary.rows_in} rows are refused ({counts}), more than "
+            f"validate.max_refused allows ({wanted.max_refused:.0%}); see {paths.VALIDATE_REPORT}, "
+            "then mend the rows, or change the rule (validate.rules) or that bound in params.yaml"
+        ), checker.results
+    for split in SPLITS:
+        if split in broken:
+            return (
+                f"{corpus}: no row falls in the {split} split ({summary.rows_clean} clean rows in all); "
+                "add rows, or raise validate.validation_share or validate.test_share in params.yaml"
+            ), checker.results
+    return "", checker.results
 
-    lengths = clean["text"].str.len()
-    bins = pd.cut(lengths, bins=min(20, max(1, lengths.nunique()))) if len(clean) else lengths
-    histogram = [
-        {"low": max(0, round(interval.left)), "high": round(interval.right), "texts": int(texts)}
-        for interval, texts in bins.value_counts(sort=False).items()
-    ]
-    page = Environment(loader=PackageLoader("pipeline", "templates"), autoescape=True).get_template("validate.html")
-    paths.VALIDATE_REPORT.write_text(
-        page.render(
-            metrics=metrics,
-            histogram=histogram,
-            most=max((bin_["texts"] for bin_ in histogram), default=1),
-            quarantine=quarantine.head(50).to_dict("records"),
-            wanted=wanted,
-        ),
-        encoding="utf-8",
-    )
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -85,3 +85,22 @@ def _importable() -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def test_how_the_corpus_is_to_be_read_is_checked_with_the_rest(workspace: Workspace) -> None:
+    workspace.set(
+        data__encoding="utf8-ish",
+        data__delimiter="semicolon",
+        data__quote="",
+        validate__rules__email__severity="off",
+        validate__rules__too_short__min_characters=9000,
+    )
+    with pytest.raises(UserError) as caught:
+        params.load()
+    assert sorted(str(caught.value).splitlines()) == [
+        "params.yaml: data.delimiter: found 'semicolon'; expected one character or auto",
+        "params.yaml: data.encoding: found 'utf8-ish', which names no encoding; expected auto or one of Python's "
+        "names, such as utf-8, utf-16, cp1252, latin-1, big5, shift_jis",
+        "params.yaml: data.quote: found ''; expected one character or none",
+        "params.yaml: validate.rules.email.severity: found 'off', but it should be 'critical', 'warning' or 'ignore'",
+    ]

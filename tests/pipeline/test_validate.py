@@ -4,12 +4,16 @@ import csv
 import io
 import json
 import random
+import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from pipeline import paths, validate
 from pipeline.command import UserError
+from pipeline.intake import records
+from pipeline.intake.quarantine import restore
 from tests.conftest import ROOT, Workspace, real
 
 
@@ -29,18 +33,22 @@ def as_csv(texts: list[str], **options: object) -> str:
 
 
 def many(count: int = 60) -> list[str]:
-    return [f"This is text number {number}." for number in range(count)]
+    """Texts of which none is nearly another."""
+    words = ["river", "lamp", "stone", "winter", "garden", "letter", "silver", "market", "engine", "shadow", "copper"]
+    draw = random.Random(0)
+    return [f"Text {number}: {' '.join(draw.choices(words, k=8))}." for number in range(count)]
 
 
 def test_a_row_is_refused_for_each_reason_whole_and_with_its_line(workspace: Workspace) -> None:
-    texts = [*many(), "", "  ", "x" * 2001, "this is  TEXT number 0. "]
+    copy = many()[0].upper().replace(" ", "  ") + " "
+    texts = [*many(), "", "  ", "x" * 2001, copy]
     clean, quarantine, metrics = run_on(workspace, as_csv(texts))
     assert list(quarantine.columns) == ["row", "reasons", "id", "text"]
     assert quarantine[["row", "reasons", "id", "text"]].values.tolist() == [
         ["62", "empty", "60", ""],
         ["63", "empty", "61", "  "],
         ["64", "too_long", "62", "x" * 2001],
-        ["65", "duplicate", "63", "this is  TEXT number 0. "],
+        ["65", "duplicate", "63", copy],
     ]
     assert metrics["reasons"] == {"duplicate": 1, "empty": 2, "too_long": 1}
     assert metrics["rows_in"] == len(texts) == metrics["rows_clean"] + metrics["rows_quarantined"]
@@ -66,6 +74,7 @@ def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
         "None",
         "1.0",
     ]
+    workspace.set(validate__rules__few_letters__severity="ignore")
     clean, _, _ = run_on(workspace, as_csv(many() + texts))
     assert clean["text"].tolist() == many() + texts
     assert clean["row"].tolist()[60:] == [62, 63, 64, 65, 66, 68, 70, 71, 72, 73]  # where each record begins
@@ -87,7 +96,10 @@ def test_a_blank_line_is_a_refused_row_and_not_skipped(workspace: Workspace) -> 
     [
         ("", "the file is empty; expected a header line"),
         ("id,text\n", "no row below the header"),
-        ("id,txt\n1,a\n", r"line 1: there is no column 'text'; the header has 'id', 'txt'; set validate.column"),
+        (
+            "id,txt\n1,a\n",
+            r"line 1: there is no column 'text' \(validate.column\); the header has 'id' \(numbers\), 'txt'",
+        ),
         ("text,text\n1,a\n", "line 1: the header names 'text' more than once"),
         ("row,text\n1,a\n", "line 1: the column name 'row' is used by"),
         ("id,text\n1,a\n2,b,c\n", r"line 3: 3 fields where the header has 2 \(id, text\)"),
@@ -126,24 +138,14 @@ def test_an_empty_split_stops_the_stage(workspace: Workspace) -> None:
         validate.main()
 
 
-def test_no_text_changes_its_split_when_the_csv_grows() -> None:
-    before = {text: validate.split_of(text, 0.1, 0.1) for text in many(500)}
-    grown = many(5000)
-    random.Random(1).shuffle(grown)
-    after = {text: validate.split_of(text, 0.1, 0.1) for text in grown}
-    assert {text: after[text] for text in before} == before
-    shares = {split: list(after.values()).count(split) / len(after) for split in ("train", "validation", "test")}
-    assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.02)
-
-
-def test_copies_of_a_text_are_on_one_side() -> None:
-    for text in many(50):
-        variants = {text, text.upper(), f"  {text}\n", text.replace(" ", "\u00a0")}
-        assert len({validate.split_of(variant, 0.3, 0.3) for variant in variants}) == 1
-
-
 def test_the_same_csv_gives_the_same_bytes(workspace: Workspace) -> None:
-    outputs = (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.VALIDATE_REPORT)
+    outputs = (
+        paths.CLEAN,
+        paths.QUARANTINE,
+        paths.VALIDATE_METRICS,
+        paths.VALIDATE_REPORT,
+        paths.EXPECTATIONS,
+    )
     run_on(workspace, as_csv([*many(), ""]))
     first = [path.read_bytes() for path in outputs]
     validate.main()
@@ -169,4 +171,113 @@ def test_the_sample_corpus_shows_its_planted_faults(workspace: Workspace) -> Non
 def test_a_real_file_of_bank_customers_questions_is_clean_but_for_its_duplicates(workspace: Workspace) -> None:
     clean, quarantine, _ = run_on(workspace, real("banking77-customer-support/train.csv").read_bytes())
     assert len(clean) + len(quarantine) == 10_003
-    assert set(quarantine["reasons"]) <= {"duplicate"}
+    assert set(quarantine["reasons"]) <= {"duplicate", "near_duplicate"}
+
+
+def test_no_cell_of_the_quarantine_runs_as_a_formula_and_each_can_be_had_back(workspace: Workspace) -> None:
+    cells = ["=1+1", "+31", "-2", "@SUM(A1)", "'=quoted", "\t=tab", "'plain", "plain", "''", "\uff1d1"]
+    content = as_csv(many()) + "".join(f'"{cell}",\n' for cell in cells)
+    _, quarantine, _ = run_on(workspace, content)
+    assert not [cell for cell in quarantine["id"] if cell.startswith(("=", "+", "-", "@", "\t", "\uff1d"))]
+    assert [restore(cell) for cell in quarantine["id"]] == cells
+
+
+def test_a_rule_of_severity_warning_keeps_the_row_and_counts_it(workspace: Workspace) -> None:
+    workspace.set(validate__rules__email__severity="warning")
+    clean, quarantine, metrics = run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
+    assert len(clean) == 61
+    assert quarantine.empty
+    assert metrics["warnings"] == {"email": 1}
+    report = paths.VALIDATE_REPORT.read_text()
+    assert "[email]" in report
+    assert "jane.doe" not in report
+
+
+def test_a_rule_of_severity_ignore_is_not_looked_at(workspace: Workspace) -> None:
+    workspace.set(validate__rules__email__severity="ignore")
+    _, quarantine, metrics = run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
+    assert quarantine.empty
+    assert metrics["warnings"] == {}
+
+
+def test_no_near_copy_of_a_test_text_is_in_training_whichever_comes_first(workspace: Workspace) -> None:
+    workspace.set(validate__max_refused=0.5)
+    originals = [f"{text} It was told on the quay, long after the lamps were lit." for text in many(200)]
+    copies = [text.replace("quay", "quays") for text in originals]
+    clean, quarantine, _ = run_on(workspace, as_csv([*copies[:50], *originals, *copies[50:]]))
+    assert len(clean) == 200
+    assert set(quarantine["reasons"]) == {"near_duplicate"}
+    kept = {text.replace("quays", "quay"): split for text, split in zip(clean["text"], clean["split"], strict=True)}
+    assert len(kept) == 200
+
+
+def test_broken_rows_are_quarantined_whole_where_params_allow_it(workspace: Workspace) -> None:
+    workspace.set(data__broken_rows="quarantine")
+    _, quarantine, metrics = run_on(workspace, as_csv(many()) + "60,too,many,fields\n61\n")
+    assert quarantine.values.tolist() == [
+        ["62", "broken_row", "60", "too", '["many", "fields"]'],
+        ["63", "broken_row", "61", "", ""],
+    ]
+    assert metrics["rows_in"] == 62
+    assert metrics["reasons"] == {"broken_row": 2}
+
+
+def test_several_columns_become_one_text_by_a_template(workspace: Workspace) -> None:
+    workspace.set(validate__template="Q: {question}\nA: {answer}")
+    rows = "".join(f"{text},because of {text}\n" for text in many())
+    clean, quarantine, _ = run_on(workspace, f"question,answer\n{rows}unanswered,\n")
+    assert clean["text"][0] == f"Q: {many()[0]}\nA: because of {many()[0]}"
+    assert quarantine[["question", "answer", "reasons"]].values.tolist() == [["unanswered", "", "empty"]]
+
+
+def test_every_format_gives_the_same_clean_texts(workspace: Workspace) -> None:
+    texts = [*many(), "caf\u00e9, \u00fcber den Fluss; \u6f22\u5b57", 'a "quoted" word, and a\nline break']
+    frame = pd.DataFrame({"id": range(len(texts)), "text": texts})
+    folder = workspace.folder / "data"
+    folder.mkdir()
+    frame.to_csv(folder / "a.csv", index=False)
+    frame.to_csv(folder / "a.tsv", index=False, sep="\t")
+    frame.to_json(folder / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(folder / "a.parquet")
+    frame.to_csv(folder / "a.csv.gz", index=False)
+    frame.to_json(folder / "a.jsonl.zst", orient="records", lines=True)
+    for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet", "a.csv.gz", "a.jsonl.zst"):
+        workspace.set(data__path=f"data/{name}")
+        validate.main()
+        assert pd.read_parquet(paths.CLEAN)["text"].tolist() == texts, name
+
+
+def test_several_processes_give_the_same_bytes_as_one(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = as_csv([*many(3000), *many(5), "", "x@example.org wrote this"])
+    monkeypatch.setattr(records, "ROWS", 500)
+    run_on(workspace, content)
+    outputs = (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.VALIDATE_REPORT, paths.EXPECTATIONS)
+    alone = [path.read_bytes() for path in outputs]
+    monkeypatch.setattr(validate, "_ONE_PROCESS_BYTES", 0)
+    validate.main()
+    assert [path.read_bytes() for path in outputs] == alone
+
+
+def test_great_expectations_own_results_hold_no_text_of_the_corpus(workspace: Workspace) -> None:
+    run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
+    kept = paths.EXPECTATIONS.read_text()
+    results = json.loads(kept)
+    assert list(results) == ["rows", "duplicates", "corpus"]
+    assert results["corpus"][0]["success"]
+    assert not results["rows"][0]["success"]
+    assert "jane" not in kept
+
+
+def test_tokens_are_counted_with_the_bases_tokenizer(workspace: Workspace, tiny_gpt2: Path) -> None:
+    paths.BASE.mkdir(parents=True)
+    shutil.copy(tiny_gpt2 / "tokenizer.json", paths.BASE_TOKENIZER)
+    run_on(workspace, as_csv(many()))
+    assert "tokens" in paths.VALIDATE_REPORT.read_text()
+
+
+def test_nothing_is_left_behind_when_the_stage_stops(workspace: Workspace) -> None:
+    workspace.write_corpus(as_csv(many(6) + [""] * 4))
+    with pytest.raises(UserError):
+        validate.main()
+    assert not paths.CLEAN.exists()
+    assert sorted(path.name for path in paths.CLEAN.parent.iterdir()) == ["corpus.csv"]

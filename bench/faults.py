@@ -1,0 +1,152 @@
+"""What readers make of CSVs with a fault: rows that come right, rows set aside with a reason, rows silently wrong.
+
+`python -m bench.faults NAME FOLDER` runs one reader (or `pipeline.validate`) over all of them and prints JSON.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.harness import ROOT
+from bench.readers import READERS
+
+OURS = "pipeline.validate"
+GOOD = [f"The {number}th tale begins where the tide left the boat and ends at supper." for number in range(60)]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A CSV with columns `id` and `text`: its bytes, its texts, and how many further rows no reader can know."""
+
+    content: bytes
+    texts: list[str]
+    broken: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows the file holds."""
+        return len(self.texts) + self.broken
+
+
+def _csv(lines: list[str], header: str = "id,text", end: str = "\n") -> bytes:
+    """Return the bytes of a CSV of these lines."""
+    return end.join([header, *lines, ""]).encode()
+
+
+def _quoted(texts: list[str]) -> list[str]:
+    """Return the lines of these texts, each text in quotes."""
+    return [f'{number},"{text.replace(chr(34), chr(34) * 2)}"' for number, text in enumerate(texts)]
+
+
+def _faults() -> dict[str, Fault]:
+    words = ["NA", "null", "None", "nan"]
+    breaks = ["one\ntwo", "three\r\nfour", "five\rsix"]
+    lines = _quoted(GOOD)
+    return {
+        "the words NA, null, None and nan as texts": Fault(_csv(_quoted([*GOOD, *words])), [*GOOD, *words]),
+        "line breaks inside cells (LF, CRLF, CR)": Fault(_csv(_quoted([*GOOD, *breaks])), [*GOOD, *breaks]),
+        "a byte order mark": Fault(b"\xef\xbb\xbf" + _csv(lines), GOOD),
+        "no header": Fault("\n".join([*lines, ""]).encode(), GOOD),
+        "a row with a field too few": Fault(_csv([*lines, "60"]), GOOD, broken=1),
+        "a row with a field too many": Fault(_csv([*lines, "60,so it was, and so it is"]), GOOD, broken=1),
+        "a field too many in every row": Fault(_csv([f"{line}," for line in lines]), GOOD),
+        "two quotes left open, 20 rows apart": Fault(
+            _csv([f"{number},{chr(34) if number in (20, 40) else ''}{text}" for number, text in enumerate(GOOD)]),
+            [text for number, text in enumerate(GOOD) if number not in (20, 40)],
+            broken=2,
+        ),
+        "cut off in the middle of a text": Fault(_csv(lines)[:-20], GOOD[:-1], broken=1),
+        r"quotes written as \" (MySQL's way)": Fault(
+            _csv([*lines, r'60,"she said \"aye\", and left"']), [*GOOD, 'she said "aye", and left']
+        ),
+        "one line in cp1252 among UTF-8": Fault(_csv(lines) + "60,café\n".encode("cp1252"), [*GOOD, "café"]),
+        "a NUL inside a text": Fault(_csv([*lines, "60,one\0two"]), [*GOOD, "one\0two"]),
+    }
+
+
+FAULTS = _faults()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a CSV: it stopped with a message, or so many of its rows were set aside or silently wrong."""
+
+    stopped: bool
+    rows: int
+    set_aside: int = 0
+    wrong: int = 0
+
+    def in_words(self) -> str:
+        """Return the verdict for a table."""
+        if self.stopped:
+            return "stops"
+        aside = [f"{self.set_aside} set aside"] if self.set_aside else []
+        wrong = [f"**{self.wrong} of {self.rows} wrong**"] if self.wrong else []
+        return ", ".join(aside + wrong) or "right"
+
+
+def judge(fault: Fault, texts: list[Any], set_aside: int = 0) -> Verdict:
+    """Return the verdict on the texts that a reader made of the file; rows lost, changed and invented are wrong."""
+    right = sum((Counter(map(repr, fault.texts)) & Counter(map(repr, texts))).values())
+    invented = max(0, len(texts) + set_aside - fault.rows)
+    return Verdict(False, fault.rows, set_aside, fault.rows - right - set_aside + invented)
+
+
+def _by_library(name: str, fault: Fault, file: Path, folder: Path) -> Verdict:
+    """Return what a library makes of the file; where no column is named `text`, the second holds the texts."""
+    reader = READERS[name]
+    try:
+        columns = reader.columns(reader.read(file, folder))
+    except Exception:  # each library has its own; any of them tells the person that something is wrong
+        return Verdict(True, fault.rows)
+    values = list(columns.values())
+    return judge(fault, columns.get("text", values[1] if len(values) > 1 else []))
+
+
+def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
+    """Return what our stage makes of the file with the params that come with the project."""
+    import pandas as pd
+    from ruamel.yaml import YAML
+
+    from pipeline import paths, validate
+    from pipeline.command import UserError
+
+    yaml = YAML()
+    content = yaml.load(ROOT / "params.yaml")
+    content["data"]["path"] = str(file)
+    content["validate"]["rules"]["near_duplicate"]["severity"] = "ignore"  # the good texts are near-copies
+    with contextlib.chdir(folder):
+        yaml.dump(content, paths.PARAMS)
+        try:
+            validate.main()
+        except UserError:
+            return Verdict(True, fault.rows)
+        quarantine = pd.read_csv(paths.QUARANTINE, dtype=str, keep_default_na=False)
+        return judge(fault, pd.read_parquet(paths.CLEAN)["text"].tolist(), set_aside=len(quarantine))
+
+
+def main() -> None:
+    """Judge one reader and print its verdicts as JSON, by fault."""
+    name, scratch = sys.argv[1], Path(sys.argv[2])
+    verdicts = {}
+    for number, (fault_name, fault) in enumerate(FAULTS.items()):
+        folder = scratch / str(number)
+        folder.mkdir(parents=True)
+        file = folder / "corpus.csv"
+        file.write_bytes(fault.content)
+        (folder / "made").mkdir()
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            verdict = _by_us(fault, file, folder) if name == OURS else _by_library(name, fault, file, folder / "made")
+        verdicts[fault_name] = vars(verdict)
+        shutil.rmtree(folder)
+    sys.stdout.write(json.dumps(verdicts) + "\n")
+
+
+if __name__ == "__main__":
+    main()

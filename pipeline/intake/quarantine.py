@@ -1,0 +1,46 @@
+"""`quarantine.csv`: refused rows, whole, and safe to open in a spreadsheet."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+# What makes Excel, LibreOffice or Sheets take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - these very characters
+
+
+def protect(cell: str) -> str:
+    """Return `cell` so that no spreadsheet runs it: with an apostrophe in front where one would; see `restore`."""
+    return "'" + cell if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def restore(cell: str) -> str:
+    """Return the cell that `protect` was given."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+class Quarantine:
+    """`quarantine.csv` being written: `row`, `reasons` joined by a space, then the corpus's columns.
+
+    UTF-8; a lone surrogate, which UTF-8 cannot carry, stands there as its escape: `\\ud800`.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """Write the header."""
+        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._writer = csv.writer(self._file)  # lines end in CRLF, so that a CR in a cell is quoted as well
+        self._writer.writerow(["row", "reasons", *map(protect, columns)])
+
+    def __enter__(self) -> "Quarantine":
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def add(self, row: int, reasons: str, fields: Sequence[str]) -> None:
+        """Write one refused row."""
+        self._writer.writerow([row, reasons, *map(protect, fields)])

@@ -1,0 +1,173 @@
+"""The rules as suites of Great Expectations: each is a bound on a column of numbers, named as in `params.yaml`.
+
+The suites say nothing about pandas: they hold for any table with those columns, in Spark or a database too.
+Expectations carry the rule's severity; `meta` names the reason that the quarantine and the metrics give.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline import params
+
+if TYPE_CHECKING:  # Great Expectations takes seconds to import, and worker processes need none of it
+    import great_expectations as gx
+    import pandas as pd
+
+Reasons = list[tuple[str, ...]]
+
+# Positions only: the values themselves stay out of the results.
+_RESULT_FORMAT = {
+    "result_format": "COMPLETE",
+    "exclude_unexpected_values": True,
+    "return_unexpected_index_query": False,
+}
+
+
+def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
+    """Return the bounds on what `measures.measure` says of each text, for the rules that are not ignored."""
+    bounds: dict[str, dict[str, float]] = {
+        "empty": {"max_value": 0},
+        "too_short": {"min_value": rules.too_short.min_characters},
+        "too_long": {"max_value": rules.too_long.max_characters},
+        "encoding_damage": {"max_value": rules.encoding_damage.max_damaged},
+        "control_characters": {"max_value": rules.control_characters.max_controls},
+        "few_letters": {"min_value": rules.few_letters.min_letters},
+        "script": {"min_value": rules.script.min_share},
+        "language": {"max_value": 0},
+        "email": {"max_value": 0},
+        "phone": {"max_value": 0},
+        "card": {"max_value": 0},
+        "iban": {"max_value": 0},
+        "secret": {"max_value": 0},
+    }
+    return _suite("rows", [(name, _severity(rules, name), bound) for name, bound in bounds.items()])
+
+
+def duplicate_suite(rules: params.Rules) -> "gx.ExpectationSuite":
+    """Return the bounds on `duplicate` (1 for a copy of an earlier text) and `near_duplicate`.
+
+    The latter is the similarity to the most similar earlier text (0 to 1), or 1 for a near-copy and 0 for none.
+    """
+    bounds: dict[str, dict[str, Any]] = {
+        "duplicate": {"max_value": 0},
+        "near_duplicate": {"max_value": rules.near_duplicate.similarity, "strict_max": True},
+    }
+    return _suite("duplicates", [(name, _severity(rules, name), bound) for name, bound in bounds.items()])
+
+
+def corpus_suite(wanted: params.Validate) -> "gx.ExpectationSuite":
+    """Return the bounds on the statistics of the whole corpus, a table of one row.
+
+    `rows_unaccounted` is rows in less clean less quarantined; `train`, `validation` and `test` are rows.
+    """
+    bounds: list[tuple[str, dict[str, Any]]] = [
+        ("rows_in", {"min_value": 1}),
+        ("rows_unaccounted", {"min_value": 0, "max_value": 0}),
+        ("refused_share", {"min_value": 0, "max_value": wanted.max_refused}),
+        ("train", {"min_value": 1}),
+        ("validation", {"min_value": 1}),
+        ("test", {"min_value": 1}),
+    ]
+    return _suite("corpus", [(name, "critical", bound) for name, bound in bounds])
+
+
+def _severity(rules: params.Rules, name: str) -> str:
+    rule: params.Rule = getattr(rules, name)
+    return rule.severity
+
+
+def _suite(name: str, bounds: Sequence[tuple[str, str, dict[str, Any]]]) -> "gx.ExpectationSuite":
+    import great_expectations as gx
+    from great_expectations import expectations as gxe
+
+    # Of no rows every bound holds: so that nothing passes unseen, there must be one.
+    present = gxe.ExpectTableRowCountToBeBetween(min_value=1, severity="critical", meta={"reason": "no_rows"})
+    return gx.ExpectationSuite(
+        name=name,
+        expectations=[
+            present,
+            *(
+                gxe.ExpectColumnValuesToBeBetween(column=column, severity=severity, meta={"reason": column}, **bound)
+                for column, severity, bound in bounds
+                if severity != "ignore"
+            ),
+        ],
+    )
+
+
+class Checker:
+    """Applies a suite to frames of measures, chunk after chunk, in one context of Great Expectations.
+
+    `results` holds Great Expectations' own result of each chunk, without what differs from run to run (ids, times)
+    and without positions, so that it is as long as there are chunks, and the same bytes for the same corpus.
+    """
+
+    def __init__(self, suite: "gx.ExpectationSuite") -> None:
+        """Set up the context; takes about 0.1 s once Great Expectations is imported."""
+        import great_expectations as gx
+
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = {"globally": False}
+        asset = context.data_sources.add_pandas("measures").add_dataframe_asset("chunk")
+        self._definition = context.validation_definitions.add(
+            gx.ValidationDefinition(
+                name=suite.name,
+                data=asset.add_batch_definition_whole_dataframe("whole"),
+                suite=context.suites.add(suite),
+            )
+        )
+        self.results: list[dict[str, Any]] = []
+
+    def check(self, frame: "pd.DataFrame") -> tuple[Reasons, Reasons]:
+        """Return for each row of `frame` the names of its broken rules: the critical ones and the warnings, sorted.
+
+        Raises RuntimeError if a rule could not be applied, so that no row passes for want of a column, of rows or of
+        a number.
+        """
+        frame = frame.reset_index(drop=True)  # Great Expectations answers with labels of the index
+        if frame.empty:
+            raise RuntimeError(f"there are no {self._definition.name} to apply the rules to")
+        result = self._definition.run(batch_parameters={"dataframe": frame}, result_format=_RESULT_FORMAT)
+        found: dict[str, dict[int, list[str]]] = {"critical": {}, "warning": {}}
+        outcomes = []
+        for outcome in sorted(result.results, key=lambda outcome: str(outcome.expectation_config.meta["reason"])):
+            config, details = outcome.expectation_config, outcome.result
+            reason, of_severity = config.meta["reason"], found[config.severity]
+            # A metric that fails leaves no `raised_exception`, but an entry under a name of its own.
+            if outcome.exception_info.get("raised_exception") is not False or not details:
+                raise RuntimeError(f"Great Expectations could not apply the rule {reason}: {outcome.exception_info}")
+            if details.get("missing_count"):
+                raise RuntimeError(f"{details['missing_count']} rows have no number for the rule {reason}")
+            positions = details.get("unexpected_index_list") or []
+            if outcome.success != (not positions):
+                raise RuntimeError(f"the rule {reason} does not say which rows break it: {details}")
+            for position in positions:
+                of_severity.setdefault(position, []).append(reason)
+            outcomes.append(_lasting(outcome.to_json_dict()))
+        self.results.append(
+            {
+                "suite": result.suite_name,
+                "success": result.success,
+                "statistics": dict(result.statistics),
+                "great_expectations_version": result.meta["great_expectations_version"],
+                "results": outcomes,
+            }
+        )
+        critical, warnings = found["critical"], found["warning"]
+        return (
+            [tuple(critical.get(position, ())) for position in range(len(frame))],
+            [tuple(warnings.get(position, ())) for position in range(len(frame))],
+        )
+
+
+def _lasting(outcome: dict[str, Any]) -> dict[str, Any]:
+    """Return an expectation's outcome without its ids and positions."""
+    config = outcome["expectation_config"]
+    return {
+        "type": config["type"],
+        "kwargs": {key: value for key, value in config["kwargs"].items() if key != "batch_id"},
+        "meta": config["meta"],
+        "severity": config["severity"],
+        "success": outcome["success"],
+        "result": {key: value for key, value in outcome["result"].items() if "unexpected_index" not in key},
+    }

@@ -1,0 +1,47 @@
+"""Which split a text is in: by a hash of the text alone, so that no text ever moves."""
+
+import hashlib
+import re
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "validation", "test")
+LONG = 1_000_000  # characters
+
+
+def normalize(text: str) -> str:
+    """Return what of `text` counts when texts are compared: NFKC, case folded, runs of white space as one space."""
+    # For ASCII, NFKC changes nothing and folding is lowering.
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    if len(folded) <= LONG:
+        return " ".join(folded.split())
+    # By parts: the words of a text of 100 MB, as a list, take more than 1 GB.
+    parts = (folded[start : start + LONG] for start in range(0, len(folded), LONG))
+    spaced = (" " * part[0].isspace() + " ".join(part.split()) + " " * part[-1].isspace() for part in parts)
+    return re.sub("  +", " ", "".join(spaced)).strip(" ")
+
+
+def digest_of(normalized: str) -> bytes:
+    """Return the SHA-256 (32 bytes) of a normalised text; also of one with lone surrogates, as JSON may hold."""
+    return hashlib.sha256(normalized.encode(errors="surrogatepass")).digest()
+
+
+def split_of(text: str, validation_share: float, test_share: float) -> str:
+    """Return the split of `text`: "train", "validation" or "test".
+
+    It hangs on a hash of the normalised text alone, so a text stays where it is when the CSV grows, and all copies
+    of a text are on one side.
+    """
+    position = int.from_bytes(digest_of(normalize(text))[:8], "big")
+    return str(splits_at(np.array([position], dtype=np.uint64), validation_share, test_share)[0])
+
+
+def splits_at(positions: NDArray[np.uint64], validation_share: float, test_share: float) -> NDArray[np.object_]:
+    """Return the split of each text, given the first 8 bytes of its digest as a big-endian number."""
+    shares = positions / 2**64
+    names = np.full(len(positions), "train", dtype=object)
+    names[shares < test_share + validation_share] = "validation"
+    names[shares < test_share] = "test"
+    return names

@@ -1,0 +1,75 @@
+"""A text's split hangs on the text alone, for ever."""
+
+import random
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.intake import splits
+from pipeline.intake.splits import digest_of, normalize, split_of, splits_at
+
+
+def many(count: int) -> list[str]:
+    return [f"This is text number {number}." for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("text", "share", "split"),
+    [
+        ("", 0.1, "train"),
+        ("Once upon a time.", 0.1, "train"),
+        ("Straße", 0.1, "test"),
+        ("STRASSE", 0.1, "test"),
+        ("漢字", 0.1, "train"),
+        ("42", 0.1, "train"),
+        ("42", 0.3, "validation"),
+        ("x" * 1000, 0.3, "test"),
+    ],
+)
+def test_these_texts_are_where_the_first_release_put_them(text: str, share: float, split: str) -> None:
+    assert split_of(text, share, share) == split
+
+
+def test_no_text_changes_its_split_when_the_corpus_grows() -> None:
+    before = {text: split_of(text, 0.1, 0.1) for text in many(500)}
+    grown = many(5000)
+    random.Random(1).shuffle(grown)
+    after = {text: split_of(text, 0.1, 0.1) for text in grown}
+    assert {text: after[text] for text in before} == before
+    shares = {split: list(after.values()).count(split) / len(after) for split in ("train", "validation", "test")}
+    assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.02)
+
+
+def test_copies_of_a_text_are_on_one_side() -> None:
+    for text in many(50):
+        variants = {text, text.upper(), f"  {text}\n", text.replace(" ", "\u00a0"), text.replace("f", "\uff46")}
+        assert len({split_of(variant, 0.3, 0.3) for variant in variants}) == 1
+
+
+@given(st.text() | st.text(st.characters(max_codepoint=127)))
+def test_the_short_way_for_ascii_gives_what_unicode_defines(text: str) -> None:
+    assert normalize(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+@given(st.text(st.sampled_from("aB \n\u00a0\u1e9e"), max_size=20), st.integers(1, 7))
+def test_a_long_text_is_normalised_by_parts_with_the_same_result(text: str, long: int) -> None:
+    expected = normalize(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "LONG", long)
+        assert normalize(text) == expected
+
+
+def test_many_texts_are_split_as_each_alone() -> None:
+    positions = np.array([int.from_bytes(digest_of(normalize(text))[:8], "big") for text in many(200)], dtype=np.uint64)
+    assert splits_at(positions, 0.2, 0.3).tolist() == [split_of(text, 0.2, 0.3) for text in many(200)]
+
+
+def test_the_last_position_of_all_is_in_training() -> None:
+    assert splits_at(np.array([0, 2**64 - 1], dtype=np.uint64), 0.1, 0.1).tolist() == ["test", "train"]
+
+
+def test_a_lone_surrogate_that_json_may_hold_has_a_split_too() -> None:
+    assert split_of("half \ud83d of a pair", 0.1, 0.1) in ("train", "validation", "test")
