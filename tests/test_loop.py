@@ -167,7 +167,7 @@ def test_a_users_mistake_is_one_sentence_and_no_traceback(clone: Clone) -> None:
     clone.run("git", "checkout", "-q", "params.yaml")
 
     clone.set(validate__column="txt")
-    assert "there is no column 'txt'; the header has 'id', 'text'" in told(clone)
+    assert "no column 'txt' (validate.column); the header has 'id' (numbers), 'text' (text, " in told(clone)
     clone.run("git", "checkout", "-q", "params.yaml")
 
     clone.set(data__path="data/none.csv")
@@ -181,21 +181,27 @@ def test_a_users_mistake_is_one_sentence_and_no_traceback(clone: Clone) -> None:
     assert clone.ran(clone.run("dvc", "repro")) == []  # nothing was lost
 
 
-def readme_commands() -> list[str]:
-    """Return the lines of the README's shell blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def documented_commands() -> list[str]:
+    """Return the lines of the shell blocks of the README and of docs/."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(document.read_text(encoding="utf-8") for document in documents)
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
-def test_every_command_of_the_readme_runs(clone: Clone) -> None:
+def test_every_command_of_the_readme_and_the_docs_runs(clone: Clone) -> None:
+    clone.commit()  # with dvc.lock, so that there is a version to compare with
     by_ci = {"make model", "make test", "make check", 'pytest -m "not integration and not slow"'}
     set_up = {"git clone <this repository> fresh-gpt2", "cd fresh-gpt2", "source .venv/bin/activate"}
     needs_a_container_engine = {"bentoml containerize gpt2:latest"}
-    shown = set(readme_commands())
+    shown = set(documented_commands())
     assert shown >= by_ci | set_up | needs_a_container_engine
-    left = [line for line in readme_commands() if line not in by_ci | set_up | needs_a_container_engine]
+    left = [line for line in documented_commands() if line not in by_ci | set_up | needs_a_container_engine]
 
     for command in left:
+        if command.startswith("python -m bench."):  # takes minutes; tests/bench runs it with --quick
+            assert (ROOT / "tests" / "bench" / f"test_{command.split('.')[1].split()[0]}.py").is_file()
+            continue
         if not command.startswith(("bentoml serve", "curl")):
             clone.run(*shlex.split(command))
     targets = [shlex.split(command)[2:] or ["."] for command in left if command.startswith("bentoml serve")]
