@@ -72,6 +72,8 @@ class Finetune(Section):
     schedule: Literal["constant", "linear", "cosine"]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
+    devices: Count
+    checkpoint_seconds: Positive
 
 
 class Evaluate(Section):
