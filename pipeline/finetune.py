@@ -48,6 +48,7 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hi
 _SOURCES = ("data", "dvc.yaml", "params.yaml", "pipeline", "starter")
 _LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
 _LOGGED_STEPS = 10_000  # at most: beyond it the loss is logged as the mean of several steps, so that memory is bounded
+_PATIENCE = 10.0  # seconds for a run that was just told to stop: it may still be writing its checkpoint
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
     devices.end_with_parent()
     try:
         if devices.is_first():
-            with checkpoints.locked(paths.CHECKPOINTS):
+            with checkpoints.locked(paths.CHECKPOINTS, _PATIENCE):
                 _train_and_write()
         else:
             _train_and_write()

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from tqdm import tqdm
 
 from pipeline.command import UserError
 
@@ -91,11 +92,10 @@ class Checkpoints:
 
 
 @contextmanager
-def locked(folder: Path, patience: float = 10.0) -> Iterator[None]:
+def locked(folder: Path, patience: float) -> Iterator[None]:
     """Hold `folder` for this process; the operating system frees it when the process ends, however it ends.
 
-    `patience` is how many seconds to wait, since a run that was just told to stop is still writing its checkpoint.
-    Raises UserError with the other process's id where it goes on.
+    Waits `patience` seconds for another process that holds it, then raises UserError with its id.
     """
     deadline = time.monotonic() + patience
     path = folder / "lock"
@@ -134,8 +134,8 @@ def disk_errors(what: str, folder: Path, mend: str) -> Iterator[None]:
 
 
 def say(sentence: str) -> None:
-    """Print a sentence for the user beside the command's output."""
-    print(sentence, file=sys.stderr, flush=True)  # noqa: T201 - the message is the command's output
+    """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def _step_of(path: Path) -> int:
