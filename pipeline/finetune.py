@@ -69,9 +69,11 @@ def main() -> None:
 
 
 def _train_and_write() -> None:
-    # Its bars are of no use beside the training's; and that tied weights are stored once is no news worth a warning.
+    # Its bars are of no use beside the training's, and what it warns of is meant: tied weights stored once, a loss
+    # function by default, the best model loaded by ourselves.
     disable_progress_bar()
-    logging.getLogger("transformers.trainer").setLevel(logging.ERROR)
+    for name in ("modeling_utils", "trainer", "trainer_callback"):
+        logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
     all_params = params.load()
     wanted = all_params.finetune
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
@@ -148,7 +150,7 @@ def make_trainer(
         report_to="none",
         remove_unused_columns=False,  # the columns are the model's inputs already
         dataloader_pin_memory=torch.cuda.is_available(),
-        ddp_backend="gloo" if wanted.devices > 1 and not torch.cuda.is_available() else None,
+        use_cpu=wanted.devices > 1 and not torch.cuda.is_available(),  # unsaid, accelerate joins no processes on CPUs
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with more, Trainer splits each batch over all GPUs it sees
     trainer = ResumableTrainer(
@@ -226,22 +228,23 @@ def _write_curves(state: TrainerState) -> dict[str, Any]:
     validation = validation.rename(columns={"eval_token_loss": "loss"}).astype({"epoch": int})
     trained = validation.loc[validation["epoch"] > 0].reset_index(drop=True)
     best = trained.loc[trained["loss"].idxmin()]
+    best_epoch = int(best["epoch"])
     metrics = {
         "steps": int(training["step"].max()),
         "epochs": int(trained["epoch"].max()),
-        "best_epoch": int(best["epoch"]),
+        "best_epoch": best_epoch,
         "validation_loss_base": float(validation.loc[validation["epoch"] == 0, "loss"].iloc[0]),
         "validation_loss": float(best["loss"]),
     }
-    if metrics["best_epoch"] < metrics["epochs"]:
+    if best_epoch < metrics["epochs"]:
         say(
-            f"warning: the validation loss turned after epoch {metrics['best_epoch']}: {best['loss']:.4f} then,"
+            f"warning: the validation loss turned after epoch {best_epoch}: {best['loss']:.4f} then,"
             f" {trained['loss'].iloc[-1]:.4f} after epoch {metrics['epochs']}; the best epoch's model is kept"
         )
     paths.TRAINING_LOSS.parent.mkdir(parents=True, exist_ok=True)
     training[["step", "loss"]].to_csv(paths.TRAINING_LOSS, index=False, lineterminator="\n")
     LOSS_CURVE.write_text(
-        curve.draw(training[["epoch", "loss"]], validation, metrics["best_epoch"]), encoding="utf-8", newline="\n"
+        curve.draw(training[["epoch", "loss"]], validation, best_epoch), encoding="utf-8", newline="\n"
     )
     validation.to_csv(paths.VALIDATION_LOSS, index=False, lineterminator="\n")
     paths.FINETUNE_METRICS.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from pipeline.command import UserError
 

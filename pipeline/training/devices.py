@@ -8,13 +8,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType
 from typing import IO, Any
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.command import UserError
 
@@ -114,8 +114,8 @@ def _hand_on(process: subprocess.Popen[bytes]) -> Any:
     return handler
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], errors: list[IO[bytes]]) -> int:
-    """Wait for all; return the exit code of the first that failed, 0 if none did."""
+def _wait(processes: list[subprocess.Popen[bytes]], errors: Sequence[IO[bytes]]) -> int:
+    """Wait for all; return the exit code of the one whose end made the others fail, 0 if none failed."""
     failed: int | None = None
     deadline = math.inf
     while any(process.poll() is None for process in processes):
@@ -123,17 +123,17 @@ def _wait(processes: list[subprocess.Popen[bytes]], errors: list[IO[bytes]]) -> 
         if failed is None and any(codes):
             failed = next(rank for rank, code in enumerate(codes) if code)
             deadline = time.monotonic() + _GRACE
-        if time.monotonic() > deadline or (failed is not None and codes[0] is not None):
+        if failed is not None and (codes[0] is not None or time.monotonic() > deadline):
             for process in processes:
                 process.kill()
         time.sleep(0.02)
-    codes = [process.wait() for process in processes]
-    if failed is None or codes[0] > 1:  # above 1 the first ended on purpose, with its sentence; others fell with it
-        failed = next((rank for rank, code in enumerate(codes) if code), 0)
-    code = codes[failed]
+    ended = [process.wait() for process in processes]
+    if failed is None or ended[0] > 1:  # above 1 the first ended on purpose, with its sentence, and others fell with it
+        failed = next((rank for rank, code in enumerate(ended) if code), 0)
     if failed:
         errors[failed].seek(0)
         sys.stderr.write(errors[failed].read().decode(errors="replace"))
+    code = ended[failed]
     return code if code >= 0 else 128 - code  # as a shell reports a process that a signal ended
 
 
@@ -157,7 +157,7 @@ class GlobalBatches:
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the row numbers of this device's share of each step."""
         order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed + self.epoch))
-        for step in order.split(self._batch_size):
+        for step in torch.split(order, self._batch_size):
             shares = step.tensor_split(self._devices)
             yield shares[self._rank].tolist() or [_NOTHING]
 

@@ -78,7 +78,7 @@ class ResumableTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this device's share of each step."""
 
-        def collate(fetched: tuple[list[Any], bool]) -> Any:
+        def collate(fetched: Any) -> Any:
             rows, counts = fetched
             batch = self.data_collator(rows)
             if not counts:
@@ -146,10 +146,12 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             return
         saved = load_file(Path(checkpoint) / _RANDOM)
-        mine = {name: states.chunk(self.args.world_size)[self.args.process_index] for name, states in saved.items()}
-        torch.set_rng_state(mine["cpu"])
-        if "cuda" in mine:
-            torch.cuda.set_rng_state(mine["cuda"])
+        devices, mine = self.args.world_size, self.args.process_index
+        # A clone: torch reads a view's state from the start of what it is a view of.
+        random = {name: states.chunk(devices)[mine].clone() for name, states in saved.items()}
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
@@ -224,7 +226,8 @@ def _of_the_first(number: int, args: TrainingArguments) -> int:
         return number
     shared = torch.tensor([number], device=args.device)
     torch.distributed.broadcast(shared, src=0)
-    return int(shared.item())
+    value: int = shared.tolist()[0]
+    return value
 
 
 def _steps_an_epoch(state: TrainerState) -> int:
