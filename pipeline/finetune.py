@@ -36,10 +36,10 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import UserError, run
-from pipeline.training import checkpoints, curve, devices
+from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
 from pipeline.training.checkpoints import Checkpoints, say
-from pipeline.training.devices import IGNORED
-from pipeline.training.trainer import ResumableTrainer, Stopped
+from pipeline.training.speed import Precision
+from pipeline.training.trainer import ResumableTrainer, Stopped, saved_choices
 
 LOSS_CURVE = paths.TRAINING_LOSS.with_name("loss.svg")
 # What model configurations call their dropout probabilities.
@@ -47,6 +47,7 @@ _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hi
 # What a candidate hangs on, as git sees it.
 _SOURCES = ("data", "dvc.yaml", "params.yaml", "pipeline", "starter")
 _LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
+_NO_PART = {"checkpoint_seconds"}  # in the result
 _LOGGED_STEPS = 10_000  # at most: beyond it the loss is logged as the mean of several steps, so that memory is bounded
 _PATIENCE = 10.0  # seconds for a run that was just told to stop: it may still be writing its checkpoint
 
@@ -72,18 +73,21 @@ def _train_and_write() -> None:
     # Its bars are of no use beside the training's, and what it warns of is meant: tied weights stored once, a loss
     # function by default, the best model loaded by ourselves.
     disable_progress_bar()
-    for name in ("modeling_utils", "trainer", "trainer_callback"):
+    for name in ("distributed.tensor_parallel", "modeling_utils", "trainer", "trainer_callback"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
     all_params = params.load()
     wanted = all_params.finetune
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
-    folder = paths.CHECKPOINTS / _key(all_params)
+    speed.use_physical_cores()
+    store = Checkpoints(paths.CHECKPOINTS / _key(all_params))
+    choices = devices.agreed(lambda: _choices(store, tokens["train"], wanted))
 
-    trainer = make_trainer(load_base(paths.BASE, wanted.dropout), tokens, wanted, folder)
+    model = make_model(paths.BASE, wanted, choices["precision"])
+    trainer = make_trainer(model, tokens, wanted, choices, store)
     try:
         trainer.resume()
     except Stopped as stopped:
-        last = Checkpoints(folder).last()
+        last = store.last()
         goes_on = f"goes on from step {last.name.rpartition('-')[2]}" if last else "starts again"
         say(
             f"stopped by {stopped} at step {trainer.state.global_step} of {trainer.state.max_steps};"
@@ -92,10 +96,43 @@ def _train_and_write() -> None:
         raise
     if not devices.is_first():
         return
+    if wanted.lora_rank:
+        lora.merge(model)
     with checkpoints.disk_errors("the results", Path(), "make room, then `dvc repro` only writes them again"):
         metrics = _write_curves(trainer.state)
-        _save_candidate(trainer.model, all_params, metrics)
+        _save_candidate(model, all_params, choices, metrics)
     shutil.rmtree(paths.CHECKPOINTS)
+
+
+def _choices(store: Checkpoints, rows: Dataset, wanted: params.Finetune) -> dict[str, Any]:
+    """Return the precision and the rows a step, as the run that goes on chose them, else as measured now.
+
+    Says what the run will take; raises UserError where it cannot fit.
+    """
+    store.clean()
+    if last := store.last():
+        return saved_choices(last)
+    precision = speed.precision(wanted.precision)
+    model = make_model(paths.BASE, wanted, precision)
+    share = 8 if wanted.batch_size == "auto" else wanted.batch_size // wanted.devices
+    measured = estimate.measure(model, rows, speed.collate(model), speed.optimizer(wanted.learning_rate), share)
+    if wanted.batch_size == "auto":
+        share = estimate.auto_batch_size(measured, len(rows) // wanted.devices)
+    kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
+    expected = estimate.expect(measured, share, wanted.epochs, math.ceil(len(rows) / wanted.devices), kept)
+    estimate.check(expected, measured, share, wanted.activation_checkpointing)
+    say(str(expected))
+    return {"precision": precision, "batch_size": share * wanted.devices}
+
+
+def make_model(folder: Path, wanted: params.Finetune, precision: Precision) -> PreTrainedModel:
+    """Return the base, ready for the recipe's training: fast, and with adapters if they are what is trained."""
+    model = speed.prepare(load_base(folder, wanted.dropout), precision)
+    if wanted.lora_rank:
+        lora.add(model, wanted.lora_rank)
+    if wanted.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
 
 
 def load_base(folder: Path, dropout: float) -> PreTrainedModel:
@@ -109,27 +146,35 @@ def load_base(folder: Path, dropout: float) -> PreTrainedModel:
 
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Return a batch of (rows, length) int64 tensors with `labels`: each token but paddings and start tokens."""
+    """Return a padded batch of (rows, length) int64 tensors with `labels`, as `starter.make` was trained with.
+
+    Labels are each token but paddings and start tokens.
+    """
     batch = {column: torch.tensor([row[column] for row in rows]) for column in rows[0]}
     if "position_ids" in batch:  # packed: position 0 is the start of a document, or padding
         nothing_to_predict = batch["position_ids"] == 0
     else:
         nothing_to_predict = batch["attention_mask"] == 0
         nothing_to_predict[:, 0] = True
-    return {**batch, "labels": batch["input_ids"].masked_fill(nothing_to_predict, IGNORED)}
+    return {**batch, "labels": batch["input_ids"].masked_fill(nothing_to_predict, devices.IGNORED)}
 
 
 def make_trainer(
-    model: PreTrainedModel, tokens: dict[str, Dataset], wanted: params.Finetune, folder: Path
+    model: PreTrainedModel,
+    tokens: dict[str, Dataset],
+    wanted: params.Finetune,
+    choices: dict[str, Any],
+    store: Checkpoints,
 ) -> ResumableTrainer:
-    """Return the Trainer of the recipe, with its checkpoints in `folder`.
+    """Return the Trainer of the recipe for what `make_model` returned; `choices` are its precision and batch_size.
 
     Its best epoch is the one with the lowest loss a validation token.
     """
-    rows = wanted.batch_size // wanted.devices
-    steps = wanted.epochs * math.ceil(len(tokens["train"]) / wanted.batch_size)
+    rows = choices["batch_size"] // wanted.devices
+    steps = wanted.epochs * math.ceil(len(tokens["train"]) / choices["batch_size"])
+    processed = steps * choices["batch_size"] * len(tokens["train"][0]["input_ids"])
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(paths.CHECKPOINTS),
         learning_rate=wanted.learning_rate,
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=8 * rows,  # no gradients are kept, so more fits
@@ -149,8 +194,8 @@ def make_trainer(
         logging_nan_inf_filter=False,  # a loss that is no number is shown, not replaced by the one before
         report_to="none",
         remove_unused_columns=False,  # the columns are the model's inputs already
-        dataloader_pin_memory=torch.cuda.is_available(),
         use_cpu=wanted.devices > 1 and not torch.cuda.is_available(),  # unsaid, accelerate joins no processes on CPUs
+        **speed.training_arguments(choices["precision"], 6 * model.num_parameters() * processed),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with more, Trainer splits each batch over all GPUs it sees
     trainer = ResumableTrainer(
@@ -158,25 +203,17 @@ def make_trainer(
         args=arguments,
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        data_collator=collate,
-        preprocess_logits_for_metrics=_losses,
+        data_collator=speed.collate(model),
+        optimizer_cls_and_kwargs=speed.optimizer(wanted.learning_rate),
         compute_metrics=_TokenLoss(),
         callbacks=[EarlyStoppingCallback(wanted.early_stopping_patience)],
-        checkpoints=Checkpoints(folder),
+        checkpoints=store,
         seconds=wanted.checkpoint_seconds,
+        choices=choices,
     )
     trainer.remove_callback(ProgressCallback)  # it prints a line a step
     trainer.add_callback(_Progress())
     return trainer
-
-
-def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return (rows, 2): the sum of the loss over each row's labels, in nats, and how many there are."""
-    targets = labels[:, 1:]
-    loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1].transpose(1, 2).float(), targets, ignore_index=IGNORED, reduction="none"
-    )
-    return torch.stack([loss.sum(1), (targets != IGNORED).sum(1)], dim=1)
 
 
 class _TokenLoss:
@@ -251,7 +288,9 @@ def _write_curves(state: TrainerState) -> dict[str, Any]:
     return metrics
 
 
-def _save_candidate(model: PreTrainedModel, all_params: params.Params, metrics: dict[str, Any]) -> None:
+def _save_candidate(
+    model: PreTrainedModel, all_params: params.Params, choices: dict[str, Any], metrics: dict[str, Any]
+) -> None:
     """Write weights, tokenizer, generation config and `manifest.json`, which says what made the model."""
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
     model.config.use_cache = True
@@ -264,7 +303,7 @@ def _save_candidate(model: PreTrainedModel, all_params: params.Params, metrics: 
         "data": json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["data"],
         "params": {
             "tokenize": all_params.tokenize.model_dump(),
-            "finetune": all_params.finetune.model_dump(),
+            "finetune": all_params.finetune.model_dump(exclude=_NO_PART) | choices,
         },
         "git_revision": git_revision(),
         "libraries": {name: version(name) for name in _LIBRARIES},
@@ -299,7 +338,7 @@ def _key(all_params: params.Params) -> str:
     """Return a hash of all that determines the result, so that a checkpoint is only taken up by an equal run."""
     sources = [Path(__file__).with_name("__init__.py"), Path(__file__), *Path(devices.__file__).parent.glob("*.py")]
     parts = [
-        all_params.finetune.model_dump_json(exclude={"checkpoint_seconds"}),
+        all_params.finetune.model_dump_json(exclude=_NO_PART),
         _hash_of_folder(paths.BASE),
         _hash_of_folder(paths.TOKENS),
         *(file.read_text(encoding="utf-8") for file in sorted(sources)),

@@ -8,12 +8,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import torch
+from accelerate import PartialState  # type: ignore[import-untyped]
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.command import UserError
@@ -36,9 +37,19 @@ def is_first() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def check(devices: int, batch_size: int) -> None:
+def agreed(choose: Callable[[], Any]) -> Any:
+    """Return what the first process's `choose` returns, in every process; none of the others calls it."""
+    if launched() <= 1:
+        return choose()
+    PartialState(cpu=not torch.cuda.is_available())  # joins the processes
+    chosen = [choose() if is_first() else None]
+    torch.distributed.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def check(devices: int, batch_size: int | Literal["auto"]) -> None:
     """Raise UserError where `devices` cannot train together with steps of `batch_size` rows."""
-    if batch_size % devices:
+    if batch_size != "auto" and batch_size % devices:
         multiple = math.ceil(batch_size / devices) * devices
         raise UserError(
             f"params.yaml: finetune.devices: found {devices}, but finetune.batch_size, {batch_size} rows a step over"

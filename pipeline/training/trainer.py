@@ -30,6 +30,7 @@ _BEST = "best.safetensors"  # likewise, after the best epoch; not there while th
 _OPTIMIZER = "optimizer.safetensors"
 _GROUPS = "optimizer.json"
 _RANDOM = "random.safetensors"
+_CHOICES = "choices.json"
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -44,10 +45,11 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 class ResumableTrainer(Trainer):
     """Trainer with exact checkpoints every `seconds` and after every epoch, in `checkpoints`."""
 
-    def __init__(self, *, checkpoints: Checkpoints, seconds: float, **arguments: Any) -> None:
-        """Take Trainer's own arguments besides."""
+    def __init__(self, *, checkpoints: Checkpoints, seconds: float, choices: dict[str, Any], **arguments: Any) -> None:
+        """Take Trainer's own arguments besides; `choices` go into every checkpoint, see `saved_choices`."""
         super().__init__(**arguments)
         self._checkpoints = checkpoints
+        self._choices = choices
         self.add_callback(_Moments(seconds))
         self.batches = GlobalBatches(
             len(self.train_dataset),
@@ -61,9 +63,6 @@ class ResumableTrainer(Trainer):
 
     def resume(self) -> None:
         """Train from the last checkpoint, or from the start; the model is then the best epoch's."""
-        if is_first():
-            self._checkpoints.clean()
-        self.accelerator.wait_for_everyone()
         last = self._checkpoints.last()
         self.args.eval_on_start = last is None  # a run that goes on has the base's loss in its state
         with _signals_noted():
@@ -120,6 +119,7 @@ class ResumableTrainer(Trainer):
         groups = {"groups": optimizer["param_groups"], "schedule": self.lr_scheduler.state_dict()}
         (folder / _GROUPS).write_text(json.dumps(groups), encoding="utf-8")
         save_file(random, folder / _RANDOM)
+        (folder / _CHOICES).write_text(json.dumps(self._choices), encoding="utf-8")
         self.state.save_to_json(str(folder / _STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -155,6 +155,12 @@ class ResumableTrainer(Trainer):
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+def saved_choices(checkpoint: Path) -> dict[str, Any]:
+    """Return what was measured and chosen when the run began, for another measurement might choose otherwise."""
+    choices: dict[str, Any] = json.loads((checkpoint / _CHOICES).read_text(encoding="utf-8"))
+    return choices
 
 
 class _Moments(TrainerCallback):
@@ -226,12 +232,11 @@ def _of_the_first(number: int, args: TrainingArguments) -> int:
         return number
     shared = torch.tensor([number], device=args.device)
     torch.distributed.broadcast(shared, src=0)
-    value: int = shared.tolist()[0]
-    return value
+    return int(shared)
 
 
 def _steps_an_epoch(state: TrainerState) -> int:
-    return state.max_steps // state.num_train_epochs
+    return int(state.max_steps // state.num_train_epochs)
 
 
 def _has_ended(checkpoint: Path) -> bool:

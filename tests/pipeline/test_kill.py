@@ -35,6 +35,7 @@ def found_from_anywhere() -> Iterator[None]:
     """Let every process that starts here find this tree's packages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 

@@ -30,6 +30,7 @@ def stage(workspace: Workspace, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
         finetune__epochs=3,
         finetune__learning_rate=1e-2,
         finetune__dropout=0.0,
+        finetune__precision="fp32",
     )
     tokenize.main()
     return workspace
