@@ -2,6 +2,7 @@
 
 For `pipeline.finetune`, in this order:
 
+- `preload_allocator()` first of all, from `if __name__ == "__main__"` only.
 - `precision(wanted.precision)` before anything else: "fp32" or "bf16"; belongs in the key of the checkpoints.
 - `training_arguments(...)` -> keyword arguments for `TrainingArguments`.
 - `prepare(model, precision)` changes a model in place. Its batches come from `collate(model)`, and it answers
@@ -16,10 +17,12 @@ is kept for the next step. GPUs take the batch padded to its longest text, torch
 """
 
 import ctypes
+import ctypes.util
 import functools
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -34,6 +37,7 @@ GRADIENT_NORM = 1.0  # gradients are scaled down to this length, as by Trainer's
 Precision = Literal["fp32", "bf16"]
 Batch = dict[str, torch.Tensor]
 
+_PRELOADED = "FINETUNE_ALLOCATOR"  # set once a process has been started again, so that it never is twice
 _LOGITS_AT_ONCE = 2**26  # numbers, 256 MB in fp32; more are made in parts
 _BF16_PAYS = 1.5  # times as fast as fp32: with AMX it is 3, without it below 1, so that chance does not decide
 _COMPILING_PAYS = 5e16  # floating-point operations: some five minutes of a fast GPU; compiling takes about one
@@ -111,17 +115,32 @@ def flattens(model: PreTrainedModel) -> bool:
 # --- memory and threads
 
 
+def preload_allocator() -> None:
+    """Start this process again with tcmalloc or jemalloc preloaded, where one is installed and none is; say so once.
+
+    They keep freed memory for the next step; giving it back to the system, which must clear it each time, costs up to
+    a third of a step. To be called first, from `if __name__ == "__main__"`: what was computed before is lost.
+    """
+    if sys.platform != "linux" or torch.cuda.is_available() or _PRELOADED in os.environ or "LD_PRELOAD" in os.environ:
+        return
+    for name in ("tcmalloc_minimal", "tcmalloc", "jemalloc"):
+        if library := ctypes.util.find_library(name):
+            sys.stderr.write(f"allocator: {library}\n")
+            sys.stderr.flush()
+            environment = {**os.environ, "LD_PRELOAD": library, _PRELOADED: library}
+            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - ourselves
+
+
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed: giving a step's tensors back to the system costs up to a third of it.
+    """Let glibc's malloc keep what is freed, as a preloaded allocator does; where one is, this changes nothing.
 
-    For the same tensors the system must clear fresh pages in each step. It is what a preloaded tcmalloc or jemalloc
-    does, without starting the process again; where one of them is preloaded, this changes nothing.
+    Blocks above 32 MB still go back to the system: malloc would leave holes between them that grow the process.
     """
     if platform.libc_ver()[0] == "glibc":
-        mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX, M_TRIM_THRESHOLD of malloc.h
+        mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_max, 0)
+        libc.mallopt(mmap_threshold, 2**25)
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
