@@ -220,11 +220,12 @@ def ours(precision: Literal["auto", "fp32"]) -> Train:
                 "devices": 1,
             }
         )
-        choices = {"precision": speed.precision(precision), "batch_size": BATCH}
+        chosen = speed.precision(precision)
+        choices = {"precision": chosen, "batch_size": BATCH}
         clock = _Clock()
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            fast = finetune.make_model(Path(folder), wanted, choices["precision"])
+            fast = finetune.make_model(Path(folder), wanted, chosen)
             splits = {"train": _padded(documents), "validation": _padded(documents[:1])}
             trainer = finetune.make_trainer(fast, splits, wanted, choices, Checkpoints(Path(folder, "checkpoints")))
             trainer.add_callback(clock)
