@@ -8,7 +8,16 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -21,6 +30,15 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
+
+
+def _count_or_auto(found: object) -> object:
+    if found == "auto" or (type(found) is int and found >= 1):
+        return found
+    raise ValueError(f"found {found!r}, but it should be auto or a whole number from 1 on")
+
+
+CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
 
 
 class Section(BaseModel):
@@ -179,7 +197,7 @@ class Finetune(Section):
     """The training recipe."""
 
     learning_rate: Annotated[float, Field(gt=0, lt=1)]
-    batch_size: Count
+    batch_size: CountOrAuto
     epochs: Count
     early_stopping_patience: Count
     weight_decay: Annotated[float, Field(ge=0, lt=1)]
@@ -187,6 +205,11 @@ class Finetune(Section):
     schedule: Literal["constant", "linear", "cosine"]
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     seed: Seed
+    precision: Literal["auto", "fp32", "bf16"]
+    lora_rank: Annotated[int, Field(ge=0)]
+    activation_checkpointing: bool
+    devices: Count
+    checkpoint_seconds: Positive
 
 
 class Evaluate(Section):

@@ -21,6 +21,7 @@ MANIFEST = CANDIDATE / "manifest.json"
 CHECKPOINTS = Path("models/checkpoints")
 TRAINING_LOSS = Path("reports/finetune/training_loss.csv")
 VALIDATION_LOSS = Path("reports/finetune/validation_loss.csv")
+LOSS_CURVE = Path("reports/finetune/loss.svg")
 FINETUNE_METRICS = Path("reports/finetune/metrics.json")
 
 EVALUATE_METRICS = Path("reports/evaluate/metrics.json")

@@ -4,6 +4,8 @@ Each text is a document: start token, text, end token (for GPT-2 both are `<|end
 how texts begin and how they end. `pad` makes a row of each document, truncated or padded (`input_ids`,
 `attention_mask`). `pack` fills rows with whole documents (`input_ids`, `position_ids`, which restart at each
 document: transformers then keeps attention inside it).
+
+The clean rows are read as a stream and the rows of tokens written as they come: memory does not grow with the corpus.
 """
 
 import bisect
@@ -14,9 +16,12 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils.logging import disable_progress_bar
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -26,8 +31,10 @@ from pipeline.command import UserError, run
 
 SPLITS = ("train", "validation", "test")
 _TEXTS_AT_ONCE = 1000  # handed to the tokenizer, whose threads share them
+_TOKENS_AT_ONCE = 2**23  # packed together: 32 MB, and some ten thousand documents to choose from
 
 Row = dict[str, list[int]]
+Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 def main() -> None:
@@ -39,37 +46,54 @@ def main() -> None:
             f"params.yaml: tokenize.max_length: found {wanted.max_length}, but the base reads {context} tokens at most"
         )
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
-    clean = pd.read_parquet(paths.CLEAN)
     disable_progress_bar()
 
     shutil.rmtree(paths.TOKENS, ignore_errors=True)
+    paths.TOKENS.parent.mkdir(parents=True, exist_ok=True)
     dataset = DatasetDict()
-    budget: dict[str, Any] = {"data": data_hash(clean), "splits": {}}
-    with tempfile.TemporaryDirectory() as scratch:
+    with paths.CLEAN.open("rb") as opened:
+        clean_md5 = hashlib.file_digest(opened, _md5).hexdigest()
+    budget: dict[str, Any] = {"data": data_hash(_clean(paths.CLEAN)), "clean_md5": clean_md5, "splits": {}}
+    # Beside the result, for the folder of temporary files is memory on many machines.
+    with tempfile.TemporaryDirectory(dir=paths.TOKENS.parent, prefix=".tokens-") as scratch:
         for split in SPLITS:
-            texts = clean.loc[clean["split"] == split, "text"]
-            dataset[split], budget["splits"][split] = token_rows(texts.tolist(), tokenizer, wanted, scratch)
+            texts = (text for its_split, text in _clean(paths.CLEAN) if its_split == split)
+            content = f"{budget['data']} {split}"
+            dataset[split], budget["splits"][split] = token_rows(texts, tokenizer, wanted, scratch, content)
         dataset.save_to_disk(paths.TOKENS)
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
 
 
-def data_hash(clean: pd.DataFrame) -> str:
-    """Return the SHA-256 of the clean texts and their splits, in order: what "data" means in every later record."""
+def _md5() -> Any:
+    """Return the hash by which DVC names files; nothing secret hangs on it."""
+    return hashlib.md5(usedforsecurity=False)
+
+
+def _clean(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield split and text of each clean row, in order, with only some of them in memory."""
+    with pq.ParquetFile(path) as clean:
+        for rows in clean.iter_batches(_TEXTS_AT_ONCE, columns=["split", "text"]):
+            yield from zip(rows["split"].to_pylist(), rows["text"].to_pylist(), strict=True)
+
+
+def data_hash(clean: Iterable[tuple[str, str]]) -> str:
+    """Return the SHA-256 of the splits and clean texts, in order: what "data" means in every later record."""
     total = hashlib.sha256()
-    for split, text in zip(clean["split"], clean["text"], strict=True):
+    for split, text in clean:
         total.update(f"{split}\0{text}\0".encode())
     return total.hexdigest()
 
 
 def token_rows(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize, scratch: str
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize, scratch: str, content: str = ""
 ) -> tuple[Dataset, dict[str, int]]:
     """Return the rows for `texts`, each of `wanted.max_length` tokens, and where the tokens went.
 
     The budget counts documents, rows, and tokens: kept, padding, truncated (cut off and lost).
     The dataset's bytes on disk depend on nothing but `texts`, the tokenizer and `wanted`: its fingerprint, which
-    `datasets` would draw from paths and times, is a hash of these. `scratch` is a folder for its cache.
+    `datasets` would draw from paths and times, is a hash of these; `content` stands for the texts in it. `scratch` is
+    a folder for its cache, from which it is mapped into memory.
     """
     _, end = start_and_end(tokenizer)
     fill = {"pad": _pad, "pack": _pack}[wanted.strategy]
@@ -81,12 +105,12 @@ def token_rows(
             yield row
 
     columns = ("input_ids", {"pad": "attention_mask", "pack": "position_ids"}[wanted.strategy])
-    content = json.dumps([texts, tokenizer.get_vocab(), wanted.model_dump()], sort_keys=True)
+    identity = json.dumps([content, tokenizer.get_vocab(), wanted.model_dump()], sort_keys=True)
     dataset = Dataset.from_generator(
         rows,
         features=Features({column: List(Value("int32"), length=wanted.max_length) for column in columns}),
-        fingerprint=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        cache_dir=scratch,
+        fingerprint=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        cache_dir=tempfile.mkdtemp(dir=scratch),  # one of its own, for a cache that is there would be taken as it is
     )
     return dataset, dict(budget)
 
@@ -104,11 +128,11 @@ def start_and_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return (end if start is None else start), end
 
 
-def _documents(texts: list[str], tokenizer: PreTrainedTokenizerBase, budget: Counter[str]) -> Iterator[list[int]]:
+def _documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, budget: Counter[str]) -> Iterator[list[int]]:
     """Yield the token ids of each text between its start and its end token."""
     start, end = start_and_end(tokenizer)
-    for first in range(0, len(texts), _TEXTS_AT_ONCE):
-        chunk = texts[first : first + _TEXTS_AT_ONCE]
+    rest = iter(texts)
+    while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
         for ids in tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]:
             budget["documents"] += 1
             yield [start, *ids, end]
@@ -129,13 +153,43 @@ def _pad(documents: Iterable[list[int]], length: int, padding: int, budget: Coun
 
 
 def _pack(documents: Iterable[list[int]], length: int, padding: int, budget: Counter[str]) -> Iterator[Row]:
-    """Yield rows filled with whole documents, the longest first, each into the fullest row that still has room.
+    """Yield rows filled with whole documents; a document above `length` goes on in another row and loses nothing.
 
-    This is best-fit decreasing (Johnson 1974, at most 11/9 of the fewest rows possible). A document above `length`
-    goes on in a row of its own and loses nothing. Padding has position 0, which no label is made for.
+    Padding has position 0, which no label is made for.
     """
-    pieces = [document[at : at + length] for document in documents for at in range(0, len(document), length)]
-    rows: list[list[list[int]]] = []
+    pieces = (document[at : at + length] for document in documents for at in range(0, len(document), length))
+    for together in _windows(pieces):
+        for row in _best_fit(together, length):
+            kept = np.concatenate(row)
+            missing = length - len(kept)
+            budget["kept"] += len(kept)
+            budget["padding"] += missing
+            yield {
+                "input_ids": [*kept.tolist(), *[padding] * missing],
+                "position_ids": [*(position for piece in row for position in range(len(piece))), *[0] * missing],
+            }
+
+
+def _windows(pieces: Iterable[list[int]]) -> Iterator[list[Tokens]]:
+    """Yield `pieces` in groups of `_TOKENS_AT_ONCE` tokens, as arrays of 4 bytes a token."""
+    group: list[Tokens] = []
+    tokens = 0
+    for piece in pieces:
+        group.append(np.array(piece, np.int32))
+        tokens += len(piece)
+        if tokens >= _TOKENS_AT_ONCE:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _best_fit(pieces: list[Tokens], length: int) -> list[list[Tokens]]:
+    """Return rows of at most `length` tokens: the longest first, each into the fullest row that still has room.
+
+    This is best-fit decreasing (Johnson 1974, at most 11/9 of the fewest rows possible).
+    """
+    rows: list[list[Tokens]] = []
     room: list[tuple[int, int]] = []  # (free tokens, row), ascending, so that bisect finds the best fit
     for piece in sorted(pieces, key=len, reverse=True):
         at = bisect.bisect_left(room, (len(piece), 0))
@@ -146,15 +200,7 @@ def _pack(documents: Iterable[list[int]], length: int, padding: int, budget: Cou
             free, row = room.pop(at)
         rows[row].append(piece)
         bisect.insort(room, (free - len(piece), row))
-    for packed in rows:
-        kept = [token for piece in packed for token in piece]
-        missing = length - len(kept)
-        budget["kept"] += len(kept)
-        budget["padding"] += missing
-        yield {
-            "input_ids": kept + [padding] * missing,
-            "position_ids": [position for piece in packed for position in range(len(piece))] + [0] * missing,
-        }
+    return rows
 
 
 if __name__ == "__main__":

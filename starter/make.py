@@ -19,7 +19,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Trainer
 
 from pipeline import params
 from pipeline.evaluate import load_model
-from pipeline.finetune import collate
 from pipeline.perplexity import Perplexity
 from pipeline.tokenize import token_rows
 
@@ -96,6 +95,20 @@ def learn_tokenizer(texts: list[str]) -> GPT2TokenizerFast:
         unk_token=END_OF_TEXT,
         model_max_length=CONTEXT,
     )
+
+
+def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """Return a padded batch of (rows, length) int64 tensors with `labels`, as the Trainer of the recipe had it.
+
+    Labels are each token but paddings and start tokens.
+    """
+    batch = {column: torch.tensor([row[column] for row in rows]) for column in rows[0]}
+    if "position_ids" in batch:  # packed: position 0 is the start of a document, or padding
+        nothing_to_predict = batch["position_ids"] == 0
+    else:
+        nothing_to_predict = batch["attention_mask"] == 0
+        nothing_to_predict[:, 0] = True
+    return {**batch, "labels": batch["input_ids"].masked_fill(nothing_to_predict, -100)}
 
 
 def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadModel, dict[str, int]]:

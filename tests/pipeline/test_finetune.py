@@ -2,28 +2,35 @@
 
 import json
 import math
+import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 import torch
 from datasets import DatasetDict
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from transformers import AutoModelForCausalLM, Trainer
 
 from pipeline import finetune, params, paths, tokenize
 from pipeline.command import UserError
+from pipeline.training import speed
 from tests.conftest import LINES, Workspace
 
 # What the tiny configuration reaches; another value means that the recipe has changed.
-VALIDATION_LOSS = [5.744577, 5.722753, 5.694772]
+VALIDATION_LOSS = [5.744577, 5.722298, 5.706780]
+LAST_LOSSES = [5.053536, 4.970729, 5.017687, 4.977497, 4.902145]
 
 
 @pytest.fixture
 def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
     """Return a workspace in which the stages before this one have run."""
     workspace.start_from(tiny_gpt2)
-    workspace.set(tokenize__max_length=48, finetune__epochs=2, finetune__learning_rate=1e-3)
+    workspace.set(tokenize__max_length=48, finetune__epochs=2, finetune__precision="fp32", finetune__learning_rate=1e-3)
     tokenize.main()
     return workspace
 
@@ -61,27 +68,91 @@ def test_the_same_inputs_give_the_same_bytes(stage: Workspace) -> None:
     assert candidate() == first
 
 
-def test_a_run_killed_after_an_epoch_ends_in_the_same_bytes(stage: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    finetune.main()
-    uninterrupted = candidate()
+@contextmanager
+def killed(method: str, call: int) -> Iterator[None]:
+    """End training in the given call of a method of Trainer, as a signal would."""
+    calls = 0
+    original = getattr(Trainer, method)
 
-    evaluations = 0
-    evaluate = Trainer.evaluate
-
-    def killed_in_the_second_epoch(self: Trainer, *args: object, **kwargs: object) -> dict[str, float]:
-        nonlocal evaluations
-        evaluations += 1
-        if evaluations == 3:  # before training, after epoch 1, after epoch 2
+    def counting(self: Trainer, *args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
             raise KeyboardInterrupt
-        return evaluate(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "evaluate", killed_in_the_second_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            finetune.main()
-    assert list(paths.CHECKPOINTS.rglob("checkpoint-10"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, method, counting)
+        yield
+
+
+def outputs() -> dict[str, bytes]:
+    return candidate() | {path.name: path.read_bytes() for path in paths.FINETUNE_METRICS.parent.iterdir()}
+
+
+def test_a_run_killed_within_an_epoch_has_the_same_losses_and_ends_in_the_same_bytes(stage: Workspace) -> None:
     finetune.main()
-    assert candidate() == uninterrupted
+    uninterrupted = outputs()
+    assert pd.read_csv(paths.TRAINING_LOSS)["loss"].tail(5).tolist() == pytest.approx(LAST_LOSSES, rel=1e-4)
+
+    stage.set(finetune__checkpoint_seconds=1e-6)  # a checkpoint after each step
+    with killed("training_step", call=17), pytest.raises(KeyboardInterrupt):
+        finetune.main()
+    names = sorted(path.name for path in paths.CHECKPOINTS.glob("*/*"))
+    assert names == ["checkpoint-15", "checkpoint-16"]
+    stage.set(finetune__checkpoint_seconds=300)
+    finetune.main()
+    assert outputs() == uninterrupted
+
+
+def test_a_damaged_checkpoint_is_said_and_costs_only_its_steps(
+    stage: Workspace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stage.set(finetune__checkpoint_seconds=1e-6)
+    finetune.main()
+    uninterrupted = outputs()
+    with killed("training_step", call=17), pytest.raises(KeyboardInterrupt):
+        finetune.main()
+    [last] = paths.CHECKPOINTS.glob("*/checkpoint-16")
+    os.truncate(last / "optimizer.safetensors", 1000)
+    finetune.main()
+    assert outputs() == uninterrupted
+    said = "the checkpoint of step 16 is damaged (optimizer.safetensors has changed); the one of step 15 is used"
+    assert said in capfd.readouterr().err
+
+
+def test_early_stopping_goes_on_counting_after_a_resume(stage: Workspace) -> None:
+    stage.set(finetune__epochs=6, finetune__learning_rate=0.2, finetune__early_stopping_patience=2)
+    finetune.main()
+    uninterrupted = outputs()
+    metrics = json.loads(paths.FINETUNE_METRICS.read_text())
+    assert metrics["epochs"] == metrics["best_epoch"] + 2 < 6
+
+    # Killed after one epoch without a lower loss.
+    with killed("training_step", call=10 * (metrics["best_epoch"] + 1) + 5), pytest.raises(KeyboardInterrupt):
+        finetune.main()
+    finetune.main()
+    assert outputs() == uninterrupted
+
+
+def test_a_run_killed_while_it_writes_its_results_only_writes_them_again(
+    stage: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.set(finetune__epochs=6, finetune__learning_rate=0.5)  # it stops early, which a resumed run must not forget
+    finetune.main()
+    uninterrupted = outputs()
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    save = finetune._save_candidate
+    monkeypatch.setattr(finetune, "_save_candidate", kill)
+    with pytest.raises(KeyboardInterrupt):
+        finetune.main()
+    monkeypatch.setattr(finetune, "_save_candidate", save)
+    monkeypatch.setattr(Trainer, "training_step", kill)
+    finetune.main()
+    assert outputs() == uninterrupted
 
 
 def test_a_checkpoint_of_other_params_is_not_taken_up(stage: Workspace) -> None:
@@ -91,11 +162,15 @@ def test_a_checkpoint_of_other_params_is_not_taken_up(stage: Workspace) -> None:
     before = key()
     stage.set(evaluate__seed=7)
     assert key() == before
+    stage.set(finetune__checkpoint_seconds=7)  # the moment of a checkpoint has no part in the result
+    assert key() == before
     stage.set(finetune__learning_rate=2e-3)
     assert key() != before
 
 
-def test_training_stops_early_and_keeps_the_best_epoch(stage: Workspace) -> None:
+def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned(
+    stage: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage.set(finetune__epochs=6, finetune__learning_rate=0.5)  # so high that it gets worse
     finetune.main()
     metrics = json.loads(paths.FINETUNE_METRICS.read_text())
@@ -104,9 +179,31 @@ def test_training_stops_early_and_keeps_the_best_epoch(stage: Workspace) -> None
     assert metrics["epochs"] == metrics["best_epoch"] + 1  # patience of one epoch
     assert metrics["validation_loss"] == pytest.approx(curve.loc[1:].min())
 
+    assert f"warning: the validation loss turned after epoch {metrics['best_epoch']}" in capsys.readouterr().err
+
     model = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE).eval()
     rows = DatasetDict.load_from_disk(paths.TOKENS)["validation"].to_list()
-    assert token_loss(model, finetune.collate(rows)) == pytest.approx(metrics["validation_loss"], rel=1e-5)
+    assert token_loss(model, speed.to_longest(rows)) == pytest.approx(metrics["validation_loss"], rel=1e-5)
+
+
+def test_the_loss_curves_are_drawn(stage: Workspace) -> None:
+    finetune.main()
+    picture = ElementTree.parse(paths.LOSS_CURVE).getroot()  # noqa: S314 - our own file
+    lines = [element.get("points").split() for element in picture.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(points) for points in lines] == [20, 3]  # a point a step, and one an epoch with the base before
+    words = {element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"epoch", "training", "validation", "best epoch: 2"} < words
+
+
+def test_a_checkpoint_that_finds_no_room_is_said_in_one_sentence(stage: Workspace) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = (paths.BASE / "model.safetensors").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (weights + 1000, before[1]))  # too little for the optimizer's state
+    try:
+        with pytest.raises(UserError, match="the checkpoint of step 10 could not be written: File too large"):
+            finetune.main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_training_that_diverges_says_so_in_one_sentence(stage: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,29 +223,6 @@ def token_loss(model, batch: dict[str, torch.Tensor]) -> float:
         return float(model(**batch).loss)
 
 
-def test_labels_are_every_token_but_start_and_padding(tiny_gpt2: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    ids = tokenizer("The cat")["input_ids"]
-    for strategy in ("pad", "pack"):
-        wanted = params.Tokenize(strategy=strategy, max_length=12)
-        rows, _ = tokenize.token_rows(["The cat"], tokenizer, wanted, str(tmp_path / strategy))
-        [labels] = finetune.collate(rows.to_list())["labels"].tolist()
-        assert labels == [-100, *ids, 0] + [-100] * (12 - len(ids) - 2)
-
-
-def test_packed_rows_have_the_loss_of_padded_ones(tiny_gpt2: Path, tmp_path: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_gpt2)
-    model = finetune.load_base(tiny_gpt2, dropout=0.0).eval()
-    texts = [line[: 6 * number] for number in range(1, 6) for line in LINES]
-    losses = {}
-    for strategy in ("pad", "pack"):
-        wanted = params.Tokenize(strategy=strategy, max_length=64)
-        rows, _ = tokenize.token_rows(texts, tokenizer, wanted, str(tmp_path / strategy))
-        losses[strategy] = token_loss(model, finetune.collate(rows.to_list()))
-    assert len(rows) < len(texts) / 2
-    assert losses["pack"] == pytest.approx(losses["pad"], abs=1e-5)
-
-
 def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
     model = finetune.load_base(tiny_gpt2, dropout=0.3)
     found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
@@ -166,6 +240,7 @@ def test_a_full_size_gpt2_with_gpt2s_own_tokenizer_trains(workspace: Workspace) 
     shutil.copy(real("gpt2-tokenizer/encoder.json"), folder / "vocab.json")
     shutil.copy(real("gpt2-tokenizer/vocab.bpe"), folder / "merges.txt")
     workspace.set(base="gpt2", tokenize__max_length=32, finetune__epochs=1, finetune__learning_rate=1e-3)
+    workspace.set(finetune__dropout=0.0)  # in three steps, chance would decide by how much the loss falls
     from pipeline import base
 
     base.main()

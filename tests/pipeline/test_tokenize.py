@@ -1,5 +1,6 @@
 """Texts become rows of tokens: nothing is lost without being counted, and the bytes are the same everywhere."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -77,6 +78,17 @@ def test_pack_continues_a_long_text_in_another_row(tokenizer: PreTrainedTokenize
     assert budget["truncated"] == 0
 
 
+def test_pack_chooses_among_some_documents_at_a_time_so_that_memory_has_a_bound(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenize, "_TOKENS_AT_ONCE", 300)
+    texts = [line[: 7 * number] for number in range(1, 9) for line in LINES]
+    rows, budget = rows_of(texts, tokenizer, "pack", 64, tmp_path)
+    wanted = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
+    assert sorted(document for row in rows for document in documents_of(row) if document != [END]) == wanted
+    assert budget["kept"] == sum(map(len, wanted))
+
+
 @pytest.mark.parametrize("strategy", ["pad", "pack"])
 def test_the_stage_writes_three_splits_and_the_same_bytes_again(stage: Workspace, strategy: str) -> None:
     stage.set(tokenize__strategy=strategy)
@@ -90,14 +102,18 @@ def test_the_stage_writes_three_splits_and_the_same_bytes_again(stage: Workspace
     paths.CLEAN.touch()  # another time of change, as in another clone
     tokenize.main()
     assert {path: path.read_bytes() for path in paths.TOKENS.rglob("*") if path.is_file()} == first
-    assert json.loads(paths.TOKEN_BUDGET.read_text())["splits"]["train"]["documents"] == 20
+    budget = json.loads(paths.TOKEN_BUDGET.read_text())
+    assert budget["splits"]["train"]["documents"] == 20
+    clean = pd.read_parquet(paths.CLEAN)
+    assert budget["data"] == tokenize.data_hash(zip(clean["split"], clean["text"], strict=True))
+    assert budget["clean_md5"] == hashlib.md5(paths.CLEAN.read_bytes()).hexdigest()  # noqa: S324 - as DVC names it
+    assert not list(paths.TOKENS.parent.glob(".tokens-*"))
 
 
 def test_the_data_hash_follows_the_texts_and_their_splits_alone() -> None:
-    clean = pd.DataFrame({"row": [2, 3], "text": ["a", "b"], "split": ["train", "test"]})
-    moved = clean.assign(row=[7, 9])
-    resplit = clean.assign(split=["test", "train"])
-    assert tokenize.data_hash(clean) == tokenize.data_hash(moved) != tokenize.data_hash(resplit)
+    clean = tokenize.data_hash([("train", "a"), ("test", "b")])
+    assert clean == hashlib.sha256(b"train\0a\0test\0b\0").hexdigest()
+    assert tokenize.data_hash([("test", "a"), ("train", "b")]) != clean != tokenize.data_hash([("train", "a")])
 
 
 def test_a_length_beyond_the_base_is_refused(stage: Workspace) -> None:

@@ -1,0 +1,83 @@
+"""How fast, and how well, ways of fine-tuning train: `python -m bench.train [--quick] [--json]`.
+
+GPT-2 of 124 million parameters (random weights, so nothing is fetched) and the starter, on tales of about 105 tokens:
+the recipe as it was, transformers' language-modelling example, a loop in nanoGPT's manner, and the stage's own code.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from bench import harness
+from bench.trainers import LIMITS, VARIANTS
+
+PEER = "recipe, padded to 128"
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets")
+SIZES = {"gpt2": (48, 2), "starter": (256, 3)}  # training texts, epochs
+QUICK = {"starter": (8, 1)}
+
+
+def main() -> None:
+    """Measure and publish."""
+    parser = harness.arguments("Compare ways of fine-tuning: useful tokens a second, memory, and the loss they reach.")
+    wanted = parser.parse_args()
+    sizes, rounds = (QUICK, 1) if wanted.quick else (SIZES, wanted.rounds)
+    rows, texts = [], []
+    for model, (count, epochs) in sizes.items():
+        runs = harness.in_turns([_variant(name, model, count, epochs) for name in [*LIMITS, *VARIANTS]], rounds)
+        found = rows_of(runs)
+        title = f"{model}, {count} texts, {epochs} epochs, runs of each: {rounds}; median (least to greatest)"
+        texts.append(f"{title}\n\n{_figures(found)}")
+        rows += [harness.Row(f"{model}: {row.variant}", *list(vars(row).values())[1:]) for row in found]
+    harness.publish("train", "\n\n".join(texts), rows, LIBRARIES, wanted.json)
+
+
+def _variant(name: str, model: str, texts: int, epochs: int) -> harness.Variant:
+    arguments = ["-m", "bench.trainers", name, model, str(texts), str(epochs)]
+    return harness.Variant(name, arguments, environment={"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"})
+
+
+def rows_of(runs: Mapping[str, Sequence[harness.Run]]) -> list[harness.Row]:
+    """Return speed, share of the machine's limit, memory and loss of each way of training."""
+    printed = {name: [json.loads(run.output.splitlines()[-1]) for run in of_one] for name, of_one in runs.items()}
+    limit = max(of["operations_a_second"] for of in printed[next(iter(LIMITS))])
+    ways = {name: of for name, of in printed.items() if name not in LIMITS}
+    speed = {name: [one["tokens"] for one in of] for name, of in ways.items()}
+    share = {name: [one["tokens"] * one["operations"] / limit for one in of] for name, of in ways.items()}
+    loss = {name: [one["loss"] for one in of] for name, of in ways.items()}
+    memory = {name: [run.peak_memory / 1e6 for run in runs[name]] for name in ways}
+    limits = {name: [one["operations_a_second"] / 1e9 for one in printed[name]] for name in LIMITS}
+    return [
+        *harness.compare(limits, "matrix products", "GFLOP/s", next(iter(LIMITS))),
+        *harness.compare(speed, "speed", "useful tokens/s", PEER),
+        *harness.compare(share, "share of the fp32 limit", "", PEER),
+        *harness.compare(memory, "peak memory", "MB", PEER),
+        *harness.compare(loss, "validation loss", "nats a token", PEER),
+    ]
+
+
+def _figures(rows: list[harness.Row]) -> str:
+    """Return the table, a line a way of training."""
+    by_variant: dict[str, dict[str, harness.Row]] = {}
+    for row in rows:
+        by_variant.setdefault(row.variant, {})[row.metric] = row
+    limits = ", ".join(
+        f"{name}: {of['matrix products'].figure:,.0f} GFLOP/s" for name, of in by_variant.items() if len(of) == 1
+    )
+    lines = [
+        [
+            variant,
+            f"{of['speed'].figure:,.0f} ({of['speed'].low:,.0f} to {of['speed'].high:,.0f})",
+            f"{of['speed'].ratio:.2f}",
+            f"{of['share of the fp32 limit'].figure:.0%}",
+            f"{of['peak memory'].figure:,.0f}",
+            f"{of['validation loss'].figure:.3f}",
+        ]
+        for variant, of in by_variant.items()
+        if len(of) > 1
+    ]
+    heads = ["", "useful tokens/s", "x recipe", "of the fp32 limit", "peak memory, MB", "validation loss"]
+    return f"{harness.table(heads, lines)}\n\n{limits}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What training is made of, besides the recipe in `pipeline.finetune`."""

@@ -1,0 +1,178 @@
+"""Checkpoints that survive a kill, a power cut and a full disk: written beside, synced, then renamed.
+
+`models/checkpoints/lock` belongs to the one trainer at work. `models/checkpoints/<key>/checkpoint-<step>` are the last
+ones of one run; `<key>/unfinished` is what a killed run was writing or deleting.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from pipeline.command import UserError
+
+KEPT = 2  # the last, and the one before it in case the last is damaged
+_CHECKSUMS = "checksums.json"
+
+
+class Checkpoints:
+    """The checkpoints of the run whose key is `folder`'s name."""
+
+    def __init__(self, folder: Path) -> None:
+        """Touch nothing yet."""
+        self._folder = folder
+        self._unfinished = folder / "unfinished"
+
+    def last(self) -> Path | None:
+        """Return the newest checkpoint, None without one."""
+        steps = self._steps()
+        return self._at(steps[-1]) if steps else None
+
+    def clean(self) -> None:
+        """Delete what was never finished, and the newest checkpoints up to one that is whole; say which."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)
+        for step in reversed(self._steps()):
+            damage = _damage(self._at(step))
+            if damage is None:
+                return
+            self._delete(step)
+            older = [kept for kept in self._steps() if kept < step]
+            instead = f"the one of step {older[-1]} is used" if older else "training starts again"
+            say(f"warning: the checkpoint of step {step} is damaged ({damage}); {instead}")
+
+    @contextmanager
+    def writing(self, step: int) -> Iterator[Path]:
+        """Give a folder to write a checkpoint into; it counts once the block ends, whole or not at all.
+
+        Raises UserError where it cannot be written, a full disk above all; the earlier checkpoints are untouched.
+        """
+        last = self.last()
+        goes_on = f"goes on from step {_step_of(last)}" if last else "starts again"
+        with disk_errors(f"the checkpoint of step {step}", self._folder, f"make room, then `dvc repro` {goes_on}"):
+            try:
+                self._unfinished.mkdir(parents=True)
+                yield self._unfinished
+                checksums = {file.name: _sha256(file) for file in sorted(self._unfinished.iterdir())}
+                (self._unfinished / _CHECKSUMS).write_text(json.dumps(checksums, indent=2), encoding="utf-8")
+                for path in (*self._unfinished.iterdir(), self._unfinished):
+                    _sync(path)
+                self._unfinished.rename(self._at(step))
+                _sync(self._folder)
+            except BaseException:
+                shutil.rmtree(self._unfinished, ignore_errors=True)
+                raise
+        for old in self._steps()[:-KEPT]:
+            self._delete(old)
+
+    def delete_others(self) -> None:
+        """Delete the checkpoints of runs with another key: other settings, other data, other code."""
+        for other in self._folder.parent.iterdir():
+            if other.is_dir() and other != self._folder:
+                shutil.rmtree(other)
+
+    def _at(self, step: int) -> Path:
+        return self._folder / f"checkpoint-{step}"
+
+    def _steps(self) -> list[int]:
+        return sorted(_step_of(path) for path in self._folder.glob("checkpoint-*"))
+
+    def _delete(self, step: int) -> None:
+        """Rename first: a kill in the middle must not leave half a checkpoint under its name."""
+        self._at(step).rename(self._unfinished)
+        shutil.rmtree(self._unfinished)
+
+
+@contextmanager
+def locked(folder: Path, patience: float) -> Iterator[None]:
+    """Hold `folder` for this process; the operating system frees it when the process ends, however it ends.
+
+    Waits `patience` seconds for another process that holds it, then raises UserError with its id.
+    """
+    deadline = time.monotonic() + patience
+    path = folder / "lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                other = lock.read().strip()
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{folder}: another training run (process {other}) is at work here;"
+                        f" wait for it, or end it with `kill {other}`, then run `dvc repro` again"
+                    ) from None
+            else:
+                if _is_still(path, lock.fileno()):
+                    lock.truncate(0)
+                    lock.write(f"{os.getpid()}\n")
+                    lock.flush()
+                    yield
+                    return
+        time.sleep(0.1)
+
+
+@contextmanager
+def disk_errors(what: str, folder: Path, mend: str) -> Iterator[None]:
+    """Turn an error of the file system, while `what` is written into `folder`, into one sentence with its `mend`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rsplit("I/O error: ", maxsplit=1)[-1]
+        free = shutil.disk_usage(folder if folder.exists() else Path()).free // 2**20
+        raise UserError(f"{folder}: {what} could not be written: {reason} ({free} MiB are free); {mend}") from error
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    """Tell whether the open file is the one at `path`, which the run before may have deleted when it was done."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """Return what is wrong with the files of `checkpoint`, None if nothing is."""
+    try:
+        checksums = json.loads((checkpoint / _CHECKSUMS).read_text(encoding="utf-8"))
+        for name, expected in checksums.items():
+            if _sha256(checkpoint / name) != expected:
+                return f"{name} has changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (ValueError, AttributeError):  # no text, no JSON, no object
+        return f"{_CHECKSUMS} has changed"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or the entries of a folder are on the disk (POSIX fsync)."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

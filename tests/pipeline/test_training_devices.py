@@ -1,0 +1,89 @@
+"""Two processes train like one: the same rows once an epoch, the same losses, and they end and resume together."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline import finetune, paths, tokenize
+from pipeline.training.devices import GlobalBatches
+from tests.conftest import LINES, ROOT, Workspace
+
+COMMAND = [sys.executable, "-m", "pipeline.finetune"]
+
+
+@pytest.fixture
+def stage(workspace: Workspace, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return a workspace with 21 rows to train on: in steps of 4, the last leaves one of two devices without a row."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    workspace.start_from(tiny_gpt2)
+    texts = [f"{line} {number}" for number in range(7) for line in LINES]
+    splits = ["train", "train", "train", "validation"] * 6 + ["train"] * 3 + ["test"]
+    pd.DataFrame({"row": range(2, 30), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
+    workspace.set(
+        tokenize__max_length=32,
+        finetune__batch_size=4,
+        finetune__epochs=3,
+        finetune__learning_rate=1e-2,
+        finetune__dropout=0.0,
+        finetune__precision="fp32",
+    )
+    tokenize.main()
+    return workspace
+
+
+def losses() -> tuple[list[float], list[float]]:
+    return tuple(pd.read_csv(path)["loss"].tolist() for path in (paths.TRAINING_LOSS, paths.VALIDATION_LOSS))
+
+
+def hashes() -> dict[str, bytes]:
+    files = [*paths.CANDIDATE.iterdir(), *paths.FINETUNE_METRICS.parent.iterdir()]
+    return {str(file): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("rows", [20, 21, 22, 23])
+def test_devices_see_each_row_once_an_epoch_in_the_steps_of_a_single_one(rows: int) -> None:
+    alone = GlobalBatches(rows, batch_size=4, seed=1)
+    shares = [GlobalBatches(rows, batch_size=4, seed=1, rank=rank, devices=2) for rank in (0, 1)]
+    for epoch in range(2):
+        for batches in (alone, *shares):
+            batches.set_epoch(epoch)
+        steps = [sorted(row for share in step for row in share if row >= 0) for step in zip(*shares, strict=True)]
+        assert steps == [sorted(step) for step in alone]
+        assert sorted(row for step in steps for row in step) == list(range(rows))
+
+
+def test_an_epoch_has_an_order_of_its_own() -> None:
+    batches = GlobalBatches(20, batch_size=4, seed=1)
+    first = list(batches)
+    assert list(batches) == first
+    batches.set_epoch(1)
+    assert list(batches) != first
+
+
+def test_two_devices_reach_the_losses_of_one_and_resume_to_the_same_bytes(stage: Workspace) -> None:
+    finetune.main()
+    training, validation = losses()
+
+    stage.set(finetune__devices=2)
+    subprocess.run(COMMAND, check=True)
+    assert losses()[0] == pytest.approx(training, abs=1e-4)
+    assert losses()[1] == pytest.approx(validation, abs=1e-4)
+    uninterrupted = hashes()
+
+    stage.set(finetune__checkpoint_seconds=1e-3)
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        with subprocess.Popen(COMMAND) as process:
+            before = set(paths.CHECKPOINTS.glob("*/checkpoint-*"))
+            while not set(paths.CHECKPOINTS.glob("*/checkpoint-*")) - before:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(number)
+        assert process.returncode == code
+    stage.set(finetune__checkpoint_seconds=300)
+    subprocess.run(COMMAND, check=True)
+    assert hashes() == uninterrupted
