@@ -8,9 +8,11 @@ duplicates are found; a second pass writes what is clean and what is refused.
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,10 @@ from pipeline.intake.records import check_columns, read, text_of
 from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
 from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
 from pipeline.intake.splits import splits_at
-from pipeline.intake.workers import inspect_all
+from pipeline.intake.workers import Inspection, inspect_all
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
+_CHECKED_ROWS = 75_000  # at once, at least: Great Expectations takes 0.1 s for any number of rows up to about 100,000
 _COUNTED_TEXTS = 2_000  # whose tokens the report shows
 _FURTHER_FIELDS = "further_fields"  # column of quarantine.csv: what a broken row has beyond the corpus's columns
 _CLEAN = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
@@ -52,7 +55,7 @@ def main() -> None:
         md5 = file_digest(file, "md5").hexdigest()
     summary = Summary(seen, wanted, corpus.stat().st_size, md5, max_tokens=all_params.tokenize.max_length)
     with tempfile.TemporaryDirectory(prefix=".intake-", dir=paths.CLEAN.parent) as scratch:
-        shelf = _Shelf(Path(scratch, "shelf.arrow"), len(seen.columns))
+        shelf = _Shelf(Path(scratch, "shelf.arrow"), seen, wanted)
         duplicates = Duplicates(Path(scratch), wanted.rules)
         results = {"rows": _shelve(shelf, duplicates, seen, all_params)}
         duplicates.find()
@@ -70,25 +73,52 @@ def main() -> None:
         clean.replace(paths.CLEAN)
 
 
+class _Beside:
+    """Runs one call at a time in a thread beside this one, since Arrow's writers leave the interpreter to others."""
+
+    def __enter__(self) -> "_Beside":
+        """Start the thread."""
+        self._thread = ThreadPoolExecutor(1)
+        self._under_way: Future[Any] = Future()
+        self._under_way.set_result(None)
+        return self
+
+    def do(self, call: Callable[[Any], None], argument: Any) -> None:
+        """Wait for the call before, then start this one; raises what the one before raised."""
+        self._under_way.result()
+        self._under_way = self._thread.submit(call, argument)
+
+    def __exit__(self, *error: object) -> None:
+        """Wait for the last call."""
+        with self._thread:
+            self._under_way.result()
+
+
 class _Shelf:
     """The rows between the two passes: a file of Arrow batches, one a chunk."""
 
-    def __init__(self, path: Path, fields: int) -> None:
-        """Name the file; `fields` is how many columns the corpus has."""
+    def __init__(self, path: Path, seen: Look, wanted: params.Validate) -> None:
+        """Name the file and its columns; texts have one of their own only where a template makes them."""
         self.path = path
-        self.fields = [f"field_{number}" for number in range(fields)]
+        self.fields = [f"field_{number}" for number in range(len(seen.columns))]
+        by_template = wanted.template != "none"
+        self.text = "text" if by_template else self.fields[seen.columns.index(wanted.column)]
         numbers = [("row", pa.int64()), ("characters", pa.int64()), ("split_key", pa.uint64()), ("key", pa.uint64())]
-        texts = ("reasons", "warnings", "text", *self.fields, _FURTHER_FIELDS)
+        texts = ("reasons", "warnings", *self.fields, _FURTHER_FIELDS, *(["text"] if by_template else []))
         self.schema = pa.schema([*numbers, *((name, pa.string()) for name in texts)])
         self._first_rows: list[int] = []
 
     def fill(self, batches: Iterator[list[Any]]) -> None:
         """Write `batches`, each the columns of one chunk."""
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with pa.OSFile(str(self.path), "wb") as file, pa.ipc.new_file(file, self.schema, options=options) as writer:
+        with (
+            pa.OSFile(str(self.path), "wb") as file,
+            pa.ipc.new_file(file, self.schema, options=options) as writer,
+            _Beside() as beside,
+        ):
             for columns in batches:
                 self._first_rows.append(int(columns[0][0]))
-                writer.write_batch(pa.record_batch(columns, schema=self.schema))
+                beside.do(writer.write_batch, pa.record_batch(columns, schema=self.schema))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the chunks in order."""
@@ -102,7 +132,7 @@ class _Shelf:
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
             for row in rows:
                 batch = reader.get_batch(int(np.searchsorted(self._first_rows, row, side="right")) - 1)
-                found[row] = batch["text"][int(np.searchsorted(batch["row"].to_numpy(), row))].as_py()
+                found[row] = batch[self.text][int(np.searchsorted(batch["row"].to_numpy(), row))].as_py()
         return found
 
 
@@ -113,20 +143,24 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, seen: Look, all_params: param
     processes = (os.cpu_count() or 1) if seen.path.stat().st_size > _ONE_PROCESS_BYTES else 0
 
     def batches() -> Iterator[list[Any]]:
-        for part, inspection in inspect_all(_parts(seen, all_params), wanted, processes):
-            critical, warnings = checker.check(pd.DataFrame(inspection.measures, index=range(len(part.rows))))
-            for position in part.broken:
-                critical[position], warnings[position] = (BROKEN_ROW,), ()
-            duplicates.add(part.rows, inspection.fingerprints, np.array([bool(reasons) for reasons in critical]))
-            yield [
-                part.rows,
-                part.characters,
-                inspection.fingerprints.digests[:, 0],
-                inspection.fingerprints.digests[:, 1],
-                list(map(" ".join, critical)),
-                list(map(" ".join, warnings)),
-                *part.columns,
-            ]
+        for group in _groups(inspect_all(_parts(seen, all_params), wanted, processes)):
+            frames = [pd.DataFrame(found.measures, index=range(len(part.rows))) for part, found in group]
+            all_critical, all_warnings = map(iter, checker.check(pd.concat(frames, ignore_index=True)))
+            for part, found in group:
+                critical = list(islice(all_critical, len(part.rows)))
+                warnings = list(islice(all_warnings, len(part.rows)))
+                for position in part.broken:
+                    critical[position], warnings[position] = (BROKEN_ROW,), ()
+                duplicates.add(part.rows, found.fingerprints, np.array([bool(reasons) for reasons in critical]))
+                yield [
+                    part.rows,
+                    part.characters,
+                    found.fingerprints.digests[:, 0],
+                    found.fingerprints.digests[:, 1],
+                    list(map(" ".join, critical)),
+                    list(map(" ".join, warnings)),
+                    *part.columns,
+                ]
 
     shelf.fill(batches())
     return checker.results
@@ -139,12 +173,25 @@ class _Part:
     rows: NDArray[np.int64]
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
-    columns: list[pa.Array]  # the text, the corpus's columns, further fields
+    columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
+
+
+def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tuple[_Part, Inspection]]]:
+    """Yield as many parts together as Great Expectations is asked about at once."""
+    group: list[tuple[_Part, Inspection]] = []
+    for part, inspection in inspected:
+        group.append((part, inspection))
+        if sum(len(grouped.rows) for grouped, _ in group) >= _CHECKED_ROWS:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
     """Yield the corpus's chunks with their texts, behind a progress bar on a terminal."""
     make_text = text_of(seen.columns, all_params.validate_)
+    by_template = all_params.validate_.template != "none"
     width = len(seen.columns)
     size = seen.path.stat().st_size
     with tqdm(total=size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
@@ -155,9 +202,10 @@ def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[
                 chunk.fields[position] = [*fields, *[""] * width][:width]
                 if fields[width:]:
                     further[position] = json.dumps(fields[width:], ensure_ascii=False)
-            columns = [pa.array(column, pa.string()) for column in (texts, *zip(*chunk.fields, strict=True), further)]
+            columns = [*zip(*chunk.fields, strict=True), further, *([texts] if by_template else [])]
+            arrays = [pa.array(column, pa.string()) for column in columns]
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-            yield _Part(np.array(chunk.rows, dtype=np.int64), lengths, tuple(chunk.broken), columns), texts
+            yield _Part(np.array(chunk.rows, dtype=np.int64), lengths, tuple(chunk.broken), arrays), texts
             bar.update(chunk.bytes_read - bar.n)
 
 
@@ -175,7 +223,11 @@ def _sort_out(
         columns.append(_FURTHER_FIELDS)
         fields.append(_FURTHER_FIELDS)
     sample = _Sample()
-    with pq.ParquetWriter(clean, _CLEAN) as file, Quarantine(paths.QUARANTINE, columns) as quarantine:
+    with (
+        pq.ParquetWriter(clean, _CLEAN) as file,
+        Quarantine(paths.QUARANTINE, columns) as quarantine,
+        _Beside() as beside,
+    ):
         for batch in shelf.batches():
             rows, lengths = batch["row"].to_numpy(), batch["characters"].to_numpy()
             found = duplicates.of(rows)
@@ -185,8 +237,9 @@ def _sort_out(
             reasons = list(map(_joined, batch["reasons"].to_pylist(), critical))
             refused = np.array([bool(row_reasons) for row_reasons in reasons])
             splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
-            kept = batch["text"].filter(pa.array(~refused))
-            file.write_table(pa.table([rows[~refused], kept, splits[~refused].tolist()], schema=_CLEAN))
+            texts = batch[shelf.text]
+            kept = texts.filter(pa.array(~refused))
+            beside.do(file.write_table, pa.table([rows[~refused], kept, splits[~refused].tolist()], schema=_CLEAN))
             sample.add(batch["key"].to_numpy()[~refused], kept)
             for position in np.flatnonzero(refused).tolist():
                 cells = [batch[name][position].as_py() for name in fields]
@@ -200,7 +253,7 @@ def _sort_out(
                 summary.splits[split] += int(chosen.sum())
                 summary.lengths[split].add(lengths[chosen])
             warned = list(map(_joined, batch["warnings"].to_pylist(), warnings))
-            _note(summary, batch, found, reasons, warned)
+            _note(summary, batch, texts, found, reasons, warned)
     for pairs in (summary.exact_pairs, summary.near_pairs):
         pairs.complete(shelf.texts({pair.earlier_row for pair in pairs.kept}))
     return checker.results, sample.texts
@@ -211,10 +264,11 @@ def _joined(earlier: str, further: tuple[str, ...]) -> str:
     return " ".join(sorted((*earlier.split(), *further))) if further else earlier
 
 
-def _note(summary: Summary, batch: pa.RecordBatch, found: Findings, reasons: list[str], warned: list[str]) -> None:
+def _note(
+    summary: Summary, batch: pa.RecordBatch, texts: pa.Array, found: Findings, reasons: list[str], warned: list[str]
+) -> None:
     """Count the reasons and warnings of a chunk's rows in `summary`, and keep examples."""
-    rows, texts = batch["row"].to_pylist(), batch["text"]
-    for position, row in enumerate(rows):
+    for position, row in enumerate(batch["row"].to_pylist()):
         if not (reasons[position] or warned[position]):
             continue
         text = texts[position].as_py()
