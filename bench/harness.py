@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parent.parent
-MEMORY_EVERY = 0.02  # seconds between two looks at the memory
+MEMORY_EVERY = 0.2  # seconds between two looks at the memory; looking more often slows OpenMP's threads down
 CHILDREN_EVERY = 0.2  # seconds between two looks for new processes, which cost more
 
 
@@ -86,7 +86,7 @@ def run(variant: Variant) -> Run:
 def _peak_memory(pid: int) -> int:
     """Return the largest sum of the resident sizes, in bytes, of a process and its descendants until it ends.
 
-    Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.02 s may be missed.
+    Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.2 s may be missed.
     """
     peak = 0
     tree, looked = [psutil.Process(pid)], 0.0

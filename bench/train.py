@@ -12,7 +12,7 @@ from bench.trainers import LIMITS, VARIANTS
 
 PEER = "recipe, padded to 128"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets")
-SIZES = {"gpt2": (48, 2), "starter": (256, 3)}  # training texts, epochs
+SIZES = {"gpt2": (24, 1), "starter": (256, 3)}  # training texts, epochs
 QUICK = {"starter": (8, 1)}
 
 

@@ -4,11 +4,18 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from tqdm import tqdm
+
 MISTAKE_OF_THE_CALLER = 2  # as argparse has it; 1 is left for "the verdict is no"
 
 
 class UserError(Exception):
     """A mistake that the user can mend; its text names what was found, what was expected and the mend."""
+
+
+def say(sentence: str) -> None:
+    """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
+    tqdm.write(sentence, file=sys.stderr)
 
 
 def run(main: Callable[[], None]) -> NoReturn:

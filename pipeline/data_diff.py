@@ -209,6 +209,8 @@ def clean_data(name: str) -> Iterator[Path]:
     if path.is_file():
         yield path
         return
+    if path == paths.CLEAN:
+        raise UserError(f"there is no {paths.CLEAN}, the clean data; make it with `dvc repro validate`")
     whose, md5 = (path / paths.MANIFEST.name, _md5_of_model(path)) if path.is_dir() else (name, _md5_of_revision(name))
     with tempfile.TemporaryDirectory(prefix="data_diff_") as scratch:
         yield _cached(md5, str(whose), Path(scratch) / paths.CLEAN.name)

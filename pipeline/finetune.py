@@ -35,9 +35,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, run, say
 from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
-from pipeline.training.checkpoints import Checkpoints, say
+from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.speed import Precision
 from pipeline.training.trainer import ResumableTrainer, Stopped, saved_choices
 

@@ -6,6 +6,7 @@ duplicates are found; a second pass writes what is clean and what is refused.
 """
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline import params, paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, run, say
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.look import Look, look
 from pipeline.intake.quarantine import Quarantine
@@ -46,7 +47,9 @@ def main() -> None:
     all_params = params.load()
     wanted = all_params.validate_
     corpus = Path(all_params.data.path)
-    seen = look(corpus, all_params.data)
+    for output in (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.EXPECTATIONS, paths.VALIDATE_REPORT):
+        output.unlink(missing_ok=True)  # so that, where this run stops, no other run's results pass for its own
+    seen = look(corpus, all_params.data, wanted)
     check_columns(seen, wanted)
     for output in (paths.CLEAN, paths.QUARANTINE):
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix=".intake-", dir=paths.CLEAN.parent) as scratch:
         shelf = _Shelf(Path(scratch, "shelf.arrow"), seen, wanted)
         duplicates = Duplicates(Path(scratch), wanted.rules)
-        results = {"rows": _shelve(shelf, duplicates, seen, all_params)}
+        results = {"rows": _shelve(shelf, duplicates, summary, all_params)}
         duplicates.find()
         summary.crowded = duplicates.crowded
         clean = Path(scratch, "clean.parquet")
@@ -71,6 +74,9 @@ def main() -> None:
         if summary.stopped:
             raise UserError(summary.stopped)
         clean.replace(paths.CLEAN)
+    counts = ", ".join(f"{reason}: {count}" for reason, count in summary.refused.most_common())
+    others = f", the others refused ({counts})" if counts else ""
+    say(f"{summary.rows_clean} of {summary.rows_in} rows are clean{others}; see {paths.VALIDATE_REPORT}")
 
 
 class _Beside:
@@ -136,17 +142,19 @@ class _Shelf:
         return found
 
 
-def _shelve(shelf: _Shelf, duplicates: Duplicates, seen: Look, all_params: params.Params) -> list[dict[str, Any]]:
+def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params: params.Params) -> list[dict[str, Any]]:
     """Put every row on `shelf` with what the rules for single rows say of it; return Great Expectations' results."""
     wanted = all_params.validate_
     checker = Checker(row_suite(wanted.rules))
-    processes = (os.cpu_count() or 1) if seen.path.stat().st_size > _ONE_PROCESS_BYTES else 0
+    seen = summary.look
+    processes = (os.cpu_count() or 1) if summary.size > _ONE_PROCESS_BYTES else 0
 
     def batches() -> Iterator[list[Any]]:
         for group in _groups(inspect_all(_parts(seen, all_params), wanted, processes)):
             frames = [pd.DataFrame(found.measures, index=range(len(part.rows))) for part, found in group]
             all_critical, all_warnings = map(iter, checker.check(pd.concat(frames, ignore_index=True)))
             for part, found in group:
+                summary.blank_lines += part.blank_lines
                 critical = list(islice(all_critical, len(part.rows)))
                 warnings = list(islice(all_warnings, len(part.rows)))
                 for position in part.broken:
@@ -173,6 +181,7 @@ class _Part:
     rows: NDArray[np.int64]
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
+    blank_lines: int  # passed over before its last row
     columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
 
 
@@ -205,7 +214,8 @@ def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[
             columns = [*zip(*chunk.fields, strict=True), further, *([texts] if by_template else [])]
             arrays = [pa.array(column, pa.string()) for column in columns]
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-            yield _Part(np.array(chunk.rows, dtype=np.int64), lengths, tuple(chunk.broken), arrays), texts
+            rows = np.array(chunk.rows, dtype=np.int64)
+            yield _Part(rows, lengths, tuple(chunk.broken), chunk.blank_lines, arrays), texts
             bar.update(chunk.bytes_read - bar.n)
 
 
@@ -358,9 +368,16 @@ def _check_corpus(summary: Summary) -> tuple[str, list[dict[str, Any]]]:
         if split in broken:
             return (
                 f"{corpus}: no row falls in the {split} split ({summary.rows_clean} clean rows in all); "
-                "add rows, or raise validate.validation_share or validate.test_share in params.yaml"
+                f"add rows (with these shares about {_rows_for_each_split(wanted)} give each split one), or change "
+                "validate.validation_share and validate.test_share in params.yaml"
             ), checker.results
     return "", checker.results
+
+
+def _rows_for_each_split(wanted: params.Validate) -> int:
+    """Return how many rows leave the smallest split empty with a probability of 5 %: (1 - share)^rows = 0.05."""
+    smallest = min(wanted.validation_share, wanted.test_share, 1 - wanted.validation_share - wanted.test_share)
+    return math.ceil(math.log(0.05) / math.log(1 - smallest))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def records(found: Look, size: int | None = None) -> Iterator[Record]:
                 texts = [_texts(column) for column in batch.columns]
                 for fields in zip(*texts, strict=True):
                     row += 1
-                    yield row, list(fields), "", unpacked, length * row // total
+                    yield row, list(fields), None, unpacked, length * row // total
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
 
@@ -63,7 +63,7 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _texts(column: pa.Array) -> list[str]:
-    """Return the values as text: null as "", lists and structs as JSON, bytes that are no UTF-8 as in `writable`."""
+    """Return the values as text: null as "", lists and structs as JSON, bytes and NULs as in `writable`."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = column.dictionary_decode(), kind.value_type
@@ -71,7 +71,9 @@ def _texts(column: pa.Array) -> list[str]:
         if not pa.types.is_binary(kind) and not pa.types.is_nested(kind):
             column = column.cast(pa.large_string())
             column.validate(full=True)  # a file may say that its bytes are UTF-8 where they are not
-            return pc.fill_null(column, "").to_pylist()  # type: ignore[no-any-return]
+            column = pc.fill_null(column, "")
+            held_nul = pc.any(pc.match_substring(column, "\0")).as_py()
+            return list(map(writable, column.to_pylist())) if held_nul else column.to_pylist()
         if pa.types.is_nested(kind):
             return [_json(value) for value in column.to_pylist()]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError):

@@ -24,13 +24,14 @@ csv.field_size_limit(LONGEST_FIELD)
 RESERVED = ("row", "reasons")  # the columns that quarantine.csv puts before the file's own
 _SAMPLE = 1 << 20  # bytes
 _SAMPLE_ROWS = 1000
-_DELIMITERS = (",", ";", "\t", "|")
-_NO_DELIMITER = "\x1f"  # ASCII's own separator of fields, for a file of one column; no text holds it
+DELIMITERS = (",", ";", "\t", "|")
+NO_DELIMITER = "\x1f"  # ASCII's own separator of fields, for a file of one column; no text holds it
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _NO_CHARSETS = ("idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape")  # Python's, but of no file
 _AS_CSV = "open it in the program that made it and save it as CSV in UTF-8"
+_YAML_WORDS = ("false", "n", "no", "null", "off", "on", "true", "y", "yes")
 _MAGIC = (  # what a file begins with, what it then is, the mend
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (xls)", _AS_CSV),
     (b"%PDF-", "a PDF", "take the texts from where the PDF was made, as CSV"),
@@ -45,6 +46,7 @@ _MAGIC = (  # what a file begins with, what it then is, the mend
     (b"Obj\x01", "an Avro file", "save it as Parquet"),
     (b"\x89HDF", "an HDF5 file", "save it as Parquet"),
     (b"{\\rtf", "a rich text document (RTF)", _AS_CSV),
+    (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS to the file", "fetch the file: git lfs pull"),
 )
 
 
@@ -84,8 +86,62 @@ class Dialect(TypedDict):
     strict: bool
 
 
-def look(path: Path, wanted: params.Data) -> Look:
-    """Return what the bytes of `path` are, read as `wanted` says; raises UserError for what makes them no table."""
+class SettingsError(UserError):
+    """A mistake that settings in params.yaml mend; `settings` has them by their full keys."""
+
+    def __init__(self, sentence: str, settings: dict[str, str]) -> None:
+        """Say `sentence`, which names `settings`."""
+        super().__init__(sentence)
+        self.settings = settings
+
+
+def look(path: Path, wanted: params.Data, texts: params.Validate | None = None) -> Look:
+    """Return what the bytes of `path` are, read as `wanted` says; raises UserError for what makes them no table.
+
+    Where settings mend that, the error names all that the file needs; those of `texts` only where these are given.
+    """
+    try:
+        return _look(path, wanted)
+    except SettingsError as error:
+        raise UserError(f"{error}{_further(path, wanted, texts, error.settings)}") from None
+
+
+def _further(path: Path, wanted: params.Data, texts: params.Validate | None, settings: dict[str, str]) -> str:
+    """Return the end of a sentence: what the file needs besides `settings`."""
+    from pipeline.intake.records import check_columns
+
+    made, fresh = dict(settings), settings
+    while fresh:
+        try:
+            data = {key.removeprefix("data."): value for key, value in made.items() if key.startswith("data.")}
+            found = _look(path, wanted.model_copy(update=data))
+            if texts is None:
+                break
+            check_columns(found, texts)
+            break
+        except SettingsError as another:
+            fresh = {key: value for key, value in another.settings.items() if key not in made}
+            made |= fresh
+        except UserError:  # said when these settings are made
+            break
+    further = {key: value for key, value in made.items() if key not in settings}
+    return f"; the file also needs {written(further)}" if further else ""
+
+
+def written(settings: dict[str, str]) -> str:
+    """Return `settings` as they are written in params.yaml, for a sentence."""
+    values = {
+        key: value if _is_plain(value) else json.dumps(value, ensure_ascii=False) for key, value in settings.items()
+    }
+    return " and ".join(f"{key}: {value}" for key, value in values.items())
+
+
+def _is_plain(value: str) -> bool:
+    """Return whether `value` needs no quotes in YAML."""
+    return value not in _YAML_WORDS and re.fullmatch(r"[a-z][a-z\d]*([-_][a-z\d]+)*", value) is not None
+
+
+def _look(path: Path, wanted: params.Data) -> Look:
     if path.is_dir():
         raise UserError(f"params.yaml: data.path: {str(path)!r} is a folder; name the file in it that holds the texts")
     if not path.is_file():
@@ -94,6 +150,7 @@ def look(path: Path, wanted: params.Data) -> Look:
     head = _head(path, "none", 4096)
     packed = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}.get(compression, b"")
     if head and not head.startswith(packed):
+        _refuse_magic(path, head)
         raise UserError(f"{path}: is named as packed with {compression} but is not; take {path.suffix} from its name")
     if kind == "parquet":
         from pipeline.intake import columnar
@@ -183,9 +240,10 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
     if mark is not None:
         family = mark.removesuffix("-le").removesuffix("-be")
         if name not in ("auto", mark, family):
-            raise UserError(
+            raise SettingsError(
                 f"{found.path}: begins with the byte order mark of {mark.upper()}, but data.encoding is {asked}; set "
-                f"data.encoding: {family} in params.yaml"
+                f"data.encoding: {family} in params.yaml",
+                {"data.encoding": family},
             )
         found = replace(found, encoding=mark, bom=True, notes=(f"the file has the byte order mark of {mark.upper()}",))
         if name == "auto" and mark != "utf-8":
@@ -201,9 +259,10 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
         return replace(found, encoding=wide, notes=(f"no byte order mark; read as {wide}",))
     if wide is not None and name not in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         if name != "auto":
-            raise UserError(
+            raise SettingsError(
                 f"{found.path}, line 1: holds NUL bytes, as {wide.upper()} does, but data.encoding is {asked}; set "
-                f"data.encoding: {wide} in params.yaml"
+                f"data.encoding: {wide} in params.yaml",
+                {"data.encoding": wide},
             )
         return replace(
             found, encoding=wide, mends=(f"data.encoding: auto: read as {wide}, as the places of its NULs say",)
@@ -211,9 +270,10 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
     if name == "auto":
         return _with_detected_encoding(found)
     if name != "utf-8" and _surely_utf8(sample):
-        raise UserError(
+        raise SettingsError(
             f"{found.path}: is UTF-8, but data.encoding is {asked}, which would garble it; set data.encoding: utf-8 in "
-            "params.yaml"
+            "params.yaml",
+            {"data.encoding": "utf-8"},
         )
     return replace(found, encoding=name)
 
@@ -255,7 +315,10 @@ def _with_detected_encoding(found: Look) -> Look:
             f"{foreign.utf8} are (the first is line {foreign.first_utf8}); save all of it in UTF-8"
         )
     if guess.encoding is None:
-        raise UserError(f"{path}, line {guess.line}: data.encoding: auto cannot tell the encoding; {_choices(guess)}")
+        raise SettingsError(
+            f"{path}, line {guess.line}: data.encoding: auto cannot tell the encoding; {_choices(guess)}",
+            _likeliest(guess),
+        )
     name, reading = guess.readings[0]
     mend = (
         f"data.encoding: auto: read as {name}, a guess: line {guess.line} reads {reading!r}; "
@@ -269,6 +332,10 @@ def _choices(guess: encodings.Detected) -> str:
     return f"name it in data.encoding in params.yaml ({readings or 'no known one fits'})"
 
 
+def _likeliest(guess: encodings.Detected) -> dict[str, str]:
+    return {"data.encoding": guess.readings[0][0]} if guess.readings else {}
+
+
 def undecodable(found: Look) -> UserError:
     """Return the error for a file that holds bytes outside its encoding, or a NUL, with the line and the mend."""
     skip = len(MARKS[found.encoding]) if found.bom else 0
@@ -278,8 +345,10 @@ def undecodable(found: Look) -> UserError:
     line, data, before = fault
     where = f"{found.path}, line {line}: "
     if data == b"\0":
+        place = f"holds a NUL byte after {before!r}" if before else "begins with a NUL byte"
         return UserError(
-            f"{where}holds a NUL byte after {before!r}; remove it, or save the file as CSV in UTF-8 where it was made"
+            f"{where}{place}; remove it (tr -d '\\000' < FILE > NEW takes out all of them), or save the file as CSV in "
+            "UTF-8 where it was made"
         )
     at = f"{where}holds bytes that are not {found.encoding.upper()} ({data.hex(' ')} after {before!r}); "
     if found.encoding != "utf-8":
@@ -297,11 +366,12 @@ def undecodable(found: Look) -> UserError:
             "save all of it in UTF-8"
         )
     if guess.encoding is None:
-        return UserError(f"{at}save the file as CSV in UTF-8, or {_choices(guess)}")
+        return SettingsError(f"{at}save the file as CSV in UTF-8, or {_choices(guess)}", _likeliest(guess))
     name, reading = guess.readings[0]
-    return UserError(
+    return SettingsError(
         f"{at}the file looks like {name}, in which line {guess.line} reads {reading!r}: set data.encoding: {name} in "
-        "params.yaml, or save the file as CSV in UTF-8"
+        "params.yaml, or save the file as CSV in UTF-8",
+        {"data.encoding": name},
     )
 
 
@@ -343,21 +413,34 @@ def _look_at_table(found: Look, wanted: params.Data) -> Look:
     escape = "" if wanted.escape == "none" else wanted.escape
     found = replace(found, quote=quote, escape=escape)
     _check_dialect(found, wanted)
-    sample, whole = _sample_lines(found)
-    if not sample:
-        raise UserError(f"{path}: the file is empty; expected a header line and a row for each text")
+    sample, whole = sample_lines(found)
+    if whole and not any(line.strip() for line in sample):
+        what = "holds blank lines only" if sample else "the file is empty"
+        raise UserError(f"{path}: {what}; expected a header line and a row for each text")
     if sample[0].lower().startswith("sep=") and len(sample[0].rstrip()) == 5:
         raise UserError(
             f"{path}, line 1: holds Excel's own {sample[0].strip()!r}; delete the line and set data.delimiter: "
             f"{json.dumps(sample[0][4])} in params.yaml"
         )
     if sample[0].lstrip().startswith('{"') and _is_json(sample[0]):
-        raise UserError(f"{path}, line 1: holds JSON; name the file .jsonl or set data.format: jsonl in params.yaml")
+        raise SettingsError(
+            f"{path}, line 1: holds JSON; name the file .jsonl or set data.format: jsonl in params.yaml",
+            {"data.format": "jsonl"},
+        )
+    if re.match(r"\s*(\{|\[|\[\s*\{\s*\"[^\"]*\":.*)\s*$", sample[0]):
+        command = "jq -c '.[]'" if sample[0].lstrip().startswith("[") else "jq -c ."
+        raise UserError(
+            f"{path}, line 1: holds JSON, and not an object on each line; {command} FILE > NEW.jsonl makes such lines"
+        )
+    if wanted.header == "first" and not sample[0].strip():
+        raise UserError(f"{path}, line 1: is blank where the header should be; delete the blank lines before it")
     found = _with_delimiter(found, sample, whole, wanted)
     records, ends = _records(found, sample, whole)
     found = replace(found, line_ends=_line_ends(ends), header=wanted.header == "first")
     if found.line_ends == "mixed":
         found = replace(found, notes=(*found.notes, "line ends are mixed: each of LF, CRLF and CR ends a row"))
+    elif found.line_ends == "CR" and sample[1:2] == ["\r\n"]:
+        found = replace(found, notes=(*found.notes, "lines end with CR CR LF, which makes every other one blank"))
     elif found.line_ends == "CR":
         found = replace(found, notes=(*found.notes, "lines end with CR alone, as on old Macs"))
     if not found.header:
@@ -365,9 +448,7 @@ def _look_at_table(found: Look, wanted: params.Data) -> Look:
         columns = tuple(f"column_{number}" for number in range(1, max(1, width) + 1))
         mend = f"data.header: none: the columns are called {columns[0]} to {columns[-1]}"
         return replace(found, columns=columns, sample=_rows(records), mends=(*found.mends, mend))
-    header = records[0] if records else []
-    if not header:
-        raise UserError(f"{path}, line 1: is blank where the header should be; delete the blank lines before it")
+    header = records[0] if records else [""]
     if whole and len(records) == 1 and any("\n" in name or "\r" in name for name in header):
         raise UserError(
             f"{path}, line 1: the header goes on to the end of the file, so a quote ({found.quote}) that opens in it "
@@ -377,8 +458,7 @@ def _look_at_table(found: Look, wanted: params.Data) -> Look:
     _check_header(found)
     if whole and len(records) == 1:
         raise UserError(
-            f"{path}: there is no row below the header ({clipped(header)}); expected one for each text; if that line "
-            "is a row, set data.header: none in params.yaml"
+            f"{path}: there is no row below the header ({clipped(header)}); expected one for each text: add them"
         )
     data = _like_data(header)
     if data is not None:
@@ -387,7 +467,7 @@ def _look_at_table(found: Look, wanted: params.Data) -> Look:
     return found
 
 
-def _sample_lines(found: Look) -> tuple[list[str], bool]:
+def sample_lines(found: Look) -> tuple[list[str], bool]:
     """Return the lines of the first mebibyte (without one that goes on beyond it), and whether that is all."""
     sample: list[str] = []
     size = 0
@@ -429,15 +509,20 @@ def unescaped_lines(found: Look, text: Iterator[str]) -> Iterator[str]:
 
 
 def _records(found: Look, sample: Sequence[str], whole: bool) -> tuple[list[list[str]], Counter[str]]:
-    """Return the first records as csv.reader has them without being strict, and how their last lines end."""
+    """Return the first records as csv.reader has them without being strict, and how their last lines end.
+
+    Blank lines are none of them.
+    """
     records: list[list[str]] = []
     ends: Counter[str] = Counter()
     reader = csv.reader(unescaped_lines(found, iter(sample)), **dialect(found, strict=False))
     for fields in reader:
         if not whole and reader.line_num == len(sample) and records:
             break  # it may go on beyond the sample
-        records.append(fields)
         last = sample[reader.line_num - 1]
+        if len(fields) < 2 and not last.strip():
+            continue
+        records.append(fields)
         ends["CRLF" if last.endswith("\r\n") else {"\n": "LF", "\r": "CR"}.get(last[-1:], "")] += 1
         if len(records) > _SAMPLE_ROWS:
             break
@@ -458,18 +543,17 @@ def _with_delimiter(found: Look, sample: Sequence[str], whole: bool, wanted: par
     asked = "\t" if found.format == "tsv" else wanted.delimiter
     fitting = {
         delimiter: fields
-        for delimiter in dict.fromkeys((*_DELIMITERS, *(asked if asked != "auto" else "")))
-        if (fields := _fields_a_row(replace(found, delimiter=delimiter), sample, whole)) > 1
+        for delimiter in dict.fromkeys((*DELIMITERS, *(asked if asked != "auto" else "")))
+        if (fields := fields_a_row(replace(found, delimiter=delimiter), sample, whole)) > 1
     }
     if asked != "auto":
         others = [delimiter for delimiter in fitting if delimiter != asked]
         if asked not in fitting and len(others) == 1:
-            setting = f"set data.delimiter: {json.dumps(others[0])} in params.yaml"
-            if found.format == "tsv":
-                setting = f"set data.format: csv and data.delimiter: {json.dumps(others[0])} in params.yaml"
-            raise UserError(
+            settings = separated_by(others[0], found)
+            raise SettingsError(
                 f"{found.path}, line 1: the fields are separated by {shown(others[0])} ({fitting[others[0]]} on each "
-                f"row), not by {shown(asked)}; {setting}"
+                f"row), not by {shown(asked)}; set {written(settings)} in params.yaml",
+                settings,
             )
         return replace(found, delimiter=asked)
     if len(fitting) > 1:
@@ -482,18 +566,27 @@ def _with_delimiter(found: Look, sample: Sequence[str], whole: bool, wanted: par
         delimiter, fields = next(iter(fitting.items()))
         mend = f"data.delimiter: auto: read as separated by {shown(delimiter)}, {fields} fields on each row"
         return replace(found, delimiter=delimiter, mends=(*found.mends, mend))
-    first = next(csv.reader(sample[:1], quotechar=found.quote or None, delimiter=_NO_DELIMITER), [""])[0]
-    if any(delimiter in first for delimiter in _DELIMITERS):
+    first = next(csv.reader(sample[:1], quotechar=found.quote or None, delimiter=NO_DELIMITER), [""])[0]
+    if any(delimiter in first for delimiter in DELIMITERS):
         raise UserError(
             f"{found.path}: data.delimiter: auto cannot tell what separates the fields of {clipped([first])}: none of "
             "comma, semicolon, tab and bar gives every row as many; set data.delimiter in params.yaml"
         )
     mend = "data.delimiter: auto: read as one column, since line 1 holds no comma, semicolon, tab or bar"
-    return replace(found, delimiter=_NO_DELIMITER, mends=(*found.mends, mend))
+    return replace(found, delimiter=NO_DELIMITER, mends=(*found.mends, mend))
 
 
-def _fields_a_row(found: Look, sample: Sequence[str], whole: bool) -> int:
-    """Return the number of fields that the first row and nearly all of the others have, 0 where they differ."""
+def separated_by(delimiter: str, found: Look) -> dict[str, str]:
+    """Return the settings with which `found` is read as separated by `delimiter`."""
+    return (
+        {"data.format": "csv"} | {"data.delimiter": delimiter}
+        if found.format == "tsv"
+        else {"data.delimiter": delimiter}
+    )
+
+
+def fields_a_row(found: Look, sample: Sequence[str], whole: bool, share: float = 0.9) -> int:
+    """Return the number of fields that the first row and a `share` of all have, 0 where these are fewer."""
     if found.delimiter in (found.quote, found.escape):
         return 0
     try:
@@ -501,7 +594,7 @@ def _fields_a_row(found: Look, sample: Sequence[str], whole: bool) -> int:
     except csv.Error:
         return 0
     counts = [len(fields) for fields in records if fields]
-    if not counts or counts.count(counts[0]) < 0.9 * len(counts):
+    if not counts or counts.count(counts[0]) < share * len(counts):
         return 0
     return counts[0]
 
@@ -524,11 +617,18 @@ def _check_dialect(found: Look, wanted: params.Data) -> None:
 
 def _check_header(found: Look) -> None:
     """Raise UserError unless each column has a name of its own."""
+    from pipeline.intake.records import headerless
+
     names, where = found.columns, f"{found.path}, line 1: "
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         count = names.count(twice[0])
         what = f"names {twice[0]!r} more than once" if twice[0] else f"leaves {count} columns without a name"
+        settings = headerless(found)
+        if settings:
+            raise SettingsError(
+                f"{where}the header {what}, and looks like a row; set {written(settings)} in params.yaml", settings
+            )
         raise UserError(
             f"{where}the header {what}; give each column its own name, delete what stands before the header, or set "
             "data.header: none in params.yaml if there is none"
@@ -568,11 +668,11 @@ def _look_at_json(found: Look) -> Look:
     keys: dict[str, None] = {}
     sample: list[dict[str, str]] = []
     ends: Counter[str] = Counter()
-    first = ""
+    first, first_line = "", 0
     with lines(found) as (_, text):
-        for line in text:
+        for number, line in enumerate(text, start=1):
             if not first:
-                first = line.strip()
+                first, first_line = line.strip(), number
             if len(sample) < 100:
                 ends["CRLF" if line.endswith("\r\n") else {"\n": "LF", "\r": "CR"}.get(line[-1:], "")] += 1
             row = records.json_object(line)
@@ -580,15 +680,21 @@ def _look_at_json(found: Look) -> Look:
                 keys.update(dict.fromkeys(row))
                 if len(sample) < 100:
                     sample.append(row)
+    where = f"{found.path}, line {first_line}: "
     if first.startswith("["):
         raise UserError(
-            f"{found.path}, line 1: holds a JSON array; JSON lines have an object on each line: "
-            "jq -c '.[]' FILE > FILE.jsonl makes them"
+            f"{where}holds a JSON array; JSON lines have an object on each line: "
+            "jq -c '.[]' FILE > NEW.jsonl makes them"
         )
-    if not keys:
+    if first.startswith("{") and _goes_on(found, first):
         raise UserError(
-            f'{found.path}, line 1: no line holds a JSON object such as {{"text": "…"}}; found {clipped([first])}'
+            f"{where}holds a JSON object that goes on over several lines; JSON lines have an object on each line: "
+            "jq -c . FILE > NEW.jsonl makes them"
         )
+    if not first:
+        raise UserError(f"{found.path}: holds blank lines only; expected a JSON object on each line")
+    if not keys:
+        raise _no_objects(found, first, where)
     del ends[""]
     found = replace(
         found,
@@ -598,6 +704,38 @@ def _look_at_json(found: Look) -> Look:
     )
     check_reserved(found, f"{found.path}: ")
     return found
+
+
+def _goes_on(found: Look, first: str) -> bool:
+    """Return whether the JSON object that begins with the line `first` ends on a later one."""
+    if _is_json(first):
+        return False
+    sample, _ = sample_lines(found)
+    try:
+        json.JSONDecoder().raw_decode("".join(sample).lstrip())
+    except (ValueError, RecursionError):
+        return first == "{"
+    return True
+
+
+def _no_objects(found: Look, first: str, where: str) -> UserError:
+    """Return the error for JSON lines none of which has an object to read, `first` being the first."""
+    from pipeline.intake import records
+
+    problem = records.json_object(first)
+    if first.startswith("{") and isinstance(problem, str):
+        return UserError(f"{where}{problem}: {clipped([first])}; no line holds a JSON object that can be read")
+    sample, whole = sample_lines(found)
+    table = replace(found, format="csv", quote='"')
+    fitting = [mark for mark in DELIMITERS if fields_a_row(replace(table, delimiter=mark), sample, whole) > 1]
+    if not fitting:
+        return UserError(f'{where}no line holds a JSON object such as {{"text": "…"}}; found {clipped([first])}')
+    settings = {"data.format": "csv"} | ({"data.delimiter": fitting[0]} if fitting[0] != "," else {})
+    return SettingsError(
+        f"{where}holds no JSON but looks like CSV ({clipped([first])}); name the file .csv or set {written(settings)} "
+        "in params.yaml",
+        settings,
+    )
 
 
 # --- words

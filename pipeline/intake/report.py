@@ -241,6 +241,7 @@ class Summary:
     parts: Parts = field(default_factory=Parts)
     token_counts: list[int] = field(default_factory=list)  # tokens of each clean text of a sample; empty: not counted
     max_tokens: int = 0  # tokenize.max_length, where tokens were counted
+    blank_lines: int = 0  # of the corpus: they are no rows
     crowded: int = 0  # rows compared with only some of their possible near-copies; see `Duplicates.crowded`
     stopped: str = ""  # the sentence with which the stage stopped, if it did
 

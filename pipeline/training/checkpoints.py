@@ -9,16 +9,14 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
-from tqdm import tqdm
 
-from pipeline.command import UserError
+from pipeline.command import UserError, say
 
 KEPT = 2  # the last, and the one before it in case the last is damaged
 _CHECKSUMS = "checksums.json"
@@ -131,11 +129,6 @@ def disk_errors(what: str, folder: Path, mend: str) -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else str(error).rsplit("I/O error: ", maxsplit=1)[-1]
         free = shutil.disk_usage(folder if folder.exists() else Path()).free // 2**20
         raise UserError(f"{folder}: {what} could not be written: {reason} ({free} MiB are free); {mend}") from error
-
-
-def say(sentence: str) -> None:
-    """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
-    tqdm.write(sentence, file=sys.stderr)
 
 
 def _step_of(path: Path) -> int:

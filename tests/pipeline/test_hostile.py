@@ -14,24 +14,26 @@ from tests.conftest import Workspace, real
 from tests.pipeline.hostile import cases
 from tests.pipeline.hostile.cases import CASES, FOLDER, Case
 
-Outcome = tuple[list[tuple[int, str]], dict[int, list[str]], list[str]]  # rows, broken ones, what was said
+# rows, broken ones, what was said, lines that are no rows
+Outcome = tuple[list[tuple[int, str]], dict[int, list[str]], list[str], int]
 
 
 def by_reader(path: Path) -> Outcome:
     """Read `path` as `validate` does, without its rules."""
     wanted = params.load()
-    found = look.look(path, wanted.data)
+    found = look.look(path, wanted.data, wanted.validate_)
     records.check_columns(found, wanted.validate_)
     text_of = records.text_of(found.columns, wanted.validate_)
-    rows, broken = [], {}
+    rows, broken, blank = [], {}, 0
     for chunk in records.read(found, wanted.data):
+        blank += chunk.blank_lines
         broken |= {chunk.rows[position]: fields for position, fields in chunk.broken.items()}
         rows += [
             (row, text_of(fields))
             for position, (row, fields) in enumerate(zip(chunk.rows, chunk.fields, strict=True))
             if position not in chunk.broken
         ]
-    return rows, broken, [*found.mends, *found.notes]
+    return rows, broken, [*found.mends, *found.notes], blank
 
 
 def by_stage(path: Path) -> Outcome:
@@ -67,9 +69,10 @@ def test_a_hostile_file_gives_its_rows_or_its_refusal(
         assert case.refusal in str(caught.value)
         assert str(path) in str(caught.value)
     else:
-        rows, broken, said = run(path)
+        rows, broken, said, blank = run(path)
         assert rows == list(case.rows)
         assert broken == dict(case.broken)
+        assert blank == case.blank
         assert case.said in "\n".join(said)
 
 
@@ -85,7 +88,7 @@ def test_a_field_of_100_mb_comes_through(workspace: Workspace) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["id", "text"], ["1", text], ["2", "b"]])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    rows, _, _ = by_reader(path)
+    rows, *_ = by_reader(path)
     assert rows == [(2, text), (2 + text.count("\n") + 1, "b")]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # KiB
 

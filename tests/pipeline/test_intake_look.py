@@ -130,6 +130,39 @@ def test_utf_16_is_told_from_where_its_nuls_are() -> None:
     assert encodings.wide_encoding_of(b"id,text\n1,a\0b\n") is None
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The quick brown fox jumps over the lazy dog.",
+        "Zażółć gęślą jaźń, pchnąć w tę łódź jeża lub ośm skrzyń fig",
+        "Ngày mai trời sẽ mưa và chúng tôi sẽ ở nhà",
+        "Быстрая коричневая лиса прыгает через ленивую собаку",
+        "吾輩は猫である。名前はまだ無い。東京へ行きました。",
+        "天气很好我们去公园散步吧请问图书馆在哪里",
+        "안녕하세요 오늘 날씨가 정말 좋네요 산책하러 갈까요",
+        "मौसम अच्छा है, चलो बगीचे में टहलने चलते हैं",
+    ],
+)
+def test_utf_16_is_told_from_text_with_stray_nuls(text: str) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert encodings.wide_encoding_of(f"id,text\n1,{text}\n2,{text}\n".encode(encoding)) == encoding
+    content = f"id,text\n1,{text}\n2,{text}\n".encode()
+    for stray in (b"\0\n", b"\n\0"):
+        assert encodings.wide_encoding_of(content.replace(b"\n", stray)) is None
+        for at in range(len(content)):
+            assert encodings.wide_encoding_of(content[:at] + stray + content[at:]) is None
+
+
+def test_all_settings_that_a_file_needs_are_named_at_once(tmp_path: Path) -> None:
+    rows = "".join(f"{number};L'été dernier, on a goûté un pâté à l'orée de la forêt.\r\n" for number in range(9))
+    path = tmp_path / "corpus.csv"
+    path.write_bytes(f"Nr;Texte\r\n{rows}".encode("cp1252"))
+    with pytest.raises(UserError) as caught:
+        look.look(path, settings(), params.load(ROOT / "params.yaml").validate_)
+    assert "set data.encoding: cp1252 in params.yaml" in str(caught.value)
+    assert str(caught.value).endswith('; the file also needs data.delimiter: ";" and validate.column: "Texte"')
+
+
 def test_lines_are_counted_across_pieces() -> None:
     lines = encodings.Lines()
     for piece in ("a\r", "\nb\r", "c\n", "", "\n"):

@@ -58,6 +58,12 @@ def written(folder: Path, content: str | bytes, name: str = "corpus.csv") -> Pat
     return path
 
 
+def in_csv(row: list[str], dialect: dict[str, Any]) -> str:
+    file = io.StringIO()
+    csv.writer(file, **dialect).writerow(row)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("dialect", DIALECTS, ids=str)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
 @QUICK
@@ -65,6 +71,7 @@ def written(folder: Path, content: str | bytes, name: str = "corpus.csv") -> Pat
 def test_a_table_written_by_pythons_csv_comes_back_whole(
     dialect: dict[str, Any], encoding: str, table: list[list[str]]
 ) -> None:
+    table = [*table, ["end"] * len(table[0])]  # else rows of delimiters alone could be the last ones
     file = io.StringIO()
     csv.writer(file, **dialect).writerows([[f"c{number}" for number in range(len(table[0]))], *table])
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +83,7 @@ def test_a_table_written_by_pythons_csv_comes_back_whole(
             quote=dialect.get("quotechar", '"'),
             escape=dialect.get("escapechar", "none"),
         )
-    assert got == table
+    assert got == [row for row in table if len(row) > 1 or in_csv(row, dialect).strip()]
 
 
 @QUICK
@@ -139,11 +146,40 @@ def test_several_broken_rows_are_listed_in_one_error(tmp_path: Path) -> None:
         chunks(path)
     first, *listed = str(caught.value).split("\n  ")
     assert first == (
-        f"{path}: 12 rows do not fit the columns; mend them, or set data.broken_rows: quarantine in params.yaml to go "
-        "on without such rows:"
+        f'{path}: 12 of 24 rows do not fit the columns; put texts that hold comma (",") or a line break in quotes ("), '
+        "or set data.broken_rows: quarantine in params.yaml to go on without such rows:"
     )
     assert [line.split(":")[0] for line in listed[:10]] == [f"line {number}" for number in range(3, 22, 2)]
     assert listed[10:] == ["and 2 more"]
+
+
+def test_each_mend_of_broken_rows_is_said_once_below_its_rows(tmp_path: Path) -> None:
+    path = written(tmp_path, 'id,text\n1,a\n2,b,c\n3, "d, e"\n4,f\n5,g,h\n')
+    with pytest.raises(UserError) as caught:
+        chunks(path)
+    assert str(caught.value).split("\n")[1:] == [
+        "  line 3: 3 fields where the header has 2 (id, text): '2', 'b', 'c'",
+        "  line 6: 3 fields where the header has 2 (id, text): '5', 'g', 'h'",
+        '    put texts that hold comma (",") or a line break in quotes (")',
+        "  line 4: 3 fields where the header has 2 (id, text): '3', ' \"d', ' e\"'",
+        '    take the space before the ", which opens no quoted text there',
+    ]
+
+
+def test_rows_nearly_all_of_which_are_broken_are_not_offered_to_be_set_aside(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        chunks(written(tmp_path, "id,text\n" + "1,a,b\n" * 12 + "2,c\n"))
+    assert "quarantine" not in str(caught.value)
+
+
+def test_lines_that_are_no_rows_are_counted_where_they_stand_and_behind_the_last_row(tmp_path: Path) -> None:
+    content = "id,text\n" + "\n1,a\n" * (records.ROWS + 1) + "\n,\n,\n"
+    _, (first, last) = chunks(written(tmp_path, content))
+    assert (len(first.rows), len(last.rows)) == (records.ROWS, 1)
+    assert first.blank_lines + last.blank_lines == records.ROWS + 4
+    assert last.rows == [2 * records.ROWS + 3]
+    _, [only] = chunks(written(tmp_path, "id,text\n" + "1,a\n" * records.ROWS + ",\n" * 5))
+    assert (len(only.rows), only.blank_lines) == (records.ROWS, 5)
 
 
 def test_no_chunk_comes_after_a_broken_row_that_stops(tmp_path: Path) -> None:
@@ -245,6 +281,7 @@ def test_the_text_is_a_column_or_a_template_of_several() -> None:
         ("no column", "which names no column; write one in braces, such as {question}"),
         ("{other}", "there is no column 'other'; there are 'question', 'answer'"),
         ("{}", "there is no column ''"),
+        ("{question}\\n{answer}", "found a backslash and an n .* write the template in double quotes"),
     ],
 )
 def test_a_template_that_cannot_be_filled_in_is_refused(template: str, sentence: str) -> None:

@@ -102,8 +102,7 @@ def written_again(found: look.Look, path: Path, wanted: params.Data) -> str:
     lines = list(io.StringIO(content, newline=""))
     starts = [row for chunk in records.read(found, wanted) for row in chunk.rows]
     assert starts == sorted(set(starts))
-    first = [1, *starts] if found.header else starts
-    assert first[0] == 1
+    first = sorted({1, *starts})
     ends = [*first[1:], len(lines) + 1]
     return "".join("".join(lines[start - 1 : end - 1]) for start, end in zip(first, ends, strict=True))
 

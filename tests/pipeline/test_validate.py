@@ -85,10 +85,11 @@ def test_a_byte_order_mark_is_not_part_of_the_header(workspace: Workspace) -> No
     assert len(clean) == 60
 
 
-def test_a_blank_line_is_a_refused_row_and_not_skipped(workspace: Workspace) -> None:
-    _, quarantine, metrics = run_on(workspace, as_csv(many()) + "\n")
-    assert quarantine[["row", "reasons"]].values.tolist() == [["62", "empty"]]
-    assert metrics["rows_in"] == 61
+def test_blank_lines_are_no_rows_and_the_report_counts_them(workspace: Workspace) -> None:
+    _, quarantine, metrics = run_on(workspace, as_csv(many()).replace("\n", "\r\r\n") + "\n,\n,\n")
+    assert quarantine.empty
+    assert metrics["rows_in"] == 60
+    assert "64 blank lines" in paths.VALIDATE_REPORT.read_text()
 
 
 @pytest.mark.parametrize(

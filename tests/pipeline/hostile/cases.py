@@ -38,6 +38,7 @@ class Case:
     validate: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[int, list[str]] = field(default_factory=dict)  # row -> its fields as they stood
     said: str = ""  # words of a mend or a note
+    blank: int = 0  # lines that are no rows
 
 
 def _zstd(content: bytes) -> bytes:
@@ -74,12 +75,20 @@ TWO = [(2, "a b"), (3, "c d")]
 PLAIN = "id,text\n1,a b\n2,c d\n"
 QUARANTINE = {"broken_rows": "quarantine"}
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+NUL_AT_4 = "line 4: begins with a NUL byte; remove it (tr -d '\\000' < FILE > NEW takes out all of them)"
+
 CASES = [
     # the bytes
     Case("empty.csv", "no byte", b"", refusal="the file is empty"),
     Case("bom_only.csv", "a byte order mark and nothing else", b"\xef\xbb\xbf", refusal="the file is empty"),
-    Case("blank_lines_only.csv", "line breaks only", b"\n\n\n", refusal="line 1: is blank where the header should be"),
-    Case("header_only.csv", "a header, no row", b"id,text\n", refusal="there is no row below the header"),
+    Case("blank_lines_only.csv", "line breaks only", b"\n\n\n", refusal="holds blank lines only"),
+    Case(
+        "header_only.csv",
+        "a header, no row",
+        b"id,text\n",
+        refusal="there is no row below the header ('id', 'text'); expected one for each text: add them",
+    ),
     Case("bom.csv", "UTF-8 with a byte order mark", b"\xef\xbb\xbf" + PLAIN.encode(), TWO, said="byte order mark"),
     Case("utf16.csv", "UTF-16 with its mark", PLAIN.encode("utf-16"), refusal="set data.encoding: utf-16 in"),
     Case("utf16_named.csv", "the same, named", PLAIN.encode("utf-16"), TWO, data={"encoding": "utf-16"}),
@@ -198,6 +207,21 @@ CASES = [
         refusal="line 2: holds a NUL byte",
         data={"encoding": "cp1252"},
     ),
+    Case("nul_end.csv", "a NUL at the end", PLAIN.replace("\n", "\r\n").encode() + b"\0", refusal=NUL_AT_4),
+    Case("nul_line.csv", "a NUL alone on a line", b"id,text\n1,a\n2,b\n\0\n", refusal=NUL_AT_4),
+    Case(
+        "nul_line_ends.csv",
+        "a NUL before each line break",
+        PLAIN.replace("\n", "\0\n").encode(),
+        refusal="line 1: holds a NUL byte after 'id,text'",
+    ),
+    Case(
+        "nul_latin1_end.csv",
+        "a NUL at the end of a legacy encoding",
+        f"text\r\n{FRENCH.replace(',', '')}\r\n\0".encode("latin-1"),
+        refusal="line 3: begins with a NUL byte",
+        data={"encoding": "cp1252"},
+    ),
     # lines
     Case("cr.csv", "CR alone ends lines", PLAIN.replace("\n", "\r").encode(), TWO, said="CR alone"),
     Case("crlf.csv", "CRLF ends lines", PLAIN.replace("\n", "\r\n").encode(), TWO),
@@ -215,7 +239,53 @@ CASES = [
         "text\na\u2028b\u2029c\x0bd\x0ce\x85f\x1cg\n".encode(),
         [(2, "a\u2028b\u2029c\x0bd\x0ce\x85f\x1cg")],
     ),
-    Case("blank_line.csv", "a blank line among the rows", b"id,text\n1,a\n\n2,b\n", [(2, "a"), (3, ""), (4, "b")]),
+    Case("blank_line.csv", "a blank line among the rows", b"id,text\n1,a\n\n2,b\n", [(2, "a"), (4, "b")], blank=1),
+    Case(
+        "blank_of_spaces.csv",
+        "lines of white space, and a quoted one, which is a row",
+        b'text\na\n  \n"  "\n\t\n""\nb\n\n',
+        [(2, "a"), (4, "  "), (6, ""), (7, "b")],
+        blank=3,
+    ),
+    Case(
+        "cr_cr_lf.csv",
+        "line ends written twice, so that every other line is blank",
+        PLAIN.replace("\n", "\r\r\n").encode(),
+        [(3, "a b"), (5, "c d")],
+        said="lines end with CR CR LF",
+        blank=3,
+    ),
+    Case(
+        "delimiters_at_the_end.csv",
+        "rows of delimiters alone: in the middle, and at the end as Excel leaves them",
+        b'id,text\n1,a\n,\n2,b\n"",\n,\n\n,,,\n,\n',
+        [(2, "a"), (3, ""), (4, "b"), (5, "")],
+        blank=4,
+    ),
+    Case(
+        "delimiters_in_the_middle.csv",
+        "a row of too many delimiters among the others",
+        b"id,text\n1,a\n,,,\n2,b\n",
+        refusal="line 3: 4 fields where the header has 2",
+    ),
+    Case(
+        "delimiters_only.csv",
+        "rows of delimiters alone",
+        b"id,text\n,\n,\n",
+        refusal="there is no row below the header",
+    ),
+    Case(
+        "end_of_dos.csv",
+        "the mark with which DOS ends a file",
+        PLAIN.encode() + b"\x1a",
+        refusal="line 4: holds only the mark with which DOS ends a file (^Z, 0x1a); remove it",
+    ),
+    Case(
+        "end_of_dos.jsonl",
+        "the same behind JSON lines",
+        b'{"text": "a"}\n{"text": "b"}\n\x1a',
+        refusal="line 3: holds only the mark with which DOS ends a file (^Z, 0x1a); remove it",
+    ),
     # quotes
     Case(
         "unclosed_middle.csv",
@@ -255,6 +325,65 @@ CASES = [
         [(2, 'a 5" pipe'), (3, '"so')],
         data={"quote": "none"},
     ),
+    Case(
+        "quoted_word.csv",
+        "texts that begin with a quoted word, none quoted whole",
+        b'id,text\n1,"Hello" she said.\n2,b\n',
+        refusal="must be written twice, and each opening one must be closed; or set data.quote: none in params.yaml",
+    ),
+    Case(
+        "quoted_word_beside_quoted_texts.csv",
+        "the same beside a quoted text, where that would garble",
+        b'id,text\n1,"a, b"\n2,"Hello" she said.\n',
+        refusal="must be written twice, and each opening one must be closed",
+    ),
+    Case(
+        "quoted_word_one_column.csv",
+        "the same in a single column, with a comma",
+        b'text\n"Hello," she said.\nb\n',
+        refusal="or set data.quote: none and data.delimiter: auto in params.yaml",
+    ),
+    Case(
+        "quoted_word_named.csv",
+        "the same, said so",
+        b'text\n"Hello," she said.\nb\n',
+        [(2, '"Hello," she said.'), (3, "b")],
+        data={"quote": "none", "delimiter": "auto"},
+        said="one column",
+    ),
+    Case(
+        "single_quotes_default.csv",
+        "another quote, not named",
+        b"id,text\n1,'a, b'\n2,'c, d'\n",
+        refusal='none of the 2 rows fits the columns; set data.quote: "\'" in params.yaml, with which most rows have 2',
+    ),
+    Case(
+        "quotes_said_to_mean_nothing.csv",
+        "quoted texts read as if quotes meant nothing",
+        b'id,text\n1,"a, b"\n2,"c, d"\n',
+        refusal='set data.quote: "\\"" in params.yaml, with which most rows have 2 fields:',
+        data={"quote": "none"},
+    ),
+    Case(
+        "escaped_commas.csv",
+        "commas escaped, not named",
+        b"id,text\n1,a\\, b\n2,c\\, d\n",
+        refusal='set data.escape: "\\\\" in params.yaml, with which most rows have 2 fields:',
+    ),
+    Case(
+        "bare_commas_quotes_none.csv",
+        "a bare comma while quotes mean nothing",
+        b"id,text\n1,a, b\n2,c\n",
+        refusal='put texts that hold comma (",") or a line break in quotes (") and set data.quote: \'"\', or set',
+        data={"quote": "none"},
+    ),
+    Case(
+        "one_column_quotes_none.csv",
+        "the same in a single column",
+        b"text\na, b\nc\n",
+        refusal="; as there is one column only, set data.delimiter: auto",
+        data={"quote": "none"},
+    ),
     Case("doubled_quotes.csv", "quotes written twice", b'text\n"a ""b"" c"\n""""\n', [(2, 'a "b" c'), (3, '"')]),
     Case("single_quotes.csv", "another quote", b"id,text\n1,'a, b'\n", [(2, "a, b")], data={"quote": "'"}),
     # columns
@@ -263,6 +392,12 @@ CASES = [
         "a comma in a bare text",
         b"id,text\n1,a\n2,b, c\n",
         refusal="line 3: 3 fields where the header has 2 (id, text): '2', 'b', ' c'; put texts that hold",
+    ),
+    Case(
+        "comma_at_the_end.csv",
+        "a comma at the end of each row but the header",
+        b"id,text\n1,a,\n2,b,\n",
+        refusal='none of the 2 rows fits the columns; end the header with comma (",") as well, or take it from the end',
     ),
     Case(
         "too_few_fields.csv",
@@ -275,7 +410,7 @@ CASES = [
         "ragged_many.csv",
         "twelve broken rows",
         b"id,text\n" + b"1\n" * 12 + b"2,b\n",
-        refusal="12 rows do not fit the columns",
+        refusal="12 of 13 rows do not fit the columns; put texts that hold",
     ),
     Case(
         "ragged_quarantined.csv",
@@ -338,7 +473,7 @@ CASES = [
         "no_header.csv",
         "a row where the header should be",
         b"1,This is the very first text of this corpus.\n2,And here comes another text of it.\n",
-        refusal="if line 1 is a row, set data.header: none",
+        refusal="set data.header: none and validate.column: column_2 in params.yaml, or write a line with the columns'",
     ),
     Case(
         "no_header_named.csv",
@@ -348,6 +483,24 @@ CASES = [
         data={"header": "none"},
         validate={"column": "column_2"},
         said="column_1 to column_2",
+    ),
+    Case(
+        "no_header_twice.csv",
+        "a row with the same number twice where the header should be",
+        b"1,This is the very first text of this corpus.,1\n2,And here comes another text of it.,5\n",
+        refusal="and looks like a row; set data.header: none and validate.column: column_2 in params.yaml",
+    ),
+    Case(
+        "prose.csv",
+        "plain text, a text on each line, with commas",
+        b"This is the first text, which is long enough.\nAnd here is another one of this corpus.\nSo, it ends, here.\n",
+        refusal='set data.header: none and data.delimiter: "\\t" and validate.column: column_1 in params.yaml',
+    ),
+    Case(
+        "numbered_columns.csv",
+        "columns called by their numbers, as pandas does",
+        b"0,1\n5,This is the very first text of this corpus.\n6,And here comes another text of it.\n",
+        refusal='set validate.column: "1" in params.yaml',
     ),
     Case(
         "blank_before_header.csv",
@@ -396,8 +549,8 @@ CASES = [
     Case(
         "words_for_nothing.csv",
         "words that other readers take for nothing",
-        b"text\nNA\nnull\nNone\nnan\n\nN/A\n#N/A\nTRUE\n1.0\n007\n",
-        list(enumerate(["NA", "null", "None", "nan", "", "N/A", "#N/A", "TRUE", "1.0", "007"], start=2)),
+        b"text\nNA\nnull\nNone\nnan\nN/A\n#N/A\nTRUE\n1.0\n007\n",
+        list(enumerate(["NA", "null", "None", "nan", "N/A", "#N/A", "TRUE", "1.0", "007"], start=2)),
     ),
     Case(
         "formulas.csv",
@@ -432,7 +585,68 @@ CASES = [
         b'{"text": "ab \\ud800 c"}\n{"text": "\\ud83d\\ude00"}\n',
         [(1, "ab \ufffd\\ud800 c"), (2, "😀")],
     ),
-    Case("twice.jsonl", "a key twice", b'{"text": "a", "text": "b"}\n{"text": "c"}\n', refusal="the key 'text' twice"),
+    Case(
+        "twice.jsonl",
+        "a key twice",
+        b'{"text": "a", "text": "b"}\n{"text": "c"}\n',
+        refusal='line 1: the key "text" stands twice',
+    ),
+    Case(
+        "twice_each.jsonl",
+        "a key twice on each line",
+        b'{"text": "a", "text": "b"}\n{"text": "c", "text": "d"}\n',
+        refusal='line 1: the key "text" stands twice',
+    ),
+    Case(
+        "nul.jsonl",
+        "an escaped NUL",
+        b'{"text": "a \\u0000 b"}\n',
+        [(1, "a \ufffd\\u0000 b")],
+    ),
+    Case(
+        "indented.jsonl",
+        "objects over several lines",
+        b'{\n  "text": "a"\n}\n{\n  "text": "b"\n}\n',
+        refusal="line 1: holds a JSON object that goes on over several lines; JSON lines have an object on each line: "
+        "jq -c . FILE > NEW.jsonl makes them",
+    ),
+    Case(
+        "indented_with_an_object_a_line.jsonl",
+        "the same, holding an object on a line of its own",
+        b'{"a": [\n  {"text": "a"}\n]}\n',
+        refusal="line 1: holds a JSON object that goes on over several lines",
+    ),
+    Case("indented.csv", "the same named .csv", b'{\n  "text": "a"\n}\n', refusal="jq -c . FILE > NEW.jsonl makes"),
+    Case("array.csv", "a JSON array named .csv", b'[{"text": "a"}]\n', refusal="jq -c '.[]' FILE > NEW.jsonl makes"),
+    Case("csv.jsonl", "CSV named .jsonl", PLAIN.encode(), refusal="name the file .csv or set data.format: csv in"),
+    Case(
+        "semicolons.jsonl",
+        "CSV with semicolons named .jsonl",
+        b"id;text\n1;a\n",
+        refusal='name the file .csv or set data.format: csv and data.delimiter: ";" in params.yaml',
+    ),
+    Case(
+        "prose.jsonl", "plain text named .jsonl", b"a b\nc d\n", refusal="line 1: no line holds a JSON object such as"
+    ),
+    Case(
+        "chat.jsonl",
+        "a list of messages on each line",
+        b'{"messages": [{"role": "user", "content": "Why is that so?"}, {"role": "user", "content": "Say it!"}]}\n',
+        refusal="'messages' holds JSON lists, not texts; make a row of each object in them with jq -c '.messages[]' "
+        "FILE > NEW.jsonl, then set validate.column: content",
+    ),
+    Case(
+        "nested.jsonl",
+        "texts inside an object",
+        b'{"the data": {"id": 1, "text": "a b"}}\n',
+        refusal="""holds JSON objects, not texts; make a row of each object in them with jq -c '.["the data"]' FILE""",
+    ),
+    Case(
+        "nested_beside_text.jsonl",
+        "lists beside a column of texts",
+        b'{"tags": ["a long tag of words", "b"], "story": "The tide came in over the sand."}\n',
+        refusal="'tags' (JSON lists), 'story' (text, 31 characters on average); set validate.column: story in params",
+    ),
     Case("cut.jsonl", "an object cut off", b'{"text": "a"}\n{"text": "b', refusal="line 2: is no JSON ("),
     Case(
         "cut_quarantined.jsonl",
@@ -443,7 +657,7 @@ CASES = [
         broken={2: ['{"text": "b'], 3: ["[1]"]},
     ),
     Case("array.jsonl", "one array", b'[{"text": "a"}]\n', refusal="line 1: holds a JSON array"),
-    Case("blank.jsonl", "a blank line", b'{"text": "a"}\n\n{"text": "b"}\n', [(1, "a"), (2, ""), (3, "b")]),
+    Case("blank.jsonl", "a blank line", b'{"text": "a"}\n\n{"text": "b"}\n', [(1, "a"), (3, "b")], blank=1),
     Case(
         "deep.jsonl",
         "lists in lists in lists",
@@ -471,6 +685,12 @@ CASES = [
         [(1, "café"), (2, "caf\ufffd\\udce9")],
     ),
     Case(
+        "nul.parquet",
+        "a NUL in a string",
+        _parquet(pa.table({"text": ["a\0b", "c"]})),
+        [(1, "a\ufffd\\u0000b"), (2, "c")],
+    ),
+    Case(
         "numbers.parquet",
         "columns that are no texts",
         _parquet(pa.table({"text": [1, 2], "list": [[1, 2], None]})),
@@ -486,6 +706,8 @@ CASES = [
     Case("packed.jsonl.zst", "JSON lines in zstd", _zstd(b'{"text": "a"}\n'), [(1, "a")]),
     Case("cut.csv.gz", "gzip cut off", _gzip(PLAIN.encode() * 99)[:-9], refusal="cannot be unpacked as gzip"),
     Case("cut.csv.zst", "zstd cut off", _zstd(PLAIN.encode() * 99)[:-9], refusal="cannot be unpacked as zstd"),
+    Case("pointer.csv", "a pointer of Git LFS", POINTER, refusal="fetch the file: git lfs pull"),
+    Case("pointer.csv.gz", "the same to a packed file", POINTER, refusal="fetch the file: git lfs pull"),
     Case("gzip.csv", "gzip named .csv", _gzip(PLAIN.encode()), refusal="is packed with gzip, not what its name says"),
     Case("plain.csv.gz", "CSV named .csv.gz", PLAIN.encode(), refusal="is named as packed with gzip but is not"),
     Case("workbook.csv", "Excel named .csv", _zip("xl/workbook.xml"), refusal="is an Excel workbook (xlsx)"),
