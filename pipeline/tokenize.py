@@ -72,7 +72,7 @@ def _md5() -> Any:
 
 def _clean(path: Path) -> Iterator[tuple[str, str]]:
     """Yield split and text of each clean row, in order, with only some of them in memory."""
-    with pq.ParquetFile(path) as clean:
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as clean:  # else it keeps all that it has read
         for rows in clean.iter_batches(_TEXTS_AT_ONCE, columns=["split", "text"]):
             yield from zip(rows["split"].to_pylist(), rows["text"].to_pylist(), strict=True)
 

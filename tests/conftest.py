@@ -1,6 +1,7 @@
 """What the tests share: a tiny GPT-2, made here, and a workspace in which stages run as they do for a user."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -49,6 +50,13 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def exact_products() -> Iterator[None]:
+    """Take back the precision of matrix products, the whole process's, that a test's training may have chosen."""
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 class Workspace:

@@ -72,7 +72,7 @@ def test_the_order_of_the_rows_changes_nothing_but_the_data_hash(tmp_path: Path)
 
 def test_the_data_hash_is_the_one_that_manifests_have(tmp_path: Path) -> None:
     old = write(tmp_path / "old.parquet", HARBOUR)
-    assert diff(old, old).old.data == data_hash(pd.read_parquet(old))
+    assert diff(old, old).old.data == data_hash(pd.read_parquet(old)[["split", "text"]].itertuples(index=False))
 
 
 def test_rows_that_only_the_new_one_has_are_added(tmp_path: Path) -> None:
