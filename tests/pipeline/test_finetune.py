@@ -223,6 +223,28 @@ def token_loss(model, batch: dict[str, torch.Tensor]) -> float:
         return float(model(**batch).loss)
 
 
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"finetune__lora_rank": 4, "finetune__learning_rate": 1e-2},
+        {"finetune__activation_checkpointing": True},
+        {"finetune__batch_size": "auto"},
+        {"finetune__precision": "bf16"},
+        {"tokenize__strategy": "pack"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_each_way_to_train_learns_and_ends_in_a_plain_model(stage: Workspace, setting: dict[str, object]) -> None:
+    stage.set(**setting)
+    tokenize.main()
+    finetune.main()
+    losses = pd.read_csv(paths.TRAINING_LOSS)["loss"]
+    assert losses.iloc[-1] < losses.iloc[0]
+    model, loading = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE, output_loading_info=True)
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert not any(loading.values())  # no weight is missing, none is left over
+
+
 def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
     model = finetune.load_base(tiny_gpt2, dropout=0.3)
     found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
