@@ -26,6 +26,8 @@ from pipeline.command import UserError, run
 from pipeline.data_diff import DataDiff, clean_data, diff
 from pipeline.tokenize import data_hash
 
+pytestmark = pytest.mark.integration
+
 HARBOUR = [
     f"The pilot of the {ship} took her out on the morning tide, and {what} on the way."
     for ship in ("Albatross", "Bonny Jean", "Cormorant", "Dunlin", "Eider", "Fulmar")

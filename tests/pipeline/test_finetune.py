@@ -21,6 +21,8 @@ from pipeline.command import UserError
 from pipeline.training import speed
 from tests.conftest import LINES, Workspace
 
+pytestmark = pytest.mark.integration
+
 # What the tiny configuration reaches; another value means that the recipe has changed.
 VALIDATION_LOSS = [5.744577, 5.722298, 5.706780]
 LAST_LOSSES = [5.053536, 4.970729, 5.017687, 4.977497, 4.902145]

@@ -14,6 +14,8 @@ from tests.conftest import Workspace, real
 from tests.pipeline.hostile import cases
 from tests.pipeline.hostile.cases import CASES, FOLDER, Case
 
+pytestmark = pytest.mark.integration
+
 # rows, broken ones, what was said, lines that are no rows
 Outcome = tuple[list[tuple[int, str]], dict[int, list[str]], list[str], int]
 

@@ -23,6 +23,8 @@ from pipeline.command import UserError, run
 from pipeline.training.checkpoints import KEPT
 from tests.conftest import LINES, ROOT, Workspace
 
+pytestmark = pytest.mark.integration
+
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 # Every process is forked from one that has imported everything, and so starts at once.

@@ -14,6 +14,8 @@ from pipeline.command import UserError
 from pipeline.intake import look, records
 from tests.conftest import Workspace
 
+pytestmark = pytest.mark.integration
+
 WORDS = ["tide", "rope", "a, b", 'say "so"', "two\nlines", "café", "漢字", "", " x ", "12", "🙂", "=1+1", "end."]
 BYTES = [
     b'"',

@@ -12,6 +12,8 @@ import pytest
 from pipeline.command import UserError
 from pipeline.training.checkpoints import Checkpoints, disk_errors, locked
 
+pytestmark = pytest.mark.integration
+
 FILES = ("weights.safetensors", "trainer_state.json")
 
 

@@ -13,6 +13,8 @@ from pipeline import finetune, paths, tokenize
 from pipeline.training.devices import GlobalBatches
 from tests.conftest import LINES, ROOT, Workspace
 
+pytestmark = pytest.mark.integration
+
 COMMAND = [sys.executable, "-m", "pipeline.finetune"]
 
 

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.command import UserError
 from pipeline.training import estimate, lora, speed
 
+pytestmark = pytest.mark.integration
+
 GB = 10**9
 MEASURED = estimate.Measured(
     fixed_seconds=0.1, row_seconds=0.2, fixed_memory=2 * GB, row_memory=GB // 2, available=4 * GB

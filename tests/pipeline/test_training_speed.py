@@ -17,6 +17,8 @@ from pipeline import params, tokenize
 from pipeline.training import speed
 from tests.conftest import LINES
 
+pytestmark = pytest.mark.integration
+
 TEXTS = [line[: 6 * number] for number in range(1, 6) for line in LINES]
 
 
