@@ -23,7 +23,6 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 MEMORY_EVERY = 0.2  # seconds between two looks at the memory; looking more often slows OpenMP's threads down
-CHILDREN_EVERY = 0.2  # seconds between two looks for new processes, which cost more
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,11 @@ def _peak_memory(pid: int) -> int:
     Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.2 s may be missed.
     """
     peak = 0
-    tree, looked = [psutil.Process(pid)], 0.0
+    process = psutil.Process(pid)
     while True:
         try:
-            if time.monotonic() - looked > CHILDREN_EVERY:
-                tree = [tree[0], *tree[0].children(recursive=True)]
-                looked = time.monotonic()
-            peak = max(peak, int(tree[0].memory_info().rss) + sum(map(_memory, tree[1:])))
-            if tree[0].status() == psutil.STATUS_ZOMBIE:
+            peak = max(peak, int(process.memory_info().rss) + sum(map(_memory, process.children(recursive=True))))
+            if process.status() == psutil.STATUS_ZOMBIE:
                 return peak
         except psutil.NoSuchProcess:
             return peak

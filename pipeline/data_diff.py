@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
-from pipeline import paths
+from pipeline import params, paths
 from pipeline.command import UserError, run
 from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
@@ -187,7 +187,7 @@ def main() -> None:
     wanted = parser.parse_args()
 
     with clean_data(wanted.old) as old, clean_data(wanted.new) as new:
-        found = diff(old, new, names=(wanted.old, wanted.new))
+        found = diff(old, new, names=(wanted.old, wanted.new), region=_region())
     if wanted.page:
         try:
             wanted.page.parent.mkdir(parents=True, exist_ok=True)
@@ -195,6 +195,11 @@ def main() -> None:
         except OSError as error:
             raise UserError(f"--page {wanted.page}: cannot be written ({error.strerror}); name another file") from None
     print(json.dumps(found.numbers(), indent=2, ensure_ascii=False) if wanted.json else table(found))  # noqa: T201
+
+
+def _region() -> str:
+    """Return the region of the rule `phone`; outside a checkout there is none."""
+    return params.load().validate_.rules.phone.region if paths.PARAMS.is_file() else "none"
 
 
 @contextmanager
@@ -280,8 +285,10 @@ def _cached(md5: str, whose: str, copy: Path) -> Path:
     return copy
 
 
-def diff(old: Path, new: Path, *, names: tuple[str, str] | None = None) -> DataDiff:
+def diff(old: Path, new: Path, *, names: tuple[str, str] | None = None, region: str = "none") -> DataDiff:
     """Compare two clean data sets; `names` is what the result calls them, their paths unless given.
+
+    `region` is that of the rule `phone`, by which the examples are redacted.
 
     A text that both have is unchanged; then one that only differs in case, white space or Unicode form is edited; then
     what is left of both is paired by similarity, most similar first, and edited from EDITED on. The rest is removed or
@@ -316,7 +323,7 @@ def diff(old: Path, new: Path, *, names: tuple[str, str] | None = None) -> DataD
                 _splits(database),
                 _length_drift(lengths[0], lengths[1]),
                 _vocabulary(database),
-                _examples(files, lengths, database),
+                _examples(files, lengths, database, region),
             )
 
 
@@ -368,7 +375,7 @@ def _take_in(side: str, name: str, file: pq.ParquetFile, database: duckdb.DuckDB
         for text, split in zip(texts, splits, strict=True):
             total.update(f"{split}\0{text}\0".encode())
         lengths[position : position + len(texts)] = [len(text) for text in texts]
-        chunk = pa.table(  # noqa: F841 - DuckDB finds it by its name
+        chunk = pa.table(
             {
                 "position": np.arange(position, position + len(texts)),
                 "row": columns["row"],
@@ -377,7 +384,7 @@ def _take_in(side: str, name: str, file: pq.ParquetFile, database: duckdb.DuckDB
                 "normalized": [_digest(text) for text in normalized],
             }
         )
-        database.execute(f"INSERT INTO {side} SELECT * FROM chunk")
+        database.register("chunk", chunk).execute(f"INSERT INTO {side} SELECT * FROM chunk")
         for of_ascii in (True, False):  # apart, for the speed of `words`
             counts.update(words("\n".join(text for text in normalized if text.isascii() == of_ascii)))
         if len(counts) > _WORDS_AT_ONCE:
@@ -400,8 +407,8 @@ def words(normalized: str) -> list[str]:
 
 
 def _put_counts(side: str, counts: Counter[str], database: duckdb.DuckDBPyConnection) -> None:
-    chunk = pa.table({"word": list(counts.keys()), "n": list(counts.values())})  # noqa: F841 - found by its name
-    database.execute("INSERT INTO counts SELECT ?, word, n FROM chunk", [side])
+    chunk = pa.table({"word": list(counts.keys()), "n": list(counts.values())})
+    database.register("chunk", chunk).execute("INSERT INTO counts SELECT ?, word, n FROM chunk", [side])
     counts.clear()
 
 
@@ -422,8 +429,8 @@ def _pair(files: Sequence[pq.ParquetFile], database: duckdb.DuckDBPyConnection) 
     if all(map(len, left)):
         signatures = [_signatures_of(file, positions) for file, positions in zip(files, left, strict=True)]
         old, new = near_pairs(*signatures)
-        chunk = pa.table({"old": left[0][old], "new": left[1][new]})  # noqa: F841 - DuckDB finds it by its name
-        database.execute("INSERT INTO pairs SELECT old, new, 'near' FROM chunk")
+        chunk = pa.table({"old": left[0][old], "new": left[1][new]})
+        database.register("chunk", chunk).execute("INSERT INTO pairs SELECT old, new, 'near' FROM chunk")
 
 
 def _signatures_of(file: pq.ParquetFile, positions: Array) -> Array:
@@ -630,7 +637,11 @@ def _js_part(p: float, q: float) -> float:
 
 
 def _examples(
-    files: Sequence[pq.ParquetFile], lengths: Sequence[Array], database: duckdb.DuckDBPyConnection, most: int = 5
+    files: Sequence[pq.ParquetFile],
+    lengths: Sequence[Array],
+    database: duckdb.DuckDBPyConnection,
+    region: str,
+    most: int = 5,
 ) -> Examples:
     """Return the first few rows of each kind, and the histogram of lengths."""
     edited = database.execute(
@@ -646,11 +657,11 @@ def _examples(
     new = _texts_at(files[1], {at for _, at, *_ in edited} | {at for at, _ in left["new"]})
     return Examples(
         edited=[
-            {"old": row_old, "new": row_new, "parts": marked(redact(old[at_old]), redact(new[at_new]))}
+            {"old": row_old, "new": row_new, "parts": marked(redact(old[at_old], region), redact(new[at_new], region))}
             for at_old, at_new, row_old, row_new in edited
         ],
-        removed=[{"row": row, "text": excerpt(old[at])} for at, row in left["old"]],
-        added=[{"row": row, "text": excerpt(new[at])} for at, row in left["new"]],
+        removed=[{"row": row, "text": excerpt(old[at], region=region)} for at, row in left["old"]],
+        added=[{"row": row, "text": excerpt(new[at], region=region)} for at, row in left["new"]],
         histogram=_histogram(old=lengths[0], new=lengths[1]),
     )
 

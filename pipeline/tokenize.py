@@ -49,13 +49,11 @@ def main() -> None:
     disable_progress_bar()
 
     shutil.rmtree(paths.TOKENS, ignore_errors=True)
-    paths.TOKENS.parent.mkdir(parents=True, exist_ok=True)
     dataset = DatasetDict()
     with paths.CLEAN.open("rb") as opened:
         clean_md5 = hashlib.file_digest(opened, _md5).hexdigest()
     budget: dict[str, Any] = {"data": data_hash(_clean(paths.CLEAN)), "clean_md5": clean_md5, "splits": {}}
-    # Beside the result, for the folder of temporary files is memory on many machines.
-    with tempfile.TemporaryDirectory(dir=paths.TOKENS.parent, prefix=".tokens-") as scratch:
+    with paths.scratch("tokenize") as scratch:
         for split in SPLITS:
             texts = (text for its_split, text in _clean(paths.CLEAN) if its_split == split)
             content = f"{budget['data']} {split}"
@@ -86,7 +84,7 @@ def data_hash(clean: Iterable[tuple[str, str]]) -> str:
 
 
 def token_rows(
-    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize, scratch: str, content: str = ""
+    texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize, scratch: Path, content: str = ""
 ) -> tuple[Dataset, dict[str, int]]:
     """Return the rows for `texts`, each of `wanted.max_length` tokens, and where the tokens went.
 

@@ -8,7 +8,6 @@ duplicates are found; a second pass writes what is clean and what is refused.
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -57,25 +56,25 @@ def main() -> None:
     with corpus.open("rb") as file:
         md5 = file_digest(file, "md5").hexdigest()
     summary = Summary(seen, wanted, corpus.stat().st_size, md5, max_tokens=all_params.tokenize.max_length)
-    with tempfile.TemporaryDirectory(prefix=".intake-", dir=paths.CLEAN.parent) as scratch:
-        shelf = _Shelf(Path(scratch, "shelf.arrow"), seen, wanted)
-        duplicates = Duplicates(Path(scratch), wanted.rules)
+    with paths.scratch("validate") as scratch:
+        shelf = _Shelf(scratch / "shelf.arrow", seen, wanted)
+        duplicates = Duplicates(scratch, wanted.rules)
         results = {"rows": _shelve(shelf, duplicates, summary, all_params)}
         duplicates.find()
         summary.crowded = duplicates.crowded
-        clean = Path(scratch, "clean.parquet")
-        results["duplicates"], sample = _sort_out(shelf, duplicates, summary, clean, all_params)
+        clean = scratch / "clean.parquet"
+        results["duplicates"], quarantined, sample = _sort_out(shelf, duplicates, summary, clean, all_params)
         summary.token_counts = _token_counts(sample)
         metrics = _metrics(summary)
-        summary.stopped, results["corpus"] = _check_corpus(summary)
+        unaccounted = summary.rows_in - pq.read_metadata(clean).num_rows - quarantined
+        summary.stopped, results["corpus"] = _check_corpus(summary, unaccounted)
         _write_json(paths.VALIDATE_METRICS, metrics)
         _write_json(paths.EXPECTATIONS, results)
         paths.VALIDATE_REPORT.write_text(page(summary), encoding="utf-8")
         if summary.stopped:
             raise UserError(summary.stopped)
         clean.replace(paths.CLEAN)
-    counts = ", ".join(f"{reason}: {count}" for reason, count in summary.refused.most_common())
-    others = f", the others refused ({counts})" if counts else ""
+    others = f", the others refused ({_counts(summary)})" if summary.rows_refused else ""
     say(f"{summary.rows_clean} of {summary.rows_in} rows are clean{others}; see {paths.VALIDATE_REPORT}")
 
 
@@ -146,15 +145,13 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
     """Put every row on `shelf` with what the rules for single rows say of it; return Great Expectations' results."""
     wanted = all_params.validate_
     checker = Checker(row_suite(wanted.rules))
-    seen = summary.look
     processes = (os.cpu_count() or 1) if summary.size > _ONE_PROCESS_BYTES else 0
 
     def batches() -> Iterator[list[Any]]:
-        for group in _groups(inspect_all(_parts(seen, all_params), wanted, processes)):
+        for group in _groups(inspect_all(_parts(summary, all_params), wanted, processes)):
             frames = [pd.DataFrame(found.measures, index=range(len(part.rows))) for part, found in group]
             all_critical, all_warnings = map(iter, checker.check(pd.concat(frames, ignore_index=True)))
             for part, found in group:
-                summary.blank_lines += part.blank_lines
                 critical = list(islice(all_critical, len(part.rows)))
                 warnings = list(islice(all_warnings, len(part.rows)))
                 for position in part.broken:
@@ -181,7 +178,6 @@ class _Part:
     rows: NDArray[np.int64]
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
-    blank_lines: int  # passed over before its last row
     columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
 
 
@@ -197,14 +193,16 @@ def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tupl
         yield group
 
 
-def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
-    """Yield the corpus's chunks with their texts, behind a progress bar on a terminal."""
+def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
+    """Yield the corpus's chunks with their texts, behind a progress bar on a terminal; count its rows in `summary`."""
+    seen = summary.look
     make_text = text_of(seen.columns, all_params.validate_)
     by_template = all_params.validate_.template != "none"
     width = len(seen.columns)
-    size = seen.path.stat().st_size
-    with tqdm(total=size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
+    with tqdm(total=summary.size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
         for chunk in read(seen, all_params.data):
+            summary.rows_in += len(chunk.rows)
+            summary.blank_lines += chunk.blank_lines
             texts = list(map(make_text, chunk.fields))
             further = [""] * len(texts)
             for position, fields in chunk.broken.items():
@@ -215,16 +213,16 @@ def _parts(seen: Look, all_params: params.Params) -> Iterator[tuple[_Part, list[
             arrays = [pa.array(column, pa.string()) for column in columns]
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
             rows = np.array(chunk.rows, dtype=np.int64)
-            yield _Part(rows, lengths, tuple(chunk.broken), chunk.blank_lines, arrays), texts
+            yield _Part(rows, lengths, tuple(chunk.broken), arrays), texts
             bar.update(chunk.bytes_read - bar.n)
 
 
 def _sort_out(
     shelf: _Shelf, duplicates: Duplicates, summary: Summary, clean: Path, all_params: params.Params
-) -> tuple[list[dict[str, Any]], list[str]]:
+) -> tuple[list[dict[str, Any]], int, list[str]]:
     """Write clean rows to `clean` and refused ones to the quarantine, in order, and fill `summary`.
 
-    Returns Great Expectations' results on duplicates, and a sample of the clean texts.
+    Returns Great Expectations' results on duplicates, how many rows are quarantined, and a sample of the clean texts.
     """
     wanted = summary.wanted
     checker = Checker(duplicate_suite(wanted.rules))
@@ -255,7 +253,6 @@ def _sort_out(
                 cells = [batch[name][position].as_py() for name in fields]
                 quarantine.add(int(rows[position]), reasons[position], cells)
 
-            summary.rows_in += len(rows)
             summary.rows_refused += int(refused.sum())
             summary.parts.add(rows, refused, lengths)
             for split in SPLITS:
@@ -266,7 +263,7 @@ def _sort_out(
             _note(summary, batch, texts, found, reasons, warned)
     for pairs in (summary.exact_pairs, summary.near_pairs):
         pairs.complete(shelf.texts({pair.earlier_row for pair in pairs.kept}))
-    return checker.results, sample.texts
+    return checker.results, quarantine.rows, sample.texts
 
 
 def _joined(earlier: str, further: tuple[str, ...]) -> str:
@@ -343,24 +340,27 @@ def _metrics(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _check_corpus(summary: Summary) -> tuple[str, list[dict[str, Any]]]:
-    """Return why the corpus as a whole is refused ("" where it is not), and Great Expectations' results."""
+def _check_corpus(summary: Summary, unaccounted: int) -> tuple[str, list[dict[str, Any]]]:
+    """Return why the corpus as a whole is refused ("" where it is not), and Great Expectations' results.
+
+    `unaccounted` are rows that were read and are in neither of the files that were written; raises RuntimeError if
+    there is one.
+    """
     wanted, corpus = summary.wanted, summary.look.path
     checker = Checker(corpus_suite(wanted))
     share = summary.rows_refused / max(1, summary.rows_in)
     statistics = {
         "rows_in": summary.rows_in,
-        "rows_unaccounted": summary.rows_in - sum(summary.splits.values()) - summary.rows_refused,
+        "rows_unaccounted": unaccounted,
         "refused_share": share,
         **{split: summary.splits[split] for split in SPLITS},
     }
     [broken], _ = checker.check(pd.DataFrame([statistics]))
     if "rows_unaccounted" in broken:
-        raise RuntimeError(f"{statistics['rows_unaccounted']} rows are neither clean nor quarantined: {statistics}")
+        raise RuntimeError(f"{unaccounted} rows are neither clean nor quarantined: {statistics}")
     if "refused_share" in broken:
-        counts = ", ".join(f"{reason}: {count}" for reason, count in summary.refused.most_common())
         return (
-            f"{corpus}: {share:.0%} of {summary.rows_in} rows are refused ({counts}), more than "
+            f"{corpus}: {share:.0%} of {summary.rows_in} rows are refused ({_counts(summary)}), more than "
             f"validate.max_refused allows ({wanted.max_refused:.0%}); see {paths.VALIDATE_REPORT}, "
             "then mend the rows, or change the rule (validate.rules) or that bound in params.yaml"
         ), checker.results
@@ -372,6 +372,11 @@ def _check_corpus(summary: Summary) -> tuple[str, list[dict[str, Any]]]:
                 "validate.validation_share and validate.test_share in params.yaml"
             ), checker.results
     return "", checker.results
+
+
+def _counts(summary: Summary) -> str:
+    """Return the reasons with their rows, for a sentence."""
+    return ", ".join(f"{reason}: {count}" for reason, count in summary.refused.most_common())
 
 
 def _rows_for_each_split(wanted: params.Validate) -> int:

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Trainer
 
 from pipeline import params
 from pipeline.evaluate import load_model
-from pipeline.perplexity import Perplexity
+from pipeline.evaluation.perplexity import Perplexity
 from pipeline.tokenize import token_rows
 
 FOLDER = Path(__file__).parent
@@ -115,7 +115,7 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
     """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
     scratch = FOLDER.parent / "models" / "starter"
     wanted = params.Tokenize(strategy="pack", max_length=CONTEXT)
-    rows, budget = token_rows(texts, tokenizer, wanted, str(scratch))
+    rows, budget = token_rows(texts, tokenizer, wanted, scratch)
     set_seed(SEED)
     config = GPT2Config(
         vocab_size=len(tokenizer),

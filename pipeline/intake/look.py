@@ -170,7 +170,7 @@ def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1], "none") if suffixes else "none"
     inner = suffixes[:-1] if compression != "none" else suffixes
-    kind = wanted.format
+    kind: str = wanted.format
     if kind == "auto":
         kind_by_name = _FORMATS.get(inner[-1]) if inner else None
         if kind_by_name is None:
@@ -181,7 +181,7 @@ def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:
                 ".gz or .zst where it is packed: rename it, or set data.format in params.yaml to csv, tsv, jsonl or "
                 "parquet"
             )
-        kind = kind_by_name  # type: ignore[assignment]
+        kind = kind_by_name
     if kind == "parquet" and compression != "none":
         raise UserError(f"{path}: Parquet is packed inside; unpack the file ({compression}) and name it .parquet")
     return kind, compression

@@ -20,14 +20,12 @@ def restore(cell: str) -> str:
 
 
 class Quarantine:
-    """`quarantine.csv` being written: `row`, `reasons` joined by a space, then the corpus's columns.
-
-    UTF-8; a lone surrogate, which UTF-8 cannot carry, stands there as its escape: `\\ud800`.
-    """
+    """`quarantine.csv` being written: `row`, `reasons` joined by a space, then the corpus's columns; in UTF-8."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Write the header."""
-        self._file = path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+        self._file = path.open("w", encoding="utf-8", newline="")
+        self.rows = 0  # written so far
         self._writer = csv.writer(self._file)  # lines end in CRLF, so that a CR in a cell is quoted as well
         self._writer.writerow(["row", "reasons", *map(protect, columns)])
 
@@ -43,4 +41,5 @@ class Quarantine:
 
     def add(self, row: int, reasons: str, fields: Sequence[str]) -> None:
         """Write one refused row."""
+        self.rows += 1
         self._writer.writerow([row, reasons, *map(protect, fields)])

@@ -31,9 +31,7 @@ from pipeline.intake.look import (
 
 ROWS = 50_000  # a chunk's records at most
 CELLS = 1_000_000  # and its fields, each of which is an object of 50 bytes and more
-BYTES = (
-    12 << 20
-)  # and its bytes, roughly, since a few chunks are in memory at once; a longer record is a chunk of its own
+BYTES = 12 << 20  # and its bytes, roughly: a few chunks are in memory at once; a longer record is one of its own
 _LISTED = 10  # broken rows that an error shows
 _NEARLY_ALL = 0.8  # of the rows; where so many are broken, what is wrong is how the file is read
 _END_OF_DOS = "\x1a"

@@ -19,7 +19,6 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.command import UserError
 
-IGNORED = -100  # the label that torch's cross entropy leaves out
 _NOTHING = -1  # stands for "no row": a device that has none in an epoch's last step
 _TIED_TO_PARENT = "FINETUNE_TIED_TO_PARENT"
 _GRACE = 10.0  # seconds for the other processes to end once one has
@@ -178,7 +177,7 @@ class GlobalBatches:
 
 
 class Rows(torch.utils.data.Dataset[Any]):
-    """Token rows for a loader whose batches come from `GlobalBatches`; to be collated by `collated`."""
+    """Token rows for a loader whose batches come from `GlobalBatches`; to be collated by `ResumableTrainer`."""
 
     def __init__(self, rows: Any) -> None:
         """Take a `datasets.Dataset`."""

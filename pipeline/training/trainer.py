@@ -22,7 +22,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_callback import ExportableState
 
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.devices import IGNORED, GlobalBatches, Rows, is_first
+from pipeline.training.devices import GlobalBatches, Rows, is_first
+from pipeline.training.speed import IGNORED
 
 _STATE = "trainer_state.json"  # Trainer's own name: it reads this file itself
 _WEIGHTS = "weights.safetensors"  # of the parameters that are trained: the others are the base's

@@ -573,3 +573,10 @@ def test_a_page_that_cannot_be_written_is_a_mistake_of_the_caller(project: Proje
 
 def test_a_missing_argument_is_a_mistake_of_the_caller(project: Project) -> None:
     project.diff(code=2)
+
+
+def test_national_phone_numbers_are_redacted_where_the_rule_names_their_region(tmp_path: Path) -> None:
+    old = write(tmp_path / "old.parquet", HARBOUR)
+    new = write(tmp_path / "new.parquet", [*HARBOUR, "Call the harbour master on (415) 555-2671 before dawn."])
+    assert "555-2671" in data_diff.page(diff(old, new))
+    assert "555-2671" not in data_diff.page(diff(old, new, region="US"))

@@ -33,7 +33,7 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
     wanted = params.Tokenize(strategy=strategy, max_length=length)
-    dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, str(scratch))
+    dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, scratch)
     return dataset.to_list(), budget
 
 

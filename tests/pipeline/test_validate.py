@@ -284,3 +284,19 @@ def test_nothing_is_left_behind_when_the_stage_stops(workspace: Workspace) -> No
         validate.main()
     assert not paths.CLEAN.exists()
     assert sorted(path.name for path in paths.CLEAN.parent.iterdir()) == ["corpus.csv"]
+
+
+def test_what_a_killed_run_put_aside_is_deleted(workspace: Workspace) -> None:
+    left = workspace.folder / "data" / ".validate" / "shelf.arrow"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    run_on(workspace, as_csv(many()))
+    assert not left.parent.exists()
+
+
+def test_a_row_that_is_read_but_written_nowhere_is_noticed(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate.Quarantine, "add", lambda *_: None)
+    with pytest.raises(RuntimeError, match="2 rows are neither clean nor quarantined"):
+        run_on(workspace, as_csv([*many(), "", ""]))
