@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import run
-from pipeline.perplexity import Perplexity
+from pipeline.evaluation.perplexity import Perplexity
 from pipeline.tokenize import context_of, start_and_end
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}

@@ -174,6 +174,7 @@ class Validate(Section):
 
     column: Name
     template: Name
+    category: Name
     max_refused: Share
     validation_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
@@ -191,6 +192,8 @@ class Tokenize(Section):
 
     strategy: Literal["pad", "pack"]
     max_length: Annotated[int, Field(ge=4)]
+    canaries: Annotated[int, Field(ge=0)]
+    canary_repeats: Count
 
 
 class Finetune(Section):
@@ -213,20 +216,54 @@ class Finetune(Section):
 
 
 class Evaluate(Section):
-    """How models are scored and sampled."""
+    """How models are scored and sampled, and what counts as a copy."""
 
-    batch_size: Count
+    batch_tokens: Count
     stride: Annotated[float, Field(gt=0, le=1)]
     resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
     prompts: Annotated[tuple[Name, ...], Field(strict=False)]
     test_prompts: Annotated[int, Field(ge=0)]
     test_prompt_words: Count
+    generations: Annotated[int, Field(ge=2)]
+    prompt_tokens: Count
+    copied_tokens: Annotated[int, Field(ge=2)]
+    membership_rows: Count
     max_new_tokens: Count
     temperature: Positive
     top_p: Annotated[float, Field(gt=0, le=1)]
     top_k: Count
     seed: Seed
+
+
+class Gates(Section):
+    """What a candidate must keep to, however low its perplexity."""
+
+    copied: Share
+    extracted: Share
+    membership: Positive
+    repetition: Share
+    loops: Share
+    forgetting: Positive
+    group_loss: Share
+    size: Positive
+    latency: Positive
+
+
+class Promote(Section):
+    """When a candidate takes the champion's place."""
+
+    resamples: Annotated[int, Field(ge=100)]
+    confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    min_gain: Annotated[float, Field(ge=0, lt=1)]
+    gates: Gates
+
+
+class Registry(Section):
+    """Where versions are kept, and how many."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9_.-]{0,61}[a-z0-9])?$")]  # BentoML's rule for names
+    keep: Count
 
 
 class Service(Section):
@@ -258,6 +295,8 @@ class Params(Section):
     tokenize: Tokenize
     finetune: Finetune
     evaluate: Evaluate
+    promote: Promote
+    registry: Registry
     service: Service
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.perplexity import Perplexity, Score, figures, score
+from pipeline.evaluation.perplexity import Perplexity, Score, figures, score
 from tests.conftest import LINES
 
 TEXTS = [*LINES, "A", "", "é 漢字 🙂", " ".join(LINES)]  # the last is longer than the context of 64
