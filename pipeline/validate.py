@@ -26,7 +26,7 @@ from tqdm import tqdm
 from pipeline import params, paths
 from pipeline.command import UserError, run, say
 from pipeline.intake.duplicates import Duplicates, Findings
-from pipeline.intake.look import Look, look
+from pipeline.intake.look import Look, clipped, look
 from pipeline.intake.quarantine import Quarantine
 from pipeline.intake.records import check_columns, read, text_of
 from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
@@ -39,6 +39,9 @@ _CHECKED_ROWS = 75_000  # at once, at least: Great Expectations takes 0.1 s for 
 _COUNTED_TEXTS = 2_000  # whose tokens the report shows
 _FURTHER_FIELDS = "further_fields"  # column of quarantine.csv: what a broken row has beyond the corpus's columns
 _CLEAN = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
+_GROUP = pa.field("group", pa.string())  # behind these where there is a category
+_MOST_GROUPS = 200  # with more, too few rows share one for figures of its own: the column is one of names or numbers
+_LONGEST_GROUP = 200  # characters; what is longer is a text
 
 
 def main() -> None:
@@ -108,6 +111,7 @@ class _Shelf:
         self.fields = [f"field_{number}" for number in range(len(seen.columns))]
         by_template = wanted.template != "none"
         self.text = "text" if by_template else self.fields[seen.columns.index(wanted.column)]
+        self.category = None if wanted.category == "none" else self.fields[seen.columns.index(wanted.category)]
         numbers = [("row", pa.int64()), ("characters", pa.int64()), ("split_key", pa.uint64()), ("key", pa.uint64())]
         texts = ("reasons", "warnings", *self.fields, _FURTHER_FIELDS, *(["text"] if by_template else []))
         self.schema = pa.schema([*numbers, *((name, pa.string()) for name in texts)])
@@ -145,6 +149,7 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
     """Put every row on `shelf` with what the rules for single rows say of it; return Great Expectations' results."""
     wanted = all_params.validate_
     checker = Checker(row_suite(wanted.rules))
+    categories = _Categories(summary.look, wanted)
     processes = (os.cpu_count() or 1) if summary.size > _ONE_PROCESS_BYTES else 0
 
     def batches() -> Iterator[list[Any]]:
@@ -156,7 +161,9 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
                 warnings = list(islice(all_warnings, len(part.rows)))
                 for position in part.broken:
                     critical[position], warnings[position] = (BROKEN_ROW,), ()
-                duplicates.add(part.rows, found.fingerprints, np.array([bool(reasons) for reasons in critical]))
+                refused = np.array([bool(reasons) for reasons in critical])
+                categories.check(part, refused)
+                duplicates.add(part.rows, found.fingerprints, refused)
                 yield [
                     part.rows,
                     part.characters,
@@ -179,6 +186,45 @@ class _Part:
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
     columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
+
+
+class _Categories:
+    """Stops the stage as soon as the rows show that the category's column holds something else."""
+
+    def __init__(self, seen: Look, wanted: params.Validate) -> None:
+        """Start without a row."""
+        self._seen, self._name = seen, wanted.category
+        self._groups: dict[str, None] = {}  # in the order in which they came
+        self._rows = 0
+
+    def check(self, part: _Part, refused: NDArray[np.bool_]) -> None:
+        """Take in the groups of the rows that are not `refused`; raises UserError for too many and too long ones."""
+        if self._name == "none":
+            return
+        groups = _groups_of(part.columns[self._seen.columns.index(self._name)], ~refused)
+        longest = max(groups, key=len, default="")
+        if len(longest) > _LONGEST_GROUP:
+            row = part.rows[~refused][groups.index(longest)]
+            raise UserError(
+                f"{self._seen.path}, {'row' if self._seen.format == 'parquet' else 'line'} {row}: the column "
+                f"{self._name!r} (validate.category) holds {len(longest):,} characters, {clipped([longest])}, and a "
+                f"category has {_LONGEST_GROUP} at most; shorten it, or set validate.category in params.yaml to "
+                "another column or none"
+            )
+        self._groups |= dict.fromkeys(groups)
+        self._rows += len(part.rows)
+        if len(self._groups) > _MOST_GROUPS:
+            raise UserError(
+                f"{self._seen.path}: the column {self._name!r} (validate.category) is no category: its first "
+                f"{self._rows:,} rows hold {len(self._groups):,} different values, {clipped(list(self._groups), 3)}, "
+                f"and a category has {_MOST_GROUPS} at most; set validate.category in params.yaml to a column with "
+                "fewer or none, or give its rare values one name"
+            )
+
+
+def _groups_of(cells: pa.Array, kept: NDArray[np.bool_]) -> list[str]:
+    """Return the groups of the rows that are `kept`: the category's cells, trimmed."""
+    return [cell.strip() for cell in cells.filter(pa.array(kept)).to_pylist()]
 
 
 def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tuple[_Part, Inspection]]]:
@@ -231,8 +277,9 @@ def _sort_out(
         columns.append(_FURTHER_FIELDS)
         fields.append(_FURTHER_FIELDS)
     sample = _Sample()
+    schema = _CLEAN.append(_GROUP) if shelf.category else _CLEAN
     with (
-        pq.ParquetWriter(clean, _CLEAN) as file,
+        pq.ParquetWriter(clean, schema) as file,
         Quarantine(paths.QUARANTINE, columns) as quarantine,
         _Beside() as beside,
     ):
@@ -247,7 +294,12 @@ def _sort_out(
             splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
             texts = batch[shelf.text]
             kept = texts.filter(pa.array(~refused))
-            beside.do(file.write_table, pa.table([rows[~refused], kept, splits[~refused].tolist()], schema=_CLEAN))
+            written = [rows[~refused], kept, splits[~refused].tolist()]
+            if shelf.category:
+                groups = _groups_of(batch[shelf.category], ~refused)
+                summary.groups.update(groups)
+                written.append(groups)
+            beside.do(file.write_table, pa.table(written, schema=schema))
             sample.add(batch["key"].to_numpy()[~refused], kept)
             for position in np.flatnonzero(refused).tolist():
                 cells = [batch[name][position].as_py() for name in fields]
@@ -328,6 +380,7 @@ def _token_counts(texts: list[str]) -> list[int]:
 
 def _metrics(summary: Summary) -> dict[str, Any]:
     """Return the stage's metrics: the same numbers in the same order for the same corpus."""
+    groups = {} if summary.wanted.category == "none" else {"groups": dict(sorted(summary.groups.items()))}
     return {
         "corpus": str(summary.look.path),
         "corpus_md5": summary.md5,  # as DVC names the file
@@ -337,6 +390,7 @@ def _metrics(summary: Summary) -> dict[str, Any]:
         "reasons": dict(sorted(summary.refused.items())),
         "warnings": dict(sorted(summary.warned.items())),
         "splits": {split: summary.splits[split] for split in SPLITS},
+        **groups,
     }
 
 

@@ -462,10 +462,31 @@ def _position(columns: Sequence[str], name: str, key: str) -> int:
 
 
 def check_columns(look: Look, wanted: params.Validate) -> None:
-    """Raise UserError where the file lacks a column that `wanted` uses: what each holds, and what would serve."""
+    """Raise UserError where the file lacks a column that `wanted` uses: what each holds, and what would serve.
+
+    So too where the category's column is the texts' own. A line for each problem.
+    """
+    problems = []
+    for check in (_check_text, _check_category):
+        try:
+            check(look, wanted)
+        except SettingsError as error:
+            problems.append(error)
+    if problems:
+        settings = {key: value for problem in problems for key, value in problem.settings.items()}
+        raise SettingsError("\n".join(map(str, problems)), settings)
+
+
+def _text_columns(wanted: params.Validate) -> list[str]:
+    """Return the columns that make a text."""
+    if wanted.template == "none":
+        return [wanted.column]
+    return [name for _, name in _parts(wanted.template) if name is not None]
+
+
+def _check_text(look: Look, wanted: params.Validate) -> None:
     template = wanted.template != "none"
-    used = [name for _, name in _parts(wanted.template) if name is not None] if template else [wanted.column]
-    missing = next((name for name in used if name not in look.columns), None)
+    missing = next((name for name in _text_columns(wanted) if name not in look.columns), None)
     if missing is None:
         return
     kinds = {name: _kind(values) for name, values in _by_column(look)}
@@ -473,8 +494,7 @@ def check_columns(look: Look, wanted: params.Validate) -> None:
     texts = [name for name in kinds if name in longest_first]
     settings = {} if template else headerless(look)
     nested = [name for name, kind in kinds.items() if kind.startswith("JSON")]
-    listed = ", ".join(f"{name!r} ({kind})" for name, kind in list(kinds.items())[:50])
-    near = next((name for name in look.columns if name.strip().casefold() == missing.strip().casefold()), None)
+    near = _near(missing, look)
     if look.header and any(missing in row for row in look.sample):
         settings = {}
         mend = f"a later row holds {missing!r}: if that one is the header, delete the lines before it"
@@ -504,11 +524,44 @@ def check_columns(look: Look, wanted: params.Validate) -> None:
     if look.header and look.format in ("csv", "tsv") and any(map(_names_no_column, look.columns)):
         mend += "; if line 1 is a row, set data.header: none"
     key = "validate.template" if template else "validate.column"
+    raise SettingsError(f"{_is_not_there(missing, key, look, kinds)}; {mend}", settings)
+
+
+def _check_category(look: Look, wanted: params.Validate) -> None:
+    name = wanted.category
+    if name == "none":
+        return
+    if {name} == set(_text_columns(wanted)):
+        raise SettingsError(
+            f"params.yaml: validate.category: found {name!r}, the column that holds the texts; name another one, whose "
+            "values group the rows, or none",
+            {},
+        )
+    if name in look.columns:
+        return
+    kinds = {name: _kind(values) for name, values in _by_column(look)}
+    near = _near(name, look)
+    settings: dict[str, str] = {}
+    if near is not None:
+        settings, mend = {"validate.category": near}, f"write {near!r} there, exactly as the header does"
+    elif headerless(look):
+        mend = f"if line 1 is a row, they are column_1 to column_{len(look.columns)} with data.header: none: name one"
+    else:
+        mend = "set validate.category in params.yaml to one whose values group the rows, or none"
+    raise SettingsError(f"{_is_not_there(name, 'validate.category', look, kinds)}; {mend}", settings)
+
+
+def _near(missing: str, look: Look) -> str | None:
+    """Return the column that is called so but for case and white space."""
+    return next((name for name in look.columns if name.strip().casefold() == missing.strip().casefold()), None)
+
+
+def _is_not_there(missing: str, key: str, look: Look, kinds: dict[str, str]) -> str:
+    """Return the beginning of a sentence: that the column `key` names is not there, and which are."""
+    listed = ", ".join(f"{name!r} ({kind})" for name, kind in list(kinds.items())[:50])
     line = ", line 1" if look.header else ""
     has = "header has" if look.header else "columns are"
-    raise SettingsError(
-        f"{look.path}{line}: there is no column {missing!r} ({key}); the {has} {listed}; {mend}", settings
-    )
+    return f"{look.path}{line}: there is no column {missing!r} ({key}); the {has} {listed}"
 
 
 def headerless(look: Look) -> dict[str, str]:

@@ -233,6 +233,7 @@ class Summary:
     refused: Counter[str] = field(default_factory=Counter)  # reason -> rows; a row counts for each of its reasons
     warned: Counter[str] = field(default_factory=Counter)  # likewise; these rows are clean
     splits: Counter[str] = field(default_factory=Counter)  # split -> clean rows
+    groups: Counter[str] = field(default_factory=Counter)  # value of validate.category -> clean rows
     examples: Examples = field(init=False)  # of refused rows
     warning_examples: Examples = field(init=False)
     exact_pairs: Pairs = field(init=False)

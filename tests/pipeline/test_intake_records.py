@@ -300,3 +300,51 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
         "average); set validate.column in params.yaml to one of 'answer', 'question', or validate.template: "
         '"{question}\\n{answer}"'
     )
+
+
+def column_error(path: Path, **changes: str) -> str:
+    found, _ = chunks(path)
+    with pytest.raises(UserError) as caught:
+        records.check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
+    return str(caught.value)
+
+
+def test_a_missing_category_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    path = written(tmp_path, "Topic,text\nsea,Why does the tide turn?\n")
+    there = "the header has 'Topic' (short codes or words), 'text' (text, 23 characters on average)"
+    assert column_error(path, category="kind") == (
+        f"{path}, line 1: there is no column 'kind' (validate.category); {there}; set validate.category in params.yaml "
+        "to one whose values group the rows, or none"
+    )
+    assert column_error(path, category="topic").endswith(f"{there}; write 'Topic' there, exactly as the header does")
+
+
+def test_a_missing_text_and_a_missing_category_are_named_together(tmp_path: Path) -> None:
+    path = written(tmp_path, "topic,body\nsea,Why does the tide turn?\n")
+    first, second = column_error(path, category="kind").split("\n")
+    assert "there is no column 'text' (validate.column)" in first
+    assert first.endswith("set validate.column: body in params.yaml")
+    assert "there is no column 'kind' (validate.category)" in second
+    first, second = column_error(path, category="text").split("\n")
+    assert "there is no column 'text' (validate.column)" in first
+    assert "found 'text', the column that holds the texts" in second
+
+
+def test_where_line_1_is_a_row_the_category_is_told_its_columns_new_name(tmp_path: Path) -> None:
+    path = written(tmp_path, "7,The tide has turned already.\n8,The moon has turned already.\n")
+    first, second = column_error(path, category="topic").split("\n")
+    assert "set data.header: none and validate.column: column_2" in first
+    assert second.endswith("if line 1 is a row, they are column_1 to column_2 with data.header: none: name one")
+
+
+def test_the_category_may_be_part_of_the_text_but_not_all_of_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "topic,text\nsea,Why does the tide turn?\n")
+    itself = (
+        "params.yaml: validate.category: found 'text', the column that holds the texts; name another one, whose values "
+        "group the rows, or none"
+    )
+    assert column_error(path, category="text") == itself
+    assert column_error(path, category="text", template="Q: {text}") == itself
+    found, _ = chunks(path)
+    for changes in ({"category": "topic"}, {"category": "topic", "template": "{topic}: {text}"}, {"category": "none"}):
+        records.check_columns(found, DEFAULTS.validate_.model_copy(update=changes))

@@ -300,3 +300,118 @@ def test_a_row_that_is_read_but_written_nowhere_is_noticed(
     monkeypatch.setattr(validate.Quarantine, "add", lambda *_: None)
     with pytest.raises(RuntimeError, match="2 rows are neither clean nor quarantined"):
         run_on(workspace, as_csv([*many(), "", ""]))
+
+
+def in_groups(texts: list[str], groups: list[str]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["topic", "text"])
+    writer.writerows(zip(groups, texts, strict=True))
+    return file.getvalue()
+
+
+def test_clean_rows_are_grouped_by_the_trimmed_cells_of_the_category(workspace: Workspace) -> None:
+    workspace.set(validate__category="topic")
+    groups = ["sea", " sea\t", "Sea", "", "  ", "<b>\u6f22"] * 10
+    content = in_groups([*many(), "", many()[0]], [*groups, "of no clean row", "sea"])
+    clean, quarantine, metrics = run_on(workspace, content)
+    assert list(clean.columns) == ["row", "text", "split", "group"]
+    assert clean["text"].tolist() == many()
+    assert clean["group"].tolist() == ["sea", "sea", "Sea", "", "", "<b>\u6f22"] * 10
+    assert quarantine["topic"].tolist() == ["of no clean row", "sea"]
+    assert metrics["groups"] == {"": 20, "<b>\u6f22": 10, "Sea": 10, "sea": 20}
+    report = paths.VALIDATE_REPORT.read_text()
+    assert "in 4 groups, the smallest of 10 and the largest of 20" in report
+    assert "&lt;b&gt;\u6f22" in report
+    assert "<b>" not in report
+
+
+def test_without_a_category_there_are_no_groups(workspace: Workspace) -> None:
+    clean, _, metrics = run_on(workspace, in_groups(many(), ["sea", "land"] * 30))
+    assert list(clean.columns) == ["row", "text", "split"]
+    assert "groups" not in metrics
+    assert "group" not in paths.VALIDATE_REPORT.read_text()
+
+
+def test_a_category_changes_neither_which_rows_are_clean_nor_their_splits(workspace: Workspace) -> None:
+    content = in_groups([*many(), "", many()[0]], [str(number % 7) for number in range(62)])
+    without, quarantine, _ = run_on(workspace, content)
+    workspace.set(validate__category="topic")
+    clean, same_quarantine, _ = run_on(workspace, content)
+    pd.testing.assert_frame_equal(clean.drop(columns="group"), without)
+    pd.testing.assert_frame_equal(same_quarantine, quarantine)
+
+
+@pytest.mark.integration
+def test_groups_stay_with_their_rows_across_chunks_processes_templates_and_broken_rows(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace.set(data__broken_rows="quarantine", validate__category="topic", validate__template="{topic}: {text}")
+    monkeypatch.setattr(records, "ROWS", 500)
+    monkeypatch.setattr(validate, "_ONE_PROCESS_BYTES", 0)
+    content = in_groups(many(2000), [f"topic {number % 13}" for number in range(2000)])
+    clean, quarantine, metrics = run_on(workspace, content + "topic 99,too,many\n")
+    assert len(clean) > 1900
+    assert clean["group"].tolist() == [text.split(":")[0] for text in clean["text"]]
+    assert metrics["groups"] == clean["group"].value_counts().to_dict()
+    assert "broken_row" in quarantine["reasons"].tolist()
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.parquet"])
+def test_a_category_of_numbers_is_grouped_as_they_are_written(workspace: Workspace, name: str) -> None:
+    path = workspace.write_corpus("", f"data/{name}")
+    frame = pd.DataFrame({"text": many(), "stars": pd.array([1, 5, None] * 20, dtype="Int64")})
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    workspace.set(validate__category="stars")
+    validate.main()
+    assert pd.read_parquet(paths.CLEAN)["group"].tolist() == ["1", "5", ""] * 20
+
+
+def test_a_column_of_too_many_values_is_no_category_and_stops_the_stage_early(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "ROWS", 150)
+    monkeypatch.setattr(validate, "_CHECKED_ROWS", 150)
+    workspace.set(validate__category="id")
+    workspace.write_corpus(as_csv(many(1000)))
+    with pytest.raises(UserError) as caught:
+        validate.main()
+    assert str(caught.value) == (
+        "data/corpus.csv: the column 'id' (validate.category) is no category: its first 300 rows hold 300 different "
+        "values, '0', '1', '2' and 297 more, and a category has 200 at most; set validate.category in params.yaml to "
+        "a column with fewer or none, or give its rare values one name"
+    )
+    assert not paths.CLEAN.exists()
+
+
+def test_a_category_may_have_200_values_and_those_of_refused_rows_do_not_count(workspace: Workspace) -> None:
+    workspace.set(validate__category="topic", validate__max_refused=0.5)
+    groups = [f"topic {number}" for number in range(210)]
+    _, _, metrics = run_on(workspace, in_groups([*many(200), *[""] * 10], groups))
+    assert len(metrics["groups"]) <= 200
+    workspace.write_corpus(in_groups([*many(201), *[""] * 9], groups))
+    with pytest.raises(UserError, match="hold 201 different values"):
+        validate.main()
+
+
+def test_a_text_in_the_category_stops_the_stage_with_its_line(workspace: Workspace) -> None:
+    workspace.set(validate__category="topic")
+    run_on(workspace, in_groups(many(), [*["sea"] * 59, f" {'y' * 200} "]))
+    workspace.write_corpus(in_groups(many(), [*["sea"] * 59, "y" * 201]))
+    with pytest.raises(UserError, match=r"corpus.csv, line 61: the column 'topic' .* holds 201 characters, 'yyy"):
+        validate.main()
+
+
+def test_a_real_file_of_bank_customers_questions_is_grouped_by_their_77_intents(workspace: Workspace) -> None:
+    path = real("banking77-customer-support/train.csv")
+    workspace.set(validate__category="category")
+    clean, _, metrics = run_on(workspace, path.read_bytes())
+    groups = metrics["groups"]
+    assert sorted(groups) == sorted(json.loads(path.with_name("categories.json").read_text()))
+    assert len(groups) == 77
+    given = dict(pd.read_csv(path)[["text", "category"]].iloc[::-1].values)  # of copies the first row counts
+    assert clean["group"].tolist() == [given[text] for text in clean["text"]]
+    assert sum(groups.values()) == len(clean)
