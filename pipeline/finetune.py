@@ -278,7 +278,7 @@ def _save_candidate(
 ) -> None:
     """Write weights, tokenizer, generation config and `manifest.json`, which says what made the model."""
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
-    model.config.use_cache = True
+    model.config.use_cache = model.generation_config.use_cache = True
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.eos_token_id
     budget = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))

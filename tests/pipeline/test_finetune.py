@@ -51,6 +51,8 @@ def test_the_candidate_is_whole_better_than_the_base_and_says_what_made_it(stage
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+    # Training goes without the cache of keys and values; writing without it takes many times as long.
+    assert json.loads((paths.CANDIDATE / "generation_config.json").read_text())["use_cache"] is True
     manifest = json.loads(paths.MANIFEST.read_text())
     assert manifest["data"] == json.loads(paths.TOKEN_BUDGET.read_text())["data"]
     assert manifest["params"]["finetune"]["learning_rate"] == 1e-3
