@@ -1,0 +1,199 @@
+"""Many prompts written on at once give what each alone would, and the yardstick is the real text itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from pipeline import params
+from pipeline.command import UserError
+from pipeline.evaluation.generation import openings, write
+from tests.conftest import LINES, Workspace
+
+CONTEXT = 64
+PROMPTS = ["The", LINES[0], "", "A small cat", "The quick brown fox", LINES[3], "é 漢字"]  # of 0 to some 20 tokens
+CHINESE = "從前有一位國王。他找不到自己的金色王冠。於是派人到全國各地去尋找。"
+
+
+@pytest.fixture(scope="module")
+def model(tiny_gpt2: Path):
+    return AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_gpt2: Path):
+    return AutoTokenizer.from_pretrained(tiny_gpt2)
+
+
+@pytest.fixture
+def wanted(workspace: Workspace) -> params.Evaluate:
+    workspace.set(evaluate__max_new_tokens=12)
+    return params.load().evaluate
+
+
+def greedy(wanted: params.Evaluate) -> params.Evaluate:
+    return wanted.model_copy(update={"top_k": 1})
+
+
+def ending_after(model, tokenizer, logit: float):
+    """Return a copy of `model` whose end token has about `logit` before every token, whatever came before."""
+    ends = AutoModelForCausalLM.from_config(model.config).eval()
+    ends.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        final = ends.transformer.ln_f
+        final.weight.zero_()
+        final.bias.zero_()
+        final.bias[0] = 1
+        ends.lm_head.weight[:, 0] = 0
+        ends.lm_head.weight[tokenizer.eos_token_id, 0] = logit
+    return ends
+
+
+def test_a_prompt_in_a_batch_of_other_lengths_is_written_on_as_it_is_alone(model, tokenizer, wanted) -> None:
+    together = write(model, tokenizer, PROMPTS, greedy(wanted), batch=4)
+    alone = [write(model, tokenizer, [prompt], greedy(wanted))[0] for prompt in PROMPTS]
+    assert together == alone
+    assert len({text.text for text in together}) > 1
+
+
+def test_greedy_text_is_the_likeliest_token_time_after_time(model, tokenizer, wanted) -> None:
+    ids = [tokenizer.bos_token_id, *tokenizer(LINES[0])["input_ids"]]
+    before = len(ids)
+    with torch.inference_mode():
+        for _ in range(wanted.max_new_tokens):
+            ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    assert tokenizer.eos_token_id not in ids[before:]
+    [written] = write(model, tokenizer, [LINES[0]], greedy(wanted))
+    assert written.text == tokenizer.decode(ids[before:])
+    assert (written.prompt, written.tokens, written.ended) == (LINES[0], wanted.max_new_tokens, False)
+
+
+def test_the_same_seed_writes_the_same_another_seed_does_not(model, tokenizer, wanted) -> None:
+    first = write(model, tokenizer, PROMPTS, wanted)
+    torch.rand(7)  # what was drawn before does not matter
+    assert write(model, tokenizer, PROMPTS, wanted) == first
+    assert write(model, tokenizer, PROMPTS, wanted.model_copy(update={"seed": 1})) != first
+
+
+def test_the_same_prompt_is_written_on_differently_within_a_batch_and_across(model, tokenizer, wanted) -> None:
+    texts = [text.text for text in write(model, tokenizer, ["The cat"] * 6, wanted, batch=2)]
+    assert len(set(texts)) == 6
+
+
+def test_texts_are_drawn_as_often_as_their_likelihood_says(model, tokenizer, wanted) -> None:
+    half = ending_after(model, tokenizer, logit=float(torch.log(torch.tensor(len(tokenizer) - 1.0))))
+    some = wanted.model_copy(update={"temperature": 1.0, "top_k": len(tokenizer), "top_p": 1.0, "max_new_tokens": 1})
+    texts = write(half, tokenizer, ["The"] * 400, some, batch=100)
+    assert sum(text.ended for text in texts) == pytest.approx(200, abs=40)  # 4 standard deviations
+
+
+def test_torchs_random_state_is_left_as_it_was(model, tokenizer, wanted) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    write(model, tokenizer, PROMPTS, wanted)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_text_that_ends_by_itself_says_so_and_counts_no_end_token(model, tokenizer, wanted) -> None:
+    never, at_once = ending_after(model, tokenizer, -30), ending_after(model, tokenizer, 30)
+    ended = write(at_once, tokenizer, PROMPTS, wanted)
+    assert {(text.text, text.tokens, text.ended) for text in ended} == {("", 0, True)}
+    assert {(text.tokens, text.ended) for text in write(never, tokenizer, PROMPTS, wanted)} == {(12, False)}
+
+
+def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, wanted) -> None:
+    at_once = ending_after(model, tokenizer, 30)
+    steps = 0
+
+    def counted(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    at_once.register_forward_hook(counted)
+    write(at_once, tokenizer, PROMPTS, wanted)
+    assert steps == 1
+
+
+def test_each_token_is_computed_once_even_where_the_models_settings_turn_the_cache_off(
+    model, tokenizer, wanted
+) -> None:
+    widths = []
+    without = AutoModelForCausalLM.from_config(model.config).eval()
+    without.generation_config.use_cache = False  # as training leaves it
+    without.register_forward_pre_hook(
+        lambda _, __, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    write(without, tokenizer, ["The quick brown fox"], greedy(wanted))
+    assert set(widths[1:]) == {1}
+
+
+def test_a_text_stays_within_the_context_and_cuts_no_other_short(model, tokenizer, wanted) -> None:
+    taken = 1 + len(tokenizer(LINES[0])["input_ids"])
+    never = ending_after(model, tokenizer, -30)
+    most = wanted.model_copy(update={"max_new_tokens": 50})
+    texts = write(never, tokenizer, [LINES[0], "The", "A cat"], most)
+    assert [text.tokens for text in texts] == [CONTEXT - taken, 50, 50]
+    assert 0 < CONTEXT - taken < 50
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_its_mend(model, tokenizer, wanted) -> None:
+    with pytest.raises(UserError, match=r"'The quick .* but the model reads 64 .* shorten it"):
+        write(model, tokenizer, ["The", " ".join(LINES)], wanted)
+
+
+def test_no_prompts_give_no_texts(model, tokenizer, wanted) -> None:
+    assert write(model, tokenizer, [], wanted) == []
+
+
+def test_openings_are_spread_evenly_over_the_texts_that_are_long_enough(tokenizer) -> None:
+    texts = [text for number in range(8) for text in (f"{number} {LINES[1]}", "short")]
+    prompts, _, _ = openings(texts, tokenizer, 4, prompt_tokens=5, most_tokens=10)
+    assert [prompt[0] for prompt in prompts] == ["0", "2", "4", "6"]
+    assert len(openings(texts, tokenizer, 100, prompt_tokens=5, most_tokens=10)[0]) == 8
+
+
+@pytest.mark.parametrize("text", [*LINES, CHINESE, "One  two\n\n three four , five six seven eight 🙂🙂🙂🙂 nine"])
+def test_an_opening_and_what_follows_are_letter_for_letter_the_texts_beginning(tokenizer, text: str) -> None:
+    tokens = len(tokenizer(text)["input_ids"])
+    for prompt_tokens in range(1, tokens // 2 + 1):
+        for most in (1, 4, tokens - prompt_tokens - 1, tokens - prompt_tokens, tokens):
+            [prompt], [behind], [whole] = openings([text], tokenizer, 1, prompt_tokens, most)
+            assert text.startswith(prompt + behind)
+            assert "\ufffd" not in prompt + behind
+            assert whole == (prompt_tokens + most >= tokens)
+            assert not whole or prompt + behind == text
+
+
+def test_an_opening_has_as_many_tokens_as_asked_and_so_has_what_follows(tokenizer) -> None:
+    tokens = tokenizer(LINES[0])["input_ids"]
+    [prompt], [behind], [whole] = openings(LINES[:1], tokenizer, 1, prompt_tokens=6, most_tokens=7)
+    assert (prompt, behind) == (tokenizer.decode(tokens[:6]), tokenizer.decode(tokens[6:13]))
+    assert not whole
+
+
+def test_texts_that_are_all_too_short_are_named_with_the_mend(tokenizer) -> None:
+    with pytest.raises(UserError, match=r"found 8, but none of the 2 test texts .* longest has \d+; lower evaluate"):
+        openings(["Yes.", "No."], tokenizer, 10, prompt_tokens=8, most_tokens=10)
+
+
+def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wanted) -> None:
+    letters = Tokenizer(models.BPE())  # byte by byte: more tokens for the same prompt, and a start token of its own
+    letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters.decoder = decoders.ByteLevel()
+    names = ["<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=258, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    letters.train_from_iterator([], trainer)
+    its_own = PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>", eos_token="</s>")  # noqa: S106
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_positions=64, n_embd=16, n_layer=1, n_head=1)).eval()
+    prompts, _, _ = openings(LINES, tokenizer, 4, prompt_tokens=5, most_tokens=10)
+    texts = write(model, its_own, prompts, greedy(wanted))
+    assert [text.prompt for text in texts] == prompts
+    ids = [its_own.bos_token_id, *its_own(prompts[0])["input_ids"]]
+    with torch.inference_mode():
+        first = its_own.decode(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    assert texts[0].text.startswith(first)
