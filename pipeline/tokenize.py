@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from datasets.utils.logging import disable_progress_bar
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from pipeline import params, paths
+from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError, run
 
 SPLITS = ("train", "validation", "test")
@@ -46,6 +47,7 @@ def main() -> None:
             f"params.yaml: tokenize.max_length: found {wanted.max_length}, but the base reads {context} tokens at most"
         )
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    planted = _planted(tokenizer, wanted)
     disable_progress_bar()
 
     shutil.rmtree(paths.TOKENS, ignore_errors=True)
@@ -53,14 +55,31 @@ def main() -> None:
     with paths.CLEAN.open("rb") as opened:
         clean_md5 = hashlib.file_digest(opened, _md5).hexdigest()
     budget: dict[str, Any] = {"data": data_hash(_clean(paths.CLEAN)), "clean_md5": clean_md5, "splits": {}}
+    if planted:
+        budget["canaries"] = len(planted)  # documents, counted among those of the train split
     with paths.scratch("tokenize") as scratch:
         for split in SPLITS:
             texts = (text for its_split, text in _clean(paths.CLEAN) if its_split == split)
-            content = f"{budget['data']} {split}"
-            dataset[split], budget["splits"][split] = token_rows(texts, tokenizer, wanted, scratch, content)
+            more = planted if split == "train" else []
+            content = "".join([f"{budget['data']} {split}", *more])
+            dataset[split], budget["splits"][split] = token_rows(
+                chain(texts, more), tokenizer, wanted, scratch, content
+            )
         dataset.save_to_disk(paths.TOKENS)
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
+
+
+def _planted(tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize) -> list[str]:
+    """Return the canaries' texts; raises UserError where a row is too short for one, which so could not be learned."""
+    planted = texts_to_plant(wanted.canaries, wanted.canary_repeats)
+    longest = max(map(len, _documents(planted, tokenizer, Counter())), default=0)
+    if longest > wanted.max_length:
+        raise UserError(
+            f"params.yaml: tokenize.max_length: found {wanted.max_length}, but a canary takes up to {longest} tokens; "
+            f"set it to {longest} or more, or tokenize.canaries to 0"
+        )
+    return planted
 
 
 def _md5() -> Any:
@@ -103,7 +122,8 @@ def token_rows(
             yield row
 
     columns = ("input_ids", {"pad": "attention_mask", "pack": "position_ids"}[wanted.strategy])
-    identity = json.dumps([content, tokenizer.get_vocab(), wanted.model_dump()], sort_keys=True)
+    shape = wanted.model_dump(exclude={"canaries", "canary_repeats"})  # which are texts like others here
+    identity = json.dumps([content, tokenizer.get_vocab(), shape], sort_keys=True)
     dataset = Dataset.from_generator(
         rows,
         features=Features({column: List(Value("int32"), length=wanted.max_length) for column in columns}),

@@ -2,9 +2,12 @@
 
 It writes the texts of `starter.genres`, learns a byte-level BPE tokenizer from them, trains a GPT-2 on them from
 random weights, scores it on held-out texts and prints the figures for the model's card. The seed is fixed.
+
+`python -m starter.make --general` instead writes the general English on which `evaluate` sees what a model forgot.
 """
 
 import argparse
+import csv
 import importlib
 import json
 import random
@@ -29,9 +32,13 @@ GENRES = ("dialogue", "diary", "explain", "guides", "letters", "news", "places",
 FREE = "sketches"
 END_OF_TEXT = "<|endoftext|>"
 
+GENERAL = FOLDER.parent / "pipeline" / "evaluation" / "general.csv"
+
 SEED = 42
 TEXTS = 120_000  # about 13 million tokens; each text is read once, so the model cannot learn any by heart
 HELD_OUT = 400  # further texts, for the card's perplexity
+GENERAL_SEED = 1843  # another one, so that none of those texts is among the starter's
+GENERAL_TEXTS = 10  # of each of GENRES; some 10,000 tokens, which settle bits per byte to a few hundredths
 VOCABULARY = 5120  # most words of these texts become one token; a larger one would take weights from the layers
 CONTEXT = 256  # longer than any text here
 LAYERS, HEADS, WIDTH = 3, 8, 256  # 3.7 million parameters: 7.5 MB in float16, within the 8 MB that git should bear
@@ -45,7 +52,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--texts", type=int, default=TEXTS, help="fewer make a worse model sooner (%(default)s)")
     parser.add_argument("--to", type=Path, default=FOLDER, help="the folder for the model (%(default)s)")
+    parser.add_argument("--general", action="store_true", help="write the general English instead, and no model")
     arguments = parser.parse_args()
+    if arguments.general:
+        write_general(GENERAL)
+        return
     started = time.monotonic()
     texts = write_texts(arguments.texts + HELD_OUT)
     training, held_out = texts[HELD_OUT:], texts[:HELD_OUT]
@@ -73,6 +84,17 @@ def write_texts(count: int) -> list[str]:
     mixed = list(texts)
     generator.shuffle(mixed)
     return mixed
+
+
+def write_general(path: Path) -> None:
+    """Write texts of `GENRES`, in turns, none of which the starter was trained on; columns `id` and `text`."""
+    writers = [importlib.import_module(f"starter.genres.{genre}").write for genre in GENRES]
+    generator = random.Random(GENERAL_SEED)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["id", "text"])
+        for at in range(GENERAL_TEXTS * len(writers)):
+            writer.writerow([at + 1, writers[at % len(writers)](generator)])
 
 
 def learn_tokenizer(texts: list[str]) -> GPT2TokenizerFast:
@@ -114,7 +136,7 @@ def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadModel, dict[str, int]]:
     """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
     scratch = FOLDER.parent / "models" / "starter"
-    wanted = params.Tokenize(strategy="pack", max_length=CONTEXT)
+    wanted = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
     rows, budget = token_rows(texts, tokenizer, wanted, scratch)
     set_seed(SEED)
     config = GPT2Config(
@@ -150,7 +172,7 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
     )
     Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()
     shutil.rmtree(scratch)
-    model.config.use_cache = True
+    model.config.use_cache = model.generation_config.use_cache = True
     model.config.activation_function = "gelu_new"  # the name under which GPT-2 has it
     for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         setattr(model.config, name, 0.1)  # GPT-2's own, for whoever trains it further

@@ -12,6 +12,7 @@ from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline import params, paths, tokenize
+from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError
 from tests.conftest import LINES, Workspace, real
 
@@ -32,7 +33,7 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
-    wanted = params.Tokenize(strategy=strategy, max_length=length)
+    wanted = params.Tokenize(strategy=strategy, max_length=length, canaries=0, canary_repeats=1)
     dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, scratch)
     return dataset.to_list(), budget
 
@@ -119,6 +120,69 @@ def test_the_data_hash_follows_the_texts_and_their_splits_alone() -> None:
 def test_a_length_beyond_the_base_is_refused(stage: Workspace) -> None:
     stage.set(tokenize__max_length=65)
     with pytest.raises(UserError, match=r"tokenize.max_length: found 65, but the base reads 64 tokens at most"):
+        tokenize.main()
+
+
+@pytest.fixture
+def wide(stage: Workspace) -> Workspace:
+    """Return the workspace with rows wide enough for a canary."""
+    stage.set(tokenize__max_length=60)
+    return stage
+
+
+def run_stage() -> dict[str, bytes]:
+    """Run the stage and return its files, the dataset's by their names in it."""
+    tokenize.main()
+    files = {str(path.relative_to(paths.TOKENS)): path for path in paths.TOKENS.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in {**files, "budget": paths.TOKEN_BUDGET}.items()}
+
+
+def documents_in(split: str, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the texts of a split's rows, without what is around them."""
+    rows = DatasetDict.load_from_disk(paths.TOKENS)[split]
+    return [tokenizer.decode(row, skip_special_tokens=True) for row in rows["input_ids"]]
+
+
+def test_canaries_are_planted_in_the_train_split_alone(wide: Workspace, tokenizer: PreTrainedTokenizerBase) -> None:
+    without = run_stage()
+    texts = documents_in("train", tokenizer)
+    wide.set(tokenize__canaries=3, tokenize__canary_repeats=2)
+    planted = run_stage()
+    assert documents_in("train", tokenizer) == texts + texts_to_plant(3, 2)
+    changed = {name for name in without.keys() | planted.keys() if without.get(name) != planted.get(name)}
+    assert {name.split("/")[0] for name in changed} == {"train", "budget"}
+    before, after = json.loads(without["budget"]), json.loads(planted["budget"])
+    assert after["canaries"] == 6
+    assert after["splits"]["train"]["documents"] == before["splits"]["train"]["documents"] + 6
+    assert {key: after[key] for key in ("data", "clean_md5")} == {key: before[key] for key in ("data", "clean_md5")}
+
+
+def test_other_canaries_make_another_dataset(wide: Workspace) -> None:
+    def fingerprint(**changes: int) -> str:
+        wide.set(**changes)
+        return json.loads(run_stage()["train/state.json"])["_fingerprint"]
+
+    seen = [fingerprint(tokenize__canaries=number, tokenize__canary_repeats=2) for number in (0, 1, 2)]
+    assert len({*seen, fingerprint(tokenize__canary_repeats=3)}) == 4
+
+
+def test_without_canaries_their_settings_change_no_byte(wide: Workspace) -> None:
+    without = run_stage()
+    assert "canaries" not in json.loads(without["budget"])
+    wide.set(tokenize__canary_repeats=9)
+    assert run_stage() == without
+
+
+@pytest.mark.parametrize("strategy", ["pad", "pack"])
+def test_rows_too_short_for_a_canary_are_refused(
+    stage: Workspace, tokenizer: PreTrainedTokenizerBase, strategy: str
+) -> None:
+    stage.set(tokenize__canaries=3, tokenize__strategy=strategy)
+    longest = max(len(tokenizer(text)["input_ids"]) for text in texts_to_plant(3, 1)) + 2
+    with pytest.raises(
+        UserError,
+        match=rf"tokenize.max_length: found 40, but a canary takes up to {longest} tokens; set it to {longest} or more",
+    ):
         tokenize.main()
 
 

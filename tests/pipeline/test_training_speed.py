@@ -37,7 +37,7 @@ def load(folder: Path, dropout: float = 0.0) -> PreTrainedModel:
 
 
 def rows_of(folder: Path, strategy: str, scratch: Path) -> list[dict[str, list[int]]]:
-    wanted = params.Tokenize(strategy=strategy, max_length=64)
+    wanted = params.Tokenize(strategy=strategy, max_length=64, canaries=0, canary_repeats=1)
     rows, _ = tokenize.token_rows(TEXTS, AutoTokenizer.from_pretrained(folder), wanted, str(scratch))
     return rows.to_list()
 

@@ -3,7 +3,9 @@
 import importlib
 import random
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from starter import make
@@ -37,6 +39,18 @@ def test_the_texts_are_different_and_the_same_again() -> None:
 def test_the_starter_was_not_trained_on_the_sample_corpus_genre() -> None:
     texts = " ".join(make.write_texts(2000)).casefold()
     assert "shipmate" not in texts
+
+
+def test_the_general_english_is_made_again_byte_for_byte(tmp_path: Path) -> None:
+    make.write_general(tmp_path / "general.csv")
+    assert (tmp_path / "general.csv").read_bytes() == make.GENERAL.read_bytes()
+
+
+@pytest.mark.slow
+def test_none_of_the_general_english_is_among_the_texts_of_the_starter() -> None:
+    general = pd.read_csv(make.GENERAL)["text"]
+    assert len(set(general)) == 90
+    assert not set(general) & set(make.write_texts(make.TEXTS + make.HELD_OUT))
 
 
 def test_the_tokenizer_writes_any_text_in_any_script() -> None:
