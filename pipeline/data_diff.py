@@ -1,7 +1,8 @@
 """What changed between two clean data sets: rows, splits, lengths, words; as numbers and as a page.
 
 `python -m pipeline.data_diff OLD [NEW]` stands beside the stages: it reads what they made and changes nothing.
-OLD and NEW are each a clean parquet file, a git revision, or a model folder with its manifest.json.
+OLD and NEW are each a clean parquet file, a git revision, a model folder with its manifest.json, or a version of the
+registry: its tag, its 12 digits, champion or previous.
 
 Memory stays bounded: texts are streamed, and DuckDB joins their digests and adds up word counts, on disk where need be.
 """
@@ -36,6 +37,7 @@ from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
 from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares, visible
 from pipeline.intake.splits import normalize
+from pipeline.registry import Registry
 
 # Two texts are one text edited from this similarity on: the Jaccard index of their sets of 5-character pieces.
 EDITED = 0.5
@@ -179,7 +181,7 @@ class DataDiff:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.data_diff", description=__doc__.split("\n\n")[0])
-    what = "a clean parquet file, a git revision or a model folder"
+    what = "a clean parquet file, a git revision, a model folder, or a version of the registry (champion, a tag, ...)"
     parser.add_argument("old", metavar="OLD", help=what)
     parser.add_argument("new", metavar="NEW", nargs="?", default=str(paths.CLEAN), help=f"likewise; {paths.CLEAN}")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -204,11 +206,11 @@ def _region() -> str:
 
 @contextmanager
 def clean_data(name: str) -> Iterator[Path]:
-    """Yield the clean parquet file that `name` names: a path, a git revision or a model folder.
+    """Yield the clean parquet file that `name` names: a path, a git revision, a model folder or a registered version.
 
-    What exists as a file or folder is taken as one; anything else is a git revision. A revision's dvc.lock and a
-    model's manifest.json have the file's MD5, by which it is looked for in this repository's DVC cache, then in its
-    default remote. Raises UserError where there is no such thing.
+    What exists as a file or folder is taken as one, then what the registry knows by this whole name; anything else is a
+    git revision. A revision's dvc.lock and a model's manifest.json have the file's MD5, by which it is looked for in
+    this repository's DVC cache, then in its default remote. Raises UserError where there is no such thing.
     """
     path = Path(name)
     if path.is_file():
@@ -216,9 +218,20 @@ def clean_data(name: str) -> Iterator[Path]:
         return
     if path == paths.CLEAN:
         raise UserError(f"there is no {paths.CLEAN}, the clean data; make it with `dvc repro validate`")
+    if not path.is_dir() and (registered := _registered(name)):
+        path = registered
     whose, md5 = (path / paths.MANIFEST.name, _md5_of_model(path)) if path.is_dir() else (name, _md5_of_revision(name))
     with tempfile.TemporaryDirectory(prefix="data_diff_") as scratch:
         yield _cached(md5, str(whose), Path(scratch) / paths.CLEAN.name)
+
+
+def _registered(name: str) -> Path | None:
+    """Return the folder of a registered version; beginnings of one are left to git, whose commits look the same."""
+    registry = Registry()
+    if not registry.history():
+        return None
+    versions = (known for tag in registry.tags() for known in (tag, tag.partition(":")[2]))
+    return registry.get(name).folder if name in ("champion", "previous", *versions) else None
 
 
 def _md5_of_revision(revision: str) -> str:
@@ -230,8 +243,9 @@ def _md5_of_revision(revision: str) -> str:
         return str(DVCFileSystem(rev=revision).info(str(paths.CLEAN))["md5"])
     except (SCMError, NotDvcRepoError):
         raise UserError(
-            f"{revision!r} is no file, no model folder and no git revision known here; "
-            f"name a clean parquet file, a revision that `git log` shows, or a folder with {paths.MANIFEST.name}"
+            f"{revision!r} is no file, no model folder, no version in the registry and no git revision known here; "
+            f"name a clean parquet file, a revision that `git log` shows, a folder with {paths.MANIFEST.name}, or a "
+            "version that `python -m pipeline.registry list` shows"
         ) from None
     except (FileNotFoundError, KeyError):  # not there, or in git but not an output
         raise UserError(

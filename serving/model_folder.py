@@ -1,6 +1,5 @@
-"""Which model is served: the first of MODEL_DIR, the model packed in the bento, the candidate of `dvc repro`."""
+"""Which model is served: the first of MODEL_DIR, the bento's own, the registry's champion, `dvc repro`'s candidate."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from pathlib import Path
 from bentoml.exceptions import BentoMLException
 
 from pipeline import paths
+from pipeline.command import UserError
+from pipeline.registry import NEEDED, Registry, content_version
 
-_NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 _MANIFEST = paths.MANIFEST.name
 
 
@@ -22,22 +22,39 @@ class ModelFolder:
     why: str
 
 
+version = content_version  # of the model in a folder
+
+
 def find(root: Path) -> ModelFolder:
     """Return the model to serve from `root`, service.py's folder; raises BentoMLException with one sentence."""
-    needed: tuple[str, ...] = (*_NEEDED, _MANIFEST)
+    needed: tuple[str, ...] = (*NEEDED, _MANIFEST)
     if named := os.environ.get("MODEL_DIR"):
         folder = ModelFolder(Path(named).absolute(), "named by the environment variable MODEL_DIR")
         mend = "set MODEL_DIR to a folder with a model in it, or unset it"
-        needed = _NEEDED  # a model from the hub has no manifest
+        needed = NEEDED  # a model from the hub has no manifest
     elif root.name == "src" and (root.parent / "bento.yaml").is_file():
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
         mend = "build the bento again with `bentoml build`"
+    elif champion := _champion(root):
+        folder = champion
+        mend = "go back to the one before with `python -m pipeline.registry rollback --why ...`"
     else:
         folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`")
         mend = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
     if missing := _missing(folder.path, needed):
         raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {missing}; {mend}")
     return folder
+
+
+def _champion(root: Path) -> ModelFolder | None:
+    """Return the registry's champion, None when nothing was promoted; a damaged one is an error, and never replaced."""
+    registry = Registry(root)
+    try:
+        champion = registry.champion()
+        since = registry.since(champion.tag) if champion else ""
+    except UserError as error:
+        raise BentoMLException(f"no model to serve: {error}") from None
+    return ModelFolder(champion.folder, f"the champion {champion.tag} since {since}") if champion else None
 
 
 def check_packed(root: Path) -> None:
@@ -49,19 +66,8 @@ def check_packed(root: Path) -> None:
             f"{paths.CANDIDATE}: {', '.join(links)}: a link would dangle in the bento; put the files themselves there "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if missing := _missing(folder, (*_NEEDED, _MANIFEST)):
+    if missing := _missing(folder, (*NEEDED, _MANIFEST)):
         raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {missing}; make one with `dvc repro`")
-
-
-def version(folder: Path) -> str:
-    """Return the model's content-addressed version: 12 hex digits of a SHA-256 over its files and their names."""
-    total = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.is_file() and not file.name.startswith("."):  # what file managers leave behind is no part of a model
-            with file.open("rb") as content:
-                total.update(f"{name}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
-    return total.hexdigest()[:12]
 
 
 def data_hash(folder: Path) -> str | None:

@@ -24,7 +24,9 @@ from scipy.stats import ks_2samp
 from pipeline import data_diff, paths
 from pipeline.command import UserError, run
 from pipeline.data_diff import DataDiff, clean_data, diff
+from pipeline.registry import NEEDED, Registry
 from pipeline.tokenize import data_hash
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.integration
 
@@ -494,6 +496,34 @@ def test_a_model_folder_stands_for_the_clean_data_it_was_made_from(project: Proj
         assert pd.read_parquet(path)["text"].tolist() == Project.OLD
 
 
+def test_a_version_of_the_registry_stands_for_the_clean_data_it_was_made_from(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Project.__new__(Project)
+    there.folder = Path(shutil.copytree(project.folder, tmp_path / "clone"))
+    monkeypatch.chdir(there.folder)
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    shutil.copy(ROOT / "params.yaml", there.folder)
+    registry = Registry()
+    for tag in ("old", "new"):
+        folder = Path(there.model(clean_md5=clean_md5(there, tag)))
+        for name in NEEDED:
+            (folder / name).touch()
+        seen = registry.champion()
+        registry.move(registry.add(folder, {}, {}), expected=seen and seen.tag, action="promote", why=tag)
+    champion = registry.get("champion")
+    for name in ("champion", champion.tag, champion.version):
+        with clean_data(name) as path:
+            assert pd.read_parquet(path)["text"].tolist() == Project.NEW
+    out, _ = there.diff("previous", "champion")
+    assert "22 unchanged, 0 edited, 2 removed, 1 added" in out
+    refusal = "is no file, no model folder, no version in the registry"
+    with pytest.raises(UserError, match=refusal), clean_data(champion.version[:7]):  # git's commits are abbreviated so
+        pass
+    with clean_data("HEAD~1") as path:
+        assert pd.read_parquet(path)["text"].tolist() == Project.OLD
+
+
 def test_a_model_without_the_md5_is_refused(project: Project) -> None:
     _, error = project.diff(project.model(data="4d2d"), code=2)
     assert error == (
@@ -543,7 +573,8 @@ def test_data_comes_from_the_remote_where_the_cache_has_it_no_more(project: Proj
     [
         (
             "no-such",
-            "'no-such' is no file, no model folder and no git revision known here; name a clean parquet file, ",
+            "'no-such' is no file, no model folder, no version in the registry and no git revision known here; "
+            "name a clean parquet file, ",
         ),
         ("data", "data is a folder without manifest.json; name a model folder, "),
         ("empty", "empty: the dvc.lock of this git revision records no data/clean.parquet; name a revision "),
@@ -561,7 +592,7 @@ def test_outside_a_repository_only_files_have_a_name(tmp_path: Path, monkeypatch
     write(paths.CLEAN, HARBOUR)
     with clean_data(str(paths.CLEAN)) as path:
         assert path == paths.CLEAN
-    refusal = "'HEAD' is no file, no model folder and no git revision known here"
+    refusal = "'HEAD' is no file, no model folder, no version in the registry and no git revision known here"
     with pytest.raises(UserError, match=refusal), clean_data("HEAD"):
         pass
 

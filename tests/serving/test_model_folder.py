@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 from bentoml.exceptions import BentoMLException
 
+from pipeline.registry import Registry, Version
 from serving import model_folder
-from tests.serving.conftest import DATA
+from tests.serving.conftest import DATA, REPOSITORY
 
 
 @pytest.fixture(autouse=True)
-def no_model_dir(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_model_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MODEL_DIR", raising=False)
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
 
 
 def put(model: Path, root: Path) -> Path:
@@ -21,6 +23,43 @@ def put(model: Path, root: Path) -> Path:
 def test_without_anything_else_it_is_the_candidate(tmp_path: Path, model: Path) -> None:
     folder = model_folder.find(tmp_path) if put(model, tmp_path) else None
     assert folder == model_folder.ModelFolder(tmp_path / "models/candidate", "the candidate of the last `dvc repro`")
+
+
+def promote(model: Path, root: Path) -> Version:
+    root.mkdir(exist_ok=True)
+    shutil.copy(REPOSITORY / "params.yaml", root)
+    new = Registry(root).add(model, {}, {})
+    Registry(root).move(new, expected=None, action="promote", why="the first")
+    return new
+
+
+def test_the_champion_comes_before_the_candidate(tmp_path: Path, model: Path) -> None:
+    (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
+    new = promote(model, tmp_path)
+    since = Registry(tmp_path).history()[0].at
+    folder = model_folder.find(tmp_path)
+    assert folder == model_folder.ModelFolder(new.folder, f"the champion {new.tag} since {since}")
+    assert model_folder.version(folder.path) == new.version == model_folder.version(model)
+
+
+def test_a_damaged_champion_is_an_error_and_never_replaced_by_the_candidate(tmp_path: Path, model: Path) -> None:
+    put(model, tmp_path)
+    new = promote(model, tmp_path)
+    (new.folder / "config.json").unlink()
+    with pytest.raises(
+        BentoMLException, match=rf"no model to serve: {new.tag} is damaged: .*config\.json is missing; "
+    ):
+        model_folder.find(tmp_path)
+    (tmp_path / "registry" / "champion.json").write_text("{", encoding="utf-8")
+    with pytest.raises(BentoMLException, match=r"no model to serve: .*champion\.json: is damaged"):
+        model_folder.find(tmp_path)
+
+
+def test_the_model_in_a_bento_comes_before_the_champion(tmp_path: Path, model: Path) -> None:
+    put(model, tmp_path / "src")
+    promote(model, tmp_path / "src")
+    (tmp_path / "bento.yaml").touch()
+    assert model_folder.find(tmp_path / "src").why == "packed in this bento"
 
 
 def test_in_a_bento_it_is_the_packed_model(tmp_path: Path, model: Path) -> None:
