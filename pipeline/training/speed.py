@@ -92,7 +92,7 @@ def training_arguments(chosen: Precision, operations: float) -> dict[str, Any]:
 def prepare(model: PreTrainedModel, chosen: Precision) -> PreTrainedModel:
     """Change `model` in place for fast training, with results equal to float32's rounding; return it."""
     torch.set_float32_matmul_precision("medium" if chosen == "bf16" else "highest")
-    _use_tanh_gelu(model)
+    use_tanh_gelu(model)
     if not torch.cuda.is_available():
         keep_freed_memory()
         use_physical_cores()
@@ -214,7 +214,7 @@ def to_longest(rows: list[dict[str, list[int]]], masked: bool = True) -> Batch:
 # --- the model
 
 
-def _use_tanh_gelu(model: PreTrainedModel) -> None:
+def use_tanh_gelu(model: PreTrainedModel) -> None:
     """Replace transformers' `gelu_new`, eight operations, by torch's, one; they differ by less than 1e-6."""
     from transformers.activations import NewGELUActivation
 

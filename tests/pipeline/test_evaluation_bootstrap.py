@@ -1,0 +1,108 @@
+"""An interval covers the truth as often as it says, and a difference on the same rows is seen through their noise."""
+
+import math
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation import bootstrap
+from pipeline.evaluation.bootstrap import interval, paired_gain, resampled_ratio
+from pipeline.evaluation.perplexity import Score
+
+
+def scores(rows: int, seed: int, gain: float = 0.0, noise: float = 0.05) -> tuple[Score, Score]:
+    """Return scores of a candidate whose perplexity is truly lower by a share of `gain`, and of its opponent."""
+    generator = np.random.default_rng(seed)
+    tokens = generator.integers(20, 60, rows)
+    hardness = generator.gamma(9, 3 / 9, rows)  # 3 nats a token in the mean, the same for both
+    losses = [tokens * (hardness + generator.normal(shift, noise, rows)) for shift in (math.log1p(-gain), 0.0)]
+    candidate, opponent = (Score(loss, tokens, 4 * tokens) for loss in losses)
+    return candidate, opponent
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        tokens = generator.integers(20, 60, 200)
+        loss = tokens * generator.gamma(9, 3 / 9, 200)  # 3 nats a token in the mean
+        low, high = interval(resampled_ratio(loss, tokens, 400, seed), 0.95)
+        covered += low <= 3 <= high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_resampling_is_that_of_drawing_rows_one_by_one() -> None:
+    generator = np.random.default_rng(1)
+    loss, tokens = generator.gamma(9, 1, 30), generator.integers(1, 9, 30)
+    drawn = generator.integers(0, 30, (20_000, 30))
+    by_hand = loss[drawn].sum(1) / tokens[drawn].sum(1)
+    found = resampled_ratio(loss, tokens, 20_000, 2)
+    assert found.mean() == pytest.approx(by_hand.mean(), rel=5e-3)
+    assert found.std() == pytest.approx(by_hand.std(), rel=3e-2)
+    assert interval(found, 0.9) == pytest.approx(interval(by_hand, 0.9), rel=1e-2)
+
+
+def test_the_same_seed_gives_the_same_figures_however_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, tokens = np.arange(1.0, 8), np.arange(2, 9)
+    at_once = resampled_ratio(loss, tokens, 100, 3)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", 20)  # two at a time
+    assert resampled_ratio(loss, tokens, 100, 3) == pytest.approx(at_once, rel=1e-14)
+    assert not np.allclose(resampled_ratio(loss, tokens, 100, 4), at_once)
+
+
+def test_rows_without_a_token_change_nothing_and_are_never_divided_by() -> None:
+    loss, tokens = np.array([0.0, 3.0, 0.0]), np.array([0, 2, 0])
+    assert resampled_ratio(loss, tokens, 50, 1).tolist() == [1.5] * 50
+
+
+@pytest.mark.parametrize(("loss", "tokens"), [([], []), ([0.0], [0]), ([1.0, 1.0], [1, 0]), ([1.0, 1.0], [1, -1])])
+def test_a_ratio_that_has_no_meaning_is_refused(loss: list[float], tokens: list[int]) -> None:
+    with pytest.raises(ValueError, match="a ratio needs rows with a denominator above 0"):
+        resampled_ratio(np.array(loss), np.array(tokens), 10, 1)
+
+
+def test_the_gain_is_the_share_by_which_perplexity_falls() -> None:
+    candidate, opponent = scores(500, seed=5, gain=0.02)
+    found = paired_gain(candidate, opponent, 500, 0.95, 1)
+    tokens = candidate.tokens.sum()
+    lower, upper = (math.exp(part.loss.sum() / tokens) for part in (candidate, opponent))
+    assert found.gain == pytest.approx(1 - lower / upper)
+    assert found.nats == pytest.approx(math.log(lower / upper))
+    assert (found.low, found.high) == pytest.approx((1 - math.exp(found.nats_high), 1 - math.exp(found.nats_low)))
+    assert found.nats_low < found.nats < found.nats_high
+    assert (found.rows, found.tokens) == (500, tokens)
+
+
+def test_the_interval_of_the_gain_is_that_of_the_differences_row_by_row() -> None:
+    candidate, opponent = scores(400, seed=6, gain=0.01)
+    found = paired_gain(candidate, opponent, 4000, 0.95, 1)
+    # The delta method's error of a ratio of sums (Cochran 1977, section 6.3), by hand.
+    rest = candidate.loss - opponent.loss - found.nats * candidate.tokens
+    error = math.sqrt((rest**2).sum()) / candidate.tokens.sum()
+    assert (found.nats_low, found.nats_high) == pytest.approx(
+        (found.nats - 1.96 * error, found.nats + 1.96 * error), abs=0.1 * error
+    )
+    alone = interval(resampled_ratio(candidate.loss, candidate.tokens, 1000, 1), 0.95)
+    assert found.nats_high - found.nats_low < (alone[1] - alone[0]) / 5  # what is hard for both drops out
+
+
+def test_equal_models_gain_nothing_and_models_equal_but_for_noise_seldom_seem_to() -> None:
+    candidate, _ = scores(100, seed=7)
+    same = paired_gain(candidate, candidate, 200, 0.95, 1)
+    assert (same.low, same.gain, same.high) == (0, 0, 0)
+    found = [paired_gain(*scores(200, seed), 400, 0.95, seed) for seed in range(200)]
+    assert 0.90 <= sum(one.low <= 0 <= one.high for one in found) / 200 <= 0.99
+    assert sum(one.low > 0 for one in found) / 200 <= 0.05
+
+
+def test_a_true_gain_is_seen() -> None:
+    found = [paired_gain(*scores(200, seed, gain=0.02), 400, 0.95, seed) for seed in range(50)]
+    assert sum(one.low > 0 for one in found) >= 45
+    assert np.mean([one.gain for one in found]) == pytest.approx(0.02, abs=0.002)
+
+
+def test_scores_of_other_texts_are_refused() -> None:
+    candidate, _ = scores(20, seed=8)
+    fewer, _ = scores(19, seed=8)
+    with pytest.raises(ValueError, match="scores of other texts: 20 rows against 19"):
+        paired_gain(candidate, fewer, 100, 0.95, 1)
