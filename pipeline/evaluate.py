@@ -1,53 +1,145 @@
-"""Stage `evaluate`: base and candidate on the test split: perplexity with its interval, and samples side by side."""
+"""Stage `evaluate`: what base and candidate make of the test split, side by side.
 
+Perplexity with its interval, what their texts are like, what they copy from the training rows, how well they still
+know general English, and samples. `evaluate_model` gives the same for any model's folder.
+"""
+
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import run
-from pipeline.evaluation.perplexity import Perplexity
-from pipeline.tokenize import context_of, start_and_end
+from pipeline.evaluation import canaries, memorisation, perplexity
+from pipeline.evaluation.diversity import diversity
+from pipeline.evaluation.generation import Generated, openings, write
+from pipeline.evaluation.perplexity import Score
+from pipeline.registry import content_version
+from pipeline.training import speed
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
+GENERAL = Path(__file__).parent / "evaluation" / "general.csv"
+_WORST = 5  # copies shown a model
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What models are measured on: the same for all of them."""
+
+    rows: list[int]  # of the test split, as numbered in the corpus
+    texts: list[str]
+    groups: list[str] | None  # of each text, where the corpus has a category
+    prompts: list[str]  # for the samples that people read
+    openings: list[str]  # of test rows, for the texts that are measured
+    real: list[str]  # how these rows go on: the yardstick
+    whole: list[bool]  # whether they do so to their end, within as many tokens as a model may write
+    training: list[str]  # a sample of the training rows
+    general: list[str]  # plain English of ours
+    index: memorisation.Index  # of all training rows
+    tokenizer: PreTrainedTokenizerBase  # the base's, by which every model's texts are measured
+    sha256: str  # of the test rows and of all settings: figures of two models compare only if both had the same
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one model made of the held-out texts."""
+
+    figures: dict[str, Any]
+    scores: Score  # of `HeldOut.texts`
+    generations: list[Generated]  # for `HeldOut.openings`
+    samples: list[str]  # for `HeldOut.prompts`
+    worst: list[memorisation.Copy]
 
 
 def main() -> None:
     """Run the stage."""
     disable_progress_bar()  # loading weights takes no time worth a bar
+    speed.keep_freed_memory()
     wanted = params.load().evaluate
-    clean = pd.read_parquet(paths.CLEAN)
-    texts = clean.loc[clean["split"] == "test", "text"].tolist()
-    prompts = [*wanted.prompts, *_openings(texts, wanted.test_prompts, wanted.test_prompt_words)]
-
-    metrics: dict[str, Any] = {}
-    samples: list[dict[str, str]] = [{"prompt": prompt} for prompt in prompts]
-    for name, folder in MODELS.items():
-        model, tokenizer = load_model(folder)
-        metrics[name] = Perplexity().compute(
-            data=texts,
-            model=model,
-            tokenizer=tokenizer,
-            batch_size=wanted.batch_size,
-            stride=wanted.stride,
-            resamples=wanted.resamples,
-            confidence=wanted.confidence,
-            seed=wanted.seed,
-        )
-        for sample in samples:
-            sample[name] = generate(model, tokenizer, sample["prompt"], wanted)
+    texts = held_out(wanted)
+    evaluated = {name: evaluate_model(folder, texts, wanted) for name, folder in MODELS.items()}
+    metrics = {name: model.figures for name, model in evaluated.items()} | {"test_rows": yardstick(texts, wanted)}
 
     paths.EVALUATE_METRICS.parent.mkdir(parents=True, exist_ok=True)
-    paths.EVALUATE_METRICS.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-    plotted = pd.DataFrame({"model": list(metrics), "perplexity": [row["perplexity"] for row in metrics.values()]})
+    _write_json(paths.EVALUATE_METRICS, metrics)
+    plotted = pd.DataFrame({"model": list(MODELS), "perplexity": [metrics[name]["perplexity"] for name in MODELS]})
     plotted.to_csv(paths.PERPLEXITY_PLOT, index=False, lineterminator="\n")
-    paths.SAMPLES.write_text(json.dumps(samples, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _table_of_scores(texts, evaluated).to_parquet(paths.SCORES, index=False)
+    generations = {name: [asdict(text) for text in model.generations] for name, model in evaluated.items()}
+    worst = {name: [asdict(copy) for copy in model.worst] for name, model in evaluated.items()}
+    _write_json(paths.GENERATIONS, {"openings": texts.openings, "real": texts.real, **generations, "worst": worst})
+    samples = side_by_side(texts, evaluated)
+    _write_json(paths.SAMPLES, samples)
     paths.SAMPLES_PAGE.write_text(_page(samples), encoding="utf-8")
+
+
+def held_out(wanted: params.Evaluate) -> HeldOut:
+    """Return what to measure models on, from the workspace's clean rows, its base and the general text of ours."""
+    clean = pd.read_parquet(paths.CLEAN)
+    test, train = clean[clean["split"] == "test"], clean[clean["split"] == "train"]
+    texts = test["text"].tolist()
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    opened, real, whole = openings(texts, tokenizer, wanted.generations, wanted.prompt_tokens, wanted.max_new_tokens)
+    return HeldOut(
+        rows=test["row"].tolist(),
+        texts=texts,
+        groups=test["group"].tolist() if "group" in test else None,
+        prompts=[*wanted.prompts, *_first_words(texts, wanted.test_prompts, wanted.test_prompt_words)],
+        openings=opened,
+        real=real,
+        whole=whole,
+        training=memorisation.training_sample(clean, wanted.membership_rows),
+        general=pd.read_csv(GENERAL, keep_default_na=False)["text"].tolist(),
+        index=memorisation.Index(train["row"].tolist(), train["text"].tolist()),
+        tokenizer=tokenizer,
+        sha256=_sha256([test.to_dict("list"), wanted.model_dump()]),
+    )
+
+
+def evaluate_model(folder: Path, texts: HeldOut, wanted: params.Evaluate) -> Evaluated:
+    """Return what the model in `folder` makes of `texts`; the same for the same files, texts and settings."""
+    model, tokenizer = load_model(folder)
+
+    def scored(some: Sequence[str]) -> Score:
+        return perplexity.score(model, tokenizer, some, wanted.batch_tokens, wanted.stride)
+
+    bootstrap = (wanted.resamples, wanted.confidence, wanted.seed)
+    scores = scored(texts.texts)
+    figures: dict[str, Any] = {"version": content_version(folder), **perplexity.figures(scores, *bootstrap)}
+    if texts.groups is not None:
+        figures["groups"] = perplexity.grouped(scores, texts.groups, *bootstrap)
+    figures["general"] = perplexity.figures(scored(texts.general), *bootstrap)
+
+    generations = write(model, tokenizer, texts.openings, wanted)
+    written = [text.text for text in generations]
+    figures["text"] = diversity(written, texts.tokenizer, [text.ended for text in generations])
+    copies = texts.index.longest(written, texts.tokenizer)
+    figures["memorisation"] = {
+        **memorisation.figures(copies, wanted.copied_tokens),
+        "membership": memorisation.membership(scored(texts.training), scores),
+    }
+    if planted := _planted(folder):
+        figures["memorisation"] |= canaries.drawn_out(model, tokenizer, canaries.canaries(planted), wanted.batch_tokens)
+    samples = [sample.text for sample in write(model, tokenizer, texts.prompts, wanted)]
+    return Evaluated(figures, scores, generations, samples, memorisation.worst(copies, _WORST))
+
+
+def yardstick(texts: HeldOut, wanted: params.Evaluate) -> dict[str, Any]:
+    """Return of real texts what `evaluate_model` returns of written ones: how much they repeat, and share by chance."""
+    copies = texts.index.longest(texts.real, texts.tokenizer)
+    return {
+        "sha256": texts.sha256,
+        "text": diversity(texts.real, texts.tokenizer, texts.whole),
+        "memorisation": memorisation.figures(copies, wanted.copied_tokens),
+    }
 
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -57,30 +149,49 @@ def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, wanted: params.Evaluate) -> str:
-    """Return what `model` writes after `prompt` (not with it), the same for the same seed."""
-    start, end = start_and_end(tokenizer)
-    ids = torch.tensor([[start, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]], device=model.device)
-    set_seed(wanted.seed)
-    written = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=True,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=wanted.top_k,
-        max_new_tokens=min(wanted.max_new_tokens, context_of(model.config) - ids.shape[1]),
-        eos_token_id=end,
-        pad_token_id=end,
-    )
-    text: str = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
-    return text
+def side_by_side(texts: HeldOut, evaluated: Mapping[str, Evaluated]) -> list[dict[str, str]]:
+    """Return a dictionary a prompt: the prompt, and what each model writes after it."""
+    return [
+        {"prompt": prompt, **{name: model.samples[at] for name, model in evaluated.items()}}
+        for at, prompt in enumerate(texts.prompts)
+    ]
 
 
-def _openings(texts: list[str], count: int, words: int) -> list[str]:
+def _sha256(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _planted(folder: Path) -> int:
+    """Return how many canaries stood in the training data of the model in `folder`, as its manifest says."""
+    manifest = folder / paths.MANIFEST.name
+    if not manifest.is_file():
+        return 0
+    found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
+    return int(found["params"]["tokenize"].get("canaries", 0))
+
+
+def _first_words(texts: list[str], count: int, words: int) -> list[str]:
     """Return the first `words` words of `count` texts, taken at even distances through `texts`."""
     count = min(count, len(texts))
     return [" ".join(texts[at * len(texts) // count].split()[:words]) for at in range(count)]
+
+
+def _table_of_scores(texts: HeldOut, evaluated: Mapping[str, Evaluated]) -> pd.DataFrame:
+    """Return a row a test text: its number, bytes, group, and each model's loss (nats) and tokens."""
+    table = pd.DataFrame({"row": texts.rows, "group": texts.groups or [""] * len(texts.rows)})
+    for name, model in evaluated.items():
+        table["bytes"] = model.scores.bytes
+        table[f"{name}_loss"], table[f"{name}_tokens"] = model.scores.loss, model.scores.tokens
+    return table
+
+
+def scores_of(table: pd.DataFrame, name: str) -> Score:
+    """Return the scores of the model called `name` from the table in `paths.SCORES`."""
+    return Score(*(table[column].to_numpy() for column in (f"{name}_loss", f"{name}_tokens", "bytes")))
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _page(samples: list[dict[str, str]]) -> str:
@@ -93,4 +204,5 @@ def _page(samples: list[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
+    speed.preload_allocator()
     run(main)

@@ -1,4 +1,4 @@
-"""Base and candidate are scored on the same texts and sampled from the same prompts at the same seed."""
+"""Base and candidate are measured on the same texts, from the same prompts and at the same seed."""
 
 import json
 import shutil
@@ -8,7 +8,12 @@ import pandas as pd
 import pytest
 
 from pipeline import evaluate, params, paths
+from pipeline.registry import content_version
 from tests.conftest import LINES, Workspace
+
+pytestmark = pytest.mark.integration
+
+SIZES = {"generations": 4, "prompt_tokens": 3, "membership_rows": 2, "test_prompts": 2, "test_prompt_words": 3}
 
 
 @pytest.fixture
@@ -16,18 +21,31 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
     """Return a workspace in which the stages before this one have run."""
     shutil.copytree(tiny_gpt2, paths.BASE)
     shutil.copytree(tiny_gpt2, paths.CANDIDATE)
-    paths.CLEAN.parent.mkdir()
-    splits = ["train", "test", "test", "validation"]
-    pd.DataFrame({"row": range(2, 6), "text": LINES, "split": splits}).to_parquet(paths.CLEAN)
-    workspace.set(evaluate__max_new_tokens=12, evaluate__test_prompts=2, evaluate__test_prompt_words=3)
+    write_clean({"split": ["train", "test", "test", "validation"]})
+    workspace.set(evaluate__max_new_tokens=12, **{f"evaluate__{key}": value for key, value in SIZES.items()})
     return workspace
 
 
-def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace) -> None:
+def write_clean(columns: dict[str, list[str]]) -> None:
+    """Write the clean rows of `LINES`."""
+    paths.CLEAN.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"row": range(2, 6), "text": LINES, **columns}).to_parquet(paths.CLEAN)
+
+
+def metrics() -> dict[str, dict[str, object]]:
+    """Run the stage and return its metrics."""
     evaluate.main()
-    metrics = json.loads(paths.EVALUATE_METRICS.read_text())
-    assert metrics["base"] == metrics["candidate"]
-    assert set(metrics["base"]) == {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
+    found: dict[str, dict[str, object]] = json.loads(paths.EVALUATE_METRICS.read_text())
+    return found
+
+
+def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace) -> None:
+    found = metrics()
+    assert found["base"] == found["candidate"]
+    assert found["base"]["version"] == content_version(paths.BASE)
+    relied_upon = {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
+    assert set(found["base"]) == relied_upon | {"version", "general", "text", "memorisation"}
+    assert set(found["test_rows"]["text"]) == set(found["base"]["text"])  # the yardstick measures the same
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == [
         "Once upon a time in a distant land",
@@ -40,24 +58,39 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
     assert samples[0]["base"] in paths.SAMPLES_PAGE.read_text()
     plotted = pd.read_csv(paths.PERPLEXITY_PLOT)
     assert plotted["model"].tolist() == ["base", "candidate"]
-    assert plotted["perplexity"].tolist() == pytest.approx([metrics["base"]["perplexity"]] * 2)
+    assert plotted["perplexity"].tolist() == pytest.approx([found["base"]["perplexity"]] * 2)
+
+
+def test_the_scores_of_each_row_add_up_to_the_perplexity(stage: Workspace) -> None:
+    found = metrics()
+    table = pd.read_parquet(paths.SCORES)
+    assert table["row"].tolist() == [3, 4]
+    scores = evaluate.scores_of(table, "candidate")
+    assert scores.tokens.sum() == found["candidate"]["tokens"]
+    bits = scores.loss.sum() / scores.bytes.sum() / 0.6931471805599453
+    assert bits == pytest.approx(found["candidate"]["bits_per_byte"])
+
+
+def test_every_group_of_the_corpus_has_its_figures(stage: Workspace) -> None:
+    write_clean({"split": ["train", "test", "test", "test"], "group": ["a", "a", "b", "b"]})
+    groups = metrics()["candidate"]["groups"]
+    assert {name: group["rows"] for name, group in groups.items()} == {"a": 1, "b": 2}
 
 
 def test_the_same_inputs_give_the_same_bytes(stage: Workspace) -> None:
-    outputs = (paths.EVALUATE_METRICS, paths.SAMPLES, paths.SAMPLES_PAGE, paths.PERPLEXITY_PLOT)
+    outputs = (
+        paths.EVALUATE_METRICS, paths.SAMPLES, paths.SAMPLES_PAGE, paths.PERPLEXITY_PLOT, paths.SCORES,
+        paths.GENERATIONS,
+    )  # fmt: skip
     evaluate.main()
     first = [path.read_bytes() for path in outputs]
     evaluate.main()
     assert [path.read_bytes() for path in outputs] == first
 
 
-def test_a_sample_follows_its_seed_and_stays_within_the_context(stage: Workspace) -> None:
-    model, tokenizer = evaluate.load_model(paths.BASE)
-
-    def sample(**changes: int) -> str:
-        for key, value in changes.items():
-            stage.set(**{f"evaluate__{key}": value})
-        return evaluate.generate(model, tokenizer, "The cat", params.load().evaluate)
-
-    assert sample(seed=1) == sample(seed=1) != sample(seed=2)
-    assert len(sample(max_new_tokens=1000)) > len(sample(max_new_tokens=12))  # and no error past the context of 64
+def test_a_champion_is_measured_on_what_the_stage_measured(stage: Workspace) -> None:
+    found = metrics()
+    wanted = params.load().evaluate
+    champion = evaluate.evaluate_model(paths.BASE, evaluate.held_out(wanted), wanted)
+    assert json.loads(json.dumps(champion.figures)) == found["base"]
+    assert [sample["base"] for sample in json.loads(paths.SAMPLES.read_text())] == champion.samples
