@@ -266,6 +266,39 @@ class Registry(Section):
     keep: Count
 
 
+class Minutes(Section):
+    """The time limit of each stage."""
+
+    base: Positive
+    validate_: Annotated[Positive, Field(alias="validate")]
+    tokenize: Positive
+    finetune: Positive
+    evaluate: Positive
+
+
+class Retrain(Section):
+    """How a scheduled retraining runs."""
+
+    minutes: Minutes
+    retries: Annotated[int, Field(ge=0)]
+    retry_seconds: Annotated[float, Field(ge=0)]
+    record: Literal["branch", "experiment", "none"]
+    branch: Name
+    needs_approval: bool
+    approval_hours: Positive
+    approval_default: Literal["approve", "reject"]
+    bento: bool
+    notify: Name
+
+
+class Watch(Section):
+    """What starts a retraining besides the clock."""
+
+    inbox: Name
+    drift: Annotated[float, Field(gt=1)]
+    drift_rows: Count
+
+
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
@@ -297,6 +330,8 @@ class Params(Section):
     evaluate: Evaluate
     promote: Promote
     registry: Registry
+    retrain: Retrain
+    watch: Watch
     service: Service
 
 
