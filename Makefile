@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: model test serve bento check
+.PHONY: model up why test serve bento check
 
 # The exact versions that are known to work together; made again only when what it hangs on changes.
 .venv/installed: pyproject.toml constraints.txt
@@ -17,6 +17,12 @@ export BENTOML_DO_NOT_TRACK := True
 model: .venv/installed
 	python -m pipeline.params
 	dvc repro
+
+up: .venv/installed
+	python -m flows.up
+
+why: .venv/installed
+	@python -m flows.reasons
 
 test: .venv/installed
 	pytest

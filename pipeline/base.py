@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 
 from pipeline import params, paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError
+from pipeline.workspace import run_stage
 
 GPT2_AT_ITS_COMMIT = "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcc7e"
 _HUB_MODEL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<commit>\w+))?")
@@ -114,4 +115,4 @@ def _check(base: str, source: Path) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

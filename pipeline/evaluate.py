@@ -17,13 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
-from pipeline.command import run
 from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
 from pipeline.evaluation.generation import Generated, openings, write
 from pipeline.evaluation.perplexity import Score
 from pipeline.registry import content_version
 from pipeline.training import speed
+from pipeline.workspace import run_stage
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
 GENERAL = Path(__file__).parent / "evaluation" / "general.csv"
@@ -205,4 +205,4 @@ def _page(samples: list[dict[str, str]]) -> str:
 
 if __name__ == "__main__":
     speed.preload_allocator()
-    run(main)
+    run_stage(main)

@@ -11,7 +11,6 @@ import logging
 import math
 import platform
 import shutil
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -35,16 +34,16 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
-from pipeline.command import UserError, run, say
+from pipeline.command import UserError, say
+from pipeline.revision import git_revision
 from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.speed import Precision
 from pipeline.training.trainer import ResumableTrainer, Stopped, saved_choices
+from pipeline.workspace import run_stage
 
 # What model configurations call their dropout probabilities.
 _DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "resid_dropout")
-# What a candidate hangs on, as git sees it.
-_SOURCES = ("data", "dvc.yaml", "params.yaml", "pipeline", "starter")
 _LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
 _NO_PART = {"checkpoint_seconds"}  # in the result
 _LOGGED_STEPS = 10_000  # at most: beyond it the loss is logged as the mean of several steps, so that memory is bounded
@@ -304,23 +303,6 @@ def _save_candidate(
     paths.MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def git_revision() -> str | None:
-    """Return the last commit that touched what a candidate hangs on, "+changes" behind it if that was edited since.
-
-    Not HEAD, which would change with the commit of `dvc.lock` itself. None outside a git repository.
-    """
-    try:
-        commit = _git("log", "-1", "--format=%H", "--", *_SOURCES)
-        edited = _git("status", "--porcelain", "--", *_SOURCES)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}+changes" if edited else commit or None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
-
-
 def _key(all_params: params.Params) -> str:
     """Return a hash of all that determines the result, so that a checkpoint is only taken up by an equal run."""
     sources = [Path(__file__).with_name("__init__.py"), Path(__file__), *Path(devices.__file__).parent.glob("*.py")]
@@ -351,4 +333,4 @@ def _hash_of_folder(folder: Path) -> str:
 
 if __name__ == "__main__":
     speed.preload_allocator()
-    run(main)
+    run_stage(main)

@@ -295,6 +295,7 @@ class Watch(Section):
     """What starts a retraining besides the clock."""
 
     inbox: Name
+    new_rows: Count
     drift: Annotated[float, Field(gt=1)]
     drift_rows: Count
 

@@ -81,6 +81,7 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
     figures = _figures(judged)
     version: str = judged.candidate["version"]
     if not judged.promoted:
+        _write(judged)  # anew, for a person may have said no to what `decide` had written
         registry.refuse(version, said, figures)
         return None
     if content_version(paths.CANDIDATE) != version:

@@ -28,7 +28,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from pipeline import params, paths
 from pipeline.canaries import texts_to_plant
-from pipeline.command import UserError, run
+from pipeline.command import UserError
+from pipeline.workspace import run_stage
 
 SPLITS = ("train", "validation", "test")
 _TEXTS_AT_ONCE = 1000  # handed to the tokenizer, whose threads share them
@@ -222,4 +223,4 @@ def _best_fit(pieces: list[Tokens], length: int) -> list[list[Tokens]]:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

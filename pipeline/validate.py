@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline import params, paths
-from pipeline.command import UserError, run, say
+from pipeline.command import UserError, say
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.look import Look, clipped, look
 from pipeline.intake.quarantine import Quarantine
@@ -33,6 +33,7 @@ from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
 from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
 from pipeline.intake.splits import splits_at
 from pipeline.intake.workers import Inspection, inspect_all
+from pipeline.workspace import run_stage
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
 _CHECKED_ROWS = 75_000  # at once, at least: Great Expectations takes 0.1 s for any number of rows up to about 100,000
@@ -444,4 +445,4 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -1,6 +1,9 @@
 """What the tests share: a tiny GPT-2, made here, and a workspace in which stages run as they do for a user."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 from pipeline import paths
 
 ROOT = Path(__file__).parent.parent
+STAGES = ("base", "validate", "tokenize", "finetune", "evaluate")
 REAL_DATA = ROOT.parent / "shared" / "data"
 LINES = [
     "The quick brown fox jumps over the lazy dog near the old river bank.",
@@ -95,6 +99,42 @@ class Workspace:
         texts = [f"{line} {number}" for number in range(10) for line in LINES]
         splits = ["train", "train", "validation", "test"] * 10
         pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
+
+
+class Clone(Workspace):
+    """A clone of this working tree in which commands run as after `source .venv/bin/activate`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Clone what git tracks and what it does not ignore, so that uncommitted work is tested too."""
+        listed = subprocess.run(
+            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        super().__init__(folder)
+        self.run("git", "init", "-q")
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Change")
+
+    def run(self, *command: str, code: int | tuple[int, ...] = 0) -> str:
+        """Return what the command prints; fail unless it exits with `code`."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
+        done = subprocess.run(
+            command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=1800, check=False
+        )
+        assert done.returncode in (code if isinstance(code, tuple) else (code,)), done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def ran(self, output: str) -> list[str]:
+        """Return the stages that `dvc repro` ran."""
+        return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
 
 
 @pytest.fixture

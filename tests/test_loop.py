@@ -5,60 +5,19 @@ Everything is real but for the size: a tiny base and 120 texts of the sample cor
 
 import csv
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, Workspace
+from tests.conftest import ROOT, STAGES, Clone
 from tests.serving.conftest import serving
 
 pytestmark = pytest.mark.integration
-
-STAGES = ("base", "validate", "tokenize", "finetune", "evaluate")
-
-
-class Clone(Workspace):
-    """A clone of this working tree in which commands run as after `source .venv/bin/activate`."""
-
-    def __init__(self, folder: Path) -> None:
-        """Clone what git tracks and what it does not ignore, so that uncommitted work is tested too."""
-        listed = subprocess.run(
-            ["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-        for name in filter(None, listed.stdout.split("\0")):
-            if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        super().__init__(folder)
-        self.run("git", "init", "-q")
-        self.commit()
-
-    def commit(self) -> None:
-        """Commit everything."""
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", "Change")
-
-    def run(self, *command: str, code: int | tuple[int, ...] = 0) -> str:
-        """Return what the command prints; fail unless it exits with `code`."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
-        done = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=1800, check=False
-        )
-        assert done.returncode in (code if isinstance(code, tuple) else (code,)), done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def ran(self, output: str) -> list[str]:
-        """Return the stages that `dvc repro` ran."""
-        return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
 
 
 @pytest.fixture(scope="module")

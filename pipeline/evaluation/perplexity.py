@@ -299,9 +299,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.evaluation.perplexity", description=main.__doc__)
     parser.add_argument("model", type=Path, help="a folder with a model in it, such as models/base")
     parser.add_argument("file", type=Path, help="plain text in UTF-8, read as one text")
-    parser.add_argument(
-        "--stride", type=float, default=0.5, help="of windows, a share of the context (%(default)s)"
-    )
+    parser.add_argument("--stride", type=float, default=0.5, help="of windows, a share of the context (%(default)s)")
     wanted = parser.parse_args()
     if not 0 < wanted.stride <= 1:
         raise UserError(f"--stride: found {wanted.stride}, expected a share above 0, at most 1")

@@ -1,0 +1,266 @@
+"""Files in the inbox become rows of the corpus: each once, whole or not at all, whatever is killed when.
+
+A file is taken away from whoever put it there by one rename, into `.taking/`. Its rows are read as the corpus's are,
+written behind a copy of the corpus, in the corpus's own dialect, and the copy takes the corpus's place by one rename;
+then the file is moved to `done/`, or to `refused/` with the reason beside it. From before the corpus is replaced until
+the file has been moved, `registry/inbox.json` tells of it: whether the copy still lies beside the corpus says which of
+the two renames are left to do.
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import IO, Literal
+
+from pipeline import params, paths
+from pipeline.command import UserError
+from pipeline.intake.look import Look, clipped, look
+from pipeline.intake.records import read
+
+JOURNAL = paths.REGISTRY / "inbox.json"
+ADDITION = paths.REGISTRY / "inbox.rows"
+_UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart", "~")  # how programs call a file that is still coming
+_LINE_ENDS = {"CRLF": "\r\n", "CR": "\r"}  # else LF
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of a file: its rows are in the corpus, or `refused` says why they are not; `place` is where it is."""
+
+    name: str
+    rows: int
+    refused: str
+    place: str
+
+
+def waiting(inbox: Path) -> dict[str, list[int]]:
+    """Return the files in the inbox with size and time of change (ns), by which a look tells whether they are whole.
+
+    Not those whose names begin with a dot or end as unfinished downloads do.
+    """
+    found = {}
+    for path in sorted(inbox.glob("*")):
+        if not path.name.startswith(".") and not path.name.endswith(_UNFINISHED) and not path.is_dir():
+            stat = path.lstat()
+            found[path.name] = [stat.st_size, stat.st_mtime_ns]
+    return found
+
+
+def is_unfinished(root: Path, wanted: params.Params) -> bool:
+    """Tell whether a killed `take` left work that needs no further look at the inbox."""
+    taking = root / wanted.watch.inbox / ".taking"
+    return (root / JOURNAL).exists() or (taking.is_dir() and any(taking.iterdir()))
+
+
+def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Taken]:
+    """Append the rows of the inbox's files of these names to the corpus; first finish what a killed one began.
+
+    Needs the claim on the workspace. Raises UserError where the corpus cannot take rows in; the files stay then.
+    """
+    inbox, corpus = root / wanted.watch.inbox, root / wanted.data.path
+    taken = _finish(root, corpus)
+    taking = inbox / ".taking"
+    taking.mkdir(parents=True, exist_ok=True)
+    into = _corpus(corpus, wanted)
+    for left in sorted(taking.iterdir()):
+        taken.append(_take(root, left, into, wanted))
+    for name in names:
+        (inbox / name).rename(taking / name)
+        _sync(inbox)
+        taken.append(_take(root, taking / name, into, wanted))
+    return taken
+
+
+def _finish(root: Path, corpus: Path) -> list[Taken]:
+    """Do what is left of the append that the journal tells of; return the file where its rows are in the corpus."""
+    try:
+        entry = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        _beside(corpus).unlink(missing_ok=True)  # written before its journal
+        return []
+    taken = []
+    if (beside := Path(entry.pop("beside"))).exists():
+        beside.unlink()  # the corpus is the old one, and the file is taken again
+    else:
+        source = Path(entry.pop("source"))
+        if source.exists():
+            _move(source, root / entry["place"])
+        taken.append(Taken(**entry))
+    (root / JOURNAL).unlink()
+    return taken
+
+
+def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
+    """Append the rows of a file in `.taking/`, or refuse it."""
+    inbox, corpus = source.parents[1], into.path
+    try:
+        rows, header = _addition(root / ADDITION, source, into, wanted)
+    except UserError as error:
+        (root / ADDITION).unlink(missing_ok=True)
+        place = _free(inbox / "refused" / source.name)
+        why = str(error).replace(str(source), str(inbox / source.name))
+        place.parent.mkdir(exist_ok=True)
+        write(place.with_name(f"{place.name}.txt"), f"{why}\n")  # first: a refusal always has its reason
+        _move(source, place)
+        return Taken(source.name, 0, why, str(place.relative_to(root)))
+    place = _free(inbox / "done" / source.name)
+    place.parent.mkdir(exist_ok=True)
+    taken = Taken(source.name, rows, "", str(place.relative_to(root)))
+    before = _stamp(corpus)
+    beside = _beside(corpus)
+    _append(beside, corpus, into, root / ADDITION, header)
+    write(root / JOURNAL, json.dumps({**asdict(taken), "source": str(source), "beside": str(beside)}))
+    if _stamp(corpus) != before:
+        beside.unlink()
+        (root / JOURNAL).unlink()
+        raise UserError(f"{corpus} changed while rows were being appended to it; they are appended at the next look")
+    beside.replace(corpus)
+    _sync(corpus.parent)
+    _move(source, place)
+    (root / JOURNAL).unlink()
+    (root / ADDITION).unlink()
+    return taken
+
+
+def _corpus(corpus: Path, wanted: params.Params) -> Look:
+    """Return the look of the corpus; raises UserError where nothing can be appended to a file of its kind."""
+    found = look(corpus, wanted.data)
+    if found.format not in ("csv", "tsv") or found.compression != "none":
+        packed = "" if found.compression == "none" else f", packed with {found.compression}"
+        raise UserError(
+            f"{corpus}: the inbox appends to CSV and TSV files, and the corpus is {found.format}{packed}; append to "
+            "it yourself, or save it as CSV and name that under data.path in params.yaml"
+        )
+    return found
+
+
+def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> tuple[int, int]:
+    """Write the rows of `source` as the corpus has them, and read them back; return the rows, the header's bytes.
+
+    Raises UserError for a file that the intake cannot read, with other columns, or with what that dialect cannot hold.
+    """
+    strictly = wanted.data.model_copy(update={"broken_rows": "stop"})
+    if source.is_symlink():
+        raise UserError(f"{source}: is a link, which may lead to another file tomorrow; put the file itself there")
+    try:
+        seen = look(source, strictly)
+        if set(seen.columns) != set(corpus.columns):
+            raise UserError(
+                f"{source}: its columns are {clipped(seen.columns)}, but those of the corpus, {corpus.path}, are "
+                f"{clipped(corpus.columns)}; give it the same, in any order"
+            )
+        order = [seen.columns.index(name) for name in corpus.columns]
+        with path.open("w", encoding=corpus.encoding, newline="") as file:
+            add = _writer(file, corpus, csv.QUOTE_MINIMAL if corpus.quote else csv.QUOTE_NONE)
+            # A row of white space alone would read as no row.
+            add_blank = _writer(file, corpus, csv.QUOTE_ALL) if corpus.quote else add
+            if corpus.header:
+                add(corpus.columns)
+            file.flush()
+            header = file.tell()
+            rows = 0
+            for row, fields in _records(seen, strictly):
+                ordered = [fields[at] for at in order]
+                try:
+                    (add if any(map(str.strip, ordered)) else add_blank)(ordered)
+                except (csv.Error, UnicodeEncodeError) as error:
+                    raise UserError(
+                        f"{source}, line {row}: cannot be written as the corpus is, {corpus.path} ({error}); change "
+                        "that text, or save the corpus as UTF-8 with quotes"
+                    ) from None
+                rows += 1
+            file.flush()
+            os.fsync(file.fileno())
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: may not be read ({error.strerror}); allow it, and put it back") from None
+    there = _records(replace(corpus, path=path, bom=False), strictly)
+    for ours, back in zip_longest(_records(seen, strictly), there):
+        if ours is None or back is None or [ours[1][at] for at in order] != back[1]:
+            raise UserError(
+                f"{source}, line {(ours or back or (0,))[0]}: in the corpus's way of writing, {corpus.path}, this row "
+                "would read as another one; change its text, or save the corpus with quotes"
+            )
+    return rows, header
+
+
+def _writer(file: IO[str], seen: Look, quoting: Literal[0, 1, 3]) -> Callable[[Sequence[str]], object]:
+    """Return what writes a row as the corpus has them; `quoting` is csv's."""
+    return csv.writer(
+        file,
+        delimiter=seen.delimiter,
+        quotechar=seen.quote or None,
+        escapechar=seen.escape or None,
+        quoting=quoting,
+        lineterminator=_LINE_ENDS.get(seen.line_ends, "\n"),
+    ).writerow
+
+
+def _records(seen: Look, wanted: params.Data) -> Iterator[tuple[int, list[str]]]:
+    for chunk in read(seen, wanted):
+        yield from zip(chunk.rows, chunk.fields, strict=True)
+
+
+def _append(beside: Path, corpus: Path, seen: Look, addition: Path, header: int) -> None:
+    """Write the corpus as it is, byte for byte, and the rows behind it, to a file beside it."""
+    with beside.open("wb") as file:
+        with corpus.open("rb") as old:
+            shutil.copyfileobj(old, file, 1 << 20)
+            ends = [mark.encode(seen.encoding) for mark in ("\n", "\r")]
+            old.seek(-len(ends[0]), os.SEEK_END)
+            if old.read() not in ends:
+                file.write(_LINE_ENDS.get(seen.line_ends, "\n").encode(seen.encoding))
+        with addition.open("rb") as rows:
+            rows.seek(header)
+            shutil.copyfileobj(rows, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.chmod(corpus.stat().st_mode | 0o200)  # where it was a link into DVC's cache, it was read-only
+    _sync(beside.parent)
+
+
+def _beside(corpus: Path) -> Path:
+    return corpus.with_name(f".{corpus.name}.new")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    stat = path.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _free(path: Path) -> Path:
+    """Return `path`, or the first like it under which there is no file yet."""
+    number, found = 1, path
+    while found.exists() or found.is_symlink():
+        number += 1
+        found = path.with_name(f"{path.stem}.{number}{path.suffix}")
+    return found
+
+
+def _move(source: Path, target: Path) -> None:
+    source.rename(target)
+    _sync(target.parent)
+    _sync(source.parent)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,50 @@
+"""The flow `rollback`: an earlier version becomes the champion again, from Prefect's UI as from the command line."""
+
+from pathlib import Path
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from pipeline.command import UserError
+from pipeline.registry import Registry
+
+ROOT = Path()  # a deployment's working folder
+
+
+@flow(name="rollback", validate_parameters=True)
+def rollback(
+    why: Annotated[str, Field(min_length=1, max_length=500)],
+    version: Annotated[str, Field(min_length=1)] | None = None,
+) -> State[None]:
+    """Make an earlier version the champion again; the service follows by itself.
+
+    Args:
+        why: The reason, in a sentence; it is kept in the registry's history (at most 500 characters).
+        version: Which version: a tag, its 12 digits or their unique beginning. Empty: the champion before the present
+            one; two rollbacks in a row go back by two.
+    """
+    try:
+        registry = Registry(ROOT)
+        entry = registry.rollback(version, why)
+        champion = registry.get(str(entry.to))
+    except UserError as error:
+        return Failed(message=str(error))
+    before = entry.from_ or "a damaged pointer"
+    figures = champion.metadata.get("figures", {})
+    rows = {"champion now": entry.to, "before": before, "why": entry.why, "who": entry.who, "when (UTC)": entry.at}
+    rows |= {f"its {name}": f"{figures[name]:.4g}" for name in ("perplexity", "bits_per_byte") if name in figures}
+    table = "\n".join(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())
+    create_markdown_artifact(
+        f"# Rolled back to {entry.to}\n\n| | |\n|---|---|\n{table}\n",
+        key="rollback",
+        description=f"{before} -> {entry.to}: {entry.why}",
+    )
+    return Completed(message=f"the champion is {entry.to}, after {before}: {entry.why}")
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,50 @@
+"""Prefect's server behind a guard: web pages of other origins are refused before they reach it.
+
+CORS and the CSRF check do not cover all: Prefect accepts a WebSocket from any page, through which it could read every
+log and post events that start runs, and a name that some other host makes point to 127.0.0.1 has a page's own origin.
+"""
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def app() -> ASGIApp:
+    """Return the server, as `uvicorn --factory` wants it."""
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    api = get_current_settings().server.api
+    server: Any = create_app(final=True)
+    # With a password every call and WebSocket is asked for it, and we cannot know the names that the server goes by.
+    return server if api.auth_string else Guard(server, api.cors_allowed_origins.split(","))
+
+
+class Guard:
+    """Lets in what names this machine as the host and comes from no web page, or from one of `origins`."""
+
+    def __init__(self, app: ASGIApp, origins: list[str]) -> None:
+        """Keep the app, and the origins as the browser writes them: http://127.0.0.1:4200."""
+        self._app = app
+        self._origins = origins
+        self._hosts = {*_LOCAL, *(urlsplit(origin).hostname for origin in origins)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass it on, or answer 403."""
+        if scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await PlainTextResponse("not from there", status_code=403)(scope, receive, send)
+
+    def _is_welcome(self, headers: Headers) -> bool:
+        host = urlsplit(f"//{headers.get('host', '')}").hostname
+        origin = headers.get("origin")
+        return host in self._hosts and (origin is None or origin in self._origins)

@@ -1,0 +1,365 @@
+"""`make up`: Prefect's server, the deployments, a worker and the service, in one process that ends them all together.
+
+Each is a child that ends with this one however that ends (see `flows.child`). What they print goes to files in
+`registry/logs/`, and here with their name in front.
+"""
+
+import argparse
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Lock, Thread
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from flows import child, settings
+from pipeline import params, paths
+from pipeline.command import UserError, run
+
+if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from flows.crashed import Coroner
+
+LOGS = paths.REGISTRY / "logs"
+_LOCK = paths.REGISTRY / "up.lock"
+_SERVICE_PORT = 3000  # BentoML's own default
+_KEPT = 10_000_000  # bytes of a log; then it becomes NAME.log.1, and the one before is dropped
+_START = 120.0  # seconds that the server may take: 13 when its database is new, several times that on a busy machine
+_LOOK = 20.0  # seconds between two looks after runs and for a model
+# Seconds from being told to end to being killed. A worker waits for its runs, whose trainers write a checkpoint.
+_SERVER, _WORKER, _SERVICE = 4, 13, 6
+_CONSOLE = Lock()
+
+
+class _Stop(BaseException):
+    """Somebody wants it to end: Ctrl-C, SIGTERM, a closed terminal."""
+
+
+class _Ended(Exception):  # noqa: N818 - as one says it
+    """One of the parts ended by itself."""
+
+
+class Part:
+    """One of the processes: its name, its log, and the pipe whose closing ends it and all that it started."""
+
+    def __init__(self, root: Path, name: str, command: Sequence[str], patience: float) -> None:
+        """Start `command` in `root`; told to end, it has `patience` seconds."""
+        self.name, self.log = name, root / LOGS / f"{name}.log"
+        if self.log.exists() and self.log.stat().st_size > _KEPT:
+            self.log.rename(self.log.with_suffix(".log.1"))
+        # Straight into the file, not through this process: they must not stand still, or fail, because it does.
+        with self.log.open("ab", buffering=0) as log:
+            log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
+            self._process = subprocess.Popen(  # noqa: S603 - our own commands
+                [sys.executable, "-P", child.__file__, str(patience), sys.executable, *command],
+                cwd=root,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal reaches this process alone, which ends the others
+            )
+            self._reader = Thread(target=self._show, args=(log.tell(),), daemon=True)
+        self._reader.start()
+
+    def code(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.poll()
+
+    def end(self) -> None:
+        """Tell it and everything it started to end; returns at once."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self) -> int:
+        """Return the exit code once it has ended and all that it printed is shown."""
+        code = self._process.wait()
+        self._reader.join()
+        return code
+
+    def _show(self, start: int) -> None:
+        """Print what comes into the log after `start`, a line with the name in front."""
+        rest = b""
+        with self.log.open("rb") as log:
+            log.seek(start)
+            while True:
+                has_ended = self.code() is not None  # before the last read
+                while chunk := log.read(65536):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if text := line.decode(errors="replace").rstrip():
+                            _print(self.name, text)
+                if has_ended:
+                    return
+                time.sleep(0.1)
+
+
+class Up:
+    """Everything that runs, from the first to the last."""
+
+    def __init__(self, root: Path, port: int, service_port: int | None) -> None:
+        """Take the project's folder and the ports; without one for the service there is none."""
+        self._root, self._port, self._service_port = root, port, service_port
+        self._parts: list[Part] = []
+        self._coroner: Coroner | None = None
+        self._said = ""
+
+    def start(self) -> None:
+        """Start everything, in order; raises _Ended if one of them ends, UserError where there is something to mend."""
+        from prefect.client.orchestration import get_client
+
+        from flows import notify
+        from flows.crashed import Coroner
+
+        host = os.environ["PREFECT_SERVER_API_HOST"]
+        uvicorn = ["-m", "uvicorn", "--factory", "flows.server:app", "--host", host, "--port", str(self._port)]
+        # Short: browsers keep their connections open, and whoever called is told by a closed one as well.
+        server = self._begin(
+            "server", [*uvicorn, "--log-level", "warning", "--timeout-graceful-shutdown", "2"], _SERVER
+        )
+        client = get_client(sync_client=True)
+        deadline = time.monotonic() + _START
+        while client.api_healthcheck() is not None:
+            self._check()
+            if time.monotonic() > deadline:
+                raise UserError(f"Prefect's server did not answer within {_START:g} seconds; see {self._shown(server)}")
+            time.sleep(0.2)
+        _make_pool(client)
+        self._deploy()
+        self._coroner = Coroner(client, say)
+        self._coroner.look(at_once=True, why="its process was gone when `make up` started")
+        _let_one_catch_up(client)
+        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
+        if self._service_port is not None:
+            os.environ["SERVICE_URL"] = f"http://127.0.0.1:{self._service_port}"  # for the links that a run shows
+        worker = ["--pool", settings.POOL, "--type", "process", "--name", settings.worker_name()]
+        self._begin("worker", ["-m", "prefect", "worker", "start", *worker, "--install-policy", "never"], _WORKER)
+        ui = os.environ["PREFECT_API_URL"].removesuffix("/api")
+        say(f"Prefect's UI: {ui} (runs: {ui}/runs, deployments: {ui}/deployments)")
+        say(f"their logs: {LOGS}/")
+        self._serve()
+        say("all is up; Ctrl-C stops it")
+
+    def watch(self) -> None:
+        """Watch over everything, for ever; raises _Ended if one of them ends."""
+        assert self._coroner is not None
+        looked = time.monotonic()
+        while True:
+            self._check()
+            time.sleep(0.3)
+            if time.monotonic() - looked > _LOOK:
+                self._look(self._coroner)
+                self._serve()
+                looked = time.monotonic()
+
+    def stop(self) -> None:
+        """End everything and wait for it; the server last, so that runs that end now are told as such."""
+        said = False
+        for part in self._parts[1:]:
+            said = said or part.code() is None
+            part.end()
+        if said:
+            say("stopping; a training, if there is one, writes its checkpoint first")
+        for part in self._parts[1:]:
+            part.wait()
+        for server in self._parts[:1]:
+            if self._coroner is not None and server.code() is None:
+                self._look(self._coroner, at_once=True, why="`make up` was stopped while it ran")
+            server.end()
+            server.wait()
+
+    def _begin(self, name: str, command: Sequence[str], patience: float) -> Part:
+        part = Part(self._root, name, command, patience)
+        self._parts.append(part)
+        return part
+
+    def _check(self) -> None:
+        for part in self._parts:
+            if (code := part.code()) is not None:
+                part.wait()
+                by_signal = code - 128 in set(signal.Signals)
+                how = f"was ended by {signal.Signals(code - 128).name}" if by_signal else f"ended with exit code {code}"
+                raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
+
+    def _deploy(self) -> None:
+        part = self._begin("deploy", ["-m", "prefect", "--no-prompt", "deploy", "--all"], 2)
+        while part.code() is None:
+            time.sleep(0.1)
+        self._parts.remove(part)
+        self._check()
+        if part.wait() != 0:
+            raise UserError(f"the deployments of prefect.yaml could not be made; see {self._shown(part)}")
+
+    def _serve(self) -> None:
+        """Start the service where there is a model to serve; say once why there is none."""
+        if self._service_port is None or any(part.name == "service" for part in self._parts):
+            return
+        if why := _why_not_served(self._root):
+            if why != self._said:
+                say(f"the service waits: {why}")
+            self._said = why
+            return
+        address = ["--host", "127.0.0.1", "--port", str(self._service_port)]
+        self._begin("service", ["-m", "bentoml", "serve", *address], _SERVICE)
+        say(f"the service: http://127.0.0.1:{self._service_port}")
+
+    def _look(self, coroner: "Coroner", *, at_once: bool = False, why: str = "its process is gone") -> None:
+        """Look after the runs; where the server does not answer now, the next look or the next start does."""
+        import httpx
+        from prefect.exceptions import PrefectHTTPStatusError
+
+        try:
+            coroner.look(at_once=at_once, why=why)
+        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+            say(f"Prefect's server did not tell which runs there are: {error!r}")
+
+    def _shown(self, part: Part) -> Path:
+        return part.log.relative_to(self._root)
+
+
+def say(sentence: str) -> None:
+    """Print a line of our own between those of the others."""
+    _print("up", sentence)
+
+
+def _print(name: str, line: str) -> None:
+    with suppress(OSError), _CONSOLE:  # nobody looks any more (a closed terminal, `| head`): the logs have it all
+        print(f"{name:8}| {line}", flush=True)  # noqa: T201 - the command's output
+
+
+def _make_pool(client: "SyncPrefectClient") -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    template = ProcessWorker.get_default_base_job_template()
+    with suppress(ObjectAlreadyExists):  # of an earlier start; a person may have paused or changed it
+        client.create_work_pool(WorkPoolCreate(name=settings.POOL, type="process", base_job_template=template))
+
+
+def _let_one_catch_up(client: "SyncPrefectClient") -> None:
+    """Of the slots that each deployment missed while all was off, leave the newest: it is run late."""
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import State, StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+    from prefect.states import Cancelled
+
+    missed = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": datetime.now(UTC)}),
+    )
+    newest = set()
+    for late in client.read_flow_runs(flow_run_filter=missed, sort=FlowRunSort.EXPECTED_START_TIME_DESC):
+        if not late.auto_scheduled:
+            continue  # a person's wish, or an event's
+        if late.deployment_id in newest:
+            why = "everything was off when it was due; of all that were missed, the newest is run late"
+            skipped: State[None] = Cancelled(name="Missed", message=why)
+            client.set_flow_run_state(late.id, skipped, force=True)
+        newest.add(late.deployment_id)
+
+
+def _why_not_served(root: Path) -> str | None:
+    from bentoml.exceptions import BentoMLException
+
+    from serving.model_folder import find
+
+    try:
+        find(root)
+    except BentoMLException as error:
+        return str(error)
+    return None
+
+
+def _refuse_taken(host: str, port: int, option: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used: {error.strerror}; give another one: {option} N") from None
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold this folder's `make up`; raises UserError where another one runs: two would share one database."""
+    path = root / _LOCK
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"`make up` runs in this folder already (process {lock.read() or 'unknown'}); stop it there with Ctrl-C"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    _at_signals(_go_on)
+    raise _Stop
+
+
+def _go_on(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: it is stopping."""
+
+
+def _at_signals(do: Callable[[int, FrameType | None], None]) -> None:
+    """Have it done also where a shell's `&` had SIGINT ignored, which all children would inherit."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, do)
+
+
+def main() -> None:
+    """Start Prefect's server, the deployments, a worker and the service; stop them all at Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m flows.up", description=main.__doc__)
+    port = os.environ.get("PREFECT_SERVER_API_PORT", settings.PORT)
+    parser.add_argument("--port", type=int, default=port, help="of Prefect's server and UI (default: %(default)s)")
+    parser.add_argument("--service-port", type=int, default=_SERVICE_PORT, help="default: %(default)s")
+    parser.add_argument("--no-service", action="store_true", help="do not serve the model")
+    given = parser.parse_args()
+    root = Path.cwd()
+    if not (root / "prefect.yaml").exists():
+        raise UserError("prefect.yaml is not here; run the command from the repository's root")
+    os.environ.update(settings.environment(root, given.port))
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    (root / LOGS).mkdir(parents=True, exist_ok=True)
+    up = Up(root, given.port, None if given.no_service else given.service_port)
+    with _alone(root):
+        _refuse_taken(os.environ["PREFECT_SERVER_API_HOST"], given.port, "--port")
+        if not given.no_service:
+            _refuse_taken("127.0.0.1", given.service_port, "--service-port")
+        _at_signals(_stop)
+        try:
+            up.start()
+            up.watch()
+        except _Stop:
+            pass  # what was asked for
+        except _Ended as ended:
+            print(f"error: {ended}", file=sys.stderr)  # noqa: T201 - the command's output
+            sys.exit(1)
+        finally:
+            _at_signals(_go_on)
+            up.stop()
+
+
+if __name__ == "__main__":
+    run(main)

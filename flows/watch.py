@@ -1,0 +1,263 @@
+"""The flow `watch`: looks every minute for new rows, in the corpus or the inbox, and for drift, and starts `retrain`.
+
+It trains nothing itself, and starts nothing while somebody is at work in the folder: what it found then waits for a
+later look. What it saw is in `registry/watch.json`.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.deployments import run_deployment
+from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows import inbox
+from flows.reasons import rows_since
+from pipeline import params, paths, workspace
+from pipeline.command import UserError
+from pipeline.registry import Registry
+
+ROOT = Path()  # a deployment's working folder
+MEMORY = paths.REGISTRY / "watch.json"
+_LOCK = paths.REGISTRY / "watch.lock"
+_WHO = "the watch, which appends the inbox's rows,"
+
+
+@flow(name="watch", validate_parameters=True)
+def watch(
+    new_rows: Annotated[int, Field(ge=1)] | None = None,
+    texts: Annotated[str, Field(min_length=1)] | None = None,
+    deployment: Annotated[str, Field(min_length=1)] = "retrain/retrain",
+) -> State[None]:
+    """Look once: append the inbox's files to the corpus; start a retraining for new rows or drift.
+
+    A file counts once it has not changed between two looks.
+
+    Args:
+        new_rows: How many rows it takes to start a retraining at once. 1: any change of the corpus does. More: fewer
+            rows wait for the night, unless they drift. Empty: watch.new_rows in params.yaml.
+        texts: A file of texts, read like the corpus, to be watched for drift too, for instance what users wrote.
+            Empty: only rows of the corpus that are new.
+        deployment: What is started.
+    """
+    try:
+        with _alone():
+            wanted = params.load(ROOT / paths.PARAMS)
+            return _Look(wanted, new_rows or wanted.watch.new_rows, texts, deployment).state()
+    except UserError as error:
+        return Failed(message=str(error))
+
+
+class _Look:
+    """One look, and what it did, in words."""
+
+    def __init__(self, wanted: params.Params, new_rows: int, texts: str | None, deployment: str) -> None:
+        self._wanted, self._new_rows, self._texts, self._deployment = wanted, new_rows, texts, deployment
+        self._memory: dict[str, Any] = _read(ROOT / MEMORY)
+        self._said: list[str] = []
+        self._appended = self._started = False
+
+    def state(self) -> State[None]:
+        """Look at the inbox, the corpus and the texts; return how it ended."""
+        problems = []
+        try:
+            for step in (self._empty_the_inbox, self._look_at_the_corpus, self._look_at_texts):
+                try:
+                    step()
+                except workspace.Busy:
+                    raise
+                except UserError as error:  # of one of the three, which keeps none of the others
+                    problems.append(str(error))
+        except workspace.Busy as busy:
+            self._said.append(f"waits: {busy}")
+        if problems:
+            return Failed(message="; ".join([*self._said, *problems]))
+        if not self._said:
+            return Completed(name="NothingNew", message="nothing changed")
+        return Completed(name="Started" if self._started else None, message="; ".join(self._said))
+
+    def _empty_the_inbox(self) -> None:
+        """Append what lies whole in the inbox to the corpus."""
+        there = inbox.waiting(ROOT / self._wanted.watch.inbox)
+        before = self._memory.get("inbox", {})
+        whole = [name for name, stamp in there.items() if before.get(name) == stamp]
+        self._remember(inbox=there)
+        self._said += [
+            f"{name} is in the inbox: taken if it is the same at the next look" for name in there.keys() - whole
+        ]
+        if not whole and not inbox.is_unfinished(ROOT, self._wanted):
+            return
+        with workspace.claim(ROOT, _WHO):
+            taken = inbox.take(ROOT, self._wanted, whole)
+        for file in taken:
+            if file.refused:
+                get_run_logger().error(file.refused)
+                self._said.append(f"refused {file.name}: {file.refused} (it is in {file.place})")
+            else:
+                self._said.append(f"appended {file.rows:,} rows of {file.name} (it is in {file.place})")
+        self._appended = any(not file.refused for file in taken)
+
+    def _look_at_the_corpus(self) -> None:
+        """Start a retraining if the corpus changed since the last validate and the last look, and has come to rest."""
+        corpus = ROOT / self._wanted.data.path
+        stamp = _stamp(corpus)
+        rests = self._appended or self._memory.get("corpus") == stamp
+        self._remember(corpus=stamp)
+        decided = self._memory.get("decided", {})
+        if decided.get("stamp") == stamp:
+            return
+        if not rests:
+            self._said.append(f"{corpus} is new or changed: looked at if it is the same at the next look")
+            return
+        _raise_if_busy()
+        with corpus.open("rb") as file:
+            md5 = hashlib.file_digest(file, "md5").hexdigest()
+        validated = self._validated()
+        if md5 not in (validated, decided.get("md5")):
+            reason = self._reason()
+            if reason:
+                self._start(reason, md5)
+        self._remember(decided={"stamp": stamp, "md5": md5})
+
+    def _reason(self) -> str | None:
+        """Return why the changed corpus is to be trained on at once; None where it may wait."""
+        line, figures = rows_since(ROOT, self._wanted)
+        enough = self._new_rows == 1 or figures["before"] is None or figures["now"] is None
+        if enough or figures["new"] >= self._new_rows:
+            return line
+        from flows import drift
+
+        found = self._drift("the corpus's new rows", drift.new_texts(ROOT, self._wanted))
+        if found:
+            return found
+        self._said.append(f"{line}: fewer than {self._new_rows:,}, so they wait for the schedule")
+        return None
+
+    def _look_at_texts(self) -> None:
+        """Measure the drift of the file of texts when it, or the champion, is another one."""
+        if self._texts is None:
+            return
+        from flows import drift
+
+        path = ROOT / self._texts
+        champion = Registry(ROOT, self._wanted.registry.name).champion()
+        stamp = [*_stamp(path), champion.tag if champion else None]
+        if self._memory.get("texts") == stamp:
+            return
+        sentence = self._drift(str(path), drift.texts_of(path, self._wanted))
+        if sentence:
+            with (ROOT / self._wanted.data.path).open("rb") as file:
+                md5 = hashlib.file_digest(file, "md5").hexdigest()
+            if md5 != self._validated():
+                _raise_if_busy()
+                self._start(sentence, md5)
+            else:
+                self._said.append(
+                    f"{sentence}, in {path}, but the corpus has no new rows to learn from: put such texts in "
+                    f"{self._wanted.watch.inbox}"
+                )
+        self._remember(texts=stamp)
+
+    def _drift(self, what: str, texts: list[str]) -> str | None:
+        """Measure, record and tell the drift of texts; return its sentence if there is any beyond noise."""
+        from flows import drift
+
+        champion = Registry(ROOT, self._wanted.registry.name).champion()
+        found = drift.measured(texts, self._wanted, champion) if champion else None
+        if found is None:
+            return None
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._remember(drift={"at": at, "of": what, **asdict(found)})
+        create_markdown_artifact(found.markdown(what), key="drift", description=f"{found.sentence}, in {what}")
+        if not found.drifted:
+            self._said.append(f"{found.sentence}, in {what}")
+            return None
+        emit_event(
+            "corpus.drifted",
+            resource={"prefect.resource.id": f"corpus.{self._wanted.data.path}"},
+            payload={"of": what, **asdict(found)},
+        )
+        return found.sentence
+
+    def _validated(self) -> str | None:
+        """Return the MD5 of the corpus that was validated last."""
+        found: str | None = _read(ROOT / paths.VALIDATE_METRICS).get("corpus_md5")
+        return found
+
+    def _start(self, reason: str, md5: str) -> None:
+        """Start the retraining, once for each change of the corpus, whose MD5 is given.
+
+        A look that was killed before it could remember this gives the same key, for which Prefect gives the same run.
+        Content alone is no key: rows that were taken out and come back are a change.
+        """
+        change = json.dumps([self._deployment, str(ROOT.resolve()), _stamp(ROOT / self._wanted.data.path)])
+        key = f"watch-{md5}-{hashlib.sha256(change.encode()).hexdigest()[:12]}"
+        try:
+            started = run_deployment(
+                self._deployment,
+                parameters={"reason": reason[:500]},
+                timeout=0,
+                idempotency_key=key,
+                tags=["watch"],
+                as_subflow=False,  # a look that is cancelled takes no training along
+            )
+        except ObjectNotFound:
+            raise UserError(
+                f"there is no deployment {self._deployment!r} to start; `make up` deploys retrain/retrain"
+            ) from None
+        assert isinstance(started, FlowRun)  # a coroutine where there is an event loop: not in this flow
+        self._started = True
+        self._said.append(f"started {started.name}: {reason}")
+
+    def _remember(self, **what: Any) -> None:
+        self._memory |= what
+        inbox.write(ROOT / MEMORY, json.dumps(self._memory, indent=2) + "\n")
+
+
+def _raise_if_busy() -> None:
+    """Raise Busy while somebody is at work: what starts now would give way, and the change would be forgotten."""
+    with workspace.claim(ROOT, "the watch"):
+        pass
+
+
+def _stamp(path: Path) -> list[Any]:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        raise UserError(
+            f"params.yaml: data.path: there is no file {str(path)!r}; put the CSV there or name another"
+        ) from None
+    return [str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}  # of a first look, or of a stage that was killed
+    return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold off another look while one is under way; raises UserError where there is one."""
+    (ROOT / _LOCK).parent.mkdir(parents=True, exist_ok=True)
+    with (ROOT / _LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError("another look of the watch is under way; wait for it, or cancel it") from None
+        yield

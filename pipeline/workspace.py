@@ -1,0 +1,105 @@
+"""One at a time in the workspace: a retraining holds its lock for all its stages, `dvc repro` for each of its own.
+
+The lock is a flock on `registry/workspace.lock`, which the operating system frees however its holder ends; the file's
+text says who holds it. What a holder starts knows the claim by an environment variable and does not ask again.
+"""
+
+import fcntl
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from pipeline import paths
+from pipeline.command import UserError, run
+
+LOCK = paths.REGISTRY / "workspace.lock"
+_CLAIM = "WORKSPACE_CLAIM"
+_PATIENCE = 10.0  # seconds of a stage for one that was just told to stop: it may still be writing its checkpoint
+
+
+class Busy(UserError):  # noqa: N818 - as one says it
+    """Somebody else is at work in the workspace."""
+
+
+@contextmanager
+def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
+    """Hold the workspace `root` for this process and those it starts; `who` is what another one is told.
+
+    Waits `patience` seconds for another holder, then raises Busy with the holder's name, process and start. Within a
+    claim, in this process or a parent, it does nothing.
+    """
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with path.open("a+", encoding="utf-8") as lock:
+        while not _taken(lock):
+            holder = _holder(lock)
+            if holder and holder["claim"] == os.environ.get(_CLAIM):
+                yield
+                return
+            if time.monotonic() >= deadline:
+                raise Busy(_sentence(holder))
+            time.sleep(0.1)
+        token = uuid.uuid4().hex
+        lock.truncate(0)
+        now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
+        lock.write(json.dumps({"who": who, "pid": os.getpid(), "since": now, "claim": token}))
+        lock.flush()
+        # `flows.child` takes it along, so that a killed holder's lock is held until its last process has ended.
+        os.set_inheritable(lock.fileno(), True)
+        before = os.environ.get(_CLAIM)
+        os.environ[_CLAIM] = token
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_CLAIM]
+            else:
+                os.environ[_CLAIM] = before
+            lock.truncate(0)
+
+
+def run_stage(main: Callable[[], None]) -> NoReturn:
+    """Do what `pipeline.command.run` does, in a claim on the current folder: the way a stage's module ends."""
+
+    def claimed() -> None:
+        with claim(Path(), f"the stage {Path(sys.argv[0]).stem}", _PATIENCE):
+            main()
+
+    # Of the processes that torchrun starts, the first claims for all.
+    run(claimed if os.environ.get("RANK", "0") == "0" else main)
+
+
+def _taken(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _holder(lock: IO[str]) -> dict[str, Any] | None:
+    """Return what the holder wrote; None in the moment before it has."""
+    lock.seek(0)
+    text = lock.read()
+    try:
+        found: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return found
+
+
+def _sentence(holder: dict[str, Any] | None) -> str:
+    if holder is None:
+        return "somebody is at work in this folder; wait, or cancel it"
+    return (
+        f"{holder['who']} is at work in this folder since {holder['since']} (process {holder['pid']});"
+        " wait, or cancel it"
+    )

@@ -1,0 +1,151 @@
+"""Drift: new texts against the champion's own figures, with an interval that covers, on texts it has not seen."""
+
+import csv
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from flows.drift import measured, new_texts, ratio_of, texts_of
+from pipeline import params, paths
+from pipeline.command import UserError
+from pipeline.evaluation.perplexity import Score, figures
+from pipeline.intake.quarantine import Quarantine
+from pipeline.registry import Version
+from tests.conftest import LINES, Workspace
+
+pytestmark = pytest.mark.integration
+
+SEEN = [f"{line} {number}" for number in range(40) for line in LINES]
+ODD = ["".join(chr(97 + (7 * i + 11 * j * j) % 26) for j in range(30)) + f" {i}" for i in range(100)]
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a tiny model that has learned LINES."""
+    folder = tmp_path_factory.mktemp("trained") / "model"
+    shutil.copytree(tiny_gpt2, folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    ids = [torch.tensor([[0, *tokenizer(line)["input_ids"]]]) for line in LINES]
+    torch.manual_seed(0)
+    for step in range(120):
+        batch = ids[step % len(ids)]
+        model(batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    return folder
+
+
+def perplexity_of(folder: Path, texts: list[str]) -> float:
+    """Return exp of the mean loss a token, one text at a time: the definition, without what `score` does for speed."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    loss, tokens = 0.0, 0
+    for text in texts:
+        ids = torch.tensor([[0, *tokenizer(text)["input_ids"]]])
+        with torch.inference_mode():
+            chances = model(ids).logits[0, :-1].double().log_softmax(-1)
+        loss -= chances.gather(1, ids[0, 1:, None]).sum().item()
+        tokens += ids.shape[1] - 1
+    return math.exp(loss / tokens)
+
+
+@pytest.fixture
+def champion(trained: Path) -> Version:
+    """Return a champion with the figures that a promotion records."""
+    reference = perplexity_of(trained, SEEN[:80])
+    recorded = {"perplexity": reference, "perplexity_low": reference / 1.02, "perplexity_high": reference * 1.02}
+    return Version("text-generator:0123456789ab", "0123456789ab", trained, "", {}, {"figures": recorded})
+
+
+@pytest.fixture
+def wanted(workspace: Workspace) -> params.Params:
+    workspace.set(watch__drift_rows=50)
+    return params.load()
+
+
+def test_texts_like_those_it_knows_are_no_drift_and_others_are(champion: Version, wanted: params.Params) -> None:
+    same = measured(SEEN[80:], wanted, champion)
+    assert same is not None
+    assert not same.drifted
+    assert 0.8 < same.ratio < 1.2
+    assert same.sentence.endswith(" not beyond noise above 1.20")
+    other = measured(ODD, wanted, champion)
+    assert other is not None
+    assert other.drifted
+    assert other.low < other.ratio < other.high
+    assert other.ratio == pytest.approx(
+        perplexity_of(champion.folder, ODD) / champion.metadata["figures"]["perplexity"], rel=1e-4
+    )
+    assert other.sentence == f"drift {other.ratio:.2f} > 1.20"
+    assert "# Drift in the new rows" in other.markdown("the new rows")
+
+
+def test_a_ratio_above_the_bound_but_within_noise_is_no_drift(champion: Version, wanted: params.Params) -> None:
+    mixed = SEEN[80:140] + ODD[:1]
+    found = measured(mixed, wanted, champion)
+    assert found is not None
+    bound = (found.low + found.ratio) / 2
+    close = wanted.model_copy(update={"watch": wanted.watch.model_copy(update={"drift": bound})})
+    again = measured(mixed, close, champion)
+    assert again is not None
+    assert again.ratio > bound
+    assert not again.drifted
+
+
+def test_too_few_texts_are_not_judged(champion: Version, wanted: params.Params) -> None:
+    assert measured(ODD[:49], wanted, champion) is None
+
+
+def test_a_champion_without_figures_is_named(champion: Version, wanted: params.Params) -> None:
+    with pytest.raises(UserError, match="was registered without perplexity, perplexity_low"):
+        measured(ODD, wanted, replace(champion, metadata={}))
+
+
+def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> None:
+    draw = np.random.default_rng(1)
+    truth = math.exp(0.3)
+    held = 0
+    for seed in range(300):
+        sides = []
+        for mean, rows in ((3.3, 60), (3.0, 40)):
+            tokens = draw.integers(10, 40, rows)
+            loss = tokens * mean + draw.normal(0, 8, rows)
+            sides.append(figures(Score(loss, tokens, tokens * 4), resamples=200, confidence=0.95, seed=seed))
+        _, low, high = ratio_of(*sides)
+        held += low <= truth <= high
+    assert 0.90 < held / 300 < 0.99
+
+
+def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace: Workspace) -> None:
+    seen, refused = SEEN[:20], ["", "write to a@example.org", "A near-copy of another row."]
+    new = [*ODD[:10], "or to b@example.org", SEEN[1].upper()]
+    with workspace.write_corpus("").open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in [*seen, *refused, *new, ODD[0]] if text)])
+    pd.DataFrame({"text": seen}).to_parquet(workspace.folder / paths.CLEAN)
+    paths.QUARANTINE.parent.mkdir(parents=True)
+    with Quarantine(paths.QUARANTINE, ["text"]) as file:
+        for row, text in enumerate(refused, 22):
+            file.add(row, "email", [text])
+    assert sorted(new_texts(Path(), params.load())) == sorted(ODD[:10])
+
+
+def test_texts_of_a_file_are_read_like_the_corpus_and_at_most_a_thousand_of_them(workspace: Workspace) -> None:
+    corpus = workspace.write_corpus(
+        "text\n" + "".join(f"A text that says number {number}.\n" for number in range(5000))
+    )
+    found = texts_of(corpus, params.load())
+    assert len(set(found)) == 1000
+    numbers = [int(text.split()[-1][:-1]) for text in found]
+    assert 2000 < np.mean(numbers) < 3000  # as good as drawn at random
+    assert found == texts_of(corpus, params.load())
+    workspace.set(validate__column="other")
+    with pytest.raises(UserError, match="there is no column 'other'"):
+        texts_of(corpus, params.load())

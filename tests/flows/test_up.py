@@ -1,0 +1,390 @@
+"""`python -m flows.up` in a project's folder: one server after the other on the same folder, each with real parts."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from ruamel.yaml import YAML
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from flows import settings
+from tests.conftest import ROOT
+from tests.flows.conftest import TRAINS_ON, gone, within
+
+pytestmark = pytest.mark.integration
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+class Up:
+    """`python -m flows.up`, its output, and a client of its server."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        """Start it on ports of its own."""
+        self.port, self.service_port = free_port(), free_port()
+        self.folder, self.out = folder, folder / f"up-{self.port}.txt"
+        ports = ["--port", str(self.port), "--service-port", str(self.service_port)]
+        with self.out.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flows.up", *ports, *options],
+                cwd=folder,
+                env={**clean_environment(), **environment},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell's `&` does
+            )
+        self.origin = f"http://127.0.0.1:{self.port}"
+        self.api = httpx.Client(base_url=f"{self.origin}/api/", timeout=30)
+
+    def wait_until(self, line: str, seconds: float = 90) -> None:
+        """Wait for a line of its output."""
+        came = within(seconds, lambda: line in self.out.read_text() or self.process.poll() is not None)
+        assert came, self.out.read_text()
+        assert line in self.out.read_text()
+
+    def let_in(self) -> None:
+        """Take what a client needs to change something."""
+        token = self.api.get("csrf-token", params={"client": "test"}).json()["token"]
+        self.api.headers.update({"Prefect-Csrf-Client": "test", "Prefect-Csrf-Token": token})
+
+    def post(self, path: str, /, **content: Any) -> Any:
+        """Return the answer to a POST."""
+        answer = self.api.post(path, json=content)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def family(self) -> list[int]:
+        """Return the ids of the processes of all that it started."""
+        return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
+
+    def part(self, words: str) -> psutil.Process:
+        """Return the process, not its guardian, whose command line has these words."""
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        lines = {child: " ".join(child.cmdline()) for child in family}
+        [found] = [child for child, line in lines.items() if words in line and "child.py" not in line]
+        return found
+
+    def end(self) -> None:
+        """End it by force if a test left it."""
+        self.api.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MODEL_DIR"))}
+
+
+def state(folder: Path, run: str) -> tuple[str, str]:
+    """Return a run's state and its message, from the database: also while no server runs."""
+    with sqlite3.connect(folder / "registry" / "prefect" / "prefect.db") as database:
+        row = database.execute(
+            "select s.type, s.message from flow_run f join flow_run_state s on s.id = f.state_id where f.id = ?", [run]
+        ).fetchone()
+    database.close()
+    return (row[0], row[1])
+
+
+@pytest.fixture(scope="module")
+def folder(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project with our flows and the deployments of those that there are."""
+    folder = tmp_path_factory.mktemp("up") / "project"
+    shutil.copytree(fresh_project, folder)
+    shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "service.py", folder)
+    yaml = YAML()
+    content = yaml.load(ROOT / "prefect.yaml")
+    entrypoints = [deployment["entrypoint"].split(":")[0] for deployment in content["deployments"]]
+    content["deployments"] = [
+        deployment
+        for deployment, file in zip(content["deployments"], entrypoints, strict=True)
+        if (folder / file).exists()
+    ]
+    for deployment in content["deployments"]:
+        if deployment["name"] == "watch":
+            deployment["schedules"][0]["active"] = False  # it would start runs of its own in between
+    yaml.dump(content, folder / "prefect.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> Iterator[Up]:
+    """Return the first one, up."""
+    up = Up(folder)
+    try:
+        up.wait_until("all is up")
+        yield up
+    finally:
+        up.end()
+
+
+def test_it_deploys_what_prefect_yaml_names_into_a_process_pool(first: Up) -> None:
+    first.let_in()
+    deployed = first.api.get("deployments/name/retrain/retrain").json()
+    [nightly] = deployed["schedules"]
+    assert nightly["active"]
+    assert nightly["schedule"]["cron"] == "30 3 * * *"
+    assert nightly["schedule"]["timezone"] == "UTC"
+    assert deployed["global_concurrency_limit"]["limit"] == 1
+    assert deployed["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+    assert deployed["work_pool_name"] == settings.POOL
+    assert first.api.get(f"work_pools/{settings.POOL}").json()["type"] == "process"
+    [step] = deployed["pull_steps"]
+    assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(first.folder)
+    [trigger] = first.post("automations/filter")
+    assert trigger["enabled"]
+    assert trigger["trigger"]["expect"] == ["corpus.changed"]
+    assert within(20, lambda: bool(first.post(f"work_pools/{settings.POOL}/workers/filter")))
+
+
+def test_the_repositorys_prefect_yaml_names_no_path_and_describes_each_deployment() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    content = YAML(typ="safe").load(text)
+    assert [deployment["name"] for deployment in content["deployments"]] == ["retrain", "watch", "rollback"]
+    assert "pull" not in content
+    assert str(ROOT) not in text
+    for deployment in content["deployments"]:
+        assert deployment["work_pool"] == {"name": settings.POOL}
+        assert deployment["concurrency_limit"]["limit"] == 1
+        assert len(deployment["description"]) > 60
+        assert all("active" not in schedule for schedule in deployment.get("schedules", []))  # a pause is kept
+
+
+def test_a_page_of_another_origin_can_neither_post_nor_ask_nor_listen(first: Up) -> None:
+    run = f"{first.origin}/api/flow_runs/filter"
+    assert httpx.post(run, json={}).status_code == 403  # no CSRF token
+    evil = {"Origin": "http://evil.example"}
+    assert httpx.post(run, json={}, headers=evil).status_code == 403
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    refused = httpx.options(run, headers={**evil, **asks})
+    assert "access-control-allow-origin" not in refused.headers
+    own = httpx.options(run, headers={"Origin": first.origin, **asks})
+    assert own.headers["access-control-allow-origin"] == first.origin
+    for socket_of in ("events/in", "events/out", "logs/out"):
+        address = f"{first.origin.replace('http', 'ws')}/api/{socket_of}"
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(address, origin="http://evil.example")  # type: ignore[arg-type]
+        connect(address, origin=first.origin).close()  # type: ignore[arg-type]
+
+
+def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
+    assert httpx.get(first.origin, follow_redirects=True, headers={"Accept": "text/html"}).status_code == 200
+    told = httpx.get(f"{first.origin}/ui-settings").json()
+    assert (told["api_url"], told["csrf_enabled"]) == (f"{first.origin}/api", True)
+    assert told["default_ui"] == "v1"  # the newer one calls an analytics host
+
+
+def test_without_a_model_it_says_that_the_service_waits_and_where_the_logs_are(first: Up) -> None:
+    said = first.out.read_text()
+    assert "up      | the service waits: no model to serve: " in said
+    assert f"up      | Prefect's UI: {first.origin} " in said
+    assert "up      | their logs: registry/logs/" in said
+    assert {log.stem for log in (first.folder / "registry" / "logs").iterdir()} == {"server", "deploy", "worker"}
+    assert within(20, lambda: "Worker" in (first.folder / "registry" / "logs" / "worker.log").read_text())
+    with socket.socket() as service:
+        assert service.connect_ex(("127.0.0.1", first.service_port)) != 0
+
+
+def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up, tmp_path: Path) -> None:
+    def refused(folder: Path, *options: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.up", *options],
+            cwd=folder,
+            env=clean_environment() | {"PYTHONPATH": str(first.folder)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        return done.stderr
+
+    there = f"error: `make up` runs in this folder already (process {first.process.pid}); stop it there with Ctrl-C\n"
+    assert refused(first.folder, "--port", str(free_port())) == there
+    shutil.copy(first.folder / "prefect.yaml", tmp_path)
+    taken = f"error: port {first.port} cannot be used: Address already in use; give another one: --port N\n"
+    assert refused(tmp_path, "--port", str(first.port)) == taken
+
+
+def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_run_ends_as_crashed(first: Up) -> None:
+    (first.folder / "finetune.py").write_text(TRAINS_ON)
+    event = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "corpus.changed"}
+    assert first.api.post("events", json=[{**event, "resource": {"prefect.resource.id": "corpus"}}]).is_success
+    pids = first.folder / "pids"
+    assert within(60, pids.exists), first.out.read_text()
+    [started] = first.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
+    run = started["id"]
+    assert started["parameters"]["reason"] == "an event corpus.changed was posted"
+    deployment = first.api.get("deployments/name/retrain/retrain").json()
+    for schedule in deployment["schedules"]:
+        path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+        assert first.api.patch(path, json={"active": False}).is_success  # a person pauses it
+
+    family = first.family()
+    first.part("prefect worker start").kill()
+    assert first.process.wait(60) == 1
+    assert "error: the worker was ended by SIGKILL, so the rest was stopped as well; see" in first.out.read_text()
+    assert gone([*family, *map(int, pids.read_text().split())])
+    assert (first.folder / "checkpoint").read_text() == "whole"
+    kind, message = state(first.folder, run)
+    assert kind == "CRASHED", message
+
+
+def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
+    first: Up, folder: Path, tiny_gpt2: Path
+) -> None:
+    assert first.process.poll() is not None
+    (folder / "pids").unlink()
+    ran, lost, died, lively, missed, newest = outage(folder)
+    second = Up(folder, MODEL_DIR=str(tiny_gpt2))
+    try:
+        second.wait_until("all is up")
+        second.let_in()
+        assert second.api.get(f"flow_runs/{ran}").json()["state"]["type"] == "CRASHED"  # from the first one's time
+        [nightly] = second.api.get("deployments/name/retrain/retrain").json()["schedules"]
+        assert not nightly["active"]  # a pause outlives a restart and another deployment
+        message = "its process was gone when `make up` started; the next run goes on from its last checkpoint"
+        assert state(folder, lost) == ("CRASHED", message)
+        assert state(folder, died) == ("CANCELLED", message)
+        assert state(folder, lively)[0] == "RUNNING"
+        assert second.api.get(f"flow_runs/{missed}").json()["state"]["name"] == "Missed"
+        assert within(60, (folder / "pids").exists), second.out.read_text()
+        assert state(folder, newest)[0] == "RUNNING"  # late, and nothing that crashed holds its place
+
+        service = f"http://127.0.0.1:{second.service_port}"
+        assert f"up      | the service: {service}" in second.out.read_text()
+        assert within(60, lambda: _is_ready(service)), second.out.read_text()
+
+        family = second.family()
+        assert len(family) >= 6  # server, worker and service, each with its guardian
+        second.process.send_signal(signal.SIGINT)
+        assert second.process.wait(20) == 0
+        assert gone([*family, *map(int, (folder / "pids").read_text().split())])
+        kind, message = state(folder, newest)
+        assert kind == "CRASHED"
+        assert message.startswith("`make up` was stopped while it ran")
+        for port in (second.port, second.service_port):
+            with socket.socket() as listening:
+                assert listening.connect_ex(("127.0.0.1", port)) != 0
+    finally:
+        second.end()
+
+
+def outage(folder: Path) -> tuple[str, str, str, str, str, str]:
+    """Leave in the database what an outage does; return the ids of runs.
+
+    The first one's run; one that runs, one that is being cancelled, both with processes that are gone; one that lives;
+    two missed slots of which the second is newer.
+    """
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = ["lost", "died", "lively", "missed", "newest"]
+    ids = {name: f"00000000-0000-4000-8000-{number:012d}" for number, name in enumerate(names)}
+    now = datetime.now(UTC)
+
+    def moment(hours: float) -> str:
+        return f"{now - timedelta(hours=hours):%Y-%m-%d %H:%M:%S.%f}"
+
+    with sqlite3.connect(folder / "registry" / "prefect" / "prefect.db") as database:
+        database.row_factory = sqlite3.Row
+        crashed = dict(database.execute("select * from flow_run where state_type = 'CRASHED'").fetchone())
+        of_crashed = dict(
+            database.execute("select * from flow_run_state where id = ?", [crashed["state_id"]]).fetchone()
+        )
+
+        def put(name: str, kind: str, pid: int | None, hours: float) -> None:
+            slot = kind == "SCHEDULED"
+            run = {
+                **crashed,
+                "id": ids[name],
+                "name": name,
+                "idempotency_key": name,
+                "state_id": None,
+                "state_type": kind,
+                "state_name": kind.title(),
+                "state_timestamp": moment(hours),
+                "auto_scheduled": slot,
+                "run_count": 0 if slot else 1,
+                "infrastructure_pid": None if pid is None else str(pid),
+                "start_time": None if slot else moment(hours),
+                "end_time": None,
+                "expected_start_time": moment(hours),
+                "next_scheduled_start_time": moment(hours) if slot else None,
+            }
+            its_state = {
+                **of_crashed,
+                "id": ids[name][:-4] + "f" + ids[name][-3:],
+                "flow_run_id": ids[name],
+                "type": kind,
+                "name": kind.title(),
+                "message": "",
+                "timestamp": moment(hours),
+            }
+            for table, row in (("flow_run", run), ("flow_run_state", its_state)):
+                holes = ", ".join("?" * len(row))
+                columns = ", ".join(f'"{column}"' for column in row)
+                database.execute(f"insert into {table} ({columns}) values ({holes})", list(row.values()))  # noqa: S608
+            database.execute("update flow_run set state_id = ? where id = ?", [its_state["id"], ids[name]])
+
+        put("lost", "RUNNING", ended.pid, 1)
+        put("died", "CANCELLING", ended.pid, 0.01)  # after five minutes Prefect itself gives it up
+        put("lively", "RUNNING", os.getpid(), 0)
+        put("missed", "SCHEDULED", None, 30)
+        put("newest", "SCHEDULED", None, 6)
+    database.close()
+    return (crashed["id"], ids["lost"], ids["died"], ids["lively"], ids["missed"], ids["newest"])
+
+
+def _is_ready(service: str) -> bool:
+    try:
+        return httpx.get(f"{service}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_when_the_server_is_killed_it_says_so_and_ends_with_1(first: Up, folder: Path) -> None:
+    assert first.process.poll() is not None
+    third = Up(folder, "--no-service")
+    try:
+        assert within(60, lambda: _answers(third))
+        family = third.family()
+        third.part("flows.server:app").kill()
+        assert third.process.wait(30) == 1
+        assert "error: the server was ended by SIGKILL, so the rest was stopped as well; see" in third.out.read_text()
+        assert gone(family)
+    finally:
+        third.end()
+
+
+def _answers(up: Up) -> bool:
+    try:
+        return up.api.get("health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_all_interfaces_without_a_password_are_refused_before_anything_starts(folder: Path) -> None:
+    refused = Up(folder, PREFECT_SERVER_API_HOST="0.0.0.0")  # noqa: S104 - it is refused
+    try:
+        assert refused.process.wait(30) == 2
+        assert refused.out.read_text().startswith("error: PREFECT_SERVER_API_HOST is 0.0.0.0, where others can reach")
+    finally:
+        refused.end()
