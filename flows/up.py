@@ -35,6 +35,7 @@ _SERVICE_PORT = 3000  # BentoML's own default
 _KEPT = 10_000_000  # bytes of a log; then it becomes NAME.log.1, and the one before is dropped
 _START = 120.0  # seconds that the server may take: 13 when its database is new, several times that on a busy machine
 _LOOK = 20.0  # seconds between two looks after runs and for a model
+_RESTARTS, _RESTARTS_WITHIN = 3, 600.0  # of the server, in so many seconds: more is no accident
 # Seconds from being told to end to being killed. A worker waits for its runs, whose trainers write a checkpoint.
 _SERVER, _WORKER, _SERVICE = 4, 13, 6
 _CONSOLE = Lock()
@@ -53,6 +54,7 @@ class Part:
 
     def __init__(self, root: Path, name: str, command: Sequence[str], patience: float) -> None:
         """Start `command` in `root`; told to end, it has `patience` seconds."""
+        self.command, self.patience = command, patience
         self.name, self.log = name, root / LOGS / f"{name}.log"
         if self.log.exists() and self.log.stat().st_size > _KEPT:
             self.log.rename(self.log.with_suffix(".log.1"))
@@ -111,6 +113,7 @@ class Up:
         self._parts: list[Part] = []
         self._coroner: Coroner | None = None
         self._said = ""
+        self._restarts: list[float] = []  # of the server: when
 
     def start(self) -> None:
         """Start everything, in order; raises _Ended if one of them ends, UserError where there is something to mend."""
@@ -182,12 +185,18 @@ class Up:
         return part
 
     def _check(self) -> None:
-        for part in self._parts:
+        """Raise _Ended if one of the parts ended; but a server that was up is started again, for trainings go on."""
+        for at, part in enumerate(self._parts):
             if (code := part.code()) is not None:
                 part.wait()
                 by_signal = code - 128 in set(signal.Signals)
                 how = f"was ended by {signal.Signals(code - 128).name}" if by_signal else f"ended with exit code {code}"
-                raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
+                self._restarts = [then for then in self._restarts if time.monotonic() - then < _RESTARTS_WITHIN]
+                if at > 0 or self._coroner is None or len(self._restarts) == _RESTARTS:
+                    raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
+                say(f"the server {how}, and is started again; what runs goes on; see {self._shown(part)}")
+                self._restarts.append(time.monotonic())
+                self._parts[at] = Part(self._root, part.name, part.command, part.patience)
 
     def _deploy(self) -> None:
         part = self._begin("deploy", ["-m", "prefect", "--no-prompt", "deploy", "--all"], 2)

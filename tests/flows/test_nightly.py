@@ -4,7 +4,6 @@ The project is a clone of this one and everything in it is real, but for the siz
 """
 
 import csv
-import json
 import os
 import shutil
 import signal
@@ -43,9 +42,9 @@ TALES = list(csv.reader((ROOT / "data" / "tales.csv").read_text(encoding="utf-8"
 class Nights:
     """The project, and what runs of it came to."""
 
-    def __init__(self, clone: Clone, client: SyncPrefectClient) -> None:
-        """Take both."""
-        self.clone, self.client = clone, client
+    def __init__(self, clone: Clone, client: SyncPrefectClient, up: int) -> None:
+        """Take them, and the process of `make up`."""
+        self.clone, self.client, self.up = clone, client, psutil.Process(up)
         self.retrain = client.read_deployment_by_name("retrain/retrain").id
 
     def champion(self) -> Version:
@@ -84,6 +83,19 @@ class Nights:
         """Write the corpus."""
         with (self.clone.folder / "data" / "mine.csv").open("w", newline="", encoding="utf-8") as corpus:
             csv.writer(corpus).writerows(rows)
+
+    def out(self) -> str:
+        """Return what `make up` printed."""
+        return (self.clone.folder / "up.log").read_text()
+
+    def answers(self) -> bool:
+        """Tell whether the server does."""
+        return self.client.api_healthcheck() is None
+
+    def family(self) -> list[psutil.Process]:
+        """Return all processes of `make up`."""
+        found: list[psutil.Process] = self.up.children(recursive=True)
+        return found
 
     def trainers(self) -> list[int]:
         """Return the processes that train in the project."""
@@ -136,7 +148,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
         with temporary_settings(settings), get_client(sync_client=True) as client:
             watch = client.read_deployment_by_name("watch/watch")
             client.pause_deployment(watch.id)  # it would start runs of its own while the test changes the corpus
-            yield Nights(clone, client)
+            yield Nights(clone, client, up.pid)
     finally:
         up.send_signal(signal.SIGINT)
         assert up.wait(60) == 0
@@ -214,11 +226,24 @@ def test_nights_of_a_project(nights: Nights) -> None:
 
 
 def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Nights) -> None:
+    champion = Registry(nights.clone.folder).champion()
     long = nights.start(overrides={"finetune.epochs": 500, "finetune.early_stopping_patience": 500})
     assert within(120, lambda: "loss=" in nights.log(long)), nights.log(long)  # it trains
     name, _ = nights.ran()
     assert name in ("Cancelled", "Busy")  # the deployment's limit, or the lock on the folder: whichever was first
-    assert nights.trainers()
+
+    # The server is killed in mid-training and started again: the training goes on.
+    trainers = nights.trainers()
+    assert trainers
+    [server] = [one for one in nights.family() if one.cmdline()[1:3] == ["-m", "uvicorn"]]
+    server.kill()
+    assert within(60, lambda: "the server was ended by SIGKILL, and is started again" in nights.out())
+    assert within(60, nights.answers)
+    assert nights.trainers() == trainers
+    state = nights.client.read_flow_run(long.id).state
+    assert state is not None
+    assert state.is_running()
+
     nights.client.set_flow_run_state(long.id, Cancelling(), force=True)
     assert within(10, lambda: not nights.trainers()), nights.log(long)
     assert nights.ended(long, 60)[0] == "Cancelled"
@@ -226,4 +251,4 @@ def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Ni
     assert nights.client.read_flow_runs(flow_run_filter=ids)[0].state_type == StateType.CANCELLED
     checkpoints = list((nights.clone.folder / "models" / "checkpoints").glob("*/*"))
     assert checkpoints  # of which the next such run goes on
-    assert json.loads((nights.clone.folder / "registry" / "champion.json").read_text())["to"] == nights.champion().tag
+    assert Registry(nights.clone.folder).champion() == champion
