@@ -88,9 +88,9 @@ def _peak_memory(pid: int) -> int:
     Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.2 s may be missed.
     """
     peak = 0
-    process = psutil.Process(pid)
     while True:
         try:
+            process = psutil.Process(pid)
             peak = max(peak, int(process.memory_info().rss) + sum(map(_memory, process.children(recursive=True))))
             if process.status() == psutil.STATUS_ZOMBIE:
                 return peak

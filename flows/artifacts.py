@@ -10,6 +10,7 @@ import contextvars
 import json
 import math
 import re
+import textwrap
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from pipeline.report import Axis, rounded
 VERSIONS = 20  # in the table
 _SAMPLES = 12  # prompts shown; all are on the report's page
 _TEXT = 500  # characters of a sample
+_COLUMN = 36  # characters of a line of it: base, champion and candidate fit beside each other
 _LOCK = Path("dvc.lock")
 _SERVICE_SECONDS = 2.0  # for the service to answer
 _DASH = "\N{EN DASH}"
@@ -100,7 +102,7 @@ def verdict(decision: Decision) -> None:
 def safe_verdict(judged: verdicts.Verdict) -> str:
     """Return the verdict as Markdown without personal data (groups have names from the corpus), HTML and links."""
     text = redact(verdicts.markdown(judged), _region())
-    return visible(text).replace("<", "&lt;").replace("[", "&#91;")
+    return re.sub(r"\\*\[", r"\\[", visible(text).replace("<", "&lt;"))  # a backslash before it would undo ours
 
 
 def training() -> None:
@@ -169,7 +171,9 @@ def samples() -> None:
     region = _region()
     names = [name for name in ("prompt", "base", "champion", "candidate") if any(name in one for one in found)]
     head = f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
-    rows = [f"| {' | '.join(plain(one.get(name, ''), region) for name in names)} |" for one in found[:_SAMPLES]]
+    rows = [
+        f"| {' | '.join(_wrapped(plain(one.get(name, ''), region)) for name in names)} |" for one in found[:_SAMPLES]
+    ]
     more = f"\n\nThe first {_SAMPLES} of {len(found)}.\n" if len(found) > _SAMPLES else "\n"
     create_markdown_artifact("\n".join([head, *rows]) + more, "samples", "Samples of the same prompts, side by side")
 
@@ -178,7 +182,12 @@ def plain(text: str, region: str = "none", most: int = _TEXT) -> str:
     """Return `text`, redacted and cut to `most` characters, as a cell of a Markdown table that shows it literally."""
     said = visible(" ".join(redact(text, region).split()))
     said = said if len(said) <= most else f"{said[:most]} \N{HORIZONTAL ELLIPSIS}"
-    return _MEANS.sub(lambda found: f"&#{ord(found[0])};", said)
+    return _MEANS.sub(r"\\\g<0>", said)  # by backslashes: the UI shows numeric entities as they are written
+
+
+def _wrapped(cell: str) -> str:
+    """Return a cell in lines: the UI does not break them, so that the columns would not be side by side in sight."""
+    return " <br/>".join(textwrap.wrap(cell, _COLUMN, break_long_words=False, break_on_hyphens=False))
 
 
 def intake() -> None:

@@ -20,7 +20,7 @@ def rollback(
     why: Annotated[str, Field(min_length=1, max_length=500)],
     version: Annotated[str, Field(min_length=1)] | None = None,
 ) -> State[None]:
-    """Make an earlier version the champion again; the service follows by itself.
+    """Make an earlier version the champion again; the service serves it after a restart.
 
     Args:
         why: The reason, in a sentence; it is kept in the registry's history (at most 500 characters).

@@ -35,8 +35,10 @@ class Guard:
         self._hosts = {*_LOCAL, *(urlsplit(origin).hostname for origin in origins)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, or answer 403."""
-        if scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
+        """Pass it on, or answer 403; 404 for the newer UI, which Prefect mounts although it is switched off."""
+        if scope["type"] == "http" and scope["path"].split("/")[1] == "v2":
+            await PlainTextResponse("the newer UI calls an analytics host, so it is off", 404)(scope, receive, send)
+        elif scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()

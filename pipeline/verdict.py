@@ -208,6 +208,8 @@ def _compare(
     least = _rows_to_tell(wanted.confidence)
     interval = f"{_percent(gain.low)} to {_percent(gain.high)}"
     stated = f"({_percent(wanted.confidence, 0)} interval {interval})"
+    if gain.gain < 0:  # told as a rise, so the interval is one too
+        stated = f"({_percent(wanted.confidence, 0)} interval {_percent(-gain.high)} to {_percent(-gain.low)})"
     on_rows = f"on {gain.rows:,} test row{'s' * (gain.rows != 1)}"
     what = "perplexity" if one_tokenizer else "perplexity a token of the candidate"
     needed = wanted.min_gain + gain.gain - gain.low  # the interval is about as wide for another gain

@@ -132,6 +132,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"BENTOML_HOME": str(clone.folder / ".bentoml"), "OMP_NUM_THREADS": "1"}
+    environment["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # not 10: the test is in a hurry
     command = [sys.executable, "-m", "flows.up", "--port", str(port), "--no-service"]
     log = (clone.folder / "up.log").open("w")
     up = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)

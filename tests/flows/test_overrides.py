@@ -127,6 +127,7 @@ def die(step: int) -> bool:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_run_killed_at_any_step_leaves_the_file_whole_and_the_next_one_puts_it_back(
     before: bytes, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

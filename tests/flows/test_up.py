@@ -191,6 +191,7 @@ def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
     told = httpx.get(f"{first.origin}/ui-settings").json()
     assert (told["api_url"], told["csrf_enabled"]) == (f"{first.origin}/api", True)
     assert told["default_ui"] == "v1"  # the newer one calls an analytics host
+    assert httpx.get(f"{first.origin}/v2/").status_code == 404
 
 
 def test_without_a_model_it_says_that_the_service_waits_and_where_the_logs_are(first: Up) -> None:

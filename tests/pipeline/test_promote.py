@@ -522,6 +522,7 @@ def judged(process: BaseProcess) -> BaseProcess:
     return process
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_leaves_the_old_champion_or_the_new_one_whole(scene: Scene) -> None:
     scene.candidate("better")
     new = content_version(paths.CANDIDATE)

@@ -184,6 +184,8 @@ def test_a_candidate_that_is_no_better_is_refused(gain: float, said: str) -> Non
     judged = judge((candidate, opponent))
     assert not judged.promoted
     assert judged.reasons[0].startswith(said)
+    if gain < 0:  # told as a rise, and so is its interval
+        assert "interval -" not in judged.reasons[0]
 
 
 def test_more_gain_can_be_asked_for_than_none() -> None:

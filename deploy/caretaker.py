@@ -1,0 +1,84 @@
+"""What `make up` does beside its processes, for a server elsewhere: the pool, the deployments, and crashed runs.
+
+`python -m deploy.caretaker --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from flows import notify, settings
+from flows.crashed import Coroner
+from pipeline import params
+from pipeline.command import UserError, run
+
+_START = 120.0  # seconds that the server may take
+_LOOK = 20.0  # seconds between two looks after runs
+
+
+def say(sentence: str) -> None:
+    """Print a line."""
+    print(sentence, flush=True)  # noqa: T201 - the command's output
+
+
+def prepare(kind: str, template: Path | None, retrain: dict[str, str]) -> None:
+    """Make the pool that prefect.yaml names, of this kind, and deploy all; `retrain` are its job variables.
+
+    Raises UserError where the pool is of another kind, or the deployments cannot be made.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    job = ProcessWorker.get_default_base_job_template()
+    if template is not None:
+        job = json.loads(template.read_text(encoding="utf-8"))
+    with get_client(sync_client=True) as client:
+        with suppress(ObjectAlreadyExists):  # of an earlier start; a person may have changed it
+            client.create_work_pool(WorkPoolCreate(name=settings.POOL, type=kind, base_job_template=job))
+        there = client.read_work_pool(settings.POOL).type
+    if there != kind:
+        raise UserError(
+            f"found the work pool {settings.POOL} of type {there}, expected {kind}; delete it, or say {there}"
+        )
+    deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
+    variables = [option for name, value in retrain.items() for option in ("--job-variable", f"{name}={value}")]
+    for command in [[*deploy, "--all"], *([[*deploy, "--name", "retrain", *variables]] if variables else [])]:
+        if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own commands
+            raise UserError("the deployments of prefect.yaml could not be made; see above")
+
+
+def main() -> None:
+    """Make the pool and the deployments, then look after runs whose process is gone, until stopped."""
+    from prefect.client.orchestration import get_client
+
+    parser = argparse.ArgumentParser(prog="python -m deploy.caretaker", description=main.__doc__)
+    parser.add_argument("--type", default="process", choices=["process", "docker", "kubernetes"])
+    parser.add_argument("--template", type=Path, help="the pool's base job template")
+    parser.add_argument("--retrain", type=json.loads, help="JSON: job variables of the deployment retrain")
+    parser.add_argument("--once", action="store_true", help="end when the deployments are made")
+    given = parser.parse_args()
+    with get_client(sync_client=True) as client:
+        deadline = time.monotonic() + _START
+        while (problem := client.api_healthcheck()) is not None:
+            if time.monotonic() > deadline:
+                raise UserError(f"Prefect's server did not answer within {_START:g} seconds: {problem!r}")
+            time.sleep(0.5)
+        prepare(given.type, given.template, given.retrain or {})
+        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
+        if given.once:
+            return
+        say("deployed; looking after runs")
+        coroner = Coroner(client, say)
+        while True:
+            coroner.look()
+            time.sleep(_LOOK)
+
+
+if __name__ == "__main__":
+    run(main)
