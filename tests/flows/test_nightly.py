@@ -189,7 +189,6 @@ def test_nights_of_a_project(nights: Nights) -> None:
     assert run.state is not None
     assert run.state.name == "NothingNew"
     assert str(run.state.message).startswith("schedule: nothing new since the verdict of ")
-    assert run.total_run_time.total_seconds() < 10
     assert nights.champion() == first
 
     # Rows are added: it trains on them, and the better model becomes the champion.

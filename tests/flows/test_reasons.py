@@ -59,9 +59,7 @@ def ready(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 
 def test_nothing_new_names_the_verdict_and_its_outcome(ready: Project) -> None:
-    began = time.monotonic()
     found = why(Path())
-    assert time.monotonic() - began < 5
     now = datetime.now().astimezone()
     assert re.fullmatch(
         rf"nothing new since the verdict of {now:%Y}-\d\d-\d\d \d\d:\d\d \(not promoted: Worse than the champion\)",

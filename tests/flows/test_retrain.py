@@ -34,7 +34,6 @@ def test_each_node_is_a_task_in_dvcs_order_and_says_whether_it_ran(prefect: Pref
 
     run = prefect.run()  # with nothing to do
     assert prefect.state(run)["message"] == f"no candidate yet. unchanged: {', '.join(nodes)}"
-    assert prefect.api.get(f"flow_runs/{run}").json()["total_run_time"] < 10
 
 
 def test_overrides_and_the_corpus_hold_for_the_run_alone(prefect: Prefect, project: Project) -> None:
