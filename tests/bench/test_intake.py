@@ -32,7 +32,7 @@ def test_rows_lost_changed_and_invented_count_as_wrong_and_rows_set_aside_do_not
     assert judge(Fault(b"", GOOD), [*GOOD, "extra"]).wrong == 1
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_a_quick_run_tells_speed_memory_and_faults_of_every_variant() -> None:
     done = harness.run(harness.Variant("bench", ["-m", "bench.intake", "--quick"]))
     *_, last = done.output.splitlines()

@@ -225,6 +225,7 @@ def test_nights_of_a_project(nights: Nights) -> None:
     assert nights.clone.run("git", "status", "--porcelain", "params.yaml") == ""
 
 
+@pytest.mark.slow
 def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Nights) -> None:
     champion = Registry(nights.clone.folder).champion()
     long = nights.start(overrides={"finetune.epochs": 500, "finetune.early_stopping_patience": 500})

@@ -148,6 +148,7 @@ def test_a_run_killed_at_any_step_leaves_the_file_whole_and_the_next_one_puts_it
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_person_who_edits_between_the_kill_and_the_next_run_keeps_the_edit(
     workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

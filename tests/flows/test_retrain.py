@@ -85,7 +85,10 @@ def test_a_stage_over_its_time_limit_is_timed_out(prefect: Prefect, project: Pro
     assert prefect.tasks(run)["validate"] == "TimedOut"
 
 
-def test_a_run_that_finds_another_at_work_gives_way_with_a_sentence(prefect: Prefect, project: Project) -> None:
+def test_a_run_that_finds_another_at_work_gives_way_with_a_sentence(
+    prefect: Prefect, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.retrain._PATIENCE", 0.5)  # of 60 seconds
     with claim(Path(), "the retraining amber-fox"), pytest.MonkeyPatch.context() as outside:
         outside.delenv("WORKSPACE_CLAIM")
         run = prefect.run()

@@ -11,9 +11,8 @@ from pipeline.workspace import claim
 from tests.conftest import ROOT
 from tests.flows.conftest import Project
 
-pytestmark = pytest.mark.integration
 
-
+@pytest.mark.slow
 def test_the_documented_sweep_runs_each_value_in_a_copy_while_somebody_holds_the_folder(project: Project) -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     [block] = re.findall(r"^## A sweep\n.*?^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)

@@ -255,6 +255,7 @@ def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
     assert found == {0.3}
 
 
+@pytest.mark.slow
 def test_a_full_size_gpt2_with_gpt2s_own_tokenizer_trains(workspace: Workspace) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
