@@ -36,9 +36,8 @@ _ABSENT = object()
 class Reason:
     """Whether a run would find anything to do, and the line that says why.
 
-    `kinds` has what of: person, rows, params, code, files, unfinished, missing, by_hand,
-    candidate, verdict. `details` has the
-    figures behind the line, for JSON.
+    `kinds` has what of: person, rows, params, code, files, unfinished, missing, by_hand, candidate, verdict.
+    `details` has the figures behind the line, for JSON.
     """
 
     run: bool
@@ -64,8 +63,7 @@ def why(root: Path = Path(), *, asked: str | None = None, trigger: str | None = 
     """Return why a retraining in `root` would run now, or why not.
 
     `asked` is the reason that a person gave, which is one by itself; `trigger` what else started the run: "schedule",
-    or the sentence of `flows.watch`. Takes about a second, and one more for each 60 MB of
-    a corpus that changed. Raises
+    or the sentence of `flows.watch`. Takes about a second, and one more for each 60 MB of a corpus that changed. Raises
     UserError where params.yaml, the pipeline or the registry cannot be read.
     """
     wanted = params.load(root / paths.PARAMS)
