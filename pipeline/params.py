@@ -303,7 +303,9 @@ class Watch(Section):
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
+    engine: Literal["auto", "int8", "ctranslate2", "transformers", "vllm"]
     max_prompt_characters: Count
+    max_body_bytes: Count
     max_new_tokens: Count
     default_new_tokens: Count
     temperature: Annotated[float, Field(ge=0, le=5)]
@@ -311,7 +313,17 @@ class Service(Section):
     top_k: Annotated[int, Field(ge=0)]
     repetition_penalty: Annotated[float, Field(gt=0, le=5)]
     max_concurrency: Count
+    max_queue: Annotated[int, Field(ge=0)]
+    upload_seconds: Positive
+    first_token_seconds: Positive
     timeout: Positive
+    drain_seconds: Positive
+    follow_seconds: Positive
+    beside: Annotated[tuple[Literal["base", "previous"], ...], Field(strict=False)]
+    beside_minutes: Positive
+    requests_per_minute: Annotated[int, Field(ge=0)]
+    allow_origins: Annotated[tuple[Name, ...], Field(strict=False)]
+    allow_anonymous: bool
 
     @model_validator(mode="after")
     def _default_within_bound(self) -> "Service":
