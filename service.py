@@ -1,25 +1,31 @@
 """The BentoML service `gpt2`: `bentoml serve`, `bentoml build`. Everything it does is in `serving/`."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
+import attrs
 import bentoml
 from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serving import errors, model_folder, routes
+from serving import doors, errors, model_folder, routes, seeing
 from serving.bento_image import CheckedImage
+from serving.drain import Drain
 from serving.engine import Engine
 from serving.limits import LIMITS, ROOT
 from serving.served_model import ServedModel
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 usage_stats.do_not_track.cache_clear()  # the command line has asked before it came here
+seeing.configure_logging()
 
 NAME = "gpt2"
+_LOADING_SECONDS = 10  # in which a worker takes no requests, so that one that was started again tells nobody to wait
+_SPARE_SECONDS = 10  # BentoML's own time limit, behind ours: it would end a request without a word of what it was
 
 # A server without a model, or a build, ends here with one sentence. Not so a worker: BentoML would start it again and
 # again, so it starts, answers 503 and logs why.
@@ -28,43 +34,66 @@ if server_context.worker_index is None:
 
 
 def _make_engine(folder: Path) -> Engine:
-    from serving.transformers_engine import TransformersEngine  # torch, which BentoML's master has no use for
+    from serving import engines  # torch, which BentoML's master has no use for
 
-    return TransformersEngine(folder)
+    return engines.make(folder, LIMITS.engine)
 
 
 served = ServedModel(ROOT, _make_engine)
 
 
-class OneErrorShape(bentoml.Service[Any]):
-    """BentoML's service, with its own errors (404, 429, 504 …) in the shape that ours have."""
+class Guarded(bentoml.Service[Any]):
+    """BentoML's service behind our doors, with its own errors (404, 504 …) in the shape that ours have."""
+
+    @property
+    def openapi_spec(self) -> Any:
+        """The specification; FastAPI's part of it is in the words of 3.1, which BentoML would call 3.0.2."""
+        return attrs.evolve(super().openapi_spec, openapi="3.1.0")
+
+    @property
+    def doc(self) -> str:
+        """The text above the specification; BentoML's own has pictures that a browser would fetch from other hosts."""
+        return "A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate, and it writes on."
+
+    def inject_config(self) -> None:
+        """Refuse to start where anyone could come in: only here it is known where the service will be bound."""
+        super().inject_config()
+        doors.check_start()
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
-        """Wrap the whole app: middleware that is added to a service sits inside of what answers 429 and 504."""
-        return errors.ErrorShape(super().to_asgi(is_main))
+        """Wrap the whole app: middleware that is added to a service sits inside of what answers 404 and 504."""
+        self.add_asgi_middleware(seeing.Unseen)
+        inner: Any = super().to_asgi(is_main)
+        guarded = errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds))
+        return seeing.Seen(guarded, inner.routes)
 
 
 @bentoml.service(
     name=NAME,
-    service_class=OneErrorShape,
+    service_class=Guarded,
     image=CheckedImage(),
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
-    traffic={"timeout": LIMITS.timeout, "max_concurrency": LIMITS.max_concurrency},
+    traffic={"timeout": LIMITS.timeout + _SPARE_SECONDS},
+    http={"host": "127.0.0.1"},  # wider needs API keys, see serving/doors.py
+    logging={"access": {"enabled": False}},  # ours has no paths in it, see serving/seeing.py
 )
 @bentoml.asgi_app(routes.make_app(NAME, served), path="/")
 class Gpt2:
     """A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate, and it writes on."""
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
-    async def load(self) -> None:
-        """Start loading; meanwhile the service answers 503."""
-        self._loading = asyncio.create_task(served.load())
+    async def start(self) -> None:
+        """Start loading, then follow the champion; until a model is there the service answers 503."""
+        self._running = asyncio.create_task(served.run())
+        await served.settled(_LOADING_SECONDS)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def close(self) -> None:
         """Stop."""
-        self._loading.cancel()
-        served.close()
+        self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
+        await served.close()
 
     async def __is_ready__(self) -> bool:
         """Answer /readyz."""

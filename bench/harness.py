@@ -74,15 +74,15 @@ def run(variant: Variant) -> Run:
         ) as process,
         ThreadPoolExecutor(1) as watcher,
     ):
-        peak_memory = watcher.submit(_peak_memory, process.pid)
+        memory = watcher.submit(peak_memory, process.pid)
         output, _ = process.communicate()
         seconds = time.perf_counter() - begun
     if process.returncode != 0:
         raise RuntimeError(f"{variant.name} ended with {process.returncode}:\n{output[-2000:]}")
-    return Run(seconds, peak_memory.result(), output)
+    return Run(seconds, memory.result(), output)
 
 
-def _peak_memory(pid: int) -> int:
+def peak_memory(pid: int) -> int:
     """Return the largest sum of the resident sizes, in bytes, of a process and its descendants until it ends.
 
     Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.2 s may be missed.
@@ -113,7 +113,7 @@ def in_turns(variants: Sequence[Variant], rounds: int) -> dict[str, list[Run]]:
     for number in range(rounds):
         start = number % len(variants)
         for variant in [*variants[start:], *variants[:start]]:
-            _say(f"round {number + 1} of {rounds}: {variant.name}")
+            say(f"round {number + 1} of {rounds}: {variant.name}")
             runs[variant.name].append(run(variant))
     return runs
 
@@ -197,6 +197,6 @@ def publish(name: str, text: str, rows: Sequence[Row], libraries: Sequence[str],
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def _say(sentence: str) -> None:
+def say(sentence: str) -> None:
     """Tell a waiting person what runs now."""
     sys.stderr.write(sentence + "\n")

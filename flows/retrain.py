@@ -228,22 +228,17 @@ def _show(decision: "Decision | None") -> None:
 
 @task(name="bento", task_run_name="bento", cache_policy=NO_CACHE)
 def _pack(version: str) -> State[None]:
-    """Pack the candidate, which has just become this version, as a bento of the same name; once."""
-    bentoml = [sys.executable, "-m", "bentoml"]
-    there = subprocess.run([*bentoml, "get", f"gpt2:{version}"], cwd=ROOT, capture_output=True, check=False)  # noqa: S603
-    if there.returncode == 0:
-        return Completed(message=f"the bento gpt2:{version} is there already")
-    built = subprocess.run(  # noqa: S603
-        [*bentoml, "build", "--version", version], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    if built.returncode:
-        return Failed(message=f"the version was promoted, but no bento could be made of it: {_last_line(built)}")
-    return Completed(message=f"packed the bento gpt2:{version}")
+    """Pack this version, which has just become the champion, as a bento of the same name; once."""
+    command = [sys.executable, "-m", "serving.pack", version]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        return Failed(message=f"the version was promoted, but no bento could be made of it: {_last_line(done)}")
+    return Completed(message=_last_line(done))
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:
-    lines = f"{done.stdout}\n{done.stderr}".split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "it ended without a word")
+    lines = f"{done.stderr}\n{done.stdout}".split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it ended without a word").removeprefix("error: ")
 
 
 def _summary(ended: Mapping[str, State[Any]]) -> str:

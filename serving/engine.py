@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from tokenizers import Tokenizer
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -35,6 +37,10 @@ class Token:
 
 class EngineError(Exception):
     """The engine could not go on with a request; the text says why, and holds nothing of the prompt."""
+
+
+class UnavailableError(EngineError):
+    """Nothing is wrong with the request, and later or elsewhere it would be answered."""
 
 
 class Stream:
@@ -74,6 +80,12 @@ class Stream:
         self._news.set()
         self.first.set()
 
+    def taken(self) -> list[Token]:
+        """Return the tokens that are there already, and go on after them."""
+        tokens = list(self._tokens)
+        self._tokens.clear()
+        return tokens
+
     def cancel(self) -> None:
         """Want no more: the engine frees the request's place within one step. May be called from any thread."""
         self.cancelled = True
@@ -92,22 +104,6 @@ class Stream:
             self._news.clear()
             await self._news.wait()
         return self._tokens.popleft()
-
-
-class Tokenizer(Protocol):
-    """The part of `tokenizers.Tokenizer` that the service uses."""
-
-    def encode(self, sequence: str, *, add_special_tokens: bool = ...) -> "Encoding":
-        """Return the tokens of a text."""
-
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = ...) -> str:
-        """Return the text of tokens."""
-
-
-class Encoding(Protocol):
-    """The part of `tokenizers.Encoding` that the service uses."""
-
-    ids: list[int]
 
 
 class Engine(Protocol):

@@ -13,6 +13,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import seeing
+
 logger = logging.getLogger("bentoml.serving")
 
 _LONGEST_NAME = 100  # of a field that a caller made up
@@ -37,13 +39,18 @@ class ApiError(Exception):
         self.param = param
         self.headers = headers
 
-    def answer(self) -> JSONResponse:
-        """Return the error as a response."""
+    @property
+    def body(self) -> dict[str, dict[str, str | None]]:
+        """The one shape."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == HTTPStatus.TOO_MANY_REQUESTS:
             kind = "rate_limit_error"
-        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return JSONResponse({"error": error}, status_code=self.status, headers=self.headers)
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def answer(self) -> JSONResponse:
+        """Return the error as a response, and count it."""
+        seeing.refused(self.status, self.code)
+        return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 
 def of_status(status: int, headers: Mapping[str, str]) -> ApiError:
@@ -151,10 +158,15 @@ class ErrorShape:
         try:
             await self._app(scope, receive, shaped)
         except Exception as crash:
-            where = "".join(traceback.format_tb(crash.__traceback__))
-            logger.error("%s %s: %s at\n%s", scope["method"], scope["path"], type(crash).__name__, where)
+            log_crash(crash)
             if not started:
                 await of_status(500, {}).answer()(scope, receive, send)
+
+
+def log_crash(crash: Exception) -> None:
+    """Log what kind it is and where it happened; its message may quote a prompt."""
+    where = "".join(traceback.format_tb(crash.__traceback__))
+    logger.error("%s at\n%s", type(crash).__name__, where)
 
 
 def _has_the_shape(body: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from bentoml.exceptions import BentoMLException
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.registry import NEEDED, Registry, content_version
+
+POINTER = paths.REGISTRY / "champion.json"
 
 _MANIFEST = paths.MANIFEST.name
 
@@ -20,6 +23,8 @@ class ModelFolder:
 
     path: Path
     why: str
+    version: str | None = None  # of what should lie there: the registry's word, which the files are held to
+    follows: bool = False  # whether a promotion replaces it while the service runs
 
 
 version = content_version  # of the model in a folder
@@ -39,7 +44,7 @@ def find(root: Path) -> ModelFolder:
         folder = champion
         mend = "go back to the one before with `python -m pipeline.registry rollback --why ...`"
     else:
-        folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`")
+        folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
         mend = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
     if missing := _missing(folder.path, needed):
         raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {missing}; {mend}")
@@ -54,7 +59,50 @@ def _champion(root: Path) -> ModelFolder | None:
         since = registry.since(champion.tag) if champion else ""
     except UserError as error:
         raise BentoMLException(f"no model to serve: {error}") from None
-    return ModelFolder(champion.folder, f"the champion {champion.tag} since {since}") if champion else None
+    if champion is None:
+        return None
+    why = f"the champion {champion.tag} since {since}"
+    return ModelFolder(champion.folder, why, champion.version, follows=True)
+
+
+def beside(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
+    """Return those of the other models, `base` and `previous`, that are there to be compared with the served one."""
+    found = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
+    try:
+        previous = Registry(root).get("previous")
+        found["previous"] = ModelFolder(previous.folder, f"the champion before, {previous.tag}", previous.version)
+    except UserError:
+        pass  # there is none, or none that is whole
+    return {name: folder for name, folder in found.items() if name in names and not _missing(folder.path, NEEDED)}
+
+
+def pointed(root: Path) -> tuple[str | None, Path | None]:
+    """Return the version that the champion's pointer names, whole or not, and its folder; None where unreadable."""
+    try:
+        tag = str(json.loads((root / POINTER).read_text(encoding="utf-8"))["to"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+    try:
+        folder = Registry(root).get(tag).folder
+    except UserError:
+        folder = None
+    return tag.partition(":")[2], folder
+
+
+Mark = tuple[tuple[str, int, int, int], ...]
+
+
+def mark(path: Path) -> Mark:
+    """Return what changes when a file, or a file in a folder, is replaced or written to; empty when there is none.
+
+    Names, inodes, sizes and times: nothing is read, so it may be asked every second.
+    """
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    try:
+        stats = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ()
+    return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 def check_packed(root: Path) -> None:

@@ -1,24 +1,36 @@
 """The HTTP routes, as an app that BentoML mounts at `/`."""
 
-import asyncio
-import secrets
+from collections.abc import AsyncIterator
+from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from serving import errors
-from serving.engine import Generation, PromptTooLongError, Sampling
-from serving.errors import ApiError
-from serving.schema import About, ErrorAnswer, GenerateAnswer, GenerateRequest, Health, Usage
-from serving.served_model import Loaded, ServedModel
+from serving import errors, generation, openai, playground
+from serving.engine import FinishReason
+from serving.generation import Job
+from serving.schema import (
+    About,
+    GenerateAnswer,
+    GenerateRequest,
+    Health,
+    RefusedVersion,
+    Usage,
+    errors_of,
+    generated,
+)
+from serving.served_model import ServedModel
+from serving.streaming import EventStream, UntilAnswered, begun, unless_gone
 
-_DISCONNECT_CHECK_SECONDS = 0.25
-_CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the access log and the metrics have it
-_ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorAnswer, "description": "The request is at fault; 429: come back later"},
-    "5XX": {"model": ErrorAnswer, "description": "The service is at fault, is loading, or took too long"},
-}
+_EVENTS = """data: {"text":" there was"}
+
+data: {"text":"","finish_reason":"length","usage":{"prompt_tokens":5,"completion_tokens":2},"model":"0123456789ab",\
+"data":null,"seed":1,"engine":"int8"}
+
+data: [DONE]
+
+"""
 
 
 def make_app(name: str, served: ServedModel) -> FastAPI:
@@ -27,7 +39,7 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     app = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None)
     errors.install(app)
 
-    @app.get("/", summary="What is served here")
+    @app.get("/", summary="What is served here", responses=errors_of())
     async def about() -> About:
         """Say which model is served, from where and why."""
         loaded, folder = served.loaded, served.folder
@@ -39,13 +51,19 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             folder=str(folder.path) if folder else None,
             why=folder.why if folder else None,
             engine=loaded.engine.name if loaded else None,
+            models=served.names(),
+            refused=_refused(served),
+            swaps=served.swaps,
         )
 
-    @app.get("/health", summary="Whether it can generate", responses=_ERRORS)
+    @app.get("/health", summary="Whether it can generate", responses=errors_of())
     async def health() -> Health:
         """Answer 200 when a model is loaded, else 503."""
-        loaded = _loaded(served)
-        return Health(status=served.status, model=loaded.version, data=loaded.data)
+        async with served.take() as loaded:
+            return Health(status=served.status, model=loaded.version, data=loaded.data, refused=_refused(served))
+
+    app.include_router(openai.router(served))
+    app.include_router(playground.router())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -58,54 +76,49 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             swagger_favicon_url="/static_content/favicon-light-32x32.png",
         )
 
-    @app.post("/generate", summary="Write on from a prompt", responses=_ERRORS)
+    @app.post(
+        "/generate",
+        summary="Write on from a prompt",
+        response_model=GenerateAnswer,
+        responses={**generated(_EVENTS), **errors_of(404, 504)},
+    )
     @app.post("/generate/", include_in_schema=False)
-    async def generate(wanted: GenerateRequest, request: Request) -> GenerateAnswer:
-        """Write on from a prompt."""
-        loaded = _loaded(served)
-        sampling = Sampling(
-            max_new_tokens=wanted.max_new_tokens,
-            temperature=wanted.temperature,
-            top_p=wanted.top_p,
-            top_k=wanted.top_k,
-            repetition_penalty=wanted.repetition_penalty,
-            seed=secrets.randbits(32) if wanted.seed is None else wanted.seed,
-            stop=tuple(wanted.stop or ()),
-        )
-        generation = await _generation(served, loaded, wanted.prompt, sampling, request)
-        return GenerateAnswer(
-            text=generation.text,
-            finish_reason=generation.finish_reason,
-            usage=Usage(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens),
-            model=loaded.version,
-            data=loaded.data,
-            seed=sampling.seed,
-            engine=loaded.engine.name,
-        )
+    async def generate(wanted: GenerateRequest, request: Request, until_answered: UntilAnswered) -> Response:
+        """Write on from a prompt: all at once, or with `stream` as it is being written."""
+        loaded = await until_answered.enter_async_context(served.take(wanted.model))
+        job = generation.start(loaded, wanted.prompt, wanted.sampling(), tuple(wanted.stop or ()))
+        until_answered.callback(job.cancel)
+        if wanted.stream:
+            return EventStream(await begun(request, _events(job)), job.headers())
+        answer = _answer(job, *await unless_gone(request, job.text()))
+        headers = {**job.headers(), "X-Completion-Tokens": str(job.completion_tokens)}
+        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
     return app
 
 
-def _loaded(served: ServedModel) -> Loaded:
-    """Return the loaded model, or say that there is none."""
-    if served.loaded is not None:
-        return served.loaded
-    if served.status == "failed":
-        raise ApiError(503, "the model could not be loaded; the service's log says why", code="model_failed")
-    raise ApiError(503, "the model is still being loaded", code="model_loading", headers={"Retry-After": "1"})
+async def _events(job: Job) -> AsyncIterator[dict[str, Any]]:
+    """Yield the text as it is being written, and at the end what made it."""
+    async for piece in job:
+        if piece.text:
+            yield {"text": piece.text}
+        if piece.finish_reason:
+            yield _answer(job, "", piece.finish_reason).model_dump()
 
 
-async def _generation(
-    served: ServedModel, loaded: Loaded, prompt: str, sampling: Sampling, request: Request
-) -> Generation:
-    """Return what the model writes; the work ends early when the client goes away or BentoML's timeout cancels this."""
-    work = asyncio.create_task(served.generate(loaded, prompt, sampling))
-    try:
-        while not (await asyncio.wait({work}, timeout=_DISCONNECT_CHECK_SECONDS))[0]:
-            if await request.is_disconnected():
-                raise ApiError(_CLIENT_CLOSED_REQUEST, "the client went away", code="client_closed_request")
-        return await work
-    except PromptTooLongError as error:
-        raise ApiError(400, str(error), code="context_length_exceeded", param="max_new_tokens") from None
-    finally:
-        work.cancel()
+def _answer(job: Job, text: str, reason: FinishReason) -> GenerateAnswer:
+    return GenerateAnswer(
+        text=text,
+        finish_reason=reason,
+        usage=Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.completion_tokens),
+        model=job.loaded.version,
+        data=job.loaded.data,
+        seed=job.sampling.seed,
+        engine=job.loaded.engine.name,
+    )
+
+
+def _refused(served: ServedModel) -> RefusedVersion | None:
+    """Return the version that was not taken over, if there is one."""
+    refused = served.refused
+    return RefusedVersion(version=refused.version, reason=refused.reason, at=refused.at) if refused else None

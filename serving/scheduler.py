@@ -11,8 +11,9 @@ from itertools import groupby
 from typing import Any, Protocol
 
 import torch
+from tokenizers import Tokenizer
 
-from serving.engine import EngineError, FinishReason, Sampling, Stream, Token, Tokenizer
+from serving.engine import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
 from serving.sampling import Draw, draw
 
 logger = logging.getLogger("bentoml.serving")
@@ -116,7 +117,7 @@ class Scheduler:
             return text.stream
         with self._news:
             if self._closing:
-                text.stream.end(None, EngineError("the model is being taken out of service"))
+                text.stream.end(None, UnavailableError("the model is being taken out of service"))
             else:
                 self._arrived.append(text)
                 self._news.notify()
@@ -153,7 +154,7 @@ class Scheduler:
             self._tell(news)
         news = []
         for text in (*self._open, *self._arrived):
-            news.append(_News(text.stream, error=EngineError("the model was taken out of service")))
+            news.append(_News(text.stream, error=UnavailableError("the model was taken out of service")))
         self._open.clear()
         self._arrived.clear()
         del self._stepper  # its memory
@@ -174,7 +175,9 @@ class Scheduler:
                 except MemoryError:
                     if self._open:
                         return  # the places of others become free
-                    news.append(_News(text.stream, error=EngineError("the memory is short for a text of this length")))
+                    news.append(
+                        _News(text.stream, error=UnavailableError("the memory is short for a text of this length"))
+                    )
                 else:
                     self._open.append(text)
             self._arrived.popleft()

@@ -1,10 +1,11 @@
 """The bodies of requests and answers; every bound that a request is held to stands here, and so in `/docs.json`."""
 
-from typing import Annotated
+import secrets
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from serving.engine import FinishReason
+from serving.engine import FinishReason, Sampling
 from serving.limits import LIMITS
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
@@ -56,6 +57,30 @@ class GenerateRequest(BaseModel):
         ),
         Field(description="Up to 4 strings; the text ends before the first of them"),
     ] = None
+    presence_penalty: Annotated[
+        float, Field(ge=-2, le=2, description="Above 0 makes tokens that were written before less likely")
+    ] = 0.0
+    frequency_penalty: Annotated[
+        float, Field(ge=-2, le=2, description="Likewise, for each time that they were written")
+    ] = 0.0
+    stream: Annotated[bool, Field(description="Send the text as server-sent events while it is being written")] = False
+    model: Annotated[
+        str | None,
+        Field(max_length=200, description="champion, base, previous or a version, as GET / names them; null: champion"),
+    ] = None
+
+    def sampling(self) -> Sampling:
+        """Return how to draw; without a seed, one is drawn."""
+        return Sampling(
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            repetition_penalty=self.repetition_penalty,
+            seed=secrets.randbits(32) if self.seed is None else self.seed,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+        )
 
 
 class Usage(BaseModel):
@@ -83,10 +108,19 @@ class Links(BaseModel):
     """Where to go from here."""
 
     generate: str = "/generate"
+    playground: str = "/playground"
     health: str = "/health"
     docs: str = "/docs"
     schema_: Annotated[str, Field(alias="schema")] = "/docs.json"
     metrics: str = "/metrics"
+
+
+class RefusedVersion(BaseModel):
+    """A version that was not taken over; the one before is served on."""
+
+    version: str | None
+    reason: str
+    at: Annotated[str, Field(description="UTC")]
 
 
 class About(BaseModel):
@@ -99,6 +133,9 @@ class About(BaseModel):
     folder: str | None
     why: Annotated[str | None, Field(description="Why this folder's model is served")]
     engine: str | None
+    models: Annotated[list[str], Field(description="What a request's `model` may name")]
+    refused: RefusedVersion | None
+    swaps: Annotated[int, Field(description="How many versions this worker has taken over since it started")]
     links: Links = Links()
 
 
@@ -108,6 +145,7 @@ class Health(BaseModel):
     status: str
     model: str
     data: str | None
+    refused: RefusedVersion | None
 
 
 class Error(BaseModel):
@@ -123,3 +161,46 @@ class ErrorAnswer(BaseModel):
     """The one shape of every error."""
 
     error: Error
+
+
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
+_ERRORS: dict[int, dict[str, Any]] = {
+    400: {"description": "The body, or a field of it, is not as it should be"},
+    401: {"description": "There is no API key, or it is not known"},
+    403: {"description": "Without API keys the service answers to localhost only"},
+    404: {"description": "There is no such model"},
+    405: {"description": "The path does not know this method"},
+    408: {"description": "The body did not arrive in time"},
+    413: {"description": "The body is too large"},
+    429: {"description": "The queue is full, or this key asks too often", "headers": _RETRY_AFTER},
+    500: {"description": "Something went wrong inside the service"},
+    503: {"description": "There is no model yet, or the service stops", "headers": _RETRY_AFTER},
+    504: {"description": "Nothing was written in time, or not all of it"},
+}
+
+
+def errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a route's errors: those that any route has, and `statuses`."""
+    known = sorted({400, 401, 403, 405, 408, 413, 429, 500, 503, *statuses})
+    # The last one keeps FastAPI from documenting its own 422, which is never answered.
+    return {
+        **{status: {"model": ErrorAnswer, **_ERRORS[status]} for status in known},
+        "4XX": {"model": ErrorAnswer, "description": "Any other fault of the request"},
+    }
+
+
+_HEADERS = {
+    "X-Model-Version": "The model's version",
+    "X-Data-Hash": "The hash of the data it was trained on, where known",
+    "X-Seed": "With it the same model writes the same text again",
+    "X-Engine": "What ran the model",
+    "X-Prompt-Tokens": "Tokens read",
+    "X-Completion-Tokens": "Tokens written; not with a stream, whose last event says it",
+}
+
+
+def generated(example: str) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of a generation's answer beside its model: headers, and how it is streamed."""
+    headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
+    events = {"schema": {"type": "string"}, "example": example}
+    return {200: {"headers": headers, "content": {"text/event-stream": events}}}

@@ -22,7 +22,8 @@ def put(model: Path, root: Path) -> Path:
 
 def test_without_anything_else_it_is_the_candidate(tmp_path: Path, model: Path) -> None:
     folder = model_folder.find(tmp_path) if put(model, tmp_path) else None
-    assert folder == model_folder.ModelFolder(tmp_path / "models/candidate", "the candidate of the last `dvc repro`")
+    why = "the candidate of the last `dvc repro`"
+    assert folder == model_folder.ModelFolder(tmp_path / "models/candidate", why, follows=True)
 
 
 def promote(model: Path, root: Path) -> Version:
@@ -38,7 +39,8 @@ def test_the_champion_comes_before_the_candidate(tmp_path: Path, model: Path) ->
     new = promote(model, tmp_path)
     since = Registry(tmp_path).history()[0].at
     folder = model_folder.find(tmp_path)
-    assert folder == model_folder.ModelFolder(new.folder, f"the champion {new.tag} since {since}")
+    why = f"the champion {new.tag} since {since}"
+    assert folder == model_folder.ModelFolder(new.folder, why, new.version, follows=True)
     assert model_folder.version(folder.path) == new.version == model_folder.version(model)
 
 
@@ -60,6 +62,7 @@ def test_the_model_in_a_bento_comes_before_the_champion(tmp_path: Path, model: P
     promote(model, tmp_path / "src")
     (tmp_path / "bento.yaml").touch()
     assert model_folder.find(tmp_path / "src").why == "packed in this bento"
+    assert not model_folder.find(tmp_path / "src").follows
 
 
 def test_in_a_bento_it_is_the_packed_model(tmp_path: Path, model: Path) -> None:
@@ -76,6 +79,7 @@ def test_model_dir_comes_first_and_needs_no_manifest(
     monkeypatch.setenv("MODEL_DIR", str(hub))
     folder = model_folder.find(tmp_path)
     assert folder.path == hub
+    assert not folder.follows
     assert "MODEL_DIR" in folder.why
     assert model_folder.data_hash(folder.path) is None
 
@@ -123,3 +127,41 @@ def test_the_version_is_that_of_the_content(tmp_path: Path, model: Path) -> None
 
 def test_the_data_hash_is_the_manifests(model: Path) -> None:
     assert model_folder.data_hash(model) == DATA
+
+
+def test_the_other_models_are_those_that_are_there_and_wanted(tmp_path: Path, model: Path) -> None:
+    assert model_folder.beside(tmp_path, ["base", "previous"]) == {}
+    base = Path(shutil.copytree(model, tmp_path / "models" / "base"))
+    first = promote(model, tmp_path)
+    assert [*model_folder.beside(tmp_path, ["base", "previous"])] == ["base"]
+    (base / "manifest.json").unlink()  # a base that was fetched has none
+    (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
+    second = Registry(tmp_path).add(tmp_path / "models" / "candidate", {}, {})
+    Registry(tmp_path).move(second, expected=first.tag, action="promote", why="the second")
+    found = model_folder.beside(tmp_path, ["base", "previous"])
+    assert (found["base"].path, found["previous"].path) == (base, first.folder)
+    assert found["previous"].version == first.version
+    assert [*model_folder.beside(tmp_path, ["previous"])] == ["previous"]
+
+
+def test_a_damaged_pointer_or_version_still_says_what_is_known(tmp_path: Path, model: Path) -> None:
+    assert model_folder.pointed(tmp_path) == (None, None)
+    new = promote(model, tmp_path)
+    (new.folder / "model.safetensors").write_bytes(b"torn")
+    assert model_folder.pointed(tmp_path) == (new.version, new.folder)
+    (new.folder / "version.json").unlink()
+    assert model_folder.pointed(tmp_path) == (new.version, None)
+    (tmp_path / "registry" / "champion.json").write_text("{", encoding="utf-8")
+    assert model_folder.pointed(tmp_path) == (None, None)
+
+
+def test_a_mark_tells_files_that_were_replaced_or_written_to(tmp_path: Path) -> None:
+    assert model_folder.mark(tmp_path / "nothing") == ()
+    file = tmp_path / "one"
+    file.write_text("1", encoding="utf-8")
+    marks = [model_folder.mark(file), model_folder.mark(tmp_path)]
+    assert [model_folder.mark(file), model_folder.mark(tmp_path)] == marks
+    (tmp_path / "two").write_text("1", encoding="utf-8")
+    (tmp_path / "two").replace(file)
+    assert model_folder.mark(file) != marks[0]
+    assert model_folder.mark(tmp_path) != marks[1]

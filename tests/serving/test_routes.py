@@ -8,9 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving.limits import LIMITS
+from serving.schema import GenerateRequest
 from tests.serving.conftest import CONTEXT, DATA, PROMPT
 
 PRIVATE = "the prompt that nobody may log"
@@ -43,7 +46,7 @@ def test_an_answer_says_what_it_takes_to_have_it_again(client: TestClient) -> No
     answer = generate(client).json()
     assert list(answer) == ["text", "finish_reason", "usage", "model", "data", "seed", "engine"]
     assert answer["data"] == DATA
-    assert answer["engine"] == "transformers"
+    assert answer["engine"] in ("int8", "ctranslate2", "transformers")
     assert re.fullmatch("[0-9a-f]{12}", answer["model"])
     assert answer["usage"]["completion_tokens"] <= 8
     assert generate(client, seed=answer["seed"]).json() == answer
@@ -77,17 +80,36 @@ INSIDE: dict[str, list[Any]] = {
     "top_k": [0, 1, 2**31 - 1],
     "repetition_penalty": [1e-9, 5],
     "seed": [0, 2**32 - 1, None],
-    "stop": [None, [], "x", ["a", "b", "c", "d"]],
+    "stop": [None, [], "x", ["a", "b", "c", "d"], "\x00", "\N{GRINNING FACE}"],
+    "presence_penalty": [-2, 2, 0.5],
+    "frequency_penalty": [-2, 2],
+    "stream": [False, True],
+    "model": [None, "champion"],
 }
 OUTSIDE: dict[str, list[Any]] = {
     "prompt": ["", "x" * (LIMITS.max_prompt_characters + 1), 5, None, ["x"], "\ud800"],
     "max_new_tokens": [0, -1, LIMITS.max_new_tokens + 1, 1.5, "8", True, None],
-    "temperature": [-0.1, 5.1, "1", float("nan"), float("inf"), None],
+    "temperature": [-0.1, 5.1, "1", float("nan"), float("inf"), 10**400, None],
     "top_p": [0, -1, 1.1, float("nan"), "1"],
     "top_k": [-1, 2**31, 1.5, float("inf")],
     "repetition_penalty": [0, -1, 5.1, float("-inf")],
-    "seed": [-1, 2**32, 1.5, "1", True],
-    "stop": ["", [""], ["a", "b", "c", "d", "e"], [1], 1, "x" * 201, "\udfff", {"a": 1}],
+    "seed": [-1, 2**32, 10**1000, 1.5, "1", True],
+    "stop": [
+        "",
+        [""],
+        ["a", "b", "c", "d", "e"],
+        [1],
+        1,
+        "x" * 201,
+        "\udfff",
+        ["a", "\udfff"],
+        {"a": 1},
+        {"\ud800": 1},
+    ],
+    "presence_penalty": [-2.1, 2.1, float("nan"), "1", None],
+    "frequency_penalty": [-2.1, 2.1, float("inf"), 10**400],
+    "stream": [1, "true", None],
+    "model": ["x" * 201, "\ud800", 1, []],
 }
 
 
@@ -115,10 +137,70 @@ def test_a_missing_prompt_is_refused(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"5", b'"x"', b"null", b'{"prompt": "\xff"}', b"[" * 100_000, b'{"prompt": "x", "\\ud800": 1}'],
+    [
+        *(b"", b"{", b"[]", b"5", b'"x"', b"null", b"\x00", b"\xef\xbb\xbf{}", b"[" * 100_000, b'{"prompt": "\xff"}'),
+        b'{"prompt": "x", "\\ud800": 1}',
+        b'{"prompt": "x", "seed": ' + b"9" * 10_000 + b"}",
+        b'{"prompt": "x", "temperature": 1e400}',
+        b'{"prompt": ' + b'{"a":' * 100_000 + b"1" + b"}" * 100_001,
+        b'{"prompt": "x", "stop": ' + b"[" * 500 + b"]" * 500 + b"}",
+        '{"prompt": "x"'.encode("utf-16"),
+    ],
 )
-def test_a_body_that_is_no_json_object_is_refused(client: TestClient, body: bytes) -> None:
+def test_a_body_that_is_no_good_json_object_is_refused(client: TestClient, body: bytes) -> None:
     error(client.post("/generate", content=body, headers={"content-type": "application/json"}), 400)
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=10**300)
+    | st.floats()
+    | st.text(st.characters(codec=None), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec=None)), inner, max_size=3),
+    max_leaves=6,
+)
+BODIES = st.fixed_dictionaries({}, optional=dict.fromkeys(GenerateRequest.model_fields, ANYTHING))
+TYPES = (
+    *("application/json", "application/x+json", "application/json; charset=\xff", "text/plain"),
+    *("application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=a", "a", "", ";=/"),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    body=st.binary()
+    | ANYTHING
+    | BODIES
+    | st.builds(lambda rest: {"prompt": PRIVATE, "max_new_tokens": 2, **rest}, BODIES),
+    content_type=st.sampled_from(["application/json"] * 9 + [*TYPES]),
+)
+def test_whatever_is_sent_is_answered(client: TestClient, body: Any, content_type: str) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    headers = {"content-type": content_type.encode("latin-1")}
+    response = client.post("/generate", content=content, headers=headers)  # type: ignore[arg-type]
+    if response.status_code != 200:
+        assert response.status_code in (400, 404)
+        error(response, response.status_code)
+        assert PRIVATE not in response.text
+
+
+@pytest.mark.parametrize("path", ["/%ff", "/\N{GRINNING FACE}", "/%00", "/generate/%2e", "/generate?%ff=%00"])
+def test_any_path_is_answered(client: TestClient, path: str) -> None:
+    error(client.get(path), 405 if "?" in path else 404)
+
+
+def test_an_unknown_model_is_404(client: TestClient) -> None:
+    unknown = error(generate(client, model="nobody"), 404)
+    assert (unknown["code"], unknown["param"]) == ("model_not_found", "model")
+
+
+def test_each_model_that_root_names_can_be_asked_for(client: TestClient) -> None:
+    about = client.get("/").json()
+    assert "champion" in about["models"]
+    answers = [generate(client, model=name, seed=1).json() for name in (None, "champion", about["model"])]
+    assert answers[0] == answers[1] == answers[2]
 
 
 def test_json_that_is_not_declared_as_json_is_refused_with_a_hint(client: TestClient) -> None:
@@ -154,12 +236,14 @@ def test_root_says_what_is_served_and_why(client: TestClient) -> None:
     assert about["model"] == generate(client).json()["model"]
     assert about["data"] == DATA
     assert "MODEL_DIR" in about["why"]
-    assert all(client.get(path).status_code in (200, 405) for path in about["links"].values())
+    assert (about["refused"], about["swaps"]) == (None, 0)
+    for path in about["links"].values():
+        assert client.get(path).status_code in (200, 405), path
 
 
 def test_health_says_the_same_in_short(client: TestClient) -> None:
     about, health = client.get("/").json(), client.get("/health").json()
-    assert health == {name: about[name] for name in ("status", "model", "data")}
+    assert health == {name: about[name] for name in ("status", "model", "data", "refused")}
 
 
 def test_bentomls_own_routes_answer(client: TestClient) -> None:
@@ -180,7 +264,19 @@ def test_the_specification_shows_every_bound(client: TestClient) -> None:
     assert fields["seed"]["anyOf"][0] == {"type": "integer", "minimum": 0, "exclusiveMaximum": 2**32}
     string = {"type": "string", "minLength": 1, "maxLength": 200}
     assert fields["stop"]["anyOf"] == [string, {"type": "array", "items": string, "maxItems": 4}, {"type": "null"}]
-    assert "422" not in specification["paths"]["/generate"]["post"]["responses"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/generate"])
+def test_the_specification_shows_every_answer(client: TestClient, path: str) -> None:
+    [route] = client.get("/docs.json").json()["paths"][path].values()
+    wanted = {"200", "400", "401", "403", "405", "408", "413", "429", "500", "503", "4XX"}
+    assert set(route["responses"]) == (wanted | {"404", "504"} if path == "/generate" else wanted)
+    for status in ("429", "503"):
+        assert "Retry-After" in route["responses"][status]["headers"]
+    if path == "/generate":
+        written = route["responses"]["200"]
+        assert set(written["content"]) == {"application/json", "text/event-stream"}
+        assert set(generate(client).headers) >= {name.lower() for name in written["headers"]}
 
 
 def test_the_documentation_fetches_nothing_from_elsewhere(client: TestClient) -> None:
@@ -206,7 +302,7 @@ def test_no_prompt_is_ever_logged(client: TestClient, log: pytest.LogCaptureFixt
     generate(client, prompt=PRIVATE, max_new_tokens=CONTEXT)
     generate(client, prompt=PRIVATE * 1000)
     client.post("/generate", content=PRIVATE)
-    assert "path=/generate" in log.text
+    assert "POST /generate 400" in log.text
     assert PRIVATE not in log.text + "".join(capfd.readouterr())
 
 
@@ -215,11 +311,11 @@ def test_a_crash_is_a_500_that_tells_nothing_and_a_log_without_the_prompt(
 ) -> None:
     import service
 
-    def crash(prompt: str, *_: object) -> None:
-        raise RuntimeError(f"cannot write on from {prompt}")
+    def crash(*_: object) -> None:
+        raise RuntimeError(f"cannot write on from {PRIVATE}")
 
     assert service.served.loaded is not None
-    monkeypatch.setattr(service.served.loaded.engine, "generate", crash)
+    monkeypatch.setattr(service.served.loaded.engine, "submit", crash)
     crashed = error(generate(client, prompt=PRIVATE), 500)
     assert crashed["type"] == "server_error"
     assert "RuntimeError" not in crashed["message"]
@@ -233,7 +329,7 @@ def test_while_the_model_is_loading_or_failed_it_answers_503(
 ) -> None:
     import service
 
-    monkeypatch.setattr(service.served, "loaded", None)
+    monkeypatch.setattr(service.served, "_served", None)
     for status in ("loading", "failed"):
         monkeypatch.setattr(service.served, "status", status)
         assert error(client.get("/health"), 503)["code"] == f"model_{status}"

@@ -1,10 +1,10 @@
 """`bentoml serve` and `bentoml build` as a user runs them."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,6 +12,7 @@ import pytest
 
 from serving import model_folder
 from tests.serving.conftest import PROMPT, bentoml, serving
+from tests.serving.test_swap import slower
 
 pytestmark = pytest.mark.integration
 
@@ -22,6 +23,16 @@ def sentence(finished: "subprocess.CompletedProcess[str]") -> str:
     told = finished.stdout + finished.stderr
     assert "Traceback" not in told
     return " ".join(told.split())
+
+
+def limit(checkout: Path, **limits: float) -> None:
+    """Change limits of the service in params.yaml."""
+    params = checkout / "params.yaml"
+    content = params.read_text(encoding="utf-8")
+    for name, value in limits.items():
+        content, found = re.subn(rf"(?m)^  {name}: \S+", f"  {name}: {value}", content)
+        assert found == 1
+    params.write_text(content, encoding="utf-8")
 
 
 def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
@@ -41,28 +52,32 @@ def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_requests_above_the_bound_get_429_in_the_one_shape_with_retry_after(checkout: Path) -> None:
-    params = checkout / "params.yaml"
-    params.write_text(params.read_text(encoding="utf-8").replace("max_concurrency: 16", "max_concurrency: 1"))
-    with serving(".", cwd=checkout) as server, ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(lambda _: server.post(prompt=PROMPT, max_new_tokens=50, top_k=0), range(12)))
-    assert {answer.status_code for answer in answers} == {200, 429}
-    for answer in answers:
-        if answer.status_code == 429:
-            assert int(answer.headers["retry-after"]) >= 1
-            assert answer.json()["error"]["type"] == "rate_limit_error"
+def test_requests_above_the_bound_get_429_in_the_one_shape_with_retry_after(checkout: Path, model: Path) -> None:
+    shutil.rmtree(checkout / "models" / "candidate")
+    slower(model, checkout / "models" / "candidate")
+    limit(checkout, max_concurrency=1, max_queue=0)
+    body = {"prompt": PROMPT, "max_new_tokens": 500, "stream": True, "temperature": 1, "seed": 1}
+    with serving(".", cwd=checkout) as server:
+        with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=60) as running:
+            lines = running.iter_lines()  # kept: the connection ends with it
+            assert next(lines)
+            answer = server.post(prompt=PROMPT)
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["type"] == "rate_limit_error"
+        time.sleep(0.5)  # who had the place has gone away
+        assert server.post(prompt=PROMPT, max_new_tokens=8).status_code == 200
 
 
 def test_a_request_above_the_time_gets_504_in_the_one_shape(checkout: Path) -> None:
-    params = checkout / "params.yaml"
-    params.write_text(params.read_text(encoding="utf-8").replace("timeout: 60", "timeout: 0.01"))
+    limit(checkout, timeout=0.001)
     with serving(".", cwd=checkout, ready="/livez") as server:
         for _ in range(600):  # first 503, while the model is loading
             answer = server.post(prompt=PROMPT, max_new_tokens=50)
             if answer.status_code == 504:
                 break
             time.sleep(0.1)
-    assert answer.json()["error"]["code"] == "gateway_timeout"
+    assert answer.json()["error"]["code"] == "timeout"
 
 
 def test_a_model_that_cannot_be_loaded_is_503_and_no_crash_loop(checkout: Path) -> None:

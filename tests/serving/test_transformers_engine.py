@@ -1,106 +1,193 @@
-import threading
-from dataclasses import replace
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
-
-from serving.engine import AbandonedError, Engine, Generation, PromptTooLongError, Sampling
-from serving.transformers_engine import TransformersEngine, cut
-from tests.serving.conftest import CONTEXT, PROMPT
-
-PLAIN = Sampling(max_new_tokens=24, temperature=1.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=1)
-
-
-def write(engine: Engine, sampling: Sampling, prompt: str = PROMPT) -> Generation:
-    return engine.generate(prompt, sampling, threading.Event())
-
-
-def test_same_seed_writes_the_same_and_another_seed_something_else(engine: TransformersEngine) -> None:
-    assert write(engine, PLAIN) == write(engine, PLAIN)
-    assert write(engine, PLAIN) != write(engine, replace(PLAIN, seed=2))
-
-
-def test_leaves_the_global_random_state_alone(engine: TransformersEngine) -> None:
-    before = torch.get_rng_state()
-    write(engine, PLAIN)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_temperature_0_takes_the_likeliest_token_whatever_the_seed(engine: TransformersEngine) -> None:
-    greedy = replace(PLAIN, temperature=0.0)
-    likeliest = write(engine, greedy)
-    assert likeliest == write(engine, replace(greedy, seed=2))
-    assert likeliest == write(engine, replace(PLAIN, top_k=1))
-    assert likeliest == write(engine, replace(PLAIN, top_p=1e-9))
-
-
-@pytest.mark.parametrize("value", [5e-324, 1e-30, 5.0])
-def test_every_allowed_temperature_and_penalty_generates(engine: TransformersEngine, value: float) -> None:
-    answer = write(engine, replace(PLAIN, temperature=value, repetition_penalty=value, top_k=2**31 - 1))
-    assert answer.completion_tokens >= 1
-
-
-def test_a_repetition_penalty_makes_repetition_less_likely(engine: TransformersEngine) -> None:
-    greedy = replace(PLAIN, temperature=0.0)
-    assert len(set(write(engine, replace(greedy, repetition_penalty=5.0)).text)) > len(set(write(engine, greedy).text))
-
-
-def test_stops_at_the_earliest_stop_string_and_leaves_it_out(engine: TransformersEngine) -> None:
-    whole = write(engine, PLAIN)
-    early, late = whole.text[5:8], whole.text[12:14]
-    stopped = write(engine, replace(PLAIN, stop=(late, early)))
-    assert stopped.text == whole.text[: whole.text.index(early)]
-    assert stopped.finish_reason == "stop"
-    assert stopped.completion_tokens < whole.completion_tokens
-
-
-def test_a_stop_string_in_the_prompt_stops_nothing(engine: TransformersEngine) -> None:
-    assert write(engine, replace(PLAIN, stop=("time",))) == write(engine, PLAIN)
-
-
-def test_ends_at_the_end_token(engine: TransformersEngine) -> None:
-    ends = [write(engine, replace(PLAIN, temperature=5.0, max_new_tokens=50, seed=seed)) for seed in range(20)]
-    stopped = [end for end in ends if end.finish_reason == "stop"]
-    assert stopped
-    assert all("<|endoftext|>" not in end.text and end.completion_tokens <= 50 for end in stopped)
-
-
-def test_length_is_the_reason_when_all_tokens_are_written(engine: TransformersEngine) -> None:
-    answer = write(engine, replace(PLAIN, max_new_tokens=3))
-    assert (answer.finish_reason, answer.completion_tokens) == ("length", 3)
-
-
-def test_prompt_tokens_count_the_start_token(engine: TransformersEngine) -> None:
-    assert write(engine, PLAIN, prompt="x").prompt_tokens == 2
-
-
-def test_fills_the_context_but_refuses_to_exceed_it(engine: TransformersEngine) -> None:
-    fitting = CONTEXT - write(engine, PLAIN).prompt_tokens
-    write(engine, replace(PLAIN, max_new_tokens=fitting))
-    with pytest.raises(PromptTooLongError, match=rf"max_new_tokens is {fitting + 1}.* {CONTEXT} tokens"):
-        write(engine, replace(PLAIN, max_new_tokens=fitting + 1))
-
-
-def test_gives_up_when_nobody_waits_any_more(engine: TransformersEngine) -> None:
-    cancelled = threading.Event()
-    cancelled.set()
-    with pytest.raises(AbandonedError):
-        engine.generate(PROMPT, PLAIN, cancelled)
-
-
-def test_the_models_own_generation_settings_do_not_leak_in(engine: TransformersEngine) -> None:
-    assert engine._model.generation_config.top_k is None
-
-
-@pytest.mark.parametrize(
-    ("text", "stop", "expected"),
-    [
-        ("abcabc", ("c", "b"), ("a", True)),
-        ("abcabc", ("bc", "b"), ("a", True)),
-        ("abc", ("x",), ("abc", False)),
-        ("abc", (), ("abc", False)),
-        ("abc", ("abc",), ("", True)),
-    ],
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    MistralConfig,
+    PreTrainedConfig,
 )
-def test_cut_ends_before_the_earliest(text: str, stop: tuple[str, ...], expected: tuple[str, bool]) -> None:
-    assert cut(text, stop) == expected
+
+from serving import transformers_engine
+from serving.transformers_engine import TransformersStepper
+
+SMALL = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+ARCHITECTURES: dict[str, PreTrainedConfig | None] = {
+    "gpt2": None,
+    "llama, keys shared by heads": LlamaConfig(**SMALL, num_key_value_heads=2),
+    "mistral, a window of 8 tokens": MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8),
+    "gemma2, a window in each second layer": Gemma2Config(**SMALL, num_key_value_heads=2, head_dim=8, sliding_window=8),
+    "gpt-neox": GPTNeoXConfig(**SMALL),
+    "mamba, recurrent": MambaConfig(vocab_size=320, hidden_size=32, num_hidden_layers=2),
+}
+TEXTS = [[0, *range(7, 7 + n)] for n in (1, 5, 21, 12)]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def folder(request: pytest.FixtureRequest, tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of some architecture, with the tiny GPT-2's tokenizer."""
+    config = ARCHITECTURES[request.param]
+    if config is None:
+        return tiny_gpt2
+    made = Path(shutil.copytree(tiny_gpt2, tmp_path_factory.mktemp("architecture") / "model"))
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def stepper(folder: Path) -> TransformersStepper:
+    return TransformersStepper(folder)
+
+
+def parts(text: Sequence[int], first: int) -> list[list[int]]:
+    """Cut a text: `first` tokens, then one at a time."""
+    return [list(text[:first]), *([token] for token in text[first:])]
+
+
+def read(stepper: TransformersStepper, parts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the logits after each part of a text that is alone."""
+    row = stepper.open(sum(map(len, parts)))
+    logits = torch.cat([stepper.step([row], [part]) for part in parts])
+    stepper.close(row)
+    return logits
+
+
+def test_reads_on_as_the_model_reads_the_whole_text(stepper: TransformersStepper, folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        whole = model(torch.tensor([TEXTS[2]]), use_cache=False).logits[0]
+    torch.testing.assert_close(read(stepper, parts(TEXTS[2], 10)), whole[9:], atol=1e-5, rtol=1e-4)
+
+
+def test_reads_a_prompt_in_parts_where_it_says_so(stepper: TransformersStepper) -> None:
+    if stepper.prefill_tokens == sys.maxsize:  # Mamba's state after a part would be another one, in its third digit
+        assert stepper._model.config.model_type == "mamba"
+        return
+    step = min(stepper.prefill_tokens, 6)
+    cut = [TEXTS[2][at : at + step] for at in range(0, len(TEXTS[2]), step)]
+    torch.testing.assert_close(read(stepper, cut)[-1], read(stepper, [TEXTS[2]])[-1], atol=1e-5, rtol=1e-4)
+
+
+def test_what_a_text_gets_is_the_same_bit_by_bit_whatever_others_do(stepper: TransformersStepper) -> None:
+    alone = [read(stepper, parts(text, 2)) for text in TEXTS]
+    together = _together(stepper, lambda: None)
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_step_that_failed_can_be_asked_again(stepper: TransformersStepper, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+
+    def fail_each_third() -> None:
+        nonlocal steps
+        steps += 1
+        if steps % 3:
+            return
+        inner = stepper._model.forward
+        calls = 0
+
+        def forward(*args: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            output = inner(*args, **options)
+            if calls == 2:  # one text was read, of the second one all layers hold what was read
+                monkeypatch.undo()
+                raise torch.OutOfMemoryError
+            return output
+
+        monkeypatch.setattr(stepper._model, "forward", forward)
+
+    alone = [read(stepper, parts(text, 2)) for text in TEXTS]
+    together = _together(stepper, fail_each_third)
+    assert steps > 9
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
+
+
+def _together(stepper: TransformersStepper, before: Callable[[], None]) -> list[torch.Tensor]:
+    """Return each text's logits when they join one a step, in an order that changes, and leave when they are read."""
+    left = [parts(text, 2) for text in TEXTS]
+    rows = [stepper.open(len(text)) for text in TEXTS]
+    found: list[list[torch.Tensor]] = [[] for _ in TEXTS]
+    for step in range(sum(map(len, left))):
+        chosen = [n for n in range(min(step + 1, len(TEXTS))) if left[n]]
+        if step % 2:
+            chosen.reverse()
+        if not chosen:
+            break
+        tokens = [left[n][0] for n in chosen]
+        before()
+        try:
+            logits = stepper.step([rows[n] for n in chosen], tokens)
+        except torch.OutOfMemoryError:
+            logits = torch.cat([stepper.step([rows[n]], [part]) for n, part in zip(chosen, tokens, strict=True)])
+        for n, of_text in zip(chosen, logits, strict=True):
+            found[n].append(of_text)
+            del left[n][0]
+    for row in rows:
+        stepper.close(row)
+    assert not any(left)
+    return [torch.stack(one) for one in found]
+
+
+def test_says_what_the_model_and_its_tokenizer_say(tiny_gpt2: Path) -> None:
+    stepper = TransformersStepper(tiny_gpt2)
+    assert (stepper.context, stepper.start, stepper.end) == (64, 0, 0)
+    ids = stepper.tokenizer.encode("Once upon a time", add_special_tokens=False).ids
+    assert 0 not in ids
+    assert stepper.tokenizer.decode(ids) == "Once upon a time"
+
+
+def test_a_text_longer_than_the_context_is_not_cut_by_the_tokenizer(tiny_gpt2: Path) -> None:
+    stepper = TransformersStepper(tiny_gpt2)
+    assert len(stepper.tokenizer.encode("king " * 200, add_special_tokens=False).ids) >= 200
+
+
+def test_lets_texts_in_while_their_caches_can_all_grow_to_their_lengths(
+    tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stepper = TransformersStepper(tiny_gpt2)
+    a_token = 2 * 2 * 32 * 4  # key and value, layers, width, bytes
+    free = transformers_engine._SPARE_MEMORY + 100 * a_token
+    monkeypatch.setattr(transformers_engine, "_free_memory", lambda _: free)
+    first = stepper.open(60)
+    with pytest.raises(MemoryError):
+        stepper.open(41)
+    second = stepper.open(40)
+    stepper.close(first)
+    stepper.close(second)
+    stepper.open(100)
+
+
+def test_a_tokenizer_without_an_end_token_is_refused_with_a_sentence(tiny_gpt2: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_gpt2, tmp_path / "model"))
+    settings = folder / "tokenizer_config.json"
+    settings.write_text(settings.read_text().replace('"eos_token": "<|endoftext|>"', '"eos_token": null'))
+    with pytest.raises(transformers_engine.EngineError, match="names no token that ends a text"):
+        TransformersStepper(folder)
+
+
+def test_lengths_grow_by_one_token_a_step(stepper: TransformersStepper) -> None:
+    row = stepper.open(5)
+    missing = [row.missing]
+    for token in TEXTS[1][:5]:
+        stepper.step([row], [[token]])
+        missing.append(row.missing)
+    stepper.close(row)
+    assert all(before - after == 1 for before, after in pairwise(missing))

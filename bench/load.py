@@ -1,0 +1,225 @@
+"""Asks a server for texts as people would, from a process of its own: `python -m bench.load PLAN` (JSON, see `Plan`).
+
+The last line is JSON: a list of what each part of the plan found, see `Found`. Closed loop: so many clients, each with
+one request at a time. Open loop: requests arrive at random (Poisson) at a rate, whether or not earlier ones are
+answered, and time counts from when they were due.
+"""
+
+import asyncio
+import csv
+import itertools
+import json
+import math
+import random
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from tokenizers import Tokenizer
+
+from bench import harness
+
+PROMPT_TOKENS = 11  # and the start token
+PERCENTS = (50, 95, 99)
+WARM_TOKENS = 4
+SEED = 42
+_DONE = b"data: [DONE]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom to ask for what: `parts` are numbers of clients (closed loop) or, with a fraction, requests a second."""
+
+    url: str
+    body: dict[str, Any]  # of each request, to which a prompt and a seed are added
+    length: str  # the name of the body's field that says how many tokens to write
+    streams: bool  # whether the answer comes as server-sent events
+    folder: str  # with the model's tokenizer, which makes the prompts
+    closed: Sequence[int] = ()
+    open: Sequence[float] = ()
+    waves: int = 3  # how often each client asks; not again after `seconds`
+    least: int = 8  # requests in all, of few clients
+    seconds: float = 20  # also how long requests arrive in an open loop
+
+
+@dataclass
+class Answer:
+    """One request: when it was due and answered, the first text of a streamed answer, and what came of it."""
+
+    due: float
+    first: float = math.nan
+    ended: float = math.nan
+    tokens: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a part of the plan found; times in seconds, at the percentiles PERCENTS, of answers without errors."""
+
+    requests: int
+    tokens: int
+    seconds: float  # from the first request to the last answer
+    first: list[float]  # until the first text, of a server that does not stream until all of it
+    total: list[float]
+    least_tokens: int  # of an answer
+    errors: dict[str, int]
+    cpu: float  # seconds of processor time that asking took
+
+
+Ask = Callable[[Answer, int], Awaitable[None]]  # fills in the answer to the request of this number
+
+
+def main() -> None:
+    """Ask as the plan says and print what came of it."""
+    found = asyncio.run(follow(Plan(**json.loads(sys.argv[1]))))
+    sys.stdout.write("\n" + json.dumps([asdict(one) for one in found]) + "\n")
+
+
+async def follow(plan: Plan) -> list[Found]:
+    """Return what each part of the plan found, the closed loops first; each is warmed up for."""
+    texts = prompts(Path(plan.folder))
+    found = []
+    timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+
+        def asking(body: dict[str, Any]) -> Ask:
+            async def ask(answer: Answer, number: int) -> None:
+                complete = {**body, "prompt": texts[number % len(texts)], "seed": number}
+                await _post(session, plan, complete, answer)
+
+            return ask
+
+        warm, ask = asking({**plan.body, plan.length: WARM_TOKENS}), asking(plan.body)
+        for clients in plan.closed:
+            await closed_loop(warm, clients, waves=1)
+            waves = max(plan.waves, math.ceil(plan.least / clients))
+            found.append(await _measured(closed_loop(ask, clients, waves, plan.seconds)))
+        for rate in plan.open:
+            await closed_loop(warm, plan.least, waves=1)
+            found.append(await _measured(open_loop(ask, rate, plan.seconds)))
+    return found
+
+
+def prompts(folder: Path) -> list[str]:
+    """Return different stretches of the sample corpus of about PROMPT_TOKENS tokens."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
+        tales = [row["text"] for row in itertools.islice(csv.DictReader(file), 500)]
+    starts = range(0, 66, PROMPT_TOKENS)
+    stretches = (one.ids[at : at + PROMPT_TOKENS] for one in tokenizer.encode_batch(tales) for at in starts)
+    return list(dict.fromkeys(tokenizer.decode(ids) for ids in stretches if len(ids) == PROMPT_TOKENS))
+
+
+async def closed_loop(ask: Ask, clients: int, waves: int, seconds: float = math.inf) -> list[Answer]:
+    """Return the answers to `clients` that ask `waves` times each, but not again after `seconds`."""
+    answers: list[Answer] = []
+    numbers = itertools.count()
+    end = time.perf_counter() + seconds
+
+    async def client() -> None:
+        for asked in range(waves):
+            if asked and time.perf_counter() > end:
+                return
+            answers.append(answer := Answer(time.perf_counter()))
+            await ask(answer, next(numbers))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return answers
+
+
+async def open_loop(ask: Ask, rate: float, seconds: float) -> list[Answer]:
+    """Return the answers to requests that arrive at `rate` a second, as many as on average in `seconds`."""
+    drawn = random.Random(SEED)
+    due = itertools.accumulate(drawn.expovariate(rate) for _ in range(max(1, round(rate * seconds))))
+    begun = time.perf_counter()
+    answers, asking = [], []
+    for number, at in enumerate(due):
+        await asyncio.sleep(begun + at - time.perf_counter())
+        answers.append(answer := Answer(begun + at))
+        asking.append(asyncio.ensure_future(ask(answer, number)))
+    await asyncio.gather(*asking)
+    return answers
+
+
+async def _measured(loop: Awaitable[list[Answer]]) -> Found:
+    """Return what a loop found, and what it cost this process."""
+    before = _cpu()
+    answers = await loop
+    return summary(answers, _cpu() - before)
+
+
+def _cpu() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def summary(answers: Sequence[Answer], cpu: float = 0.0) -> Found:
+    """Return the figures of the answers; times are nan where there was none without an error."""
+    good = [answer for answer in answers if not answer.error]
+
+    def percentiles(times: list[float]) -> list[float]:
+        return [float(figure) for figure in np.percentile(times or [math.nan], PERCENTS)]
+
+    return Found(
+        requests=len(answers),
+        tokens=sum(answer.tokens for answer in good),
+        seconds=max((answer.ended for answer in answers), default=0) - min((one.due for one in answers), default=0),
+        first=percentiles([answer.first - answer.due for answer in good]),
+        total=percentiles([answer.ended - answer.due for answer in good]),
+        least_tokens=min((answer.tokens for answer in good), default=0),
+        errors=dict(Counter(answer.error for answer in answers if answer.error)),
+        cpu=cpu,
+    )
+
+
+async def _post(session: aiohttp.ClientSession, plan: Plan, body: dict[str, Any], answer: Answer) -> None:
+    """Send a request and fill in the answer; an error is a figure here, too."""
+    try:
+        async with session.post(plan.url, json=body) as response:
+            if response.status != 200:
+                answer.error = str(response.status)
+            elif plan.streams:
+                await _read_events(response.content, answer)
+            else:
+                answer.tokens = (await response.json())["usage"]["completion_tokens"]
+    except (aiohttp.ClientError, TimeoutError) as error:
+        answer.error = type(error).__name__
+    answer.ended = time.perf_counter()
+    if math.isnan(answer.first):
+        answer.first = answer.ended
+
+
+async def _read_events(lines: aiohttp.StreamReader, answer: Answer) -> None:
+    """Take the time of the first text, and the number of tokens from the event that tells it."""
+    last = b""
+    async for line in lines:
+        if not line.startswith(b"data: "):
+            continue
+        last = line.strip()
+        if last == _DONE:
+            break
+        if math.isnan(answer.first) and _text(line):
+            answer.first = time.perf_counter()
+        if b'"completion_tokens"' in line and (usage := json.loads(line[6:]).get("usage")):
+            answer.tokens = usage["completion_tokens"]
+    if last != _DONE:
+        answer.error = "broken stream"
+
+
+def _text(line: bytes) -> str:
+    """Return the text of an event, ours or OpenAI's."""
+    event = json.loads(line[6:])
+    text: str = event["choices"][0]["text"] if event.get("choices") else event.get("text", "")
+    return text
+
+
+if __name__ == "__main__":
+    main()

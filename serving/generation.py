@@ -1,0 +1,136 @@
+"""What every route that generates goes through: checks, the queue, times, and text made of tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from serving import seeing
+from serving.engine import EngineError, FinishReason, Sampling, Token, UnavailableError
+from serving.errors import ApiError
+from serving.limits import LIMITS
+from serving.served_model import Loaded
+from serving.text import Writer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What came of a text since the piece before."""
+
+    text: str  # may be empty; all pieces joined are the text
+    tokens: tuple[Token, ...]  # that were written since; none in a last piece that only ends the text
+    finish_reason: FinishReason | None  # in the last piece only
+
+
+class Job:
+    """A request that was let in: iterate over its pieces once, or await its `text`.
+
+    Both raise ApiError: 504 when it takes too long, 500 when the engine fails. Whichever way the iteration ends, the
+    engine writes no more; a job that is not iterated over must be cancelled.
+    """
+
+    def __init__(self, loaded: Loaded, prompt: Sequence[int], sampling: Sampling, stop: tuple[str, ...]) -> None:
+        """Hand `prompt` to the engine; `start` has checked it."""
+        self.loaded = loaded
+        self.sampling = sampling
+        self.prompt_tokens = len(prompt)
+        self.completion_tokens = 0  # so far, with the end token and those of a stop string
+        self._writer = Writer(loaded.engine.tokenizer, prompt, stop)
+        self._stream = loaded.engine.submit(prompt, sampling)
+        self._seen = seeing.Writing(loaded.version, len(prompt))
+        self._began = asyncio.get_running_loop().time()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        """Yield pieces as they come; tokens that are there already become one."""
+        try:
+            reason: FinishReason | None = None
+            while not reason:
+                tokens = await self._next()
+                before = self._writer.tokens
+                text = self._writer.write([token.id for token in tokens])
+                taken = tokens[: self._writer.tokens - before]
+                self._count(len(taken))
+                if not tokens:
+                    text, reason = self._writer.end(), self._ended()
+                if self._writer.stopped:
+                    reason = "stop"
+                if reason:
+                    self._seen.end(reason)
+                yield Piece(text, tuple(taken), reason)
+        except ApiError:
+            self._seen.end("error")
+            raise
+        finally:
+            self.cancel()
+
+    async def text(self) -> tuple[str, FinishReason]:
+        """Return all of it."""
+        pieces = [piece async for piece in self]
+        reason = pieces[-1].finish_reason
+        assert reason
+        return "".join(piece.text for piece in pieces), reason
+
+    def headers(self) -> dict[str, str]:
+        """Return what an answer's headers say of it."""
+        headers = {
+            "X-Model-Version": self.loaded.version,
+            "X-Seed": str(self.sampling.seed),
+            "X-Engine": self.loaded.engine.name,
+            "X-Prompt-Tokens": str(self.prompt_tokens),
+        }
+        return {**headers, "X-Data-Hash": self.loaded.data} if self.loaded.data else headers
+
+    def cancel(self) -> None:
+        """Want no more; without effect when it has ended."""
+        self._stream.cancel()
+        self._seen.end("cancelled")
+
+    async def _next(self) -> list[Token]:
+        """Return the tokens since the last call, at least one; none when the stream has ended."""
+        seconds = LIMITS.timeout if self.completion_tokens else min(LIMITS.first_token_seconds, LIMITS.timeout)
+        try:
+            async with asyncio.timeout_at(self._began + seconds):
+                token = await anext(self._stream, None)
+        except TimeoutError:
+            what = "the text was not finished" if self.completion_tokens else "nothing was written"
+            message = f"{what} within {seconds:g} s; ask for fewer tokens, or come back when there is less to do"
+            raise ApiError(504, message, code="timeout") from None
+        except UnavailableError as error:
+            raise ApiError(503, str(error), code="unavailable", headers={"Retry-After": "5"}) from None
+        except EngineError as error:
+            raise ApiError(500, str(error), code="engine_error") from None
+        return [] if token is None else [token, *self._stream.taken()]
+
+    def _ended(self) -> FinishReason:
+        """Return why the stream ended; the end token counts as written."""
+        reason = self._stream.finish_reason
+        if reason is None:
+            raise ApiError(500, "the text was cancelled", code="cancelled")
+        if reason == "stop":
+            self._count(1)
+        return reason
+
+    def _count(self, tokens: int) -> None:
+        self.completion_tokens += tokens
+        self._seen.wrote(tokens)
+
+
+def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop: tuple[str, ...] = ()) -> Job:
+    """Let a request in: have `loaded` write on from a text, or from token ids, up to the first of the strings `stop`.
+
+    Raises ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
+    """
+    engine = loaded.engine
+    if isinstance(prompt, str):
+        ids = [engine.start, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
+    else:  # models learn documents that begin with the start token
+        ids = list(prompt) if prompt and prompt[0] == engine.start else [engine.start, *prompt]
+    if len(ids) + sampling.max_new_tokens > engine.context:
+        message = (
+            f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
+            f"{sampling.max_new_tokens}; together they must not exceed the model's context of {engine.context} tokens"
+        )
+        raise ApiError(400, message, code="context_length_exceeded", param="max_new_tokens")
+    if engine.running + engine.waiting >= LIMITS.max_concurrency + LIMITS.max_queue:
+        message = "the service has as many requests as it takes; come back later"
+        raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
+    return Job(loaded, ids, sampling, stop)

@@ -1,0 +1,142 @@
+"""API keys: random, named, kept as hashes; `python -m serving.keys new NAME` makes one.
+
+They come from API_KEYS (`name:hash,name:hash`), from the file that API_KEYS_FILE names (one `name:hash` a line, lines
+with # are comments), or from both. The keys have 256 random bits, so a plain SHA-256 is as good as a slow hash.
+"""
+
+import argparse
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import command
+from pipeline.command import UserError
+
+logger = logging.getLogger("bentoml.serving")
+
+PREFIX = "fg2_"  # by which scanners for leaked secrets can know one
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_MEND = "make one with `python -m serving.keys new NAME`"
+
+
+def new(name: str) -> tuple[str, str]:
+    """Return a new key and the line, `name:hash`, by which the service knows it."""
+    if not _NAME.fullmatch(name):
+        raise UserError(f"the name {name!r} of a key must be 1 to 64 of A-Z a-z 0-9 . _ -, not starting with . _ -")
+    key = PREFIX + secrets.token_urlsafe(32)
+    return key, f"{name}:{_hash(key)}"
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+
+
+class Keys:
+    """The keys that the environment names; a changed file is read again."""
+
+    def __init__(self) -> None:
+        """Note where they are."""
+        self._list = os.environ.get("API_KEYS", "").strip()
+        self._file = Path(os.environ["API_KEYS_FILE"]) if os.environ.get("API_KEYS_FILE") else None
+        self._stamp: tuple[int, int, int] | str | None = "not read yet"
+        self._hashes: dict[str, str] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether keys are asked for at all."""
+        return bool(self._list or self._file)
+
+    def check(self) -> None:
+        """Raise a UserError that lists all that is wrong with them."""
+        if self:
+            self._read()
+
+    def name(self, key: str) -> str | None:
+        """Return the name of `key`; None if it is none of ours. Takes equally long for every wrong key."""
+        self._read_changes()
+        hashed = _hash(key)
+        found = None
+        for known, name in self._hashes.items():
+            if hmac.compare_digest(known, hashed):
+                found = name
+        return found
+
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        """Return what changes when the file does; None without one."""
+        try:
+            state = self._file.stat() if self._file else None
+        except OSError:
+            return None
+        return (state.st_mtime_ns, state.st_size, state.st_ino) if state else None
+
+    def _read_changes(self) -> None:
+        """Read a changed file; one that has become wrong changes nothing, and the log says why."""
+        stamp = self._stamp_now()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._hashes = self._read()
+        except UserError as error:
+            logger.error("the API keys known stay the same (%d): %s", len(self._hashes), error)
+        else:
+            logger.info("read the API keys; there are %d", len(self._hashes))
+
+    def _read(self) -> dict[str, str]:
+        """Return the name for each hash."""
+        hashes: dict[str, str] = {}
+        problems: list[str] = []
+        entries = 0
+        for place, entry in self._entries():
+            entries += 1
+            name, _, hashed = entry.partition(":")
+            if not _NAME.fullmatch(name) or not _HASH.fullmatch(hashed):
+                # What stands there is not quoted: it may be a key that somebody pasted in the place of its hash.
+                problems.append(f"{place} is not NAME:HASH with a SHA-256 hash of 64 hexadecimal digits")
+            elif hashed in hashes:
+                problems.append(f"{place} has the same key as {hashes[hashed]!r}")
+            elif name in hashes.values():
+                problems.append(f"{place} has the name {name!r} a second time")
+            else:
+                hashes[hashed] = name
+        if not entries:
+            problems.append(f"{self._file or 'API_KEYS'} holds none")
+        if problems:
+            raise UserError(f"the API keys are wrong: {'; '.join(problems)}; {_MEND}")
+        return hashes
+
+    def _entries(self) -> Iterator[tuple[str, str]]:
+        """Yield each `name:hash`, and where it stands."""
+        for number, entry in enumerate(self._list.split(","), 1):
+            if entry.strip():
+                yield f"entry {number} of API_KEYS", entry.strip()
+        if self._file is None:
+            return
+        try:
+            lines = self._file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise UserError(f"the API keys in {self._file} (API_KEYS_FILE) cannot be read: {reason}") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                yield f"line {number} of {self._file}", line.strip()
+
+
+def main() -> None:
+    """Make a key."""
+    parser = argparse.ArgumentParser(prog="python -m serving.keys", description="Makes a key for the HTTP service.")
+    actions = parser.add_subparsers(required=True, metavar="new")
+    making = actions.add_parser("new", help="print a new key, once, and the line by which the service knows it")
+    making.add_argument("name", help="whose it is: appears in the log")
+    key, line = new(parser.parse_args().name)
+    print(f"the key, shown only now:           {key}")  # noqa: T201 - the command's output
+    print(f"for API_KEYS or API_KEYS_FILE:     {line}")  # noqa: T201 - likewise
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,97 @@
+"""Answers that take their time: server-sent events, and clients that go away meanwhile."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AsyncExitStack, suppress
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serving import seeing
+from serving.errors import ApiError, log_crash, of_status
+from serving.limits import LIMITS
+
+T = TypeVar("T")
+
+_CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the log and the metrics have it
+_GRACE_SECONDS = 5.0  # after `timeout`, in which the error event can still be read
+
+
+async def _until_answered() -> AsyncIterator[AsyncExitStack]:
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+# A route's argument: a stack for a model's lease and for jobs, closed when the answer was sent or will never be.
+UntilAnswered = Annotated[AsyncExitStack, Depends(_until_answered)]
+
+
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """Return the result of `work`, which is cancelled at once when the client goes away."""
+    working, gone = asyncio.ensure_future(work), asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(_CLIENT_CLOSED_REQUEST, "the client went away", code="client_closed_request")
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+        await asyncio.wait({working, gone})
+
+
+async def _gone(request: Request) -> None:
+    """Return when the client has gone; the body has been read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def begun(request: Request, events: AsyncIterator[T]) -> AsyncIterator[T]:
+    """Return `events` when the first of them is there: what fails before is answered with a status."""
+    first = await unless_gone(request, anext(events))
+
+    async def all_of_them() -> AsyncIterator[T]:
+        yield first
+        async for event in events:
+            yield event
+
+    return all_of_them()
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events, each an object as JSON; [DONE] ends them, or an `error` event in the one shape."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[Mapping[str, Any]], headers: Mapping[str, str]) -> None:
+        """Answer with `events`, which `begun` gave."""
+        # Without the second one nginx would collect them.
+        super().__init__(_lines(events), headers={**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them; a client that does not read them is cut off, for it holds on to a model."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LIMITS.timeout + _GRACE_SECONDS):
+                await super().__call__(scope, receive, send)
+
+
+async def _lines(events: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+    """Yield each event as it is sent."""
+    try:
+        async for event in events:
+            yield _line(event)
+    except Exception as crash:
+        if not isinstance(crash, ApiError):
+            log_crash(crash)
+        error = crash if isinstance(crash, ApiError) else of_status(500, {})
+        seeing.refused(error.status, error.code)
+        yield b"event: error\n" + _line(error.body)
+    else:
+        yield b"data: [DONE]\n\n"
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

@@ -1,0 +1,449 @@
+"""OpenAI's routes: in process, by OpenAI's own SDK, and over an engine that a test holds in its hand."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
+
+from serving import errors
+from serving import openai as openai_routes
+from serving.engine import EngineError, Sampling, Stream, Token
+from serving.limits import LIMITS
+from serving.model_folder import ModelFolder
+from serving.openai_schema import MOST_CHOICES
+from serving.served_model import Loaded
+from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, serving
+
+START = END = "<|endoftext|>"
+
+
+def complete(client: TestClient, **body: Any) -> Any:
+    return client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 8, "seed": 1, **body})
+
+
+def texts(client: TestClient, **body: Any) -> list[str]:
+    answer = complete(client, **body)
+    assert answer.status_code == 200, answer.text
+    return [choice["text"] for choice in answer.json()["choices"]]
+
+
+def refusal(answer: Any, status: int = 400) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    return error
+
+
+def events(client: TestClient, **body: Any) -> list[Any]:
+    answer = complete(client, stream=True, **body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert lines.pop() == "[DONE]"
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(model / "tokenizer.json"))
+
+
+# In process
+
+
+def test_models_are_the_served_version_and_its_names(client: TestClient) -> None:
+    listed = client.get("/v1/models").json()
+    names = [model["id"] for model in listed["data"]]
+    assert names[:2] == [client.get("/").json()["model"], "champion"]
+    for model in listed["data"]:
+        assert client.get(f"/v1/models/{model['id']}").json() == model
+        assert complete(client, model=model["id"]).status_code == 200
+    assert refusal(client.get("/v1/models/gpt-4"), 404)["code"] == "model_not_found"
+    assert refusal(complete(client, model="gpt-4"), 404)["param"] == "model"
+
+
+def test_an_answer_says_what_made_it_in_its_body_and_headers(client: TestClient) -> None:
+    answer = complete(client, n=2)
+    body, headers = answer.json(), answer.headers
+    assert body["object"] == "text_completion"
+    assert body["model"] == headers["x-model-version"] == client.get("/").json()["model"]
+    assert body["data"] == headers["x-data-hash"] == DATA
+    assert (body["seed"], headers["x-seed"]) == (1, "1")
+    assert body["engine"] == headers["x-engine"]
+    assert body["system_fingerprint"] == f"{body['model']}-{body['engine']}"
+    usage = body["usage"]
+    assert (str(usage["prompt_tokens"]), str(usage["completion_tokens"])) == (
+        headers["x-prompt-tokens"],
+        headers["x-completion-tokens"],
+    )
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def test_a_prompt_may_be_text_or_ids_alone_or_in_a_list_with_or_without_the_start_token(
+    client: TestClient, tokenizer: Tokenizer
+) -> None:
+    ids = tokenizer.encode(PROMPT).ids
+    start = tokenizer.token_to_id(START)
+    forms: list[Any] = [PROMPT, [PROMPT], ids, [ids], [start, *ids], [[start, *ids]], START + PROMPT]
+    answers = [complete(client, prompt=prompt).json() for prompt in forms]
+    assert len({answer["choices"][0]["text"] for answer in answers}) == 1
+    assert {answer["usage"]["prompt_tokens"] for answer in answers} == {len(ids) + 1}
+
+
+def test_choices_are_those_of_seed_plus_i_and_prompts_do_not_change_each_other(client: TestClient) -> None:
+    alone = [texts(client, prompt=prompt, seed=seed) for prompt in (PROMPT, "My") for seed in (5, 6, 7)]
+    together = complete(client, prompt=[PROMPT, "My"], n=3, best_of=3, seed=5).json()
+    assert [choice["index"] for choice in together["choices"]] == [0, 1, 2, 3, 4, 5]
+    assert [[choice["text"]] for choice in together["choices"]] == alone
+    assert texts(client, n=2, seed=2**32 - 1)[1:] == texts(client, seed=0)
+
+
+def test_it_writes_what_the_native_route_writes(client: TestClient) -> None:
+    sampling = {"seed": 3, "temperature": 0.9, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
+    native = client.post("/generate", json={"prompt": PROMPT, "max_new_tokens": 8, **sampling}).json()
+    assert texts(client, **sampling) == [native["text"]]
+
+
+def test_echoed_log_probabilities_are_the_models_own(client: TestClient, tokenizer: Tokenizer, model: Path) -> None:
+    choice = complete(client, echo=True, max_tokens=0, logprobs=3).json()["choices"][0]
+    ids = [tokenizer.token_to_id(START), *tokenizer.encode(PROMPT).ids]
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(torch.tensor([ids])).logits[0]
+    reference = logits.log_softmax(-1)[:-1]
+    own = reference.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+    found = choice["logprobs"]
+    assert choice["text"] == PROMPT  # the start token is ours, so it is not told
+    assert "".join(found["tokens"]) == PROMPT
+    assert found["token_logprobs"] == pytest.approx(own.tolist(), abs=1e-4)
+    for top, row, token, logprob in zip(
+        found["top_logprobs"], reference, found["tokens"], found["token_logprobs"], strict=True
+    ):
+        assert list(top.values())[:3] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
+        assert top[token] == logprob
+        assert 3 <= len(top) <= 4
+
+
+def test_ids_are_echoed_as_they_were_given(client: TestClient, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("a b").ids
+    start = tokenizer.token_to_id(START)
+    given = complete(client, prompt=[ids, [start, *ids]], echo=True, max_tokens=1, logprobs=0).json()["choices"]
+    without, having = (choice["logprobs"] for choice in given)
+    assert without["tokens"][: len(ids)] == having["tokens"][1 : len(ids) + 1]
+    assert without["token_logprobs"][: len(ids)] == having["token_logprobs"][1 : len(ids) + 1]
+    assert (having["tokens"][0], having["token_logprobs"][0], having["top_logprobs"][0]) == (START, None, None)
+
+
+@pytest.mark.parametrize("temperature", [0, 1])
+def test_written_tokens_come_with_the_likeliest_at_that_place(client: TestClient, temperature: float) -> None:
+    choice = complete(client, logprobs=5, temperature=temperature, max_tokens=20).json()["choices"][0]
+    found = choice["logprobs"]
+    for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+        if token == END:
+            assert (logprob, top) == (None, None)  # the engine does not say
+            continue
+        assert top[token] == logprob
+        assert list(top.values())[:5] == sorted(list(top.values())[:5], reverse=True)
+        if temperature == 0:
+            assert logprob == max(top.values())
+    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+        if not token.startswith("bytes:"):
+            assert token in choice["text"][offset : offset + len(token) + 1]  # behind what is no character
+
+
+def test_tokens_without_whole_characters_are_told_as_bytes(client: TestClient) -> None:
+    found = complete(client, prompt="é", echo=True, max_tokens=0, logprobs=0).json()["choices"][0]["logprobs"]
+    assert found["tokens"] == [r"bytes:\xc3", r"bytes:\xa9"]
+    assert found["text_offset"] == [0, 0]
+
+
+def test_the_end_token_is_listed_so_that_tokens_can_be_counted(client: TestClient) -> None:
+    for seed in range(100):
+        answer = complete(client, temperature=5, seed=seed, max_tokens=40, logprobs=0, echo=True).json()
+        choice = answer["choices"][0]
+        assert len(choice["logprobs"]["tokens"]) == answer["usage"]["total_tokens"] - 1  # our start token is not told
+        if choice["finish_reason"] == "stop":
+            assert choice["logprobs"]["tokens"][-1] == END
+            assert END not in choice["text"]
+            return
+    raise AssertionError("no text ended")
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_stream_joined_is_the_answer(client: TestClient, logprobs: int | None, echo: bool) -> None:
+    wanted: dict[str, Any] = {"prompt": [PROMPT, "My"], "n": 2, "max_tokens": 24, "logprobs": logprobs, "echo": echo}
+    wanted["stop"] = texts(client, **wanted)[0][-3:-1]
+    whole = complete(client, **wanted).json()
+    *parts, last = events(client, stream_options={"include_usage": True}, **wanted)
+    assert last["choices"] == []
+    assert last["usage"] == whole["usage"]
+    assert all(part["usage"] is None for part in parts)
+    for choice in whole["choices"]:
+        mine = [part["choices"][0] for part in parts if part["choices"][0]["index"] == choice["index"]]
+        assert "".join(part["text"] for part in mine) == choice["text"]
+        assert [part["finish_reason"] for part in mine] == [None] * (len(mine) - 1) + [choice["finish_reason"]]
+        for name in choice["logprobs"] or ():
+            assert [one for part in mine for one in part["logprobs"][name]] == choice["logprobs"][name]
+    assert whole["choices"][0]["finish_reason"] == "stop"
+    assert {part["id"] for part in parts} == {last["id"]}
+    for name in ("model", "data", "seed", "engine", "system_fingerprint", "object"):
+        assert {part[name] for part in (*parts, last)} == {whole[name]}
+
+
+def test_a_stop_string_is_in_neither_text_nor_tokens(client: TestClient) -> None:
+    whole = complete(client, max_tokens=24, temperature=0, logprobs=0).json()["choices"][0]
+    stop = whole["text"][4:7]
+    cut = complete(client, max_tokens=24, temperature=0, logprobs=0, stop=stop).json()["choices"][0]
+    assert cut["finish_reason"] == "stop"
+    assert cut["text"] == whole["text"][: whole["text"].index(stop)]
+    assert all(offset < len(cut["text"]) for offset in cut["logprobs"]["text_offset"])
+    assert cut["logprobs"]["tokens"] == whole["logprobs"]["tokens"][: len(cut["logprobs"]["tokens"])]
+
+
+def test_null_is_the_default_everywhere(client: TestClient) -> None:
+    names = client.get("/docs.json").json()["components"]["schemas"]["CompletionRequest"]["properties"]
+    nulls = {name: None for name in names if name not in ("prompt", "seed")}
+    assert texts(client, **nulls) == texts(client, max_tokens=16, temperature=1, top_p=1, n=1, user="me")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"suffix": "x"}, "suffix"),
+        ({"logit_bias": {"50256": -100}}, "logit_bias"),
+        ({"best_of": 2}, "best_of"),
+        ({"n": 2, "best_of": 3}, "best_of"),
+        ({"n": 0}, "n"),
+        ({"n": MOST_CHOICES + 1}, "n"),
+        ({"prompt": ["x"] * 2, "n": MOST_CHOICES // 2 + 1}, "n"),
+        ({"prompt": ["x"] * (MOST_CHOICES + 1)}, "prompt"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": LIMITS.max_new_tokens + 1}, "max_tokens"),
+        ({"max_tokens": CONTEXT}, "max_tokens"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": True}}, "stream_options"),
+        ({"presence_penalty": 2.1}, "presence_penalty"),
+        ({"frequency_penalty": -2.1}, "frequency_penalty"),
+        ({"temperature": float("nan")}, "temperature"),
+        ({"seed": -1}, "seed"),
+        ({"messages": []}, "messages"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": None}, "prompt"),
+        ({"prompt": {"a": 1}}, "prompt"),
+        ({"prompt": ["x", 1]}, "prompt"),
+        ({"prompt": [1, "x"]}, "prompt"),
+        ({"prompt": [True]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [10**6]}, "prompt"),
+        ({"prompt": [2**70]}, "prompt"),
+        ({"prompt": "\ud800"}, "prompt"),
+        ({"prompt": "x" * (LIMITS.max_prompt_characters + 1)}, "prompt"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_by_name(client: TestClient, body: dict[str, Any], param: str) -> None:
+    content = json.dumps({"prompt": PROMPT, **body})
+    answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
+    error = refusal(answer)
+    assert error["param"].split(".")[0] == param
+    assert param in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+def test_penalties_are_applied(client: TestClient) -> None:
+    greedy = {"temperature": 0, "max_tokens": 40, "logprobs": 0}
+    repeats = []
+    for penalty in ({}, {"frequency_penalty": 2}, {"presence_penalty": 2}, {"repetition_penalty": 5}):
+        tokens = complete(client, **greedy, **penalty).json()["choices"][0]["logprobs"]["tokens"]
+        repeats.append(len(tokens) - len(set(tokens)))
+    assert all(fewer < repeats[0] for fewer in repeats[1:])
+
+
+# Over an engine that the test holds
+
+
+class Held:
+    """An engine whose streams the test feeds."""
+
+    name = "held"
+    context = 64
+    start = end = 0
+    waiting = running = 0
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.streams: list[Stream] = []
+        self.begun = asyncio.Event()
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
+        self.streams.append(Stream())
+        self.begun.set()
+        return self.streams[-1]
+
+    def close(self) -> None:
+        pass
+
+
+class Lender:
+    """Lends a model, and knows whether it is lent."""
+
+    def __init__(self, engine: Held) -> None:
+        self.loaded = Loaded(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
+        self.lent = 0
+
+    @asynccontextmanager
+    async def take(self, name: str | None = None) -> AsyncIterator[Loaded]:
+        self.lent += 1
+        try:
+            yield self.loaded
+        finally:
+            self.lent -= 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("end", ["the client goes", "one choice fails"])
+def test_when_the_client_goes_or_a_choice_fails_all_choices_are_freed(
+    tokenizer: Tokenizer, stream: bool, end: str
+) -> None:
+    async def run() -> None:
+        engine = Held(tokenizer)
+        lender = Lender(engine)
+        app = FastAPI()
+        errors.install(app)
+        app.include_router(openai_routes.router(lender))  # type: ignore[arg-type]
+        body = json.dumps({"prompt": ["x", "y"], "n": 2, "stream": stream}).encode()
+        sent: list[Any] = []
+        gone = asyncio.Event()
+        given = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal given
+            if not given:
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST", "http_version": "1.1",
+            "path": "/v1/completions", "query_string": b"", "headers": [(b"content-type", b"application/json")],
+        }  # fmt: skip
+        answering = asyncio.create_task(app(scope, receive, send))
+        await asyncio.wait_for(engine.begun.wait(), 5)
+        assert len(engine.streams) == 4
+        assert lender.lent == 1
+        engine.streams[1].push(Token(40))
+        while stream and len(sent) < 2:
+            await asyncio.sleep(0.01)
+        if end == "the client goes":
+            gone.set()
+        else:
+            engine.streams[2].end(None, EngineError("too warm"))
+        await asyncio.wait_for(answering, 5)
+        assert all(one.cancelled for one in engine.streams)
+        assert lender.lent == 0
+        if end == "one choice fails":
+            told = b"".join(message.get("body", b"") for message in sent)
+            assert b"too warm" in told
+            assert b"[DONE]" not in told
+
+    asyncio.run(run())
+
+
+# By OpenAI's SDK, over the network
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
+    with serving(str(REPOSITORY), cwd=folder, MODEL_DIR=str(model), ENGINES_DIR=str(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def sdk(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as sdk:
+        yield sdk
+
+
+@pytest.mark.integration
+def test_the_sdk_lists_models(sdk: openai.OpenAI) -> None:
+    listed = [model.id for model in sdk.models.list()]
+    assert "champion" in listed
+    assert sdk.models.retrieve("champion").object == "model"
+    with pytest.raises(openai.NotFoundError) as error:
+        sdk.models.retrieve("gpt-4")
+    assert error.value.code == "model_not_found"
+
+
+@pytest.mark.integration
+def test_the_sdk_completes(sdk: openai.OpenAI) -> None:
+    wanted: dict[str, Any] = {"model": "champion", "prompt": [PROMPT, "My"], "n": 2, "max_tokens": 8, "seed": 1}
+    answer = sdk.completions.create(**wanted, logprobs=2, echo=True, user="me", extra_body={"top_k": 50})
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert answer.choices[0].text.startswith(PROMPT)
+    logprobs = answer.choices[0].logprobs
+    assert logprobs
+    assert logprobs.tokens
+    assert logprobs.token_logprobs
+    assert len(logprobs.tokens) == len(logprobs.token_logprobs)
+    assert answer.usage
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert answer == sdk.completions.create(
+        **wanted, logprobs=2, echo=True, extra_body={"top_k": 50}
+    ).model_copy(update={"id": answer.id, "created": answer.created})  # fmt: skip
+    with_raw = sdk.completions.with_raw_response.create(**wanted)
+    assert with_raw.headers["x-model-version"] == answer.model
+
+
+@pytest.mark.integration
+def test_the_sdk_streams_with_usage(sdk: openai.OpenAI) -> None:
+    wanted: dict[str, Any] = {"model": "champion", "prompt": PROMPT, "max_tokens": 16, "seed": 1}
+    whole = sdk.completions.create(**wanted)
+    parts = list(sdk.completions.create(**wanted, stream=True, stream_options={"include_usage": True}))
+    assert "".join(choice.text for part in parts for choice in part.choices) == whole.choices[0].text
+    assert parts[-1].usage == whole.usage
+    assert parts[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+@pytest.mark.integration
+def test_the_sdk_is_told_what_is_wrong(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="not supported by this service") as error:
+        sdk.completions.create(model="champion", prompt=PROMPT, suffix="x")
+    assert error.value.param == "suffix"
+    with pytest.raises(openai.NotFoundError) as unknown:
+        sdk.completions.create(model="gpt-4", prompt=PROMPT)
+    assert unknown.value.param == "model"
+
+
+@pytest.mark.integration
+def test_the_asynchronous_sdk_writes_many_at_once_as_each_alone(server: Server) -> None:
+    async def run() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused") as sdk:
+            calls = [
+                sdk.completions.create(model="champion", prompt=PROMPT, seed=seed, max_tokens=20)
+                for seed in (1, 2, 3, 1, 2, 3)
+            ]
+            return [answer.choices[0].text for answer in await asyncio.gather(*calls)]
+
+    written = asyncio.run(run())
+    assert written[:3] == written[3:]
+    assert len(set(written)) == 3

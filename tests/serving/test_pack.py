@@ -1,0 +1,259 @@
+"""`python -m serving.pack`: one whole bento for each version of the model, or none and a sentence."""
+
+import ast
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import httpx
+import pytest
+from packaging.requirements import Requirement
+
+from pipeline.registry import Registry, Version, content_version
+from tests.serving.conftest import PROMPT, environment, serving
+
+pytestmark = pytest.mark.integration
+
+OPTIONAL = {"ctranslate2", "vllm"}  # engines that are taken where somebody installed them
+PAUSE = """
+import os, pathlib, time
+pathlib.Path(os.environ["STARTED"]).write_text(str(os.getpid()))
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let BentoML's store, the registry's too, be a folder of the test's own."""
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def start(*arguments: str, cwd: Path, **more: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "serving.pack", *arguments]
+    out = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment(**more), **out)
+
+
+def pack(*arguments: str, cwd: Path) -> str:
+    """Return the sentence that a command ends with."""
+    process = start(*arguments, cwd=cwd)
+    out, error = process.communicate(timeout=120)
+    assert (process.returncode, error) == (0, "")
+    return out.strip()
+
+
+def refusal(*arguments: str, cwd: Path, home: Path) -> str:
+    """Return the one sentence of a command that fails, and see that it left nothing."""
+    process = start(*arguments, cwd=cwd)
+    out, error = process.communicate(timeout=120)
+    assert (process.returncode, out, error.count("\n")) == (2, "", 1), error
+    assert bentos(home) == []
+    assert not list((home / "packing").glob("new-*"))
+    return error
+
+
+def bentos(home: Path) -> list[str]:
+    return sorted(path.name for path in home.glob("bentos/gpt2/*/"))
+
+
+def promote(checkout: Path, model: Path) -> Version:
+    new = Registry(checkout).add(model, {}, {})
+    champion = Registry(checkout).champion()
+    Registry(checkout).move(new, expected=champion.tag if champion else None, action="promote", why="it is better")
+    return new
+
+
+def another(model: Path, folder: Path) -> Path:
+    """Return a model that differs from `model` in what it was trained on."""
+    shutil.copytree(model, folder)
+    (folder / "manifest.json").write_text('{"data": "1"}', encoding="utf-8")
+    return folder
+
+
+def imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def required(requirements: Path) -> set[str]:
+    """Return the packages that come with the requirements, at the versions that are installed here."""
+    found: set[str] = set()
+    lines = requirements.read_text(encoding="utf-8").splitlines()
+    todo = [Requirement(line) for line in lines if line and line[0] not in "#-"]
+    while todo:
+        one = todo.pop()
+        name = re.sub(r"[-_.]+", "-", one.name).lower()
+        if name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            found.add(name)
+            todo += [Requirement(line) for line in requires(one.name) or []]
+    return found
+
+
+def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_is_gone(
+    checkout: Path, home: Path, tmp_path: Path
+) -> None:
+    version = content_version(checkout / "models" / "candidate")
+    said = pack(cwd=checkout)
+    assert said == f"packed the candidate of the last `dvc repro` as the bento gpt2:{version}"
+    bento = home / "bentos" / "gpt2" / version
+    before = (bento / "bento.yaml").read_bytes()
+    assert "is there already" in pack(cwd=checkout)
+    assert (bento / "bento.yaml").read_bytes() == before
+    assert (bentos(home), (bento.parent / "latest").read_text()) == ([version], version)
+    assert [path.name for path in (home / "packing").iterdir()] == ["lock"]
+
+    ours = {path.relative_to(checkout) for path in (checkout / "serving").rglob("*") if path.is_file()}
+    packed = {path.relative_to(bento / "src") for path in (bento / "src").rglob("*") if path.is_file()}
+    assert {path for path in packed if path.parts[0] == "serving"} == ours
+    assert Path("serving/playground.html") in ours
+    here = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in packed if path.suffix == ".py"}
+    there = {".".join(p.relative_to(checkout).with_suffix("").parts) for p in checkout.rglob("*.py")}
+    wanted = {name for path in packed if path.suffix == ".py" for name in imported(bento / "src" / path)}
+    assert (wanted & there) - here == {"pipeline.data_diff"}, "only the registry's `diff` may lack a module"
+    mine = {"pipeline", "serving", "service", *sys.stdlib_module_names, *OPTIONAL}
+    distributions = packages_distributions()
+    packages = required(bento / "env" / "python" / "requirements.txt")
+    for top in sorted({name.partition(".")[0] for name in wanted} - mine):
+        assert packages & {re.sub(r"[-_.]+", "-", one).lower() for one in distributions[top]}, top
+    constraints = (bento / "env" / "python" / "constraints.txt").read_text(encoding="utf-8")
+    pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in constraints.splitlines()}
+    assert packages - pinned <= {"setuptools"}  # which `pip freeze` leaves out
+
+    dockerfile = (bento / "env" / "docker" / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    assert [line for line in dockerfile if line.startswith("ENV BENTOML_HOME=")][-1] == "ENV BENTOML_HOME=/tmp/bentoml"
+    assert [line.split(" ")[0] for line in dockerfile if "/readyz" in line] == ["HEALTHCHECK"]
+    assert [line for line in dockerfile if line.startswith("USER ")] == ["USER bentoml"]
+    assert not [line for line in dockerfile if "apt-get" in line or ":latest" in line]
+
+    shutil.rmtree(checkout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with serving(f"gpt2:{version}", cwd=elsewhere) as server:
+        about = httpx.get(server.url).json()
+        assert (about["why"], about["model"]) == ("packed in this bento", version)
+        assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
+
+
+def test_it_is_the_champion_before_the_candidate_or_the_version_that_is_named(
+    checkout: Path, home: Path, model: Path, tmp_path: Path
+) -> None:
+    old = promote(checkout, another(model, tmp_path / "old"))
+    assert pack(cwd=checkout) == f"packed the champion as the bento gpt2:{old.version}"
+    newest = promote(checkout, model)
+    assert pack("previous", cwd=checkout).startswith(f"the bento gpt2:{old.version} is there already: ")
+    assert pack(newest.version[:6], cwd=checkout) == (
+        f"packed the version {newest.version} as the bento gpt2:{newest.version}"
+    )
+    assert bentos(home) == sorted([old.version, newest.version])
+    for version in (old, newest):
+        assert content_version(home / "bentos" / "gpt2" / version.version / "src/models/candidate") == version.version
+
+
+def test_a_model_that_is_missing_linked_or_damaged_is_refused_with_a_sentence_and_nothing_is_left(
+    checkout: Path, home: Path, model: Path, tmp_path: Path
+) -> None:
+    candidate = checkout / "models" / "candidate"
+    weights = candidate / "model.safetensors"
+    assert "there is no version '0123'" in refusal("0123", cwd=checkout, home=home)
+    os.truncate(weights, 5000)
+    assert "model.safetensors is damaged (" in refusal(cwd=checkout, home=home)
+    weights.unlink()
+    weights.symlink_to(model / "model.safetensors")
+    assert "a link would dangle in the bento" in refusal(cwd=checkout, home=home)
+    weights.unlink()
+    assert "models/candidate lacks model.safetensors; make one with `dvc repro`" in refusal(cwd=checkout, home=home)
+    champion = promote(checkout, model)
+    with (champion.folder / "model.safetensors").open("r+b") as content:
+        content.seek(-1, os.SEEK_END)
+        content.write(b"?")
+    assert "model.safetensors does not hold what was added" in refusal(cwd=checkout, home=home)
+    (checkout / "registry" / "champion.json").write_text("{", encoding="utf-8")
+    assert "champion.json: is damaged" in refusal(cwd=checkout, home=home)
+
+
+def test_code_that_does_not_start_is_refused_with_what_bentoml_says_of_it(checkout: Path, home: Path) -> None:
+    (checkout / "params.yaml").write_text("base: starter\n", encoding="utf-8")
+    promoted = refusal("candidate", cwd=checkout, home=home)
+    assert promoted.startswith("error: `bentoml build` made no bento: ")
+    assert "params.yaml: service: missing" in promoted
+
+
+def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, home: Path) -> None:
+    assert pack(cwd=checkout).startswith("packed ")
+    [version] = bentos(home)
+    bento = home / "bentos" / "gpt2" / version
+    with (checkout / "serving" / "errors.py").open("a", encoding="utf-8") as code:
+        code.write("# changed\n")
+    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged or of other code")
+    assert (bento / "src" / "serving" / "errors.py").read_text(encoding="utf-8").endswith("# changed\n")
+    (bento / "bento.yaml").unlink()  # as in a killed `bentoml build`
+    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged or of other code")
+    assert (bento / "bento.yaml").is_file()
+
+
+def test_killed_while_building_it_leaves_no_bento_and_the_next_waits_for_its_build_to_end_and_cleans_up(
+    checkout: Path, home: Path, tmp_path: Path
+) -> None:
+    started = tmp_path / "started"
+    service = (checkout / "service.py").read_text(encoding="utf-8")
+    (checkout / "service.py").write_text(service + PAUSE, encoding="utf-8")
+    killed = start(cwd=checkout, STARTED=str(started))
+    while not (started.is_file() and started.read_text()):
+        assert killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate()
+    (checkout / "service.py").write_text(service, encoding="utf-8")
+    left = list((home / "packing").glob("new-*"))
+    assert (len(left), bentos(home)) == (1, [])
+
+    following = start(cwd=checkout)
+    assert following.stderr is not None
+    assert following.stderr.readline() == "another bento is being packed; waiting for it\n"
+    assert left[0].is_dir()
+    os.kill(int(started.read_text()), signal.SIGKILL)
+    out, _ = following.communicate(timeout=120)
+    assert out.startswith("packed ")
+    assert len(bentos(home)) == 1
+    assert not left[0].exists()
+
+
+def test_of_two_at_once_one_packs_and_the_other_finds_the_bento_there(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / ".bentoml"))  # hidden: `bentoml build` works in no such place
+    both = [start(cwd=checkout) for _ in range(2)]
+    said = sorted(one.communicate(timeout=120)[0].split(" ")[0] for one in both)
+    assert said == ["packed", "the"]
+    assert len(bentos(tmp_path / ".bentoml")) == 1
+
+
+def test_a_retraining_packs_its_version_or_says_why_it_cannot(
+    checkout: Path, home: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.retrain import _pack
+
+    monkeypatch.chdir(checkout)
+    monkeypatch.delenv("MODEL_DIR", raising=False)
+    new = promote(checkout, model)
+    state = _pack.fn(new.version)
+    assert (state.name, state.message) == (
+        "Completed",
+        f"packed the version {new.version} as the bento gpt2:{new.version}",
+    )
+    (new.folder / "config.json").unlink()
+    state = _pack.fn(new.version)
+    assert state.name == "Failed"
+    assert state.message.startswith("the version was promoted, but no bento could be made of it: text-generator:")
