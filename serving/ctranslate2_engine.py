@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import psutil
+from tokenizers import Tokenizer
 
 from serving import model_folder
-from serving.engine import EngineError, FinishReason, Sampling, Stream, Token, Tokenizer
+from serving.engine import EngineError, FinishReason, Sampling, Stream, Token
 from serving.errors import ApiError
 from serving.transformers_engine import tokenizer_of
 

@@ -9,10 +9,11 @@ from typing import Any
 import psutil
 import tokenizers
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from serving.engine import EngineError, Tokenizer
+from serving.engine import EngineError
 
 _SPARE_MEMORY = 256 * 2**20  # bytes left to the rest of the machine when a text is let in
 _CACHES = ("past_key_values", "cache_params", "state")  # what architectures call the cache that they return

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from tokenizers import Tokenizer
 
-from serving.engine import EngineError, Sampling, Stream, Token, Tokenizer
+from serving.engine import EngineError, Sampling, Stream, Token
 from serving.limits import LIMITS
 from serving.transformers_engine import tokenizer_of
 
