@@ -31,7 +31,7 @@ serve: .venv/installed
 	bentoml serve
 
 bento: .venv/installed
-	bentoml build
+	python -m serving.pack
 
 check: .venv/installed
 	ruff check .

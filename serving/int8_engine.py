@@ -15,7 +15,8 @@ import psutil
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
+
+from serving.transformers_engine import tokenizer_of
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # of the caches that texts of about a length share; then by 512
 _BLOCK = 32  # caches are read in multiples of so many tokens, so that sums over them are split alike for every length
@@ -109,13 +110,8 @@ class Int8Stepper:
     def __init__(self, folder: Path) -> None:
         """Load the GPT-2 in `folder`, for which `unfit` must have found nothing."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer, self.start, self.end = tokenizer_of(folder)
         self.context: int = config.get("n_positions", 1024)
-        self.end: int = config["eos_token_id"]
-        start = config.get("bos_token_id")
-        self.start: int = self.end if start is None else start
         self._heads: int = config["n_head"]
         self._width: int = config["n_embd"] // self._heads
         self._epsilon: float = config.get("layer_norm_epsilon", 1e-5)

@@ -202,5 +202,5 @@ _HEADERS = {
 def generated(example: str) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of a generation's answer beside its model: headers, and how it is streamed."""
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
-    events = {"schema": {"type": "string"}, "example": example}
+    events = {"example": example}
     return {200: {"headers": headers, "content": {"text/event-stream": events}}}

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from tokenizers import Tokenizer
+
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _CONTEXT = 4  # tokens of the prompt's end: some decoders drop a space where a text begins, and this one goes on
 
