@@ -24,8 +24,9 @@ up: .venv/installed
 why: .venv/installed
 	@python -m flows.reasons
 
+# Two at a time, with a thread each: most tests wait for a server or a stage.
 test: .venv/installed
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 serve: .venv/installed
 	bentoml serve

@@ -1,7 +1,8 @@
 """Take the pictures of the documents with Chromium.
 
 `python docs/picture.py` takes the report of a run, `python docs/picture.py ui --port 4200` Prefect's UI of a `make up`
-that is running, where a retraining ended with a verdict.
+that is running, where a retraining ended with a verdict, `python docs/picture.py playground` the playground of a
+`bentoml serve` that is running.
 """
 
 import argparse
@@ -181,13 +182,26 @@ def latest(address: str, wanted: dict[str, Any]) -> dict[str, Any]:
     return artifact
 
 
+def playground(port: int) -> None:
+    """Write the picture of the playground: all models of the service that runs, side by side at one seed."""
+    with browser() as page:
+        page.open(f"http://127.0.0.1:{port}/playground", has("engine"), UI_WIDTH, 900)
+        page.value("document.querySelectorAll('#names input').forEach(box => { box.checked = true; })")
+        page.click("Run")
+        page.wait("document.querySelector('#state').textContent === 'Done.'")
+        (DOCS / "playground.png").write_bytes(page.picture())
+
+
 def main() -> None:
     """Write the pictures; exits with a sentence where there is no page, no browser or no picture."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("of", nargs="?", choices=("report", "ui"), default="report")
-    parser.add_argument("--port", type=int, default=4200, help="of the UI (default: %(default)s)")
+    parser.add_argument("of", nargs="?", choices=("report", "ui", "playground"), default="report")
+    parser.add_argument("--port", type=int, help="of the UI (default: 4200) or the service (default: 3000)")
     given = parser.parse_args()
-    ui(given.port) if given.of == "ui" else report()
+    if given.of == "report":
+        report()
+    else:
+        ui(given.port or 4200) if given.of == "ui" else playground(given.port or 3000)
 
 
 if __name__ == "__main__":

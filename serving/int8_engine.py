@@ -20,6 +20,7 @@ from serving.transformers_engine import tokenizer_of
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # of the caches that texts of about a length share; then by 512
 _BLOCK = 32  # caches are read in multiples of so many tokens, so that sums over them are split alike for every length
+_KEPT_MEMORY = 2**26  # bytes of a cache that nobody uses: making it again would cost the next text's first token
 _SPARE_MEMORY = 256 * 2**20  # bytes left to the rest of the machine when a cache grows
 _ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 
@@ -157,7 +158,7 @@ class Int8Stepper:
     def _grow(self, pool: _Pool) -> None:
         """Make room for twice as many texts."""
         old = pool.cache.shape[2] if pool.cache is not None else 0
-        new = max(4, 2 * old)
+        new = max(1, 2 * old)
         shape = (len(self._layers), 2, new, self._heads, pool.capacity, self._width)
         if 4 * math.prod(shape) > psutil.virtual_memory().available - _SPARE_MEMORY:
             raise MemoryError
@@ -171,7 +172,7 @@ class Int8Stepper:
         """Let go of a row; see `Stepper.close`."""
         row.pool.used.discard(row.at)
         row.pool.free.append(row.at)
-        if not row.pool.used:
+        if not row.pool.used and row.pool.cache is not None and row.pool.cache.nbytes > _KEPT_MEMORY:
             row.pool.cache = None
             row.pool.free.clear()
 

@@ -53,7 +53,8 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
     # A group a top_k, so that equal logits are ordered as they are when the text is alone.
     for top_k in {draws[at].sampling.top_k for at in sampled}:
         rows = [at for at in sampled if draws[at].sampling.top_k == top_k]
-        for at, token in zip(rows, _sample(logits[rows], [draws[at] for at in rows], top_k), strict=True):
+        theirs = logits if len(rows) == len(draws) else logits[rows]
+        for at, token in zip(rows, _sample(theirs, [draws[at] for at in rows], top_k), strict=True):
             ids[at] = token
     wanted = [at for at, one in enumerate(draws) if one.sampling.logprobs is not None and finite[at]]
     reported = dict(zip(wanted, _logprobs(raw[wanted], [ids[at] for at in wanted]), strict=True)) if wanted else {}

@@ -32,6 +32,8 @@ PROMPT = "Once upon a time"
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="prometheus-")
 atexit.register(shutil.rmtree, os.environ["PROMETHEUS_MULTIPROC_DIR"])
 os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["ENGINES_DIR"] = tempfile.mkdtemp(prefix="engines-")  # a check that was made once is not made again
+atexit.register(shutil.rmtree, os.environ["ENGINES_DIR"])
 
 
 @pytest.fixture(scope="session")

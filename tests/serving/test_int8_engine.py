@@ -92,7 +92,10 @@ def test_a_place_is_used_again_without_a_trace_of_who_had_it(stepper: Int8Steppe
     stepper.close(other)
 
 
-def test_caches_are_given_back_when_nobody_uses_them(stepper: Int8Stepper) -> None:
+def test_large_caches_are_given_back_when_nobody_uses_them(
+    stepper: Int8Stepper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.int8_engine._KEPT_MEMORY", 2**20)
     rows = [stepper.open(100) for _ in range(9)]
     assert rows[0].pool.cache is not None
     for row in rows:
@@ -100,10 +103,10 @@ def test_caches_are_given_back_when_nobody_uses_them(stepper: Int8Stepper) -> No
     assert rows[0].pool.cache is None
 
 
-def test_a_text_for_which_the_memory_is_short_is_refused(stepper: Int8Stepper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_for_which_the_memory_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.int8_engine._SPARE_MEMORY", 2**60)
     with pytest.raises(MemoryError):
-        stepper.open(10)
+        Int8Stepper(STARTER).open(10)
 
 
 def test_a_seed_writes_the_same_alone_and_beside_others() -> None:

@@ -112,13 +112,13 @@ def test_a_text_is_written_token_by_token_and_says_why_it_ended() -> None:
 
 def test_a_long_prompt_is_read_in_parts_while_others_go_on_writing() -> None:
     async def work(engine: Scheduler, stepper: Counting) -> None:
-        writing = engine.submit([1, 20], greedy(50))
+        writing = engine.submit([1, 20], greedy(900))
         await writing.first.wait()
         reading = engine.submit([*range(100, 120)], greedy(1))
         assert await ids(reading) == [120]
         assert [part for step in stepper.steps[1:] for part in step if part > 1] == [8, 8, 4]
         assert all(1 in step for step in stepper.steps[1:])
-        assert len(await ids(writing)) == 50
+        assert writing.finish_reason is None
 
     with_engine(work)
 
