@@ -134,8 +134,11 @@ class Ctranslate2Engine:
         return text.stream
 
     def _refuse(self, sampling: Sampling) -> None:
-        """Raise ApiError for a setting that this engine does not have; a caller's seed the HTTP layer must refuse."""
+        """Raise ApiError for a setting that this engine does not have."""
         usual = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logprobs": None}
+        if sampling.seeded:
+            message = f"seed is not available with the engine {self.name}, which draws from random numbers of its own"
+            raise ApiError(400, message, "unsupported", "seed")
         for name, value in usual.items():
             if getattr(sampling, name) != value:
                 raise ApiError(400, f"{name} is not available with the engine {self.name}", "unsupported", name)

@@ -23,6 +23,7 @@ class Sampling:
     seed: int
     presence_penalty: float = 0.0  # OpenAI's: subtracted once from the logits of tokens that were written
     frequency_penalty: float = 0.0  # OpenAI's: likewise, for each time that it was written
+    seeded: bool = False  # whether the caller named the seed
     logprobs: int | None = None  # how many of the likeliest tokens to report with each; 0: only the token's own
 
 
@@ -132,3 +133,9 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End: requests that still run end with an EngineError; returns when the engine's memory is free."""
+
+
+def cannot(engine: Engine) -> frozenset[str]:
+    """Return the fields of a request that `engine` has no way to honour; most have none."""
+    found: frozenset[str] = getattr(engine, "cannot", frozenset())
+    return found

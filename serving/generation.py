@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from serving import seeing
-from serving.engine import EngineError, FinishReason, Sampling, Token, UnavailableError
+from serving.engine import EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
 from serving.errors import ApiError
 from serving.limits import LIMITS
 from serving.served_model import Loaded
@@ -73,11 +73,17 @@ class Job:
         """Return what an answer's headers say of it."""
         headers = {
             "X-Model-Version": self.loaded.version,
-            "X-Seed": str(self.sampling.seed),
+            "X-Data-Hash": self.loaded.data,
+            "X-Seed": self.seed,
             "X-Engine": self.loaded.engine.name,
-            "X-Prompt-Tokens": str(self.prompt_tokens),
+            "X-Prompt-Tokens": self.prompt_tokens,
         }
-        return {**headers, "X-Data-Hash": self.loaded.data} if self.loaded.data else headers
+        return {name: str(value) for name, value in headers.items() if value is not None}
+
+    @property
+    def seed(self) -> int | None:
+        """The seed it is drawn with; None where the engine has none."""
+        return None if "seed" in cannot(self.loaded.engine) else self.sampling.seed
 
     def cancel(self) -> None:
         """Want no more; without effect when it has ended."""

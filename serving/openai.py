@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar, cast
 from fastapi import APIRouter, Request, Response
 
 from serving import generation
-from serving.engine import Engine, Sampling, Token
+from serving.engine import Engine, Sampling, Token, cannot
 from serving.errors import ApiError
 from serving.generation import Job
 from serving.limits import LIMITS
@@ -152,6 +152,7 @@ class _Work:
             top_k=wanted.top_k,
             repetition_penalty=wanted.repetition_penalty,
             seed=(self._seed + choice) % 2**32,
+            seeded=wanted.seed is not None,
             presence_penalty=wanted.presence_penalty,
             frequency_penalty=wanted.frequency_penalty,
             logprobs=wanted.logprobs,
@@ -207,7 +208,7 @@ class _Work:
             choices=choices,
             usage=usage,
             data=loaded.data,
-            seed=self._seed,
+            seed=None if "seed" in cannot(loaded.engine) else self._seed,
             engine=loaded.engine.name,
         )
 

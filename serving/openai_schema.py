@@ -259,7 +259,10 @@ class Completion(BaseModel):
     choices: list[Choice]
     usage: Annotated[OpenAIUsage | None, Field(description="null in the parts of a stream")]
     data: Annotated[str | None, Field(description="The hash of the data the model was trained on, where known")]
-    seed: Annotated[int, Field(description="Of choice 0 of each prompt; choice i is written with seed + i")]
+    seed: Annotated[
+        int | None,
+        Field(description="Of choice 0; choice i is written with seed + i; null where the engine has none"),
+    ]
     engine: str
 
 

@@ -113,7 +113,7 @@ def _answer(job: Job, text: str, reason: FinishReason) -> GenerateAnswer:
         usage=Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.completion_tokens),
         model=job.loaded.version,
         data=job.loaded.data,
-        seed=job.sampling.seed,
+        seed=job.seed,
         engine=job.loaded.engine.name,
     )
 

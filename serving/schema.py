@@ -78,6 +78,7 @@ class GenerateRequest(BaseModel):
             top_k=self.top_k,
             repetition_penalty=self.repetition_penalty,
             seed=secrets.randbits(32) if self.seed is None else self.seed,
+            seeded=self.seed is not None,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
         )
@@ -100,7 +101,7 @@ class GenerateAnswer(BaseModel):
     usage: Usage
     model: Annotated[str, Field(description="The model's version")]
     data: Annotated[str | None, Field(description="The hash of the data it was trained on, where known")]
-    seed: int
+    seed: Annotated[int | None, Field(description="null where the engine has no seeds")]
     engine: str
 
 

@@ -25,7 +25,7 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline.params import Service
 from serving import model_folder, seeing
-from serving.engine import Engine, EngineError, Sampling
+from serving.engine import Engine, EngineError, Sampling, cannot
 from serving.errors import ApiError
 from serving.limits import LIMITS
 from serving.model_folder import Mark, ModelFolder
@@ -404,16 +404,17 @@ def _is_there(task: asyncio.Task[_Held]) -> bool:
 async def _try(engine: Engine) -> None:
     """Have the model write on greedily from several openings; raises _RefusedError unless what comes makes sense."""
     written = 0
+    reported = None if "logprobs" in cannot(engine) else 0
     try:
         for opening in _TRIAL:
             prompt = [engine.start, *engine.tokenizer.encode(opening, add_special_tokens=False).ids]
             wanted = min(_TRIAL_TOKENS, engine.context - len(prompt))
-            stream = engine.submit(prompt, Sampling(wanted, 0.0, 1.0, 0, 1.0, seed=0, logprobs=0))
+            stream = engine.submit(prompt, Sampling(wanted, 0.0, 1.0, 0, 1.0, seed=0, logprobs=reported))
             try:
                 async with asyncio.timeout(_TRIAL_SECONDS):
                     async for token in stream:
                         written += 1
-                        if token.logprob is None or not math.isfinite(token.logprob):
+                        if reported is not None and not (token.logprob is not None and math.isfinite(token.logprob)):
                             raise _RefusedError(f"its trial gave a log-probability of {token.logprob}: broken weights")
             finally:
                 stream.cancel()

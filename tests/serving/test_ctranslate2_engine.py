@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig
@@ -13,6 +14,8 @@ from transformers import AutoModelForCausalLM, MambaConfig
 from serving import ctranslate2_engine, engines
 from serving.engine import EngineError, Sampling, Stream
 from serving.errors import ApiError
+from serving.routes import make_app
+from serving.served_model import ServedModel
 
 pytest.importorskip("ctranslate2", reason="an optional package")
 from serving.ctranslate2_engine import Ctranslate2Engine
@@ -155,6 +158,31 @@ def test_what_it_cannot_do_is_refused_by_name(engine: Ctranslate2Engine, name: s
     with pytest.raises(ApiError, match=f"{name} is not available with the engine ctranslate2") as found:
         engine.submit(PROMPTS[0], replace(GREEDY, **{name: value}))
     assert (found.value.status, found.value.param) == (400, name)
+
+
+def test_behind_http_a_seed_is_refused_and_an_answer_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(folder))
+    served = ServedModel(folder.parent, lambda model: engines.make(model, "ctranslate2"))
+
+    async def ask() -> None:
+        following = asyncio.create_task(served.run())
+        await served.settled(60)
+        transport = httpx.ASGITransport(make_app("gpt2", served))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            body = {"prompt": "Once upon a time", "max_new_tokens": 4}
+            answer = await client.post("/generate", json=body)
+            assert (answer.status_code, answer.json()["seed"]) == (200, None)
+            assert "x-seed" not in answer.headers
+            refused = await client.post("/generate", json={**body, "seed": 1})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
+            completion = {"model": "champion", "prompt": "Once upon a time", "max_tokens": 4}
+            assert (await client.post("/v1/completions", json=completion)).json()["seed"] is None
+            refused = await client.post("/v1/completions", json={**completion, "seed": 1})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "seed")
+        following.cancel()
+        await served.close()
+
+    asyncio.run(ask())
 
 
 def test_numbers_that_are_no_tokens_are_refused(engine: Ctranslate2Engine) -> None:
