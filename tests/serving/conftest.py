@@ -28,10 +28,7 @@ CONTEXT = 64  # of `tiny_gpt2`
 DATA = "0" * 64
 PROMPT = "Once upon a time"
 
-# Before the first import of bentoml: it keeps its counters there, and asks once whether it may report.
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="prometheus-")
-atexit.register(shutil.rmtree, os.environ["PROMETHEUS_MULTIPROC_DIR"])
-os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+os.environ["BENTOML_DO_NOT_TRACK"] = "True"  # it asks once
 os.environ["ENGINES_DIR"] = tempfile.mkdtemp(prefix="engines-")  # a check that was made once is not made again
 atexit.register(shutil.rmtree, os.environ["ENGINES_DIR"])
 
