@@ -120,11 +120,14 @@ class Int8Stepper:
         found = load_file(folder / "model.safetensors")
         weights = {name.removeprefix("transformer."): tensor for name, tensor in found.items()}
 
+        def kept(name: str) -> torch.Tensor:
+            return weights[name].to(torch.float32, copy=True)  # a copy, lest the whole file stay in memory
+
         def linear(name: str) -> _Linear:
-            return _Linear(weights.pop(f"{name}.weight").float().t(), weights[f"{name}.bias"].float())
+            return _Linear(weights[f"{name}.weight"].float().t(), kept(f"{name}.bias"))
 
         def norm(name: str) -> tuple[torch.Tensor, torch.Tensor]:
-            return weights[f"{name}.weight"].float(), weights[f"{name}.bias"].float()
+            return kept(f"{name}.weight"), kept(f"{name}.bias")
 
         self._layers = [
             _Layer(
@@ -138,8 +141,8 @@ class Int8Stepper:
             for n in range(config["n_layer"])
         ]
         self._norm = norm("ln_f")
-        self._tokens = weights["wte.weight"].float()
-        self._positions = weights["wpe.weight"].float()
+        self._tokens = kept("wte.weight")
+        self._positions = kept("wpe.weight")
         self._head = _Linear(self._tokens, None)
         self._pools: dict[int, _Pool] = {}
 

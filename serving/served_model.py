@@ -343,6 +343,7 @@ class ServedModel:
                 raise _RefusedError(f"{folder.path} does not hold {folder.version}, but {version}: a file was changed")
             data = model_folder.data_hash(folder.path)
             engine = self._make_engine(folder.path)
+            _give_memory_back()  # what loading, converting and checking needed: a third of the process for GPT-2
         except _RefusedError:
             raise
         except Exception as error:
