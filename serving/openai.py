@@ -2,10 +2,11 @@
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from fastapi import APIRouter, Request, Response
 
@@ -28,6 +29,9 @@ from serving.schema import errors_of, generated
 from serving.served_model import Loaded, ServedModel
 from serving.streaming import EventStream, UntilAnswered, begun, unless_gone
 
+if TYPE_CHECKING:
+    from serving.scoring import Scorer  # torch, which BentoML's master has no use for
+
 _LEAST_TOP_P = 1e-9  # OpenAI's may be 0, which leaves the likeliest token alone, as this does
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
@@ -41,8 +45,7 @@ data: [DONE]
 
 _T = TypeVar("_T")
 
-# One thread: scoring takes all cores for a while, and what has not begun can be taken back.
-_scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+_scoring = threading.Lock()  # one at a time: scoring takes all cores for a while
 
 
 def router(served: ServedModel) -> APIRouter:
@@ -90,6 +93,22 @@ def _model(name: str) -> Model:
     return Model(id=name, created=0, owned_by="fresh-gpt2")
 
 
+async def _score(scorer: "Scorer", ids: list[int], top: int) -> list[Token]:
+    """Return what `scorer` says, from a thread that ends: one that stayed would slow the engine, see Scheduler."""
+    gone = threading.Event()
+
+    def score() -> list[Token]:
+        with _scoring:
+            return [] if gone.is_set() else scorer.score(ids, top)
+
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, score)
+    finally:
+        gone.set()
+        thread.shutdown(wait=False)
+
+
 class _Prompt:
     """A prompt, and what the model itself thinks of its tokens."""
 
@@ -116,8 +135,7 @@ class _Prompt:
         async with self._lock:  # the choices of a prompt share them
             if self._scored is None:
                 scorer = await served.scorer(loaded)
-                loop = asyncio.get_running_loop()
-                scored = await loop.run_in_executor(_scoring, scorer.score, self.ids, top)
+                scored = await _score(scorer, self.ids, top)
                 self._scored = scored[-len(self.given) :]
         return self._scored
 

@@ -433,7 +433,8 @@ def _make_scorer(folder: Path, version: str) -> "Scorer":
     from serving.scoring import Scorer
 
     try:
-        return Scorer(folder)
+        with ThreadPoolExecutor(max_workers=1) as thread:  # ends: one that stayed would slow the engine, see Scheduler
+            return thread.submit(Scorer, folder).result()
     except Exception as error:
         logger.exception("the scorer of the model in %s did not load", folder)
         raise _RefusedError(f"the model {version} did not load for scoring: {_first_line(error)}") from None

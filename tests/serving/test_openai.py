@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -130,6 +132,15 @@ def test_echoed_log_probabilities_are_the_models_own(client: TestClient, tokeniz
         assert list(top.values())[:3] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
         assert top[token] == logprob
         assert 3 <= len(top) <= 4
+
+
+def test_scoring_leaves_no_thread_behind_that_would_slow_the_engine(client: TestClient) -> None:
+    complete(client, echo=True, max_tokens=0, logprobs=0)
+    for _ in range(100):
+        if not (left := [thread.name for thread in threading.enumerate() if thread.name.startswith("scoring")]):
+            break
+        time.sleep(0.05)
+    assert left == []
 
 
 def test_ids_are_echoed_as_they_were_given(client: TestClient, tokenizer: Tokenizer) -> None:
