@@ -197,6 +197,7 @@ def test_a_text_is_waiting_until_its_first_token_then_running_until_its_end() ->
 
 def test_a_swap_is_counted_and_only_the_served_version_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeing, "_served", None)
+    before = _shown()  # by other tests of this process
     swaps, refusals = value("swaps_total"), value("swap_refusals_total")
     seeing.serving("one", "int8")
     assert value("swaps_total") == swaps
@@ -206,9 +207,13 @@ def test_a_swap_is_counted_and_only_the_served_version_is_shown(monkeypatch: pyt
     assert (value("swap_refused"), value("swaps_total")) == (0, swaps)
     seeing.serving("two", "int8")
     assert value("swaps_total") == swaps + 1
-    shown = [line for line in _exposition().splitlines() if line.startswith("gpt2_model_info{")]
-    assert [line for line in shown if 'engine="int8"' in line] == ['gpt2_model_info{engine="int8",version="two"} 1.0']
+    assert _shown() - before == {'gpt2_model_info{engine="int8",version="two"} 1.0'}
     monkeypatch.setattr(seeing, "_served", ("two", "int8"))
+
+
+def _shown() -> set[str]:
+    """Return the versions that are shown as served."""
+    return {line for line in _exposition().splitlines() if line.startswith("gpt2_model_info{")}
 
 
 def _exposition() -> str:
