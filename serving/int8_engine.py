@@ -165,7 +165,10 @@ class Int8Stepper:
         shape = (len(self._layers), 2, new, self._heads, pool.capacity, self._width)
         if 4 * math.prod(shape) > psutil.virtual_memory().available - _SPARE_MEMORY:
             raise MemoryError
-        cache = torch.zeros(shape)  # zeros, for what is masked is multiplied with all the same
+        try:
+            cache = torch.zeros(shape)  # zeros, for what is masked is multiplied with all the same
+        except RuntimeError:  # torch's word for it
+            raise MemoryError from None
         if pool.cache is not None:
             cache[:, :, :old] = pool.cache
         pool.cache = cache

@@ -20,12 +20,14 @@ class Draw:
     def __init__(self, prompt: Iterable[int], sampling: Sampling) -> None:
         """Begin after `prompt`."""
         self.sampling = sampling
-        self.random = random.Random(sampling.seed)  # its numbers are the same in every version of Python
+        self._random = random.Random(sampling.seed)  # its numbers are the same in every version of Python
+        self.number = self._random.random()  # for the next token; asked again, a draw that failed gives the same
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self.written: Counter[int] = Counter()
 
     def add(self, token: int) -> None:
         """Take note of a token that was written."""
+        self.number = self._random.random()
         if self.sampling.repetition_penalty != 1:
             self.seen.add(token)
         if self.sampling.presence_penalty or self.sampling.frequency_penalty:
@@ -82,7 +84,7 @@ def _sample(logits: torch.Tensor, draws: Sequence[Draw], top_k: int) -> list[int
     """Return a token a row, drawn by the inverse of the cumulative distribution of the candidates that are left."""
     share = torch.tensor([one.sampling.top_p for one in draws])[:, None]
     divisor = torch.tensor([max(one.sampling.temperature, _SMALLEST_DIVISOR) for one in draws])[:, None]
-    numbers = torch.tensor([one.random.random() for one in draws], dtype=torch.float64)[:, None]
+    numbers = torch.tensor([one.number for one in draws], dtype=torch.float64)[:, None]
     vocabulary = logits.shape[-1]
     if 0 < top_k < vocabulary:
         values, ids = torch.topk(logits, top_k)

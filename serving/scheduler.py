@@ -175,9 +175,10 @@ class Scheduler:
                 except MemoryError:
                     if self._open:
                         return  # the places of others become free
-                    news.append(
-                        _News(text.stream, error=UnavailableError("the memory is short for a text of this length"))
-                    )
+                    error: EngineError = UnavailableError("the memory is short for a text of this length")
+                    news.append(_News(text.stream, error=error))
+                except Exception as found:
+                    news.append(_News(text.stream, error=_failed(found)))
                 else:
                     self._open.append(text)
             self._arrived.popleft()
@@ -204,8 +205,7 @@ class Scheduler:
             logits = self._stepper.step([text.row for text in texts], parts)
         except Exception as error:
             if len(texts) == 1:
-                _log(error)
-                self._end(texts[0], None, news, EngineError("the model failed on this request; the log says how"))
+                self._end(texts[0], None, news, _failed(error))
                 return
             for text in texts:  # what one of them cannot have does no harm to the others
                 self._step([text], news)
@@ -218,11 +218,10 @@ class Scheduler:
                 ready.append(at)
         if len(ready) < len(texts):
             logits = logits[ready]
-        tokens = draw(logits, [texts[at].draw for at in ready]) if ready else []
-        for at, token in zip(ready, tokens, strict=True):
+        for at, token in zip(ready, _drawn(logits, [texts[at].draw for at in ready]), strict=True):
             text = texts[at]
-            if token is None:
-                self._end(text, None, news, EngineError("the model's figures were not finite"))
+            if isinstance(token, EngineError):
+                self._end(text, None, news, token)
                 continue
             text.written += 1
             if token.id == self.end:
@@ -258,7 +257,19 @@ def _deliver(news: list[_News]) -> None:
             one.stream.end(one.reason, one.error)
 
 
-def _log(error: Exception) -> None:
-    """Log a failure without its message, which may quote a prompt."""
+def _drawn(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | EngineError]:
+    """Return the next token of each text; what one of them cannot have does no harm to the others."""
+    try:
+        tokens = draw(logits, draws) if draws else []
+    except Exception as error:
+        if len(draws) == 1:
+            return [_failed(error)]
+        return [found for at, one in enumerate(draws) for found in _drawn(logits[at : at + 1], [one])]
+    return [EngineError("the model's figures were not finite") if token is None else token for token in tokens]
+
+
+def _failed(error: Exception) -> EngineError:
+    """Return what to tell of a failure; it is logged without its message, which may quote a prompt."""
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("the engine failed on a request: %s at\n%s", type(error).__name__, where)
+    return EngineError("the model failed on this request; the log says how")

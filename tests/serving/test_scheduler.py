@@ -5,14 +5,15 @@ import gc
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from serving.engine import EngineError, Sampling, Stream
+from serving.engine import EngineError, Sampling, Stream, Token
+from serving.sampling import Draw, draw
 from serving.scheduler import Scheduler
 
 END = 0
@@ -180,6 +181,30 @@ def test_a_text_on_which_the_model_fails_ends_alone_and_the_log_has_nothing_of_i
     with_engine(work)
     assert "RuntimeError" in caplog.text
     assert PRIVATE not in caplog.text
+
+
+def test_a_draw_that_fails_ends_its_own_text_alone_and_others_keep_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
+        if any(one.sampling.top_k == POISON for one in draws):
+            raise RuntimeError("can't allocate memory")
+        return draw(logits, draws)
+
+    drawn = Sampling(12, 1.5, 1.0, 0, 1.0, seed=4)
+
+    async def alone(engine: Scheduler, _: Counting) -> list[int]:
+        return await ids(engine.submit([1, 20], drawn))
+
+    async def beside(engine: Scheduler, stepper: Counting) -> list[int]:
+        stepper.gate.clear()
+        good, bad = engine.submit([1, 20], drawn), engine.submit([1, 20], replace(drawn, top_k=POISON))
+        stepper.gate.set()
+        with pytest.raises(EngineError, match="failed on this request"):
+            await ids(bad)
+        return await ids(good)
+
+    expected = with_engine(alone)
+    monkeypatch.setattr("serving.scheduler.draw", fails)
+    assert with_engine(beside) == expected
 
 
 def test_without_memory_for_another_text_it_waits_and_one_that_never_fits_is_told() -> None:
