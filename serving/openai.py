@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
@@ -121,7 +121,7 @@ class _Prompt:
             self.given: list[int] = engine.tokenizer.encode(given, add_special_tokens=False).ids
         else:
             self.given = given
-            unknown = next((token for token in given if _vocabulary(engine).id_to_token(token) is None), None)
+            unknown = next((token for token in given if engine.tokenizer.id_to_token(token) is None), None)
             if unknown is not None:
                 message = f"prompt: {unknown} is not the id of a token of this model"
                 raise ApiError(400, message, code="unknown_token", param="prompt")
@@ -294,17 +294,6 @@ async def _merged(parts: Sequence[AsyncIterator[_T]]) -> AsyncIterator[_T]:
         await asyncio.gather(*reading, finished, return_exceptions=True)
 
 
-class _Vocabulary(Protocol):
-    """A further part of `tokenizers.Tokenizer`."""
-
-    def id_to_token(self, id: int) -> str | None:  # noqa: A002 - the library's name
-        """Return a token as it stands in the vocabulary; None where there is none."""
-
-
-def _vocabulary(engine: Engine) -> _Vocabulary:
-    return cast(_Vocabulary, engine.tokenizer)
-
-
 def _byte_of_letter() -> dict[str, int]:
     """Return which byte each letter of a byte-level vocabulary stands for.
 
@@ -373,7 +362,7 @@ class _Listing:
     def _spelled(self, token: int) -> str:
         """Return a token's text; of one without whole characters its bytes, in OpenAI's way."""
         text = self._text([token])
-        letters = _vocabulary(self._engine).id_to_token(token)
+        letters = self._engine.tokenizer.id_to_token(token)
         if _HALF not in text or letters is None or not all(letter in _BYTES for letter in letters):
             return text
         if letters.isascii():  # other tokenizers' way to name a byte: <0xE2>
