@@ -76,11 +76,18 @@ class Up:
         return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 
     def part(self, words: str) -> psutil.Process:
-        """Return the process, not its guardian, whose command line has these words."""
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        lines = {child: " ".join(child.cmdline()) for child in family}
-        [found] = [child for child, line in lines.items() if words in line and "child.py" not in line]
-        return found
+        """Return the process, not its guardian, whose command line has these words, once it runs."""
+        found: list[psutil.Process] = []
+
+        def it_runs() -> bool:
+            family = {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
+            lines = [(one, " ".join(one.info["cmdline"] or [])) for one in psutil.process_iter(["cmdline"])]
+            found[:] = [one for one, line in lines if one.pid in family and words in line and "child.py" not in line]
+            return bool(found)
+
+        assert within(30, it_runs), f"nothing runs {words}"
+        [one] = found
+        return one
 
     def end(self) -> None:
         """End it by force if a test left it."""
@@ -366,9 +373,8 @@ def test_a_server_that_is_killed_is_started_again_and_the_worker_stays(first: Up
     third = Up(folder, "--no-service")
     try:
         third.wait_until("all is up")
-        assert within(20, lambda: any("worker" in psutil.Process(one).cmdline() for one in third.family()))
-        family, worker = third.family(), third.part("prefect worker start")
-        server = third.part("flows.server:app")
+        worker, server = third.part("prefect worker start"), third.part("flows.server:app")
+        family = third.family()
         server.kill()
         third.wait_until("the server was ended by SIGKILL, and is started again; what runs goes on; see")
         assert within(60, lambda: _answers(third))
