@@ -64,6 +64,7 @@ class Guarded(bentoml.Service[Any]):
         """Wrap the whole app: middleware that is added to a service sits inside of what answers 404 and 504."""
         self.add_asgi_middleware(seeing.Unseen)
         inner: Any = super().to_asgi(is_main)
+        seeing.trace_whole_requests(inner)
         guarded = errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds))
         return seeing.Seen(guarded, inner.routes)
 

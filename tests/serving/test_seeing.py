@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
 from fastapi import APIRouter, FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
@@ -266,29 +271,40 @@ print(BentoMLContainer.metrics_client.get().generate_latest().decode())
 # Traces
 
 
-def test_the_span_of_a_text_says_version_and_tokens_and_belongs_to_its_request(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from bentoml._internal.configuration.containers import BentoMLContainer
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """The spans that BentoML's provider was given."""
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     monkeypatch.setattr(BentoMLContainer.tracer_provider, "get", lambda: provider)
+    return kept
 
+
+def test_the_service_makes_one_span_a_request_and_none_for_each_message_of_it(
+    client: TestClient, spans: InMemorySpanExporter
+) -> None:
+    import service
+
+    gpt2: Any = service.Gpt2
+    again = TestClient(gpt2.to_asgi(), "http://localhost")  # `client` has loaded its model, and registered its metrics
+    body = {"prompt": "a", "max_new_tokens": 5, "stream": True}
+    with BentoMLContainer.metrics_client.patch(MagicMock()), again.stream("POST", "/generate", json=body) as answer:
+        assert len(list(answer.iter_lines())) > 5
+    assert [span.name for span in spans.get_finished_spans()] == ["text_completion", "POST /generate"]
+
+
+def test_the_span_of_a_text_says_version_and_tokens_and_belongs_to_its_request(spans: InMemorySpanExporter) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         text = seeing.Writing("v1", 7)
         text.wrote(2)
         text.end("length")
 
-    with provider.get_tracer("bentoml").start_as_current_span("POST /generate"):
+    with BentoMLContainer.tracer_provider.get().get_tracer("bentoml").start_as_current_span("POST /generate"):
         token = seeing._visit.set(seeing.Visit("id-1"))
         asyncio.run(seeing.Unseen(app)({"type": "http", seeing._REAL: {"path": "/"}}, None, None))  # type: ignore[arg-type]
         seeing._visit.reset(token)
-    text, request = kept.get_finished_spans()
+    text, request = spans.get_finished_spans()
     assert dict(text.attributes or {}) == {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.request.model": "v1",
