@@ -55,7 +55,6 @@ class Stream:
         """Wait for tokens on the running loop."""
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
-        self.first = asyncio.Event()  # set with the first token, or the end
         self._loop = asyncio.get_running_loop()
         self._tokens: deque[Token] = deque()
         self._error: EngineError | None = None
@@ -71,18 +70,19 @@ class Stream:
         """Add a token."""
         self._tokens.append(token)
         self._news.set()
-        self.first.set()
 
     def end(self, reason: FinishReason | None, error: EngineError | None = None) -> None:
-        """End it: with a reason, or with an error."""
+        """End it: with a reason, or with an error. What comes after an end changes nothing."""
+        if self._ended:
+            return
         self.finish_reason = reason
         self._error = error
         self._ended = True
         self._news.set()
-        self.first.set()
 
-    def taken(self) -> list[Token]:
-        """Return the tokens that are there already, and go on after them."""
+    async def some(self) -> list[Token]:
+        """Return the tokens since the last call, at least one; none when the stream has ended."""
+        await self._any()
         tokens = list(self._tokens)
         self._tokens.clear()
         return tokens
@@ -97,14 +97,20 @@ class Stream:
 
     async def __anext__(self) -> Token:
         """Return the next token."""
+        await self._any()
+        if not self._tokens:
+            raise StopAsyncIteration
+        return self._tokens.popleft()
+
+    async def _any(self) -> None:
+        """Return when there are tokens, or never will be; raises what the stream ended with."""
         while not self._tokens:
             if self._error:
                 raise self._error
             if self._ended:
-                raise StopAsyncIteration
+                return
             self._news.clear()
             await self._news.wait()
-        return self._tokens.popleft()
 
 
 class Engine(Protocol):

@@ -12,6 +12,10 @@ from serving.served_model import Loaded
 from serving.text import Writer
 
 
+class _LateError(EngineError):
+    """Time is up; the text says how much it was."""
+
+
 @dataclass(frozen=True)
 class Piece:
     """What came of a text since the piece before."""
@@ -37,7 +41,9 @@ class Job:
         self._writer = Writer(loaded.engine.tokenizer, prompt, stop)
         self._stream = loaded.engine.submit(prompt, sampling)
         self._seen = seeing.Writing(loaded.version, len(prompt))
-        self._began = asyncio.get_running_loop().time()
+        self._began = self._stream.loop.time()
+        # One timer, moved on when there is a first token: one for each token would cost a tenth of handling it.
+        self._timer = self._end_in(min(LIMITS.first_token_seconds, LIMITS.timeout))
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """Yield pieces as they come; tokens that are there already become one."""
@@ -87,24 +93,30 @@ class Job:
 
     def cancel(self) -> None:
         """Want no more; without effect when it has ended."""
+        self._timer.cancel()
         self._stream.cancel()
         self._seen.end("cancelled")
 
+    def _end_in(self, seconds: float) -> asyncio.TimerHandle:
+        """End the stream when so many seconds have passed since the beginning."""
+        return self._stream.loop.call_at(self._began + seconds, self._stream.end, None, _LateError(f"{seconds:g} s"))
+
     async def _next(self) -> list[Token]:
         """Return the tokens since the last call, at least one; none when the stream has ended."""
-        seconds = LIMITS.timeout if self.completion_tokens else min(LIMITS.first_token_seconds, LIMITS.timeout)
         try:
-            async with asyncio.timeout_at(self._began + seconds):
-                token = await anext(self._stream, None)
-        except TimeoutError:
+            tokens = await self._stream.some()
+        except _LateError as late:
             what = "the text was not finished" if self.completion_tokens else "nothing was written"
-            message = f"{what} within {seconds:g} s; ask for fewer tokens, or come back when there is less to do"
+            message = f"{what} within {late}; ask for fewer tokens, or come back when there is less to do"
             raise ApiError(504, message, code="timeout") from None
         except UnavailableError as error:
             raise ApiError(503, str(error), code="unavailable", headers={"Retry-After": "5"}) from None
         except EngineError as error:
             raise ApiError(500, str(error), code="engine_error") from None
-        return [] if token is None else [token, *self._stream.taken()]
+        if not self.completion_tokens:
+            self._timer.cancel()
+            self._timer = self._end_in(LIMITS.timeout)
+        return tokens
 
     def _ended(self) -> FinishReason:
         """Return why the stream ended; the end token counts as written."""

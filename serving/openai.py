@@ -27,7 +27,7 @@ from serving.openai_schema import (
 )
 from serving.schema import errors_of, generated
 from serving.served_model import Loaded, ServedModel
-from serving.streaming import EventStream, UntilAnswered, begun, unless_gone
+from serving.streaming import EventStream, UntilAnswered, unless_gone
 
 if TYPE_CHECKING:
     from serving.scoring import Scorer  # torch, which BentoML's master has no use for
@@ -81,7 +81,7 @@ def router(served: ServedModel) -> APIRouter:
         until_answered.callback(work.cancel)
         work.start()
         if wanted.stream:
-            return EventStream(await begun(request, work.events()), work.headers())
+            return await EventStream.begun(request, work.events(), work.headers())
         answer = await unless_gone(request, work.answer())
         headers = {**work.headers(), "X-Completion-Tokens": str(work.usage.completion_tokens)}
         return Response(answer.model_dump_json(), media_type="application/json", headers=headers)

@@ -21,7 +21,7 @@ from serving.schema import (
     generated,
 )
 from serving.served_model import ServedModel
-from serving.streaming import EventStream, UntilAnswered, begun, unless_gone
+from serving.streaming import EventStream, UntilAnswered, unless_gone
 
 _EVENTS = """data: {"text":" there was"}
 
@@ -89,7 +89,7 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
         job = generation.start(loaded, wanted.prompt, wanted.sampling(), tuple(wanted.stop or ()))
         until_answered.callback(job.cancel)
         if wanted.stream:
-            return EventStream(await begun(request, _events(job)), job.headers())
+            return await EventStream.begun(request, _events(job), job.headers())
         answer = _answer(job, *await unless_gone(request, job.text()))
         headers = {**job.headers(), "X-Completion-Tokens": str(job.completion_tokens)}
         return Response(answer.model_dump_json(), media_type="application/json", headers=headers)

@@ -15,6 +15,7 @@ from serving.errors import ApiError, log_crash, of_status
 from serving.limits import LIMITS
 
 T = TypeVar("T")
+Event = Mapping[str, Any]  # a JSON object
 
 _CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the log and the metrics have it
 _GRACE_SECONDS = 5.0  # after `timeout`, in which the error event can still be read
@@ -49,27 +50,21 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def begun(request: Request, events: AsyncIterator[T]) -> AsyncIterator[T]:
-    """Return `events` when the first of them is there: what fails before is answered with a status."""
-    first = await unless_gone(request, anext(events))
-
-    async def all_of_them() -> AsyncIterator[T]:
-        yield first
-        async for event in events:
-            yield event
-
-    return all_of_them()
-
-
 class EventStream(StreamingResponse):
     """Server-sent events, each an object as JSON; [DONE] ends them, or an `error` event in the one shape."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Mapping[str, Any]], headers: Mapping[str, str]) -> None:
-        """Answer with `events`, which `begun` gave."""
+    def __init__(self, first: Event, events: AsyncIterator[Event], headers: Mapping[str, str]) -> None:
+        """Answer with `first`, then with the rest of the `events`."""
         # Without the second one nginx would collect them.
-        super().__init__(_lines(events), headers={**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        more = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_lines(first, events), headers={**headers, **more})
+
+    @classmethod
+    async def begun(cls, request: Request, events: AsyncIterator[Event], headers: Mapping[str, str]) -> "EventStream":
+        """Answer with `events` when the first of them is there: what fails before is answered with a status."""
+        return cls(await unless_gone(request, anext(events)), events, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them; a client that does not read them is cut off, for it holds on to a model."""
@@ -78,9 +73,10 @@ class EventStream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _lines(events: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[bytes]:
+async def _lines(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
     """Yield each event as it is sent."""
     try:
+        yield _line(first)
         async for event in events:
             yield _line(event)
     except Exception as crash:
@@ -93,5 +89,8 @@ async def _lines(events: AsyncIterator[Mapping[str, Any]]) -> AsyncIterator[byte
         yield b"data: [DONE]\n\n"
 
 
-def _line(event: Mapping[str, Any]) -> bytes:
-    return f"data: {json.dumps(event, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one a call
+
+
+def _line(event: Event) -> bytes:
+    return f"data: {_encode(event)}\n\n".encode()

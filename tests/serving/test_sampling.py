@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from serving.engine import Sampling
-from serving.sampling import Draw, draw
+from serving.sampling import Draw, _least, draw
 
-VOCABULARY = 3000  # more than the number of candidates that are found without sorting
+VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
 DRAWS = 4000
 
 
@@ -47,7 +47,9 @@ def by_transformers(row: torch.Tensor, wanted: Sampling) -> torch.Tensor:
         {"temperature": 0.5},
         {"top_k": 50},
         {"top_p": 0.9},
-        {"top_p": 0.999, "temperature": 3.0},  # more candidates than are found without sorting
+        {"top_p": 0.3},
+        {"top_p": 0.999, "temperature": 3.0},
+        {"top_k": 20},
         {"top_k": 50, "top_p": 0.8, "temperature": 0.7},
         {"top_k": VOCABULARY + 1},
     ],
@@ -67,6 +69,27 @@ def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(cha
     statistic = float(((found - wanted) ** 2 / wanted.clamp(min=1e-9))[wanted > 0].sum())
     freedom = max(int((wanted > 0).sum()) - 1, 1)
     assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 4
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 46, 47, 200])
+def test_top_k_finds_the_likeliest_wherever_they_stand(top_k: int) -> None:
+    row = logits()
+    row[-VOCABULARY % 64 :] += 2  # some of them in the rest that fills no block
+    likeliest = set(row.topk(top_k).indices.tolist())
+    draws = [Draw([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
+    found = {token.id for token in draw(row.expand(DRAWS, -1), draws) if token}
+    assert found <= likeliest
+    assert len(found) > 0.8 * top_k
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.2, 0.5, 0.9, 0.9999, 1 - 1e-9])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 30.0])
+def test_top_p_finds_where_the_likeliest_that_reach_it_end(share: float, spread: float) -> None:
+    probabilities = torch.softmax(logits(spread=spread), dim=-1)
+    ordered = probabilities.sort(descending=True).values.double()
+    last = int((ordered.cumsum(dim=-1) < share * ordered.sum()).sum())
+    found = float(_least(probabilities, share))
+    assert found == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:

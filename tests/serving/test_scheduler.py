@@ -114,7 +114,7 @@ def test_a_text_is_written_token_by_token_and_says_why_it_ended() -> None:
 def test_a_long_prompt_is_read_in_parts_while_others_go_on_writing() -> None:
     async def work(engine: Scheduler, stepper: Counting) -> None:
         writing = engine.submit([1, 20], greedy(900))
-        await writing.first.wait()
+        await anext(writing)
         reading = engine.submit([*range(100, 120)], greedy(1))
         assert await ids(reading) == [120]
         assert [part for step in stepper.steps[1:] for part in step if part > 1] == [8, 8, 4]
@@ -145,7 +145,7 @@ def test_a_short_text_does_not_wait_behind_long_ones_though_the_batch_is_full() 
 def test_who_goes_away_frees_the_place_within_a_step() -> None:
     async def work(engine: Scheduler, stepper: Counting) -> None:
         gone = engine.submit([1, 20], greedy(900))
-        await gone.first.wait()
+        await anext(gone)
         stepper.gate.clear()
         gone.cancel()
         before = len(stepper.steps)
