@@ -22,6 +22,7 @@ from typing import Any
 
 import aiohttp
 import numpy as np
+import uvloop
 from tokenizers import Tokenizer
 
 from bench import harness
@@ -79,7 +80,7 @@ Ask = Callable[[Answer, int], Awaitable[None]]  # fills in the answer to the req
 
 def main() -> None:
     """Ask as the plan says and print what came of it."""
-    found = asyncio.run(follow(Plan(**json.loads(sys.argv[1]))))
+    found = uvloop.run(follow(Plan(**json.loads(sys.argv[1]))))
     sys.stdout.write("\n" + json.dumps([asdict(one) for one in found]) + "\n")
 
 

@@ -1,9 +1,10 @@
-"""A command that ends with whoever wanted it: `python child.py SECONDS COMMAND...`, with a pipe as standard input.
+"""A command that ends with whoever wanted it: `python child.py SECONDS NICENESS COMMAND...`, with a pipe as stdin.
 
 When the pipe closes, on purpose or because its other end was killed, every process of the command is told to end by
 SIGTERM, so that a trainer writes its checkpoint, and killed after SECONDS. DVC alone hears SIGINT, at which it frees
 its locks; while a stage runs it ignores that, and ends with the stage. This process leads a session of its own, so
 that a kill of its parent's process group misses it, and on Linux it adopts orphans: the whole tree stays in sight.
+NICENESS is the command's: 0 leaves all as it is, 19 takes only what nobody else wants.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import psutil
@@ -27,7 +29,9 @@ def main() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _go_on)  # unlike an ignored signal, the command does not inherit it
-    command = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL)  # noqa: S603 - it is what this is for
+    if niceness := int(sys.argv[2]):
+        _step_back(niceness)
+    command = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL)  # noqa: S603 - it is what this is for
     while command.poll() is None and not select.select([0], [], [], 0.1)[0]:
         pass
     _end_tree(command.pid, float(sys.argv[1]))
@@ -36,6 +40,15 @@ def main() -> None:
         while True:
             os.wait()  # what was adopted: it has ended, and the init of a container may not clear it away
     sys.exit(code if code >= 0 else 128 - code)
+
+
+def _step_back(niceness: int) -> None:
+    """Let others go first."""
+    os.nice(niceness)
+    group = Path("/proc/self/autogroup")  # Linux shares out between sessions first: niceness counts within one
+    if group.exists():
+        with suppress(OSError):  # it may not be ours to write in a container, whose share is set from outside
+            group.write_text(str(niceness), encoding="ascii")
 
 
 def _go_on(_number: int, _frame: FrameType | None) -> None:

@@ -37,6 +37,7 @@ from pipeline.command import MISTAKE_OF_THE_CALLER, UserError
 
 Outcome = Literal["Ran", "Skipped", "Cached"]
 
+_NICENESS = 10  # a tenth of a core's time where the service wants it too; all of it where nobody does
 _GRACE = 7.0  # seconds from SIGTERM to SIGKILL: a cancel takes up to 2 to arrive, and 10 in all
 _BAR = 5.0  # seconds between two lines of a progress bar in the log
 _LINE = 10_000  # characters of a line without an end
@@ -146,7 +147,7 @@ def reproduce(root: Path, node: str, *, force: bool, minutes: float | None, log:
     lines: deque[str] = deque(maxlen=_KEPT)
     outcome: Outcome = "Ran"
     process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", child.__file__, str(_GRACE), *dvc],
+        [sys.executable, "-P", child.__file__, str(_GRACE), str(_NICENESS), *dvc],
         cwd=root,
         env=_environment(),
         stdin=subprocess.PIPE,

@@ -62,7 +62,7 @@ class Part:
         with self.log.open("ab", buffering=0) as log:
             log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
             self._process = subprocess.Popen(  # noqa: S603 - our own commands
-                [sys.executable, "-P", child.__file__, str(patience), sys.executable, *command],
+                [sys.executable, "-P", child.__file__, str(patience), "0", sys.executable, *command],
                 cwd=root,
                 stdin=subprocess.PIPE,
                 stdout=log,

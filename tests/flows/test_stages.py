@@ -25,6 +25,9 @@ pytestmark = [
 ]
 
 
+AUTOGROUP = "/proc/self/autogroup"  # Linux's niceness of a session
+
+
 def run(node: str, log: list[str] | None = None, minutes: float | None = None, force: bool = False) -> str:
     return reproduce(Path(), node, force=force, minutes=minutes, log=(log if log is not None else []).append)
 
@@ -170,6 +173,17 @@ def test_what_a_stage_leaves_in_the_background_ends_with_it(project: Project) ->
     )
     run("validate")
     assert gone([int((project.folder / "made" / "clean.txt").read_text())])
+
+
+def test_a_stage_steps_back_for_the_service_which_shares_its_cores(project: Project) -> None:
+    told = "open('made/clean.txt', 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)) + '\\n')\n"
+    group = f"open('made/clean.txt', 'a').write(open('{AUTOGROUP}').read())"
+    project.script("validate.py", f"import os\n{told}if os.path.exists('{AUTOGROUP}'):\n    {group}\n")
+    run("validate")
+    own, *of_session = (project.folder / "made" / "clean.txt").read_text().splitlines()
+    assert int(own) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    if of_session:
+        assert of_session[0].endswith(" nice 10")
 
 
 FLOW = """
