@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import time
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -124,7 +125,7 @@ class _HttpOnly:
             await self._app(scope, receive, send)
 
 
-class _Door:
+class _Door(ABC):
     """ASGI middleware that lets a request in, or answers with the ApiError that `check` raises."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -139,8 +140,8 @@ class _Door:
                 return
         await self._app(scope, receive, send)
 
-    def check(self, scope: Scope, headers: Headers) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def check(self, scope: Scope, headers: Headers) -> None: ...
 
     async def refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         await error.answer()(scope, receive, send)
