@@ -16,6 +16,7 @@ from serving import doors, errors, model_folder, routes, seeing
 from serving.bento_image import CheckedImage
 from serving.drain import Drain
 from serving.engine import Engine
+from serving.keys import Keys
 from serving.limits import LIMITS, ROOT
 from serving.served_model import ServedModel
 
@@ -48,7 +49,9 @@ class Guarded(bentoml.Service[Any]):
     @property
     def openapi_spec(self) -> Any:
         """The specification; FastAPI's part of it is in the words of 3.1, which BentoML would call 3.0.2."""
-        return attrs.evolve(super().openapi_spec, openapi="3.1.0")
+        specification = attrs.evolve(super().openapi_spec, openapi="3.1.0")
+        serves = server_context.worker_index is not None  # a build writes it down, for whoever will have which keys
+        return doors.KeyedSpecification(specification) if serves and Keys() else specification
 
     @property
     def doc(self) -> str:

@@ -5,6 +5,7 @@
 
 import codecs
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -300,6 +301,9 @@ class Watch(Section):
     drift_rows: Count
 
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")  # as browsers send it: no path, no slash at the end
+
+
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
@@ -326,9 +330,17 @@ class Service(Section):
     allow_anonymous: bool
 
     @model_validator(mode="after")
-    def _default_within_bound(self) -> "Service":
+    def _fit_together(self) -> "Service":
+        problems = []
         if self.default_new_tokens > self.max_new_tokens:
-            raise ValueError("default_new_tokens must not be above max_new_tokens")
+            problems.append("default_new_tokens must not be above max_new_tokens")
+        if self.max_prompt_characters > self.max_body_bytes:
+            problems.append("max_prompt_characters must not be above max_body_bytes")
+        for origin in self.allow_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                problems.append(f"allow_origins: {origin!r} is no origin, such as https://app.example.com, nor *")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -901,6 +901,7 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
         say(f"warning: {damage}")
     readable = {version.tag: version for version in registry.versions()}
     made = {str(entry.to): entry for entry in registry.history() if entry.action in MOVES}
+    measured = _measured(registry)
     found: list[dict[str, Any]] = []
     rows = [["version", "state", "added", "last made champion", "figures"]]
     oldest_first = sorted(registry.tags(), key=lambda tag: readable[tag].created if tag in readable else "")
@@ -911,7 +912,7 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
             "created": readable[tag].created if tag in readable else None,
             "champion_since": made[tag].at if tag in made else None,
         }
-        figures = made[tag].figures if tag in made else {}
+        figures = measured.get(tag, {})
         found.append({**row, "figures": figures, "labels": readable[tag].labels if tag in readable else {}})
         rows.append([*map(_shown, row.values()), ", ".join(f"{key} {_shown(figures[key])}" for key in figures)])
     empty = "no versions yet; `python -m pipeline.promote` makes the first"
@@ -979,13 +980,17 @@ _COMMANDS = {
 }
 
 
+def _measured(registry: Registry) -> dict[str, dict[str, float | str | None]]:
+    """Return by tag the figures of the last time that it was judged; a rollback judges nothing."""
+    return {str(entry.to): entry.figures for entry in registry.history() if entry.action in MOVES and entry.figures}
+
+
 def _facts(registry: Registry, version: Version) -> dict[str, Any]:
     """Return all by which two versions may differ."""
-    made = [entry for entry in registry.history() if entry.to == version.tag and entry.action in ("promote", "force")]
     manifest = json.loads((version.folder / paths.MANIFEST.name).read_text(encoding="utf-8"))
     return {
         "labels": version.labels,
-        "figures": made[-1].figures if made else {},
+        "figures": _measured(registry).get(version.tag, {}),
         "metadata": version.metadata,
         "manifest": manifest,
         "files": {

@@ -9,14 +9,17 @@ import ipaddress
 import logging
 import math
 import os
+import socket
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import click
 from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from bentoml.exceptions import BentoMLException
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -70,9 +73,10 @@ def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
 
 
 def check_start(limits: Service = LIMITS) -> None:
-    """Refuse to start with wrong keys, or bound wider than this machine without any: called where `bentoml serve` runs.
+    """Refuse to start with wrong keys, bound wider than this machine without any, or on a port that is not free.
 
-    Raises BentoMLException, which BentoML prints as a sentence.
+    Called where `bentoml serve` runs. Raises BentoMLException, which BentoML prints as a sentence. Each port gets a
+    folder of metrics of its own: a start empties it, which would end those of a server that runs.
     """
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
@@ -85,16 +89,40 @@ def check_start(limits: Service = LIMITS) -> None:
     if os.environ.get("API_KEYS_FILE"):
         os.environ["API_KEYS_FILE"] = str(Path(os.environ["API_KEYS_FILE"]).absolute())  # workers run elsewhere
     host = context.params["host"] or BentoMLContainer.http.host.get()
+    port = BentoMLContainer.http.port.get() if context.params["port"] is None else context.params["port"]
     if not keys and not _anonymous(limits) and not _is_loopback(host):
         raise BentoMLException(
             f"bound to {host}, the service is open to other machines and asks for no API key: set API_KEYS or "
             "API_KEYS_FILE (`python -m serving.keys new NAME` makes a key), bind it to 127.0.0.1, or let everyone in "
             "with ALLOW_ANONYMOUS=true or `allow_anonymous: true` in section `service` of params.yaml"
         )
+    _check_port(host, port)
+    metrics = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    BentoMLContainer.prometheus_multiproc_dir.set(str(metrics.with_name(f"{metrics.name}_{port}")))
+    if not keys and not _is_loopback(host):
+        logger.warning("bound to %s without API keys: whoever reaches this machine can use the model", host)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raise BentoMLException unless it can be listened on."""
+    mend = "give another one: --port N, or BENTOML_PORT"
+    if not 0 < port < 2**16:
+        raise BentoMLException(f"port {port} is none: they go from 1 to {2**16 - 1}; {mend}")
+    with contextlib.suppress(ValueError):  # BentoML says it of a host that is no address
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        with socket.socket(family) as trying:
+            trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trying.bind((host, port))
+            except OSError as error:
+                raise BentoMLException(f"port {port} of {host} cannot be used: {error.strerror}; {mend}") from None
 
 
 def _anonymous(limits: Service) -> bool:
-    return limits.allow_anonymous or os.environ.get("ALLOW_ANONYMOUS", "").lower() == "true"
+    found = os.environ.get("ALLOW_ANONYMOUS", "false").lower()
+    if found not in ("true", "false"):
+        raise BentoMLException(f"ALLOW_ANONYMOUS is {found!r}, expected true or false")
+    return limits.allow_anonymous or found == "true"
 
 
 def _is_loopback(host: str | None) -> bool:
@@ -109,6 +137,24 @@ def _is_loopback(host: str | None) -> bool:
 
 def _is_open(path: str) -> bool:
     return path in _OPEN or path.startswith(_OPEN_BELOW)
+
+
+class KeyedSpecification:
+    """An OpenAPI specification that says that keys are asked for: so Swagger's page asks for one, too."""
+
+    def __init__(self, specification: OpenAPISpecification) -> None:
+        """Complete `specification`, whose class knows no keys."""
+        self._specification = specification
+
+    def asdict(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        told = self._specification.asdict()
+        told["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        told["security"] = [{"key": []}]
+        for path in filter(_is_open, told["paths"]):
+            for operation in told["paths"][path].values():
+                operation["security"] = []
+        return told
 
 
 class _HttpOnly:

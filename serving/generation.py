@@ -147,7 +147,8 @@ def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop:
             f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
             f"{sampling.max_new_tokens}; together they must not exceed the model's context of {engine.context} tokens"
         )
-        raise ApiError(400, message, code="context_length_exceeded", param="max_new_tokens")
+        param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
+        raise ApiError(400, message, code="context_length_exceeded", param=param)
     if engine.running + engine.waiting >= LIMITS.max_concurrency + LIMITS.max_queue:
         message = "the service has as many requests as it takes; come back later"
         raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})

@@ -86,6 +86,12 @@ def router(served: ServedModel) -> APIRouter:
         headers = {**work.headers(), "X-Completion-Tokens": str(work.usage.completion_tokens)}
         return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
+    @routes.post("/chat/completions", include_in_schema=False)
+    async def chat() -> None:
+        """Say what is here instead, to the many clients that ask for a chat first."""
+        message = "there is no chat: the model writes on from a text; POST it as `prompt` to /v1/completions"
+        raise ApiError(404, message, code="unsupported")
+
     return routes
 
 
@@ -183,7 +189,8 @@ class _Work:
             if error.code != "context_length_exceeded":
                 raise
             message = error.message.replace("max_new_tokens", "max_tokens")  # as this protocol has it
-            raise ApiError(400, message, code=error.code, param="max_tokens") from None
+            param = "prompt" if error.param == "prompt" else "max_tokens"
+            raise ApiError(400, message, code=error.code, param=param) from None
 
     def cancel(self) -> None:
         """Want no more of any choice; without effect on those that have ended."""

@@ -20,7 +20,7 @@ from bentoml._internal.bento.build_config import BentoBuildConfig, BentoPathSpec
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
-from pipeline import paths
+from pipeline import params, paths
 from pipeline.command import UserError, run, say
 from pipeline.registry import Registry, content_version
 from serving import model_folder
@@ -67,7 +67,7 @@ def pack(root: Path, name: str | None = None) -> str:
             _put(bento, place, staging)
     except OSError as error:
         raise UserError(f"no bento was made: {error.filename}: {error.strerror}") from error
-    again = " again, for the one that was there was damaged or of other code" if was_there else ""
+    again = " again, for the one that was there was damaged, or of other code or settings" if was_there else ""
     return f"packed {what} as the bento {tag}{again}"
 
 
@@ -164,7 +164,9 @@ def main() -> None:
         help="a tag, a version or the beginning of one, champion, previous, or candidate; "
         "unless given the champion, or the candidate where there is none",
     )
-    print(pack(Path().absolute(), parser.parse_args().version))  # noqa: T201
+    wanted = parser.parse_args()
+    params.load()  # says so, where this is not the project's root
+    print(pack(Path().absolute(), wanted.version))  # noqa: T201
 
 
 if __name__ == "__main__":

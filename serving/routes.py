@@ -51,6 +51,7 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             folder=str(folder.path) if folder else None,
             why=folder.why if folder else None,
             engine=loaded.engine.name if loaded else None,
+            context=loaded.engine.context if loaded else None,
             models=served.names(),
             refused=_refused(served),
             swaps=served.swaps,

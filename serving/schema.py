@@ -134,6 +134,7 @@ class About(BaseModel):
     folder: str | None
     why: Annotated[str | None, Field(description="Why this folder's model is served")]
     engine: str | None
+    context: Annotated[int | None, Field(description="How many tokens prompt and answer may have together")]
     models: Annotated[list[str], Field(description="What a request's `model` may name")]
     refused: RefusedVersion | None
     swaps: Annotated[int, Field(description="How many versions this worker has taken over since it started")]

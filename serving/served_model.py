@@ -183,7 +183,7 @@ class ServedModel:
         if self._closing:
             raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"})
         if served is None and self.status == "failed":
-            message = "the model could not be loaded; the service's log says why"
+            message = "the model could not be loaded; `GET /` says why"
             raise ApiError(503, message, code="model_failed", headers={"Retry-After": "10"})
         if served is None:
             raise ApiError(503, "the model is still being loaded", code="model_loading", headers={"Retry-After": "1"})
@@ -313,7 +313,8 @@ class ServedModel:
             self.status = "failed"
             logger.error("the model could not be loaded: %s", reason)
         else:
-            logger.error("model %s stays: %s was refused: %s", self._served.loaded.version, version, reason)
+            what = version or "what the registry names"
+            logger.error("model %s stays: %s was refused: %s", self._served.loaded.version, what, reason)
 
     def _tell_of_a_newer_candidate(self, loaded: Loaded) -> None:
         """Say in `folder` where the candidate is no longer the one that is served."""
@@ -346,6 +347,8 @@ class ServedModel:
             _give_memory_back()  # what loading, converting and checking needed: a third of the process for GPT-2
         except _RefusedError:
             raise
+        except EngineError as error:  # says all that there is to say
+            raise _RefusedError(f"the model in {folder.path} did not load: {error}") from None
         except Exception as error:
             logger.exception("the model in %s did not load", folder.path)
             raise _RefusedError(f"the model in {folder.path} did not load: {_first_line(error)}") from None
@@ -428,8 +431,8 @@ async def _try(engine: Engine) -> None:
 
 
 def _make_scorer(folder: Path, version: str) -> "Scorer":
-    if (found := model_folder.version(folder)) != version:
-        raise _RefusedError(f"{folder} no longer holds model {version}, but {found}, so it cannot score")
+    if model_folder.version(folder) != version:
+        raise _RefusedError(f"the files of model {version} are gone or others, so it writes but cannot score")
     from serving.scoring import Scorer
 
     try:

@@ -45,6 +45,19 @@ def test_all_problems_are_reported_at_once_each_with_key_found_and_allowed(works
     ]
 
 
+def test_what_does_not_fit_together_in_the_service_is_told_all_at_once(workspace: Workspace) -> None:
+    origins = ["https://page.example", "example.com/x", "https://page.example/"]
+    workspace.set(service__default_new_tokens=600, service__max_body_bytes=100, service__allow_origins=origins)
+    with pytest.raises(UserError) as caught:
+        params.load()
+    assert str(caught.value) == (
+        "params.yaml: service: default_new_tokens must not be above max_new_tokens; "
+        "max_prompt_characters must not be above max_body_bytes; "
+        "allow_origins: 'example.com/x' is no origin, such as https://app.example.com, nor *; "
+        "allow_origins: 'https://page.example/' is no origin, such as https://app.example.com, nor *"
+    )
+
+
 def test_a_missing_key_is_named(workspace: Workspace) -> None:
     path = workspace.folder / "params.yaml"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "weight_decay" not in line))

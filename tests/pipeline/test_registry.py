@@ -608,6 +608,20 @@ def test_the_command_shows_only_what_differs(
     assert "has no clean_md5" in found["data_why_not"]
 
 
+def test_after_a_rollback_the_figures_are_still_those_of_the_last_judgement(
+    ours: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = promote(ours, "old"), promote(ours, "new")
+    ours.rollback(None, "complaints")
+    ours.rollback(new.version, "they were wrong")
+    listed = json.loads(call(capsys, monkeypatch, "list", "--json"))
+    assert {one["tag"]: one["figures"] for one in listed["versions"]} == {
+        new.tag: {"perplexity": 9.0},
+        old.tag: {"perplexity": 9.0},
+    }
+    assert "figures" not in call(capsys, monkeypatch, "diff", old.version, new.version)
+
+
 def test_damage_is_listed_and_the_way_back_is_one_command(
     ours: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import click
 import httpx
 import pytest
+from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 from starlette.testclient import TestClient
@@ -153,7 +154,69 @@ def test_the_command_makes_a_key_that_is_let_in(monkeypatch: pytest.MonkeyPatch)
     assert key not in line
 
 
-# Bound wider than this machine
+# Where it starts
+
+
+@pytest.fixture(autouse=True)
+def the_folder_of_metrics() -> Iterator[Path]:
+    yield Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    BentoMLContainer.prometheus_multiproc_dir.reset()
+
+
+def start(host: str, port: int, anonymous: bool = False) -> Result:
+    """Do what is checked when `bentoml serve` starts."""
+
+    @click.command()
+    @click.option("--host")
+    @click.option("--port", type=int)
+    def serve(host: str, port: int) -> None:
+        doors.check_start(LIMITS.model_copy(update={"allow_anonymous": anonymous}))
+
+    return CliRunner().invoke(serve, ["--host", host, "--port", str(port)])
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536, 70000, 80_000_000_000])
+def test_a_port_that_is_none_is_refused(port: int) -> None:
+    error = start("127.0.0.1", port).exception
+    assert isinstance(error, BentoMLException)
+    assert str(error) == f"port {port} is none: they go from 1 to 65535; give another one: --port N, or BENTOML_PORT"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_is_taken_is_refused_in_one_sentence(host: str) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+        try:
+            taken.bind((host, 0))
+        except OSError:
+            pytest.skip("this machine has no such address")
+        taken.listen()
+        port = taken.getsockname()[1]
+        error = start(host, port).exception
+    assert isinstance(error, BentoMLException)
+    assert str(error).startswith(f"port {port} of {host} cannot be used: Address already in use; give another one")
+
+
+def test_each_port_has_metrics_of_its_own_and_a_start_that_is_refused_touches_none(
+    the_folder_of_metrics: Path,
+) -> None:
+    port = _free_port()
+    assert start("0.0.0.0", port).exception  # noqa: S104 - it is refused
+    assert start("127.0.0.1", port).exception is None
+    own = Path(BentoMLContainer.prometheus_multiproc_dir.get())
+    assert own == the_folder_of_metrics.with_name(f"{the_folder_of_metrics.name}_{port}")
+
+
+def test_a_wrong_word_about_who_may_come_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOW_ANONYMOUS", "maybe")
+    error = start("0.0.0.0", _free_port()).exception  # noqa: S104 - it is refused
+    assert str(error) == "ALLOW_ANONYMOUS is 'maybe', expected true or false"
 
 
 @pytest.mark.parametrize(
@@ -176,12 +239,7 @@ def test_the_start_is_refused_when_open_to_others_without_keys(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    @click.command()
-    @click.option("--host")
-    def serve(host: str) -> None:
-        doors.check_start(LIMITS.model_copy(update={"allow_anonymous": anonymous}))
-
-    done = CliRunner().invoke(serve, ["--host", host])
+    done = start(host, _free_port(), anonymous)
     if refused:
         assert isinstance(done.exception, BentoMLException)
         assert "python -m serving.keys new" in str(done.exception)

@@ -54,6 +54,11 @@ def events(client: TestClient, **body: Any) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
+def test_who_asks_for_a_chat_is_told_what_is_here_instead(client: TestClient) -> None:
+    answer = client.post("/v1/chat/completions", json={"model": "champion", "messages": []})
+    assert refusal(answer, 404)["message"].endswith("POST it as `prompt` to /v1/completions")
+
+
 @pytest.fixture(scope="session")
 def tokenizer(model: Path) -> Tokenizer:
     return Tokenizer.from_file(str(model / "tokenizer.json"))

@@ -197,10 +197,10 @@ def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, 
     bento = home / "bentos" / "gpt2" / version
     with (checkout / "serving" / "errors.py").open("a", encoding="utf-8") as code:
         code.write("# changed\n")
-    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged or of other code")
+    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged, or of other code or settings")
     assert (bento / "src" / "serving" / "errors.py").read_text(encoding="utf-8").endswith("# changed\n")
     (bento / "bento.yaml").unlink()  # as in a killed `bentoml build`
-    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged or of other code")
+    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged, or of other code or settings")
     assert (bento / "bento.yaml").is_file()
 
 

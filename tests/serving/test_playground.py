@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from docs.picture import Browser, browser
 from serving import playground
+from serving.limits import LIMITS
 from serving.schema import GenerateRequest
 from tests.serving.conftest import serving
 
@@ -46,6 +47,7 @@ class Server:
     def begin(self) -> None:
         """Forget what was asked and set."""
         self.models = ["0123456789ab", "champion"]
+        self.context: int | None = None
         self.key: str | None = None
         self.pause = 0.0  # seconds before each event
         self.ending = "done"  # error: an error event; cut: the stream ends early; refused: no stream
@@ -60,7 +62,7 @@ class Server:
     async def about(self, request: Request) -> Response:
         refused = {"version": "bad0bad0bad0", "reason": "it writes <b>nothing</b>", "at": "2026-11-22T00:00:00+00:00"}
         found = {"name": "gpt2", "status": "up", "model": "0123456789ab", "data": "0" * 64, "engine": "stand-in"}
-        more = {"why": "the champion", "refused": refused, "models": self.models}
+        more = {"why": "the champion", "refused": refused, "models": self.models, "context": self.context}
         return self.locked(request) or JSONResponse({**found, **more})
 
     async def generate(self, request: Request) -> Response:
@@ -307,6 +309,14 @@ def test_bounds_defaults_and_hints_are_those_of_the_schema(tab: Tab) -> None:
                 assert found is None
             else:
                 assert found == [field["default"], field["maximum"], field["description"]]
+
+
+@needs_chromium
+def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, server: Server) -> None:
+    assert tab.value("document.getElementById('max_new_tokens').max") == str(LIMITS.max_new_tokens)
+    server.context = 100
+    tab.value("location.reload()")
+    tab.until("document.getElementById('max_new_tokens')?.max === '99'")
 
 
 @needs_chromium

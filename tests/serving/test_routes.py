@@ -8,10 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from bentoml._internal.context import server_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from serving import keys
 from serving.limits import LIMITS
 from serving.schema import GenerateRequest
 from tests.serving.conftest import CONTEXT, DATA, PROMPT
@@ -214,7 +216,8 @@ def test_more_tokens_than_the_context_are_refused_with_both_numbers(client: Test
     prompt_tokens = generate(client).json()["usage"]["prompt_tokens"]
     assert f"{prompt_tokens} tokens" in refused["message"]
     assert f"{CONTEXT} tokens" in refused["message"]
-    assert refused["code"] == "context_length_exceeded"
+    assert (refused["code"], refused["param"]) == ("context_length_exceeded", "max_new_tokens")
+    assert error(generate(client, prompt="a " * CONTEXT, max_new_tokens=1), 400)["param"] == "prompt"
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/generate/more", "/docs/nothing"])
@@ -236,7 +239,7 @@ def test_root_says_what_is_served_and_why(client: TestClient) -> None:
     assert about["model"] == generate(client).json()["model"]
     assert about["data"] == DATA
     assert "MODEL_DIR" in about["why"]
-    assert (about["refused"], about["swaps"]) == (None, 0)
+    assert (about["refused"], about["swaps"], about["context"]) == (None, 0, CONTEXT)
     for path in about["links"].values():
         assert client.get(path).status_code in (200, 405), path
 
@@ -337,3 +340,16 @@ def test_while_the_model_is_loading_or_failed_it_answers_503(
         assert client.get("/").json()["status"] == status
         assert client.get("/livez").status_code == 200
         error(client.get("/readyz"), 503)
+
+
+def test_the_specification_of_a_service_with_keys_says_what_they_open(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "security" not in client.get("/docs.json").json()
+    monkeypatch.setattr(server_context, "worker_index", 1)
+    monkeypatch.setenv("API_KEYS", keys.new("alice")[1])
+    told = client.get("/docs.json").json()
+    assert told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert told["security"] == [{"key": []}]
+    assert told["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in told["paths"]["/generate"]["post"]

@@ -569,6 +569,6 @@ async def test_a_candidate_that_has_changed_does_not_score_for_the_one_that_is_s
     project.candidate("first")
     async with following(project) as served, served.take() as loaded:
         project.candidate("second")
-        with pytest.raises(ApiError, match="no longer holds model") as caught:
+        with pytest.raises(ApiError, match="gone or others, so it writes but cannot score") as caught:
             await served.scorer(loaded)
         assert caught.value.status == 503
