@@ -148,7 +148,7 @@ class KeyedSpecification:
 
     def asdict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        told = self._specification.asdict()
+        told: dict[str, Any] = self._specification.asdict()
         told["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         told["security"] = [{"key": []}]
         for path in filter(_is_open, told["paths"]):
