@@ -89,7 +89,8 @@ def browser() -> Iterator[Browser]:
     """Start Chromium with a profile of its own, and end it; exits with a sentence where it is not installed."""
     if shutil.which("chromium") is None:
         sys.exit("error: chromium is not installed")
-    with tempfile.TemporaryDirectory() as profile:
+    # Chromium's own processes may write to it for a moment longer than the first one lives.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = ["chromium", *FLAGS, "--hide-scrollbars", "--remote-debugging-port=0", f"--user-data-dir={profile}"]
         with subprocess.Popen(  # noqa: S603 - our own command
             [*command, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -185,10 +185,15 @@ def test_a_model_that_is_missing_linked_or_damaged_is_refused_with_a_sentence_an
 
 
 def test_code_that_does_not_start_is_refused_with_what_bentoml_says_of_it(checkout: Path, home: Path) -> None:
-    (checkout / "params.yaml").write_text("base: starter\n", encoding="utf-8")
-    promoted = refusal("candidate", cwd=checkout, home=home)
-    assert promoted.startswith("error: `bentoml build` made no bento: ")
-    assert "params.yaml: service: missing" in promoted
+    (checkout / "service.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
+    told = refusal("candidate", cwd=checkout, home=home)
+    assert told.startswith("error: `bentoml build` made no bento: ")
+    assert "nothing_of_this_name" in told
+
+
+def test_outside_of_a_project_it_says_where_to_be(tmp_path: Path, home: Path) -> None:
+    told = refusal("candidate", cwd=tmp_path, home=home)
+    assert told == "error: params.yaml is not here; run the command from the repository's root\n"
 
 
 def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, home: Path) -> None:
