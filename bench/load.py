@@ -89,7 +89,9 @@ async def follow(plan: Plan) -> list[Found]:
     texts = prompts(Path(plan.folder))
     found = []
     timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
+    # A connection a request, as of different people; some servers close one that is used again in that very moment.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
         def asking(body: dict[str, Any]) -> Ask:
             async def ask(answer: Answer, number: int) -> None:
