@@ -8,7 +8,6 @@ import argparse
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 from flows import child, settings
 from pipeline import params, paths
 from pipeline.command import UserError, run
+from serving import ports
 
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
     from prefect.client.orchestration import SyncPrefectClient
@@ -294,13 +294,8 @@ def _why_not_served(root: Path) -> str | None:
 
 
 def _refuse_taken(host: str, port: int, option: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            raise UserError(f"port {port} cannot be used: {error.strerror}; give another one: {option} N") from None
+    if problem := ports.problem(host, port):
+        raise UserError(f"{problem}; give another one: {option} N")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import ipaddress
 import logging
 import math
 import os
-import socket
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -27,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.command import UserError
 from pipeline.params import Service
-from serving import seeing
+from serving import ports, seeing
 from serving.errors import ApiError
 from serving.keys import Keys
 from serving.limits import LIMITS
@@ -96,26 +95,12 @@ def check_start(limits: Service = LIMITS) -> None:
             "API_KEYS_FILE (`python -m serving.keys new NAME` makes a key), bind it to 127.0.0.1, or let everyone in "
             "with ALLOW_ANONYMOUS=true or `allow_anonymous: true` in section `service` of params.yaml"
         )
-    _check_port(host, port)
+    if problem := ports.problem(host, port):
+        raise BentoMLException(f"{problem}; give another one: --port N, or BENTOML_PORT")
     metrics = Path(BentoMLContainer.prometheus_multiproc_dir.get())
     BentoMLContainer.prometheus_multiproc_dir.set(str(metrics.with_name(f"{metrics.name}_{port}")))
     if not keys and not _is_loopback(host):
         logger.warning("bound to %s without API keys: whoever reaches this machine can use the model", host)
-
-
-def _check_port(host: str, port: int) -> None:
-    """Raise BentoMLException unless it can be listened on."""
-    mend = "give another one: --port N, or BENTOML_PORT"
-    if not 0 < port < 2**16:
-        raise BentoMLException(f"port {port} is none: they go from 1 to {2**16 - 1}; {mend}")
-    with contextlib.suppress(ValueError):  # BentoML says it of a host that is no address
-        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
-        with socket.socket(family) as trying:
-            trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                trying.bind((host, port))
-            except OSError as error:
-                raise BentoMLException(f"port {port} of {host} cannot be used: {error.strerror}; {mend}") from None
 
 
 def _anonymous(limits: Service) -> bool:
