@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import params, paths
 from pipeline.command import UserError
+from pipeline.evaluation.bootstrap import exp
 from pipeline.intake.look import look
 from pipeline.intake.measures import measure
 from pipeline.intake.quarantine import restore
@@ -122,7 +123,7 @@ def ratio_of(found: Mapping[str, float], reference: Mapping[str, float]) -> tupl
     nats = new - old
     low = nats - math.hypot(new - new_low, old_high - old)
     high = nats + math.hypot(new_high - new, old - old_low)
-    return math.exp(nats), math.exp(low), math.exp(high)
+    return exp(nats), exp(low), exp(high)
 
 
 def _texts(path: Path, wanted: params.Params) -> Iterator[str]:

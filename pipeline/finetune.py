@@ -35,6 +35,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import UserError, say
+from pipeline.evaluation.bootstrap import MOST_NATS
 from pipeline.revision import git_revision
 from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
 from pipeline.training.checkpoints import Checkpoints
@@ -111,9 +112,10 @@ def _choices(store: Checkpoints, rows: Dataset, wanted: params.Finetune) -> dict
     if last := store.last():
         return saved_choices(last)
     precision = speed.precision(wanted.precision)
-    model = make_model(paths.BASE, wanted, precision)
+    model = make_model(paths.BASE, wanted, precision).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if wanted.batch_size == "auto" else wanted.batch_size // wanted.devices
-    measured = estimate.measure(model, rows, speed.collate(model), speed.optimizer(wanted.learning_rate), share)
+    with speed.autocast(precision):
+        measured = estimate.measure(model, rows, speed.collate(model), speed.optimizer(wanted.learning_rate), share)
     if wanted.batch_size == "auto":
         share = estimate.auto_batch_size(measured, len(rows) // wanted.devices)
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
@@ -212,9 +214,10 @@ class _TokenLoss:
             return {}
         loss, count = self._sums.tolist()
         self._sums.zero_()
-        if not math.isfinite(loss):
+        if not loss / count <= MOST_NATS:  # so that NaN is refused, too
             raise UserError(
-                f"params.yaml: finetune.learning_rate: training diverged, the validation loss is {loss}; lower it"
+                "params.yaml: finetune.learning_rate: training diverged, the validation loss is "
+                f"{loss / count:.4g} nats a token; lower it (or take another base, if no step was trained yet)"
             )
         return {"token_loss": loss / count}
 

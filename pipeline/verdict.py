@@ -212,7 +212,9 @@ def _compare(
         stated = f"({_percent(wanted.confidence, 0)} interval {_percent(-gain.high)} to {_percent(-gain.low)})"
     on_rows = f"on {gain.rows:,} test row{'s' * (gain.rows != 1)}"
     what = "perplexity" if one_tokenizer else "perplexity a token of the candidate"
-    needed = wanted.min_gain + gain.gain - gain.low  # the interval is about as wide for another gain
+    # In nats the interval is about as wide for another gain; in shares it narrows, for no gain is above 100 %.
+    width, least_nats = gain.nats_high - gain.nats, math.log1p(-wanted.min_gain)
+    needed = -math.expm1(least_nats - width)
     bound = "0" if not wanted.min_gain else f"{_percent(wanted.min_gain)}, the least that promote.min_gain asks for"
     if gain.rows < least:
         sentence = f"{gain.rows} test rows cannot tell a better model from chance: at least {least} are needed."
@@ -224,7 +226,7 @@ def _compare(
         sentence = f"Better than the {against}: {what} falls by {_percent(gain.gain)} {stated} {on_rows}."
         change = f"A gain of {_percent(needed)} or less {on_rows} would not have been told from chance."
     elif gain.gain > wanted.min_gain:
-        rows = _about(gain.rows * ((gain.gain - gain.low) / (gain.gain - wanted.min_gain)) ** 2)  # width ~ rows ** -0.5
+        rows = _about(gain.rows * (width / (least_nats - gain.nats)) ** 2)  # width ~ rows ** -0.5
         sentence = (
             f"Better by {_percent(gain.gain)} than the {against}, but the interval {interval} {on_rows} holds {bound}:"
             f" that may be chance; about {rows:,} test rows would tell such a difference."
@@ -428,6 +430,8 @@ def _other_side(passed: bool, limit: str) -> str:
 
 
 def _percent(share: float, digits: int = 1) -> str:
+    if abs(share) >= 1e4:  # of a model that is ruined; all its digits would fill lines
+        return f"{100 * share:.2g} %"
     text = f"{100 * share:.{digits}f} %"
     return text.removeprefix("-") if not text.strip("-0. %") else text  # no -0.0
 

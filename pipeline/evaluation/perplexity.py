@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.command import UserError, run
-from pipeline.evaluation.bootstrap import interval, resampled_ratio
+from pipeline.evaluation.bootstrap import MOST_NATS, interval, resampled_ratio
 from pipeline.tokenize import context_of, start_and_end
 from pipeline.training import speed
 
@@ -223,7 +223,7 @@ def figures(scored: Score, resamples: int, confidence: float, seed: int) -> dict
     Perplexity is exp(sum of losses / tokens) over all tokens of all texts (Jelinek et al. 1977), not a mean over
     texts. The interval is the percentile bootstrap (Efron 1979) over texts, which are what varies independently.
     Bits per byte is the same loss in bits over the bytes of the text: comparable between tokenizers. Raises UserError
-    where there is no token.
+    where there is no token, and where perplexity is too large for a number.
     """
     loss, tokens = scored.loss.sum(), scored.tokens.sum()
     if not tokens:
@@ -231,11 +231,18 @@ def figures(scored: Score, resamples: int, confidence: float, seed: int) -> dict
             f"the {len(scored.tokens)} texts to score hold no token, expected at least one; "
             "give more rows, or a larger validate.test_share in params.yaml"
         )
-    low, high = np.exp(interval(resampled_ratio(scored.loss, scored.tokens, resamples, seed), confidence))
+    nats = loss / tokens
+    low, high = interval(resampled_ratio(scored.loss, scored.tokens, resamples, seed), confidence)
+    if max(nats, high) > MOST_NATS:
+        raise UserError(
+            f"the model's loss is {nats:.0f} nats a token (interval {low:.0f} to {high:.0f}), where guessing at random "
+            "has about 11: its weights are damaged or training diverged; train it again with a lower "
+            "finetune.learning_rate, or take another base"
+        )
     return {
-        "perplexity": math.exp(loss / tokens),
-        "perplexity_low": float(low),
-        "perplexity_high": float(high),
+        "perplexity": math.exp(nats),
+        "perplexity_low": math.exp(low),
+        "perplexity_high": math.exp(high),
         "bits_per_byte": float(loss / math.log(2) / scored.bytes.sum()),
         "tokens": int(tokens),
     }
@@ -315,7 +322,7 @@ def main() -> None:
     found = figures(scored, 1, 0.5, 0)  # of one text there is nothing to draw from, so no interval
     shown = {name: found[name] for name in ("perplexity", "bits_per_byte", "tokens")}
     words = len(text.split())
-    if words:
+    if words and scored.loss.sum() / words <= MOST_NATS:  # a script without spaces has a page in a "word"
         shown["perplexity_of_words"] = math.exp(scored.loss.sum() / words)
     print(json.dumps({**shown, "words": words}, indent=2))  # noqa: T201 - the command's output
 

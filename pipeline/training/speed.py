@@ -89,6 +89,12 @@ def training_arguments(chosen: Precision, operations: float) -> dict[str, Any]:
     }
 
 
+def autocast(chosen: Precision) -> torch.autocast:
+    """Return the context in which `Trainer` runs the model with `training_arguments`, for steps outside of it."""
+    on_gpu = torch.cuda.is_available()
+    return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=on_gpu and chosen == "bf16")
+
+
 def prepare(model: PreTrainedModel, chosen: Precision) -> PreTrainedModel:
     """Change `model` in place for fast training, with results equal to float32's rounding; return it."""
     torch.set_float32_matmul_precision("medium" if chosen == "bf16" else "highest")
@@ -351,27 +357,48 @@ def token_losses(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 class _SummedLoss(torch.autograd.Function):
     """Output layer and cross entropy in one: the logits turn into their own gradient and are never kept.
 
-    The gradient of sum(logsumexp(z) - z[target]) by z is softmax(z) - onehot(target).
+    The gradient of sum(logsumexp(z) - z[target]) by z is softmax(z) - onehot(target). Under autocast the factors of
+    the matrix products have autocast's type; the softmax, all sums and the gradients are in the weights' float32.
     """
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        device = states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        with torch.autocast(device, enabled=False):  # it would choose the type of each operation by itself
+            return _SummedLoss._sum(ctx, states.to(weight.dtype), weight, targets, dtype)
+
+    @staticmethod
+    def _sum(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
+    ) -> torch.Tensor:
         for_states, for_weight = torch.empty_like(states), None
         total = states.new_zeros(())
         parts = max(1, _LOGITS_AT_ONCE // weight.shape[0])
+        factor = weight.to(dtype)
         for some, theirs, gradient in zip(
             torch.split(states, parts), torch.split(targets, parts), torch.split(for_states, parts), strict=True
         ):
-            logits = some @ weight.T
+            rounded = some.to(dtype)
+            logits = (rounded @ factor.T).to(weight.dtype)
             largest = logits.amax(1)
             hit = logits.gather(1, theirs[:, None])[:, 0]
             torch.softmax(logits, 1, out=logits)
             # The largest logit's probability is at least 1 / vocabulary, so its logarithm loses nothing.
             total += (largest - logits.amax(1).log_() - hit).sum()
             logits.scatter_add_(1, theirs[:, None], logits.new_full((len(theirs), 1), -1.0))
-            torch.mm(logits, weight, out=gradient)
+            back = logits.to(dtype)
+            if dtype == weight.dtype:
+                torch.mm(back, factor, out=gradient)
+            else:
+                gradient.copy_(back @ factor)
             if ctx.needs_input_grad[1]:
-                for_weight = logits.T @ some if for_weight is None else for_weight.addmm_(logits.T, some)
+                if for_weight is None:
+                    for_weight = (back.T @ rounded).to(weight.dtype)
+                elif dtype == weight.dtype:
+                    for_weight.addmm_(back.T, rounded)
+                else:
+                    for_weight += back.T @ rounded
         ctx.save_for_backward(for_states, for_weight)
         return total
 

@@ -20,6 +20,8 @@ from pipeline.intake.quarantine import Quarantine
 from pipeline.registry import Version
 from tests.conftest import LINES, Workspace
 
+FIGURES = ("perplexity", "perplexity_low", "perplexity_high")
+
 pytestmark = pytest.mark.integration
 
 SEEN = [f"{line} {number}" for number in range(40) for line in LINES]
@@ -122,6 +124,11 @@ def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> N
         _, low, high = ratio_of(*sides)
         held += low <= truth <= high
     assert 0.90 < held / 300 < 0.99
+
+
+def test_a_ratio_too_large_for_a_float_is_still_one() -> None:
+    ruined, recorded = ({name: math.exp(nats) for name in FIGURES} for nats in (700.0, -5.0))
+    assert ratio_of(ruined, recorded) == (math.exp(700),) * 3
 
 
 def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace: Workspace) -> None:

@@ -101,6 +101,14 @@ def test_a_true_gain_is_seen() -> None:
     assert np.mean([one.gain for one in found]) == pytest.approx(0.02, abs=0.002)
 
 
+def test_a_candidate_ruined_beyond_floats_loses_by_a_finite_share() -> None:
+    tokens = np.full(20, 10)
+    ruined, opponent = (Score(np.full(20, loss) * tokens, tokens, tokens) for loss in (5000.0, 3.0))
+    found = paired_gain(ruined, opponent, 100, 0.95, 1)
+    assert -math.inf < found.gain == found.low == found.high < -1e300
+    assert found.nats == pytest.approx(4997)
+
+
 def test_scores_of_other_texts_are_refused() -> None:
     candidate, _ = scores(20, seed=8)
     fewer, _ = scores(19, seed=8)

@@ -285,6 +285,12 @@ def test_damaged_weights_are_said(tiny_gpt2: Path, tokenizer) -> None:
         score(model, tokenizer, ["A", LINES[0]], 64)
 
 
+def test_a_loss_too_large_for_a_perplexity_is_said_instead_of_overflowing() -> None:
+    ruined = Score(np.array([8000.0, 9000.0]), np.array([10, 10]), np.array([40, 40]))
+    with pytest.raises(UserError, match=r"the model's loss is 850 nats a token .* lower finetune.learning_rate"):
+        figures(ruined, 100, 0.95, 1)
+
+
 def test_perplexity_is_weighted_by_tokens_and_bits_per_byte_by_bytes() -> None:
     scored = Score(np.array([10.0, 1.0]), np.array([5, 1]), np.array([20, 2]))
     found = figures(scored, resamples=100, confidence=0.95, seed=1)

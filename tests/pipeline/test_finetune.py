@@ -210,15 +210,18 @@ def test_a_checkpoint_that_finds_no_room_is_said_in_one_sentence(stage: Workspac
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_training_that_diverges_says_so_in_one_sentence(stage: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("weight", "loss"), [(math.nan, "nan"), (1e6, r"\d")], ids=["no number", "too large"])
+def test_training_that_diverges_says_so_in_one_sentence(
+    stage: Workspace, monkeypatch: pytest.MonkeyPatch, weight: float, loss: str
+) -> None:
     def broken(folder: Path, dropout: float):
         model = load(folder, dropout)
-        model.transformer.wpe.weight.data.fill_(math.nan)
+        model.transformer.ln_f.weight.data.fill_(weight)
         return model
 
     load = finetune.load_base
     monkeypatch.setattr(finetune, "load_base", broken)
-    with pytest.raises(UserError, match=r"finetune.learning_rate: training diverged, the validation loss is nan"):
+    with pytest.raises(UserError, match=rf"finetune.learning_rate: training diverged, the validation loss is {loss}"):
         finetune.main()
 
 

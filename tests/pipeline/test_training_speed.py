@@ -108,6 +108,37 @@ def test_logits_made_in_parts_give_the_same_gradients(
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("collator", ["flat", "to_longest"])
+@pytest.mark.parametrize("tokens_a_part", [10_000, 50])
+def test_autocast_to_bf16_trains_and_scores_like_float32_to_its_rounding(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, collator: str, tokens_a_part: int
+) -> None:
+    """GPUs train under autocast; what its choice of types breaks there, it breaks on a CPU as well."""
+    monkeypatch.setattr(speed, "_LOGITS_AT_ONCE", 320 * tokens_a_part)
+    rows = rows_of(tiny_gpt2, "pad", tmp_path)
+    exact, mixed = (speed.prepare(load(tiny_gpt2).train(), "fp32") for _ in range(2))
+    if collator == "to_longest":  # the padded batches of GPUs, which take torch's own attention
+        for model in (exact, mixed):
+            model.set_attn_implementation("sdpa")
+    batch = getattr(speed, collator)(rows)
+    expected = exact(**batch)["loss"]
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = mixed(**batch)["loss"]
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=5e-3)
+
+    expected.backward()
+    loss.backward()
+    for (name, mine), theirs in zip(mixed.named_parameters(), exact.parameters(), strict=True):
+        assert mine.grad.dtype == torch.float32, name
+        error = (mine.grad.to_dense() - theirs.grad.to_dense()).norm() / theirs.grad.to_dense().norm()
+        assert error < 0.05, (name, error)
+
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        scores = mixed.eval()(**batch)["scores"]
+    assert (scores[:, 0].sum() / scores[:, 1].sum()).item() == pytest.approx(expected.item(), rel=5e-3)
+
+
 def test_an_architecture_not_known_gets_padded_batches_and_the_same_loss_and_scores(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 

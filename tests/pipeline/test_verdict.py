@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,21 @@ def test_so_few_rows_that_nothing_can_be_told_are_never_enough() -> None:
     assert not judged.promoted
     assert judged.reasons == ["5 test rows cannot tell a better model from chance: at least 6 are needed."]
     assert judge(scores(6, 1.0, np.random.default_rng(1))).promoted
+
+
+@pytest.mark.parametrize("worse", [0.1, 1.0, 3.0, 800.0], ids="{} nats a token".format)
+def test_the_gain_that_would_do_is_one_that_a_model_can_have_however_bad_this_one_is(worse: float) -> None:
+    random = np.random.default_rng(0)
+    tokens = np.full(46, 80)
+    champion = random.normal(2.4, 0.4, 46) * tokens
+    candidate = champion + (worse + random.normal(0, 0.4, 46)) * tokens
+    judged = judge((Score(candidate, tokens, 4 * tokens), Score(champion, tokens, 4 * tokens)))
+    assert not judged.promoted
+    assert judged.comparison.startswith("Worse than the champion: perplexity rises by")
+    assert len(judged.comparison) < 150  # a rise of e ** 700 has 300 digits
+    found = re.search(r"A gain of more than ([0-9.]+) % on 46 test rows would have been told", judged.would_change[0])
+    assert found is not None
+    assert 5 < float(found[1]) < 20  # the interval of these 46 rows reaches some 0.12 nats to each side
 
 
 def test_a_loss_that_is_no_number_is_never_better() -> None:
