@@ -38,23 +38,28 @@ def _hash(key: str) -> str:
 
 
 class Keys:
-    """The keys that the environment names; a changed file is read again."""
+    """The keys that the environment names; a changed file is read again before the next request is let in.
+
+    It fails closed: only what stands there now counts. A variable or a file that is set but empty, missing or
+    unreadable lets nobody in, and of a partly wrong file only the valid lines count.
+    """
 
     def __init__(self) -> None:
         """Note where they are."""
-        self._list = os.environ.get("API_KEYS", "").strip()
-        self._file = Path(os.environ["API_KEYS_FILE"]) if os.environ.get("API_KEYS_FILE") else None
-        self._stamp: tuple[int, int, int] | str | None = "not read yet"
+        self._list = os.environ.get("API_KEYS")
+        self._file = Path(os.environ["API_KEYS_FILE"]) if "API_KEYS_FILE" in os.environ else None
+        self._stamp: tuple[int, ...] | str | None = "not read yet"
         self._hashes: dict[str, str] = {}
 
     def __bool__(self) -> bool:
         """Return whether keys are asked for at all."""
-        return bool(self._list or self._file)
+        return self._list is not None or self._file is not None
 
     def check(self) -> None:
         """Raise a UserError that lists all that is wrong with them."""
-        if self:
-            self._read()
+        _, problems = self._read() if self else ({}, [])
+        if problems:
+            raise UserError(f"the API keys are wrong: {'; '.join(problems)}; {_MEND}")
 
     def name(self, key: str) -> str | None:
         """Return the name of `key`; None if it is none of ours. Takes equally long for every wrong key."""
@@ -66,34 +71,32 @@ class Keys:
                 found = name
         return found
 
-    def _stamp_now(self) -> tuple[int, int, int] | None:
+    def _stamp_now(self) -> tuple[int, ...] | None:
         """Return what changes when the file does; None without one."""
         try:
             state = self._file.stat() if self._file else None
         except OSError:
             return None
-        return (state.st_mtime_ns, state.st_size, state.st_ino) if state else None
+        # The time of the last change too: `cp -p` of a file of the same size may keep all the others.
+        return (state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino) if state else None
 
     def _read_changes(self) -> None:
-        """Read a changed file; one that has become wrong changes nothing, and the log says why."""
+        """Read a changed file; the log says what is wrong with it, and how many keys are left."""
         stamp = self._stamp_now()
         if stamp == self._stamp:
             return
         self._stamp = stamp
-        try:
-            self._hashes = self._read()
-        except UserError as error:
-            logger.error("the API keys known stay the same (%d): %s", len(self._hashes), error)
+        self._hashes, problems = self._read()
+        if problems:
+            logger.error("%d API keys are accepted; ignored: %s; %s", len(self._hashes), "; ".join(problems), _MEND)
         else:
             logger.info("read the API keys; there are %d", len(self._hashes))
 
-    def _read(self) -> dict[str, str]:
-        """Return the name for each hash."""
+    def _read(self) -> tuple[dict[str, str], list[str]]:
+        """Return the name for each hash, and all that is wrong as sentences."""
         hashes: dict[str, str] = {}
         problems: list[str] = []
-        entries = 0
-        for place, entry in self._entries():
-            entries += 1
+        for place, entry in self._entries(problems):
             name, _, hashed = entry.partition(":")
             if not _NAME.fullmatch(name) or not _HASH.fullmatch(hashed):
                 # What stands there is not quoted: it may be a key that somebody pasted in the place of its hash.
@@ -104,24 +107,24 @@ class Keys:
                 problems.append(f"{place} has the name {name!r} a second time")
             else:
                 hashes[hashed] = name
-        if not entries:
-            problems.append(f"{self._file or 'API_KEYS'} holds none")
-        if problems:
-            raise UserError(f"the API keys are wrong: {'; '.join(problems)}; {_MEND}")
-        return hashes
+        if not hashes and not problems:
+            problems.append(
+                f"{self._file or 'API_KEYS'} holds none, so nobody is let in; to ask for no keys, unset the variable"
+            )
+        return hashes, problems
 
-    def _entries(self) -> Iterator[tuple[str, str]]:
-        """Yield each `name:hash`, and where it stands."""
-        for number, entry in enumerate(self._list.split(","), 1):
+    def _entries(self, problems: list[str]) -> Iterator[tuple[str, str]]:
+        """Yield each `name:hash`, and where it stands; add to `problems` where the file cannot be read."""
+        for number, entry in enumerate((self._list or "").split(","), 1):
             if entry.strip():
                 yield f"entry {number} of API_KEYS", entry.strip()
         if self._file is None:
             return
         try:
-            lines = self._file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-            raise UserError(f"the API keys in {self._file} (API_KEYS_FILE) cannot be read: {reason}") from None
+            lines = self._file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        except OSError as error:
+            problems.append(f"the API keys in {self._file} (API_KEYS_FILE) cannot be read: {error.strerror}")
+            return
         for number, line in enumerate(lines, 1):
             if line.strip() and not line.lstrip().startswith("#"):
                 yield f"line {number} of {self._file}", line.strip()

@@ -95,7 +95,7 @@ def test_probes_and_pages_are_open_and_all_else_asks_for_the_key(monkeypatch: py
         assert asked.get(path).status_code == 401
 
 
-def test_a_changed_key_file_counts_from_the_next_request_and_a_broken_one_changes_nothing(
+def test_a_changed_key_file_counts_from_the_next_request_and_fails_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
@@ -105,19 +105,47 @@ def test_a_changed_key_file_counts_from_the_next_request_and_a_broken_one_change
     monkeypatch.setenv("API_KEYS_FILE", str(file))
     asked = client()
 
-    def status(key: str) -> int:
-        return asked.get("/", headers={"X-Api-Key": key}).status_code
+    def statuses() -> tuple[int, int]:
+        caplog.clear()
+        alices, bobs = (asked.get("/", headers={"X-Api-Key": key}).status_code for key in (alice, bob))
+        return alices, bobs
 
-    assert (status(alice), status(bob)) == (200, 401)
-    file.write_text(f"{second}\n", encoding="utf-8")
-    assert (status(alice), status(bob)) == (401, 200)
-    file.write_text(f"{alice}\n", encoding="utf-8")  # the key in the place of its hash
-    assert (status(alice), status(bob)) == (401, 200)
-    file.unlink()
-    assert (status(alice), status(bob)) == (401, 200)
-    assert "line 1 of" in caplog.text
-    assert "cannot be read" in caplog.text
-    assert alice not in caplog.text
+    assert statuses() == (200, 401)
+    for content, expected, logged in (
+        (f"{first}\n{second}\n", (200, 200), ""),
+        (f"{second}\n", (401, 200), ""),
+        (f"{first}\n{second}\n", (200, 200), ""),
+        (f"{alice}\n{second}\n", (401, 200), "1 API keys are accepted; ignored: line 1 of"),  # a key, not its hash
+        (f"# caf\xe9\n{second}\n".encode("latin-1"), (401, 200), ""),
+        (f"{alice}\n", (401, 401), "line 1 of"),
+        (f"{first}\n{second}\n", (200, 200), ""),
+        ("", (401, 401), "holds none, so nobody is let in"),
+        (f"{first}\n{second}\n", (200, 200), ""),
+        ("# nobody any more\n", (401, 401), "0 API keys are accepted"),
+        (f"{first}\n", (200, 401), ""),
+        (None, (401, 401), "cannot be read: No such file"),
+    ):
+        if content is None:
+            file.unlink()
+        else:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        assert statuses() == expected, content
+        errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert (len(errors) == 1 and logged in errors[0]) if logged else not errors
+        assert alice not in caplog.text
+
+
+def test_a_key_file_put_back_with_its_old_size_and_time_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (alice, first), (_, second) = keys.new("alice"), keys.new("alice")
+    file = tmp_path / "keys"
+    file.write_text(first, encoding="utf-8")
+    before = file.stat()
+    monkeypatch.setenv("API_KEYS_FILE", str(file))
+    asked = client()
+    assert asked.get("/", headers={"X-Api-Key": alice}).status_code == 200
+    file.write_text(second, encoding="utf-8")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert asked.get("/", headers={"X-Api-Key": alice}).status_code == 401
 
 
 def test_a_wrong_key_file_is_told_with_all_its_problems_and_without_its_content(
@@ -134,10 +162,17 @@ def test_a_wrong_key_file_is_told_with_all_its_problems_and_without_its_content(
     assert key not in str(told.value)
 
 
-def test_a_file_without_a_key_lets_nobody_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "keys").touch()
-    monkeypatch.setenv("API_KEYS_FILE", str(tmp_path / "keys"))
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("API_KEYS", ""), ("API_KEYS", " , "), ("API_KEYS_FILE", ""), ("API_KEYS_FILE", "/dev/null")],
+)
+def test_keys_that_are_named_but_empty_let_nobody_in_and_do_not_start(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
     assert client().get("/").status_code == 401
+    with pytest.raises(UserError, match=r"holds none, so nobody is let in|cannot be read: Is a directory"):
+        keys.Keys().check()
 
 
 def test_the_command_makes_a_key_that_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
