@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.evaluation.bootstrap import exp
+from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.look import look
 from pipeline.intake.measures import measure
 from pipeline.intake.quarantine import restore
-from pipeline.intake.records import check_columns, read, text_of
+from pipeline.intake.records import read
 from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.splits import digest_of, normalize
 from pipeline.registry import Version

@@ -19,8 +19,9 @@ from typing import IO, Literal
 
 from pipeline import params, paths
 from pipeline.command import UserError
-from pipeline.intake.look import Look, clipped, look
+from pipeline.intake.look import look
 from pipeline.intake.records import read
+from pipeline.intake.source import Look, clipped
 
 JOURNAL = paths.REGISTRY / "inbox.json"
 ADDITION = paths.REGISTRY / "inbox.rows"

@@ -25,12 +25,14 @@ from tqdm import tqdm
 
 from pipeline import params, paths
 from pipeline.command import UserError, say
+from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.duplicates import Duplicates, Findings
-from pipeline.intake.look import Look, clipped, look
+from pipeline.intake.look import look
 from pipeline.intake.quarantine import Quarantine
-from pipeline.intake.records import check_columns, read, text_of
+from pipeline.intake.records import read
 from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
 from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
+from pipeline.intake.source import Look, clipped
 from pipeline.intake.splits import splits_at
 from pipeline.intake.workers import Inspection, inspect_all
 from pipeline.workspace import run_stage

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.command import UserError
-from pipeline.intake.look import Look, check_reserved
-from pipeline.intake.records import BYTES, ROWS, Record, writable
+from pipeline.intake.json_lines import writable
+from pipeline.intake.records import BYTES, ROWS, Record
+from pipeline.intake.source import Look, check_reserved
 
 
 def look(path: Path) -> Look:

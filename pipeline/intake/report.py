@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import params, paths
-from pipeline.intake.look import Look
 from pipeline.intake.measures import redact
+from pipeline.intake.source import Look
 
 SPLITS = ("train", "validation", "test")
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays

@@ -10,6 +10,7 @@ import pytest
 from pipeline import params, validate
 from pipeline.command import UserError
 from pipeline.intake import look, records
+from pipeline.intake.columns import check_columns, text_of
 from tests.conftest import Workspace, real
 from tests.pipeline.hostile import cases
 from tests.pipeline.hostile.cases import CASES, FOLDER, Case
@@ -24,14 +25,14 @@ def by_reader(path: Path) -> Outcome:
     """Read `path` as `validate` does, without its rules."""
     wanted = params.load()
     found = look.look(path, wanted.data, wanted.validate_)
-    records.check_columns(found, wanted.validate_)
-    text_of = records.text_of(found.columns, wanted.validate_)
+    check_columns(found, wanted.validate_)
+    make_text = text_of(found.columns, wanted.validate_)
     rows, broken, blank = [], {}, 0
     for chunk in records.read(found, wanted.data):
         blank += chunk.blank_lines
         broken |= {chunk.rows[position]: fields for position, fields in chunk.broken.items()}
         rows += [
-            (row, text_of(fields))
+            (row, make_text(fields))
             for position, (row, fields) in enumerate(zip(chunk.rows, chunk.fields, strict=True))
             if position not in chunk.broken
         ]

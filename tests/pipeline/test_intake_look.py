@@ -9,6 +9,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import encodings, look
+from pipeline.intake.source import Look
 from tests.conftest import ROOT
 
 
@@ -16,7 +17,7 @@ def settings(**changes: str) -> params.Data:
     return params.load(ROOT / "params.yaml").data.model_copy(update=changes)
 
 
-def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> look.Look:
+def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> Look:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return look.look(path, settings(**changes))

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import look, records
+from pipeline.intake import json_lines, look, records
+from pipeline.intake.columns import check_columns, text_of
+from pipeline.intake.source import Look
 from tests.conftest import ROOT
 
 DEFAULTS = params.load(ROOT / "params.yaml")
@@ -43,7 +45,7 @@ def wanted(**changes: str) -> params.Data:
     return DEFAULTS.data.model_copy(update=changes)
 
 
-def chunks(path: Path, **changes: str) -> tuple[look.Look, list[records.Chunk]]:
+def chunks(path: Path, **changes: str) -> tuple[Look, list[records.Chunk]]:
     found = look.look(path, wanted(**changes))
     return found, list(records.read(found, wanted(**changes)))
 
@@ -197,7 +199,7 @@ def test_a_fault_that_makes_the_rest_unsure_stops_at_once_even_with_quarantine(t
 
 def test_values_of_json_stand_as_they_are_written() -> None:
     line = '{"a": 1.10, "b": [1, {"c": 1, "c": "\\u00e9"}], "d": 1e999, "e": null, "f": false, "g": "x", "h":{ }}'
-    assert records.json_object(line) == {
+    assert json_lines.json_object(line) == {
         "a": "1.10",
         "b": '[1, {"c": 1, "c": "\\u00e9"}]',
         "d": "1e999",
@@ -219,7 +221,7 @@ JSON = st.recursive(
 @given(row=st.dictionaries(CELL, JSON, min_size=1, max_size=4), indent=st.booleans(), seed=st.integers(0, 9))
 def test_any_json_object_gives_its_values(row: dict[str, Any], indent: bool, seed: int) -> None:
     separators = random.Random(seed).choice([(",", ":"), (" , ", " : "), (",\t", ":  ")])
-    got = records.json_object(json.dumps(row, separators=separators, ensure_ascii=indent))
+    got = json_lines.json_object(json.dumps(row, separators=separators, ensure_ascii=indent))
     assert isinstance(got, dict)
     assert list(got) == list(row)
     for key, value in row.items():
@@ -263,7 +265,7 @@ def test_parquet_that_only_says_that_it_is_utf8_does_not_crash(tmp_path: Path) -
 
 
 def text(columns: list[str], fields: list[str], **changes: str) -> str:
-    return records.text_of(columns, DEFAULTS.validate_.model_copy(update=changes))(fields)
+    return text_of(columns, DEFAULTS.validate_.model_copy(update=changes))(fields)
 
 
 def test_the_text_is_a_column_or_a_template_of_several() -> None:
@@ -293,7 +295,7 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
     rows = "1,2024-01-02,A,Why does the tide turn?,Because the moon has turned already.\n"
     found, _ = chunks(written(tmp_path, "id,day,code,question,answer\n" + rows))
     with pytest.raises(UserError) as caught:
-        records.check_columns(found, DEFAULTS.validate_)
+        check_columns(found, DEFAULTS.validate_)
     assert str(caught.value).endswith(
         "line 1: there is no column 'text' (validate.column); the header has 'id' (numbers), 'day' (dates), "
         "'code' (short codes or words), 'question' (text, 23 characters on average), 'answer' (text, 36 characters on "
@@ -305,7 +307,7 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
 def column_error(path: Path, **changes: str) -> str:
     found, _ = chunks(path)
     with pytest.raises(UserError) as caught:
-        records.check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
+        check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
     return str(caught.value)
 
 
@@ -347,4 +349,4 @@ def test_the_category_may_be_part_of_the_text_but_not_all_of_it(tmp_path: Path) 
     assert column_error(path, category="text", template="Q: {text}") == itself
     found, _ = chunks(path)
     for changes in ({"category": "topic"}, {"category": "topic", "template": "{topic}: {text}"}, {"category": "none"}):
-        records.check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
+        check_columns(found, DEFAULTS.validate_.model_copy(update=changes))

@@ -12,6 +12,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import look, records
+from pipeline.intake.source import Look
 from tests.conftest import Workspace
 
 pytestmark = pytest.mark.integration
@@ -98,7 +99,7 @@ SETTINGS = [
 ]
 
 
-def written_again(found: look.Look, path: Path, wanted: params.Data) -> str:
+def written_again(found: Look, path: Path, wanted: params.Data) -> str:
     """Return the records that were read as the lines of the file they came from, told by their line numbers."""
     content = path.read_bytes().decode(found.encoding).removeprefix("\ufeff")
     lines = list(io.StringIO(content, newline=""))
@@ -109,7 +110,7 @@ def written_again(found: look.Look, path: Path, wanted: params.Data) -> str:
     return "".join("".join(lines[start - 1 : end - 1]) for start, end in zip(first, ends, strict=True))
 
 
-def characters_of(found: look.Look, wanted: params.Data) -> int:
+def characters_of(found: Look, wanted: params.Data) -> int:
     """Return how many characters but quotes, delimiters, escapes and line breaks the fields hold."""
     dropped = {found.quote, found.delimiter, found.escape, "\r", "\n"}
     count = sum(character not in dropped for name in found.columns * found.header for character in name)

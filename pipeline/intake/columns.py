@@ -1,0 +1,257 @@
+"""The text that a row gives, and whether the file has the columns that the settings name."""
+
+import json
+import re
+import shlex
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from pipeline import params
+from pipeline.command import UserError
+from pipeline.intake.source import Look, SettingsError, clipped, written
+
+
+def text_of(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[str]], str]:
+    """Return the function that gives a record's text: its column, or the template filled in.
+
+    A text from a template is "" when any column it uses is blank. Raises UserError for a column that is not there.
+    """
+    if wanted.template == "none":
+        at = _position(columns, wanted.column, "validate.column")
+        return lambda fields: fields[at]
+    parts = _parts(wanted.template)
+    positions = [_position(columns, name, "validate.template") for _, name in parts if name is not None]
+    if not positions:
+        raise UserError(
+            f"params.yaml: validate.template: found {wanted.template!r}, which names no column; write one in braces, "
+            f"such as {{{columns[0]}}}, or none"
+        )
+    pieces = [literal for literal, name in parts if name is not None]
+    end = "".join(literal for literal, name in parts if name is None)
+
+    def rendered(fields: list[str]) -> str:
+        values = [fields[position] for position in positions]
+        if not all(value.strip() for value in values):
+            return ""
+        return "".join(piece + value for piece, value in zip(pieces, values, strict=True)) + end
+
+    return rendered
+
+
+def _parts(template: str) -> list[tuple[str, str | None]]:
+    """Return the template as pairs of a literal and the column after it, None at the end."""
+    if "\\n" in template:
+        raise UserError(
+            f"params.yaml: validate.template: found a backslash and an n ({template}) where a line break is meant; "
+            "write the template in double quotes"
+        )
+    parts: list[tuple[str, str | None]] = []
+    literal = ""
+    try:
+        for before, name, spec, conversion in string.Formatter().parse(template):
+            literal += before
+            if name is not None:
+                # A colon or an exclamation mark belongs to the name here: nothing is formatted.
+                full = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+                parts.append((literal, full))
+                literal = ""
+    except ValueError as error:
+        raise UserError(
+            f"params.yaml: validate.template: found {template!r} ({error}); write columns in braces, "
+            'such as "{question}\\n{answer}", and a brace itself twice'
+        ) from None
+    return [*parts, (literal, None)]
+
+
+def _position(columns: Sequence[str], name: str, key: str) -> int:
+    if name not in columns:
+        raise UserError(f"params.yaml: {key}: there is no column {name!r}; there are {clipped(columns, most=50)}")
+    return columns.index(name)
+
+
+def check_columns(look: Look, wanted: params.Validate) -> None:
+    """Raise UserError where the file lacks a column that `wanted` uses: what each holds, and what would serve.
+
+    So too where the category's column is the texts' own. A line for each problem.
+    """
+    problems = []
+    for check in (_check_text, _check_category):
+        try:
+            check(look, wanted)
+        except SettingsError as error:
+            problems.append(error)
+    if problems:
+        settings = {key: value for problem in problems for key, value in problem.settings.items()}
+        raise SettingsError("\n".join(map(str, problems)), settings)
+
+
+def _text_columns(wanted: params.Validate) -> list[str]:
+    """Return the columns that make a text."""
+    if wanted.template == "none":
+        return [wanted.column]
+    return [name for _, name in _parts(wanted.template) if name is not None]
+
+
+def _check_text(look: Look, wanted: params.Validate) -> None:
+    template = wanted.template != "none"
+    missing = next((name for name in _text_columns(wanted) if name not in look.columns), None)
+    if missing is None:
+        return
+    kinds = {name: _kind(values) for name, values in _by_column(look)}
+    longest_first = _longest_first(kinds)
+    texts = [name for name in kinds if name in longest_first]
+    settings = {} if template else headerless(look)
+    nested = [name for name, kind in kinds.items() if kind.startswith("JSON")]
+    near = _near(missing, look)
+    if look.header and any(missing in row for row in look.sample):
+        settings = {}
+        mend = f"a later row holds {missing!r}: if that one is the header, delete the lines before it"
+    elif near is not None:
+        settings = {} if template else {"validate.column": near}
+        mend = f"write {near!r} there, exactly as the header does"
+    elif settings:
+        raise SettingsError(
+            f"{look.path}, line 1: looks like a row, not like a header ({clipped(look.columns)}); set "
+            f"{written(settings)} in params.yaml, or write a line with the columns' names above it",
+            settings,
+        )
+    elif len(texts) == 1 and not template:
+        settings = {"validate.column": texts[0]}
+        mend = f"set {written(settings)} in params.yaml"
+    elif texts:
+        joined = json.dumps("\n".join(f"{{{name}}}" for name in texts[:3]), ensure_ascii=False)
+        mend = f"set validate.column in params.yaml to one of {clipped(longest_first)}, or validate.template: {joined}"
+    elif nested:
+        mend = _unnested(look, nested[0])
+    else:
+        joined = json.dumps(" ".join(f"{{{name}}}" for name in look.columns[:3]), ensure_ascii=False)
+        mend = (
+            "none of them holds text; add a column of texts, or make a text of several with validate.template in "
+            f"params.yaml, such as {joined}"
+        )
+    if look.header and look.format in ("csv", "tsv") and any(map(_names_no_column, look.columns)):
+        mend += "; if line 1 is a row, set data.header: none"
+    key = "validate.template" if template else "validate.column"
+    raise SettingsError(f"{_is_not_there(missing, key, look, kinds)}; {mend}", settings)
+
+
+def _check_category(look: Look, wanted: params.Validate) -> None:
+    name = wanted.category
+    if name == "none":
+        return
+    if {name} == set(_text_columns(wanted)):
+        raise SettingsError(
+            f"params.yaml: validate.category: found {name!r}, the column that holds the texts; name another one, whose "
+            "values group the rows, or none",
+            {},
+        )
+    if name in look.columns:
+        return
+    kinds = {name: _kind(values) for name, values in _by_column(look)}
+    near = _near(name, look)
+    settings: dict[str, str] = {}
+    if near is not None:
+        settings, mend = {"validate.category": near}, f"write {near!r} there, exactly as the header does"
+    elif headerless(look):
+        mend = f"if line 1 is a row, they are column_1 to column_{len(look.columns)} with data.header: none: name one"
+    else:
+        mend = "set validate.category in params.yaml to one whose values group the rows, or none"
+    raise SettingsError(f"{_is_not_there(name, 'validate.category', look, kinds)}; {mend}", settings)
+
+
+def _near(missing: str, look: Look) -> str | None:
+    """Return the column that is called so but for case and white space."""
+    return next((name for name in look.columns if name.strip().casefold() == missing.strip().casefold()), None)
+
+
+def _is_not_there(missing: str, key: str, look: Look, kinds: dict[str, str]) -> str:
+    """Return the beginning of a sentence: that the column `key` names is not there, and which are."""
+    listed = ", ".join(f"{name!r} ({kind})" for name, kind in list(kinds.items())[:50])
+    line = ", line 1" if look.header else ""
+    has = "header has" if look.header else "columns are"
+    return f"{look.path}{line}: there is no column {missing!r} ({key}); the {has} {listed}"
+
+
+def headerless(look: Look) -> dict[str, str]:
+    """Return the settings for a file whose first line is a row, with the column of the longest texts, else none."""
+    names = [name for name in look.columns if name.strip()]
+    numbered = names == [str(number) for number in range(len(names))]  # as pandas calls columns that have no names
+    if not look.header or look.format not in ("csv", "tsv") or numbered or not any(map(_names_no_column, names)):
+        return {}
+    settings = {"data.header": "none"}
+    rows = [look.columns, *look.sample]
+    columns = tuple(f"column_{number}" for number in range(1, len(look.columns) + 1))
+    ragged = sum(len(row) != len(columns) for row in rows) > 0.1 * len(rows)
+    if ragged and look.format == "csv" and not any("\t" in value for row in rows for value in row):
+        return settings | {"data.delimiter": "\t", "validate.column": columns[0]}  # lines of prose, each a text
+    kinds = {name: _kind(values) for name, values in _by_column(replace(look, columns=columns, sample=tuple(rows)))}
+    texts = _longest_first(kinds)
+    return settings | {"validate.column": texts[0]} if texts else {}
+
+
+def _longest_first(kinds: dict[str, str]) -> list[str]:
+    """Return the columns of texts, those of the longest ones first."""
+    texts = [name for name, kind in kinds.items() if kind.startswith("text")]
+    return sorted(texts, key=lambda name: -int(kinds[name].split()[1]))
+
+
+def _unnested(look: Look, name: str) -> str:
+    """Return how to get texts out of the JSON that the column `name` holds."""
+    wanted = f"{name!r} holds {_kind(dict(_by_column(look))[name])}, not texts; "
+    values = [json.loads(value) for value in dict(_by_column(look))[name] if value.strip()]
+    inner = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    lengths: dict[str, int] = {}
+    for key, text in ((key, text) for item in inner if isinstance(item, dict) for key, text in item.items()):
+        lengths[key] = lengths.get(key, 0) + (len(text) if isinstance(text, str) else 0)
+    column = max(lengths, key=lambda key: lengths[key], default="")
+    if look.format != "jsonl" or not lengths.get(column):
+        return f"{wanted}write the texts in them into a column of their own"
+    path = f".{name}" if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) else f".[{json.dumps(name)}]"
+    path += "[]" * isinstance(values[0], list)
+    return (
+        f"{wanted}make a row of each object in them with jq -c {shlex.quote(path)} FILE > NEW.jsonl, then set "
+        f"{written({'validate.column': column})} in params.yaml"
+    )
+
+
+def _by_column(look: Look) -> Iterator[tuple[str, list[str]]]:
+    for position, name in enumerate(look.columns):
+        yield name, [row[position] for row in look.sample if position < len(row)]
+
+
+_OPENING = "{["  # of JSON objects and lists
+_NUMBER = re.compile(r"[-+]?[\d.,\s]*\d(e[-+]?\d+)?%?", re.IGNORECASE)
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
+
+
+def _kind(values: Sequence[str]) -> str:
+    """Return what a column holds, judged by some of its fields."""
+    given = [value.strip() for value in values if value.strip()]
+    if not given:
+        return "blank"
+    if all(value[0] in _OPENING and _is_json(value) for value in given):
+        return "JSON objects" if given[0][0] == _OPENING[0] else "JSON lists"
+    if all(_DATE.fullmatch(value) for value in given):
+        return "dates"
+    if all(_NUMBER.fullmatch(value) for value in given):
+        return "numbers"
+    length = sum(map(len, given)) / len(given)
+    if length >= 15 and sum(" " in value or not value.isascii() for value in given) > len(given) / 2:
+        return f"text, {length:.0f} characters on average"
+    return "short codes or words"
+
+
+def _is_json(value: str) -> bool:
+    try:
+        json.loads(value)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _names_no_column(name: str) -> bool:
+    """Return whether `name` looks like a field of a row rather than a column's name, which can be a question."""
+    words, end = len(name.split()), name.strip().rstrip("\"'”»")[-1:]
+    prose = (words > 8 and end not in ("?", ":")) or (words > 3 and end in (".", "!", "…"))
+    return prose or bool(name.strip() and not re.search(r"[^\W\d]", name))
