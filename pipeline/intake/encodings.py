@@ -24,9 +24,15 @@ MARKS = {  # the longer ones first: UTF-32's begins with UTF-16's
     "utf-16-be": codecs.BOM_UTF16_BE,
 }
 _SAMPLE = 256 * 1024  # bytes of lines that are not ASCII, which is what a detector can tell from
+_LINE_SAMPLE = 4096  # bytes of a line
+_WEIGHED_LINES = 1000
 _SURE = 20  # bytes outside ASCII below which detection is a guess; by trial on sentences in 12 languages
 _COMMONEST = "cp1252"
 _RIVAL = 0.95  # of the best one's confidence, from which on another encoding is as likely
+# What Western European text has outside ASCII in UTF-8; what two bytes of another encoding make by chance seldom is.
+_EVERYDAY = frozenset(
+    [*map(chr, range(0xC0, 0x100)), *"«»°€", *"\u2013\u2014\u2018\u2019\u201c\u201d\u201e\u2026"]
+) - frozenset("\xd7\xf7")
 _WORDS = frozenset(b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -214,13 +220,14 @@ class Foreign:
     line: int  # the first that is not UTF-8
     utf8: int
     not_utf8: int
-    first_utf8: int
+    utf8_lines: tuple[tuple[int, bytes], ...]  # the first of those that are UTF-8, each with its number
 
 
 def foreign_lines(path: Path, compression: str) -> Foreign:
     """Return what the lines outside ASCII hold, sampled over the whole file."""
     sample: list[bytes] = []
-    size = line = utf8 = not_utf8 = first = first_utf8 = 0
+    utf8_lines: list[tuple[int, bytes]] = []
+    size = line = utf8 = not_utf8 = first = 0
     rest = b""
     for block in _and_the_end(blocks(path, compression)):
         found = (rest + (block or b"")).splitlines(keepends=True)
@@ -238,13 +245,14 @@ def foreign_lines(path: Path, compression: str) -> Foreign:
                 first = first or line
             else:
                 utf8 += 1
-                first_utf8 = first_utf8 or line
+                if utf8 <= _WEIGHED_LINES:
+                    utf8_lines.append((line, candidate[:_LINE_SAMPLE]))
                 continue
             if room > 0 and size < _SAMPLE:
-                sample.append(candidate[:4096])
+                sample.append(candidate[:_LINE_SAMPLE])
                 size += len(sample[-1])
                 room -= len(sample[-1])
-    return Foreign(b"".join(sample), first, utf8, not_utf8, first_utf8)
+    return Foreign(b"".join(sample), first, utf8, not_utf8, tuple(utf8_lines))
 
 
 @dataclass
@@ -283,6 +291,55 @@ def detected(foreign: Foreign) -> Detected:
         (reading.name, excerpt(first_line.decode(reading.name, "replace"))) for reading in likely[: 1 if sure else 4]
     )
     return Detected(likely[0].name if sure else None, foreign.line, readings)
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A file that is not UTF-8 as a whole: its best reading, and the lines that speak against it.
+
+    `against` has the first of `count` such lines: number, text as it should read, text as `best` reads it ("" where
+    that is not possible). `by_chance` are lines that are valid UTF-8, but read better in `best`.
+    """
+
+    best: str
+    count: int
+    against: tuple[tuple[int, str, str], ...]
+    by_chance: tuple[int, ...] = ()
+
+
+def weighed(foreign: Foreign, guess: Detected) -> Weighed:
+    """Weigh UTF-8 against the likeliest other encoding over all lines outside ASCII.
+
+    A line that is valid UTF-8 speaks for UTF-8 only where the other encoding would garble it: two bytes such as those
+    of `É®` in cp1252 are a character of UTF-8 by chance.
+    """
+    name = guess.readings[0][0] if guess.readings else "latin-1"
+    common = _outside_ascii(foreign.sample.decode(name, "replace"))
+    pairs = [(line, data.decode("utf-8", "ignore"), data.decode(name, "replace")) for line, data in foreign.utf8_lines]
+    garbled = [pair for pair in pairs if _is_garbled(pair[2], pair[1], common)]
+    count = round(foreign.utf8 * len(garbled) / max(1, len(pairs)))
+    if count > foreign.not_utf8:
+        against = ((foreign.line, guess.readings[0][1], ""),) if guess.readings else ((foreign.line, "", ""),)
+        return Weighed("utf-8", foreign.not_utf8, against)
+    shown = tuple((line, excerpt(text), excerpt(as_read)) for line, text, as_read in garbled[:5])
+    return Weighed(name, count, shown, tuple(line for line, *_ in pairs if line not in {at for at, *_ in garbled})[:5])
+
+
+def _is_garbled(text: str, as_utf8: str, common: frozenset[str]) -> bool:
+    """Return whether `text` is what reading a line of UTF-8 in another encoding makes of it.
+
+    `common` are the characters of lines that are surely in that encoding.
+    """
+    from ftfy.badness import badness
+
+    if badness(text) > badness(as_utf8) or any("\x80" <= character <= "\x9f" for character in text):
+        return True
+    outside = _outside_ascii(as_utf8)
+    return not _outside_ascii(text) <= common and (outside <= common or outside <= _EVERYDAY)
+
+
+def _outside_ascii(text: str) -> frozenset[str]:
+    return frozenset(character for character in text if character > "\x7f")
 
 
 def _common_name(encoding: str | None) -> str:

@@ -10,7 +10,7 @@ from pipeline.command import UserError
 from pipeline.intake import encodings
 from pipeline.intake.columns import check_columns
 from pipeline.intake.json_lines import look_at_json
-from pipeline.intake.source import SAMPLE, Look, SettingsError, choices, likeliest, written
+from pipeline.intake.source import SAMPLE, Look, SettingsError, choices, likeliest, mixture, written
 from pipeline.intake.table import look_at_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -233,12 +233,9 @@ def _with_detected_encoding(found: Look) -> Look:
     if foreign.line == 0 or b"\0" in foreign.sample:  # a NUL, or a character cut off at the end: said with its line
         return replace(found, encoding="utf-8")
     guess = encodings.detected(foreign)
-    if foreign.utf8:
-        like = f", like {guess.readings[0][0]}" if guess.readings else ""
-        raise UserError(
-            f"{path}, line {foreign.line}: mixes encodings: {foreign.not_utf8} lines are not UTF-8{like}, and "
-            f"{foreign.utf8} are (the first is line {foreign.first_utf8}); save all of it in UTF-8"
-        )
+    weighed = encodings.weighed(foreign, guess)
+    if weighed.count:
+        raise UserError(f"{path}, line {foreign.line}: {mixture(weighed, foreign)}")
     if guess.encoding is None:
         raise SettingsError(
             f"{path}, line {guess.line}: data.encoding: auto cannot tell the encoding; {choices(guess)}",
@@ -249,4 +246,7 @@ def _with_detected_encoding(found: Look) -> Look:
         f"data.encoding: auto: read as {name}, a guess: line {guess.line} reads {reading!r}; "
         "where that is wrong, set data.encoding in params.yaml to the right name"
     )
+    if weighed.by_chance:
+        lines = ", ".join(map(str, weighed.by_chance))
+        mend += f" (valid UTF-8 as well, but likelier {name}: line {lines})"
     return replace(found, encoding=name, mends=(mend,))

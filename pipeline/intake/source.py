@@ -84,6 +84,25 @@ def likeliest(guess: encodings.Detected) -> dict[str, str]:
     return {"data.encoding": guess.readings[0][0]} if guess.readings else {}
 
 
+def mixture(weighed: encodings.Weighed, foreign: encodings.Foreign) -> str:
+    """Return the end of a sentence about a file of two encodings: the best one, and the lines against it."""
+    (line, text, garbled), *others = weighed.against
+    total = foreign.utf8 + foreign.not_utf8
+    if weighed.best == "utf-8":
+        most = foreign.utf8
+        against = f"line {line}" + (f", which may be meant as {text!r}" if text else "")
+        mend = "save that line in UTF-8 too" if weighed.count == 1 else "save all of it in UTF-8"
+    else:
+        most = total - weighed.count
+        against = f"line {line}, which is UTF-8 ({text!r}) and would read {garbled!r}"
+        against += f" (likewise line {', '.join(str(other) for other, *_ in others)})" if others else ""
+        mend = f"save all of it in one encoding, and name that in data.encoding ({weighed.best} or utf-8)"
+    return (
+        f"mixes encodings: of {total:,} lines outside ASCII {most:,} are {weighed.best}, the best reading; against it "
+        f"{'speaks' if weighed.count == 1 else f'speak {weighed.count:,} lines, the first is'} {against}; {mend}"
+    )
+
+
 def undecodable(found: Look) -> UserError:
     """Return the error for a file that holds bytes outside its encoding, or a NUL, with the line and the mend."""
     skip = len(MARKS[found.encoding]) if found.bom else 0
@@ -107,12 +126,9 @@ def undecodable(found: Look) -> UserError:
         return UserError(f"{at}the rest up to there is UTF-8: save that line in UTF-8 too")
     foreign = encodings.foreign_lines(found.path, found.compression)
     guess = encodings.detected(foreign)
-    if foreign.utf8:
-        like = f" (it looks like {guess.readings[0][0]}: {guess.readings[0][1]!r})" if guess.readings else ""
-        return UserError(
-            f"{at}the file mixes encodings: {foreign.not_utf8} lines are not UTF-8{like}, {foreign.utf8} are; "
-            "save all of it in UTF-8"
-        )
+    weighed = encodings.weighed(foreign, guess)
+    if weighed.count:
+        return UserError(f"{at}the file {mixture(weighed, foreign)}")
     if guess.encoding is None:
         return SettingsError(f"{at}save the file as CSV in UTF-8, or {choices(guess)}", likeliest(guess))
     name, reading = guess.readings[0]

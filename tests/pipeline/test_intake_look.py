@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import encodings, look
+from pipeline.intake import encodings, look, records
 from pipeline.intake.source import Look
 from tests.conftest import ROOT
 
@@ -120,6 +120,48 @@ def test_an_encoding_that_cannot_be_told_is_asked_for_with_what_each_would_read(
     said = refusal(tmp_path, "text\nthe café\n".encode("cp1252"), encoding="auto")
     assert "line 2: data.encoding: auto cannot tell the encoding; name it in data.encoding" in said
     assert "cp1252 reads 'the café'" in said
+
+
+FRENCH = [
+    "L\u2019été dernier on a goûté un pâté",
+    "« école » fermée à midi",
+    "l\u2019école",
+    "«être» ou ne pas être",
+    "NESCAFÉ® Noël",
+    "NESCAFÉ® Gold",
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac-roman"])
+def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_path: Path, encoding: str) -> None:
+    content = ("text\n" + "".join(f"{sentence}\n" for sentence in FRENCH * 9)).encode(encoding)
+    assert any(not line.isascii() and line.decode("utf-8", "ignore").encode() == line for line in content.splitlines())
+    assert seen(tmp_path, content, encoding="auto").encoding == encoding
+    with pytest.raises(UserError) as caught:
+        list(records.read(seen(tmp_path, content), settings()))
+    assert f"set data.encoding: {encoding} in params.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            [*(line.encode("cp1252") for line in FRENCH * 9), "café Straße".encode()],
+            "54 are cp1252, the best reading; against it speaks line 56, which is UTF-8 ('café Straße') and would read "
+            "'cafÃ© StraÃŸe'",
+        ),
+        (
+            [*(line.encode() for line in FRENCH * 9), "café".encode("cp1252")],
+            "54 are utf-8, the best reading; against it speaks line 56, which may be meant as 'café'; save that line",
+        ),
+    ],
+)
+def test_of_a_file_that_mixes_encodings_the_best_and_the_lines_against_it_are_named(
+    tmp_path: Path, lines: list[bytes], sentence: str
+) -> None:
+    said = refusal(tmp_path, b"text\n" + b"\n".join(lines) + b"\n", encoding="auto")
+    assert "mixes encodings: of 55 lines outside ASCII" in said
+    assert sentence in said
 
 
 def test_utf_16_is_told_from_where_its_nuls_are() -> None:

@@ -180,8 +180,17 @@ CASES = [
         "mixed_encodings_auto.csv",
         "the same, to be detected",
         "text\ncafé one\n".encode() + "café two\n".encode("latin-1"),
-        refusal="line 3: mixes encodings: 1 lines are not UTF-8",
+        refusal="line 3: mixes encodings: of 2 lines outside ASCII 1 are cp1252, the best reading; against it speaks "
+        "line 2, which is UTF-8 ('café one') and would read 'cafÃ© one'; save all of it in one encoding",
         data={"encoding": "auto"},
+    ),
+    Case(
+        "chance_utf8_auto.csv",
+        "cp1252, with two bytes that are UTF-8 by chance",
+        ("text\n" + "Kaffee für jeden Tag schön geröstet\n" * 8 + "NESCAFÉ® Gold\n").encode("cp1252"),
+        [*((line, "Kaffee für jeden Tag schön geröstet") for line in range(2, 10)), (10, "NESCAFÉ® Gold")],
+        data={"encoding": "auto"},
+        said="valid UTF-8 as well, but likelier cp1252: line 10",
     ),
     Case(
         "utf8_named_latin1.csv",
