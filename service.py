@@ -12,7 +12,7 @@ from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serving import doors, errors, model_folder, routes, seeing
+from serving import doors, errors, model_folder, routes, seeing, supervisor
 from serving.bento_image import CheckedImage
 from serving.drain import Drain
 from serving.engine import Engine
@@ -31,6 +31,7 @@ _SPARE_SECONDS = 10  # BentoML's own time limit, behind ours: it would end a req
 # A server without a model, or a build, ends here with one sentence. Not so a worker: BentoML would start it again and
 # again, so it starts, answers 503 and logs why.
 if server_context.worker_index is None:
+    supervisor.install()
     model_folder.find(ROOT)
 
 

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.command import UserError
 from pipeline.params import Service
-from serving import ports, seeing
+from serving import ports, seeing, supervisor
 from serving.errors import ApiError
 from serving.keys import Keys
 from serving.limits import LIMITS
@@ -74,8 +74,7 @@ def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
 def check_start(limits: Service = LIMITS) -> None:
     """Refuse to start with wrong keys, bound wider than this machine without any, or on a port that is not free.
 
-    Called where `bentoml serve` runs. Raises BentoMLException, which BentoML prints as a sentence. Each port gets a
-    folder of metrics of its own: a start empties it, which would end those of a server that runs.
+    Called where `bentoml serve` runs. Raises BentoMLException, which BentoML prints as a sentence.
     """
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
@@ -97,8 +96,7 @@ def check_start(limits: Service = LIMITS) -> None:
         )
     if problem := ports.problem(host, port):
         raise BentoMLException(f"{problem}; give another one: --port N, or BENTOML_PORT")
-    metrics = Path(BentoMLContainer.prometheus_multiproc_dir.get())
-    BentoMLContainer.prometheus_multiproc_dir.set(str(metrics.with_name(f"{metrics.name}_{port}")))
+    supervisor.separate_metrics()
     if not keys and not _is_loopback(host):
         logger.warning("bound to %s without API keys: whoever reaches this machine can use the model", host)
 

@@ -100,21 +100,28 @@ class Server:
 
     url: str
     log: Path
+    pid: int
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     def post(self, **body: Any) -> httpx.Response:
         return httpx.post(f"{self.url}/generate", json=body, timeout=60)
 
 
 @contextmanager
-def serving(target: str, cwd: Path, ready: str = "/readyz", **more: str) -> Iterator[Server]:
+def serving(
+    target: str, cwd: Path, ready: str = "/readyz", options: tuple[str, ...] = (), **more: str
+) -> Iterator[Server]:
     """Run `bentoml serve` on a free port until the end of the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = Server(f"http://127.0.0.1:{port}", cwd / "server.log")
-    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
-    with server.log.open("w", encoding="utf-8") as log:
+    command = [sys.executable, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port), *options]
+    with (cwd / "server.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, cwd=cwd, env=environment(**more), stdout=log, stderr=subprocess.STDOUT)
+        server = Server(f"http://127.0.0.1:{port}", cwd / "server.log", process.pid)
         try:
             _wait(server, ready, process)
             yield server

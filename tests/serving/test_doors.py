@@ -27,7 +27,7 @@ from starlette.types import ASGIApp
 
 import tests.serving.conftest  # noqa: F401 - sets PROMETHEUS_MULTIPROC_DIR before bentoml is imported
 from pipeline.command import UserError
-from serving import doors, keys
+from serving import doors, keys, supervisor
 from serving.drain import Drain
 from serving.limits import LIMITS
 
@@ -238,14 +238,13 @@ def test_a_port_that_is_taken_is_refused_in_one_sentence(host: str) -> None:
     assert str(error).startswith(f"port {port} cannot be used: Address already in use; give another one")
 
 
-def test_each_port_has_metrics_of_its_own_and_a_start_that_is_refused_touches_none(
+def test_each_server_has_metrics_of_its_own_and_a_start_that_is_refused_touches_none(
     the_folder_of_metrics: Path,
 ) -> None:
-    port = _free_port()
-    assert start("0.0.0.0", port).exception  # noqa: S104 - it is refused
-    assert start("127.0.0.1", port).exception is None
-    own = Path(BentoMLContainer.prometheus_multiproc_dir.get())
-    assert own == the_folder_of_metrics.with_name(f"{the_folder_of_metrics.name}_{port}")
+    assert start("0.0.0.0", _free_port()).exception  # noqa: S104 - it is refused
+    assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == the_folder_of_metrics
+    assert start("127.0.0.1", _free_port()).exception is None
+    assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == supervisor.folder() / "metrics"
 
 
 def test_a_wrong_word_about_who_may_come_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from pipeline.registry import Registry, Version, content_version
 from tests.serving.conftest import PROMPT, environment, serving
+from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
 
@@ -141,7 +142,8 @@ def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_
     shutil.rmtree(checkout)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    with serving(f"gpt2:{version}", cwd=elsewhere) as server:
+    with serving(str(bento), cwd=elsewhere, BENTOML_CONTAINERIZED="true") as server:  # as the image does
+        assert ports(server.pid) == {server.port}
         about = httpx.get(server.url).json()
         assert (about["why"], about["model"]) == ("packed in this bento", version)
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200

@@ -13,6 +13,7 @@ import pytest
 from serving import model_folder
 from tests.serving.conftest import PROMPT, bentoml, serving
 from tests.serving.test_swap import slower
+from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
 
@@ -127,6 +128,7 @@ def test_a_bento_serves_from_elsewhere_when_the_checkout_is_gone(checkout: Path,
         assert about["why"] == "packed in this bento"
         assert about["model"] == version
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
+        assert ports(server.pid) == {server.port}
 
     packed = tmp_path / "home" / "bentos" / "gpt2" / version
     requirements = (packed / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
