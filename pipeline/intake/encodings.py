@@ -313,14 +313,14 @@ def weighed(foreign: Foreign, guess: Detected) -> Weighed:
     A line that is valid UTF-8 speaks for UTF-8 only where the other encoding would garble it: two bytes such as those
     of `É®` in cp1252 are a character of UTF-8 by chance.
     """
-    name = guess.readings[0][0] if guess.readings else "latin-1"
+    readings = dict(guess.readings) or {"latin-1": ""}
+    name = _COMMONEST if guess.encoding is None and _COMMONEST in readings else next(iter(readings))
     common = _outside_ascii(foreign.sample.decode(name, "replace"))
     pairs = [(line, data.decode("utf-8", "ignore"), data.decode(name, "replace")) for line, data in foreign.utf8_lines]
     garbled = [pair for pair in pairs if _is_garbled(pair[2], pair[1], common)]
     count = round(foreign.utf8 * len(garbled) / max(1, len(pairs)))
     if count > foreign.not_utf8:
-        against = ((foreign.line, guess.readings[0][1], ""),) if guess.readings else ((foreign.line, "", ""),)
-        return Weighed("utf-8", foreign.not_utf8, against)
+        return Weighed("utf-8", foreign.not_utf8, ((foreign.line, readings[name], ""),))
     shown = tuple((line, excerpt(text), excerpt(as_read)) for line, text, as_read in garbled[:5])
     return Weighed(name, count, shown, tuple(line for line, *_ in pairs if line not in {at for at, *_ in garbled})[:5])
 
