@@ -33,7 +33,7 @@ def main() -> None:
     """Score as the arguments say and print what came of it."""
     variant, model_name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     scorer = VARIANTS[variant]
-    tokenizer = AutoTokenizer.from_pretrained(STARTER)
+    tokenizer = AutoTokenizer.from_pretrained(STARTER, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.eos_token
     made = texts(tokenizer, count)
     model = base(model_name).eval()

@@ -93,8 +93,8 @@ def recipe(folder: Path) -> FastAPI:
     import torch
     from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
-    tokenizer = GPT2TokenizerFast.from_pretrained(folder)
-    model = GPT2LMHeadModel.from_pretrained(folder).eval()
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    model = GPT2LMHeadModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
     app = FastAPI()
 
     @app.post("/generate")
@@ -125,7 +125,9 @@ def transformers_batched(folder: Path) -> FastAPI:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+    ).eval()
 
     @torch.inference_mode()
     def write(requests: Sequence[Request]) -> None:

@@ -413,8 +413,10 @@ async def _alone(url: str, project: Project, model: Version) -> dict[Text, str]:
 @torch.inference_mode()
 def hold_to_the_reference(folder: Path, found: Mapping[Text, str]) -> None:
     """Raise RuntimeError unless the greedy texts are those of transformers in float32, but for near ties."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).eval()
     for text, written in found.items():
         if text.seed is not None:
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import params, paths
 from pipeline.command import UserError
+from pipeline.model_safety import unsafe
 from pipeline.workspace import run_stage
 
 GPT2_AT_ITS_COMMIT = "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcc7e"
@@ -91,14 +92,16 @@ def _check(base: str, source: Path) -> None:
             f"params.yaml: base: {base} holds no .safetensors weights, the only format read here; "
             "save it again with transformers: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
         )
+    if reason := unsafe(source):
+        raise UserError(f"params.yaml: base: {base} {reason}")
 
     from transformers import AutoConfig, AutoTokenizer
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # whatever a stranger's files make transformers raise
         found = " ".join(str(error).split())
         raise UserError(f"params.yaml: base: {base} is not readable as a model with its tokenizer: {found}") from None
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:

@@ -86,7 +86,7 @@ def held_out(wanted: params.Evaluate) -> HeldOut:
     clean = pd.read_parquet(paths.CLEAN)
     test, train = clean[clean["split"] == "test"], clean[clean["split"] == "train"]
     texts = test["text"].tolist()
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
     opened, real, whole = openings(texts, tokenizer, wanted.generations, wanted.prompt_tokens, wanted.max_new_tokens)
     return HeldOut(
         rows=test["row"].tolist(),
@@ -144,9 +144,11 @@ def yardstick(texts: HeldOut, wanted: params.Evaluate) -> dict[str, Any]:
 
 def load_model(folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return the model in `folder` in float32, without dropout, on the GPU when there is one, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def side_by_side(texts: HeldOut, evaluated: Mapping[str, Evaluated]) -> list[dict[str, str]]:

@@ -137,11 +137,23 @@ def make_model(folder: Path, wanted: params.Finetune, precision: Precision) -> P
 
 def load_base(folder: Path, dropout: float) -> PreTrainedModel:
     """Return the base model in float32, with `dropout` wherever its architecture has one."""
-    config = AutoConfig.from_pretrained(folder, use_cache=False)  # with a cache, packed rows would attend to each other
+    config = AutoConfig.from_pretrained(
+        folder,
+        use_cache=False,  # with a cache, packed rows would attend to each other
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     for name in _DROPOUTS:
         if hasattr(config, name):
             setattr(config, name, dropout)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
     return model
 
 
@@ -279,7 +291,7 @@ def _save_candidate(
     model: PreTrainedModel, all_params: params.Params, choices: dict[str, Any], metrics: dict[str, Any]
 ) -> None:
     """Write weights, tokenizer, generation config and `manifest.json`, which says what made the model."""
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
     model.config.use_cache = model.generation_config.use_cache = True
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.eos_token_id

@@ -42,12 +42,12 @@ Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 def main() -> None:
     """Run the stage."""
     wanted = params.load().tokenize
-    context = context_of(AutoConfig.from_pretrained(paths.BASE))
+    context = context_of(AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False))
     if wanted.max_length > context:
         raise UserError(
             f"params.yaml: tokenize.max_length: found {wanted.max_length}, but the base reads {context} tokens at most"
         )
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE)
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
     planted = _planted(tokenizer, wanted)
     disable_progress_bar()
 

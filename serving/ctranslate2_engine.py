@@ -45,7 +45,7 @@ def unfit(folder: Path) -> str:
     from ctranslate2.converters.transformers import _MODEL_LOADERS
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config).__name__ not in _MODEL_LOADERS:
         return f"it has no converter for models of the type {config.model_type}"
     return ""
@@ -85,7 +85,7 @@ class Ctranslate2Engine:
         tokenizer, self.start, self.end = tokenizer_of(folder)
         self.tokenizer = tokenizer
         self._word: Any = tokenizer.id_to_token
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", 2**31 - 1)
         self._vocabulary: int = config.vocab_size
         self._random_seed: Callable[[int], None] = ctranslate2.set_random_seed
@@ -316,5 +316,5 @@ def _converted(folder: Path, kept: Path) -> Iterator[Path]:
 def _convert(folder: Path, target: Path) -> Path:
     from ctranslate2.converters import TransformersConverter
 
-    TransformersConverter(str(folder)).convert(str(target), quantization="int8")
+    TransformersConverter(str(folder), trust_remote_code=False).convert(str(target), quantization="int8")
     return target

@@ -10,6 +10,7 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline import paths
 from pipeline.command import UserError
+from pipeline.model_safety import unsafe
 from pipeline.registry import NEEDED, Registry, content_version
 
 POINTER = paths.REGISTRY / "champion.json"
@@ -46,8 +47,8 @@ def find(root: Path) -> ModelFolder:
     else:
         folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
         mend = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
-    if missing := _missing(folder.path, needed):
-        raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {missing}; {mend}")
+    if problem := _problem(folder.path, needed):
+        raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {problem}; {mend}")
     return folder
 
 
@@ -73,7 +74,7 @@ def beside(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
         found["previous"] = ModelFolder(previous.folder, f"the champion before, {previous.tag}", previous.version)
     except UserError:
         pass  # there is none, or none that is whole
-    return {name: folder for name, folder in found.items() if name in names and not _missing(folder.path, NEEDED)}
+    return {name: folder for name, folder in found.items() if name in names and not _problem(folder.path, NEEDED)}
 
 
 def pointed(root: Path) -> tuple[str | None, Path | None]:
@@ -114,8 +115,8 @@ def check_packed(root: Path) -> None:
             f"{paths.CANDIDATE}: {', '.join(links)}: a link would dangle in the bento; put the files themselves there "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if missing := _missing(folder, (*NEEDED, _MANIFEST)):
-        raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {missing}; make one with `dvc repro`")
+    if problem := _problem(folder, (*NEEDED, _MANIFEST)):
+        raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {problem}; make one with `dvc repro`")
 
 
 def data_hash(folder: Path) -> str | None:
@@ -127,9 +128,9 @@ def data_hash(folder: Path) -> str | None:
     return data
 
 
-def _missing(folder: Path, needed: tuple[str, ...]) -> str:
-    """Return what `folder` lacks, as the end of a sentence; empty when it is whole."""
+def _problem(folder: Path, needed: tuple[str, ...]) -> str:
+    """Return why `folder` cannot be served, as the end of a sentence; empty when it can."""
     if not folder.is_dir():
         return "is not a folder" if folder.exists() else "does not exist"
     missing = [name for name in needed if not (folder / name).is_file()]
-    return f"lacks {', '.join(missing)}" if missing else ""
+    return f"lacks {', '.join(missing)}" if missing else unsafe(folder)

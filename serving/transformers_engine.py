@@ -10,7 +10,7 @@ import psutil
 import tokenizers
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from serving.engine import EngineError
@@ -24,7 +24,11 @@ def load(folder: Path) -> PreTrainedModel:
     disable_progress_bar()  # it would be drawn into the log
     on_gpu = torch.cuda.is_available()
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto" if on_gpu else torch.float32, local_files_only=True
+        folder,
+        dtype="auto" if on_gpu else torch.float32,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     model.config.pad_token_id = None  # nothing is padded here, and transformers warns where the start token is the same
     return model.to("cuda").eval() if on_gpu else model.eval()
@@ -38,12 +42,19 @@ def context_of(model: PreTrainedModel) -> int:
 
 def tokenizer_of(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
     """Return the tokenizer in `folder`, and the ids of the tokens before and behind a text (GPT-2 has one for both)."""
-    fast = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    fast = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if fast.eos_token_id is None:
         raise EngineError(
             f"the tokenizer in {folder} names no token that ends a text; set eos_token in its tokenizer_config.json"
         )
     tokenizer = fast.backend_tokenizer
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    known, largest = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values(), default=0)
+    if largest >= known:
+        raise EngineError(
+            f"the tokenizer in {folder} has a token {largest}, but the model knows {known} tokens (0 to {known - 1}); "
+            "they are not of the same model"
+        )
     tokenizer.no_truncation()
     tokenizer.no_padding()
     start = fast.bos_token_id

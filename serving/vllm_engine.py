@@ -65,7 +65,7 @@ class VllmEngine:
 
         python = _python()
         self.tokenizer, self.start, self.end = tokenizer_of(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", sys.maxsize)
         self._max_concurrency = max_concurrency
         self._requests: set[asyncio.Task[None]] = set()

@@ -316,9 +316,17 @@ def main() -> None:
         text = wanted.file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{wanted.file} cannot be read as text in UTF-8 ({error}); name another file") from None
-    model = AutoModelForCausalLM.from_pretrained(wanted.model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        wanted.model, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    scored = score(model, AutoTokenizer.from_pretrained(wanted.model), [text], 2048, wanted.stride)
+    scored = score(
+        model,
+        AutoTokenizer.from_pretrained(wanted.model, local_files_only=True, trust_remote_code=False),
+        [text],
+        2048,
+        wanted.stride,
+    )
     found = figures(scored, 1, 0.5, 0)  # of one text there is nothing to draw from, so no interval
     shown = {name: found[name] for name in ("perplexity", "bits_per_byte", "tokens")}
     words = len(text.split())

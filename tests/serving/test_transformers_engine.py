@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -180,6 +181,20 @@ def test_a_tokenizer_without_an_end_token_is_refused_with_a_sentence(tiny_gpt2: 
     settings = folder / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace('"eos_token": "<|endoftext|>"', '"eos_token": null'))
     with pytest.raises(transformers_engine.EngineError, match="names no token that ends a text"):
+        TransformersStepper(folder)
+
+
+def test_a_tokenizer_with_tokens_that_the_model_does_not_know_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
+    """The trial could pass, and any prompt with one of them would give 500."""
+    folder = Path(shutil.copytree(tiny_gpt2, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    last = len(tokenizer)
+    assert tokenizer.add_tokens(["unheard-of"]) == 1
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(
+        transformers_engine.EngineError,
+        match=rf"has a token {last}, but the model knows {last} tokens \(0 to {last - 1}\)",
+    ):
         TransformersStepper(folder)
 
 
