@@ -15,9 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 from packaging.requirements import Requirement
+from ruamel.yaml import YAML
 
 from pipeline.registry import Registry, Version, content_version
-from tests.serving.conftest import PROMPT, environment, serving
+from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving
 from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
@@ -28,6 +29,23 @@ import os, pathlib, time
 pathlib.Path(os.environ["STARTED"]).write_text(str(os.getpid()))
 time.sleep(60)
 """
+
+
+def test_a_bento_packs_exactly_the_modules_of_the_pipeline_that_the_service_imports() -> None:
+    needed, new = {"pipeline/__init__.py"}, [REPOSITORY / "service.py", *(REPOSITORY / "serving").glob("*.py")]
+    while new:
+        tree = ast.parse(new.pop().read_text(encoding="utf-8"))
+        for node in tree.body:  # what a function imports is for commands that a bento lacks, such as data_diff
+            if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("pipeline"):
+                continue
+            parts = (
+                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "pipeline" else [node.module]
+            )
+            found = {f"{str(part).replace('.', '/')}.py" for part in parts} - needed
+            needed |= found
+            new += [REPOSITORY / name for name in found]
+    include = YAML(typ="safe").load(REPOSITORY / "bentofile.yaml")["include"]
+    assert needed == {name.lstrip("/") for name in include if "/pipeline/" in name}
 
 
 @pytest.fixture
