@@ -23,9 +23,9 @@ _RESULT_FORMAT = {
 }
 
 
-def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
-    """Return the bounds on what `measures.measure` says of each text, for the rules that are not ignored."""
-    bounds: dict[str, dict[str, float]] = {
+def row_bounds(rules: params.Rules) -> dict[str, dict[str, float]]:
+    """Return the bounds on what `measures.measure` says of each text, by rule."""
+    return {
         "empty": {"max_value": 0},
         "too_short": {"min_value": rules.too_short.min_characters},
         "too_long": {"max_value": rules.too_long.max_characters},
@@ -40,7 +40,11 @@ def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
         "iban": {"max_value": 0},
         "secret": {"max_value": 0},
     }
-    return _suite("rows", [(name, _severity(rules, name), bound) for name, bound in bounds.items()])
+
+
+def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
+    """Return the suite of `row_bounds`, for the rules that are not ignored."""
+    return _suite("rows", [(name, _severity(rules, name), bound) for name, bound in row_bounds(rules).items()])
 
 
 def duplicate_suite(rules: params.Rules) -> "gx.ExpectationSuite":

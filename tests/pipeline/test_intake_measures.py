@@ -3,8 +3,10 @@
 # ruff: noqa: RUF001 - the texts are in many scripts
 
 import csv
+import re
 import unicodedata
 
+import pyarrow as pa
 import pytest
 import regex
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import measures
+from pipeline.intake import credentials, measures
 from tests.conftest import ROOT, real
 
 DEFAULTS = params.load(ROOT / "params.yaml").validate_.rules
@@ -331,7 +333,54 @@ def test_what_is_far_too_long_is_refused_for_that_and_not_searched_further() -> 
     refused = measures.measure([text], DEFAULTS)
     assert (refused["too_long"].item(), refused["email"].item()) == (len(text), 0)
     assert refused["control_characters"].item() == 1
-    assert measures.measure([text], rules(too_long={"severity": "warning"}))["email"].item() == 10_000
+    warned = {"severity": "warning"}
+    searched = measures.measure([text], rules(too_long=warned, control_characters=warned))
+    assert searched["email"].item() == 10_000
+
+
+def test_all_reasons_of_an_ordinary_row_are_listed_though_one_would_do() -> None:
+    found = measures.measure(["bob@example.com " * 200 + "\0"], DEFAULTS)
+    assert [found[rule].item() for rule in ("too_long", "control_characters", "email")] == [3201, 1, 200]
+
+
+# ---- time in proportion to the text, whatever is in it
+
+# What once took time quadratic in the length: 8 s and more for the 50,000 characters of the first.
+ADVERSARIAL = {
+    "secret": [
+        "/" * 200_000 + "_authToken",
+        "//x/:_authToken=npm_a " * 10_000,
+        "sk-" * 70_000 + "T3BlbkFJ",
+        "sk-proj-aaaaaaaaaaaaaaaaaaaaT3BlbkFJ" * 6_000,
+        "eyJ" * 70_000,
+        "xoxa-1-1-" * 20_000,
+        ("_sk_live_" + "a" * 24) * 6_000,
+        "-----BEGIN " * 20_000,
+    ],
+    "email": ["a@" + "a." * 100_000, "a@a" * 70_000, "a" * 200_000],
+    "iban": ["DE00 " * 40_000, "DE00" + " 0" * 100_000],
+    "card": ["4111 " * 40_000, "1" * 200_000],
+    "phone": ["+1" * 50_000, "+" * 200_000],
+    "encoding_damage": ["Ã" * 200_000, "â€" * 100_000],
+}
+
+
+def test_no_rule_takes_more_than_a_while_for_a_text_made_for_it() -> None:
+    for rule, texts in ADVERSARIAL.items():
+        _, find = measures._finders("none")[rule]
+        for text in texts:  # on a mistake here the suite would hang for minutes
+            assert all(0 <= start < end <= len(text) for start, end in find(text))
+
+
+@pytest.mark.parametrize("pattern", ["_EMAIL", "_CARD", "_IBAN", "_DATE"])
+def test_what_backtracks_repeats_a_bounded_number_of_times(pattern: str) -> None:
+    unbounded = re.compile(r"(?<!\\)[*+](?![^\[]*\])|\{\d*,\}")
+    assert not unbounded.search(getattr(measures, pattern).pattern)
+
+
+def test_every_pattern_of_secrets_is_one_that_re2_takes() -> None:
+    for pattern in credentials._patterns():
+        assert list(credentials._matches(pa.array(["plain text"], pa.large_string()), pattern)) == []
 
 
 # ---- redaction

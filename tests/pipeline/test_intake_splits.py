@@ -73,3 +73,9 @@ def test_the_last_position_of_all_is_in_training() -> None:
 
 def test_a_lone_surrogate_that_json_may_hold_has_a_split_too() -> None:
     assert split_of("half \ud83d of a pair", 0.1, 0.1) in ("train", "validation", "test")
+
+
+def test_a_long_run_of_combining_marks_is_normalised_in_time() -> None:
+    text = "a" + "\u0315\u0300" * 250_000  # sorted as one run, it took hours
+    assert normalize(text) == normalize(text.upper())
+    assert normalize("e\u0301" * 5_000) == "\u00e9" * 5_000
