@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench import harness, load
 from bench.designs import DESIGNS, SHORT, Mixed
+from pipeline.command import run
 
 PEER = "micro-batches"
 LIBRARIES = ("torch", "ctranslate2")
@@ -92,4 +93,4 @@ def _figures(rows: Sequence[harness.Row]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

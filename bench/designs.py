@@ -9,7 +9,6 @@ import asyncio
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bench import load
+from pipeline.command import arg_parser, echo, run
 
 START = 0  # the token that texts begin and end with, as the starter's tokenizer has it
 TEMPERATURE, TOP_P, TOP_K = 0.6, 0.95, 50
@@ -376,15 +376,20 @@ async def _mixed(name: str, folder: Path, short: int, long: int, length: int, se
 
 def main() -> None:
     """Measure as the arguments say and print what came of it."""
-    name, folder, what, *numbers = sys.argv[1:]
-    if what == "mixed":
-        short, long, length, seconds = map(int, numbers)
-        result: Any = asdict(asyncio.run(_mixed(name, Path(folder), short, long, length, seconds)))
+    parser = arg_parser()
+    parser.add_argument("name", choices=DESIGNS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("load", choices=("mixed", "bare"))
+    parser.add_argument("numbers", type=int, nargs="+")
+    given = parser.parse_args()
+    if given.load == "mixed":
+        short, long, length, seconds = given.numbers
+        result: Any = asdict(asyncio.run(_mixed(given.name, given.folder, short, long, length, seconds)))
     else:
-        length, waves, *clients = map(int, numbers)
-        result = [asdict(found) for found in asyncio.run(bare(name, Path(folder), length, waves, clients))]
-    sys.stdout.write("\n" + json.dumps(result) + "\n")
+        length, waves, *clients = given.numbers
+        result = [asdict(found) for found in asyncio.run(bare(given.name, given.folder, length, waves, clients))]
+    echo("\n" + json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

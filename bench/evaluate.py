@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from bench import harness
 from bench.scorers import VARIANTS
+from pipeline.command import run
 
 PEER = "stock evaluate"
 LIBRARIES = ("torch", "transformers", "evaluate")
@@ -67,4 +68,4 @@ def _figures(rows: list[harness.Row]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,7 +7,6 @@ import contextlib
 import io
 import json
 import shutil
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from bench.harness import ROOT
 from bench.readers import READERS
+from pipeline.command import arg_parser, echo, run
 
 OURS = "pipeline.validate"
 GOOD = [f"The {number}th tale begins where the tide left the boat and ends at supper." for number in range(60)]
@@ -133,7 +133,11 @@ def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
 
 def main() -> None:
     """Judge one reader and print its verdicts as JSON, by fault."""
-    name, scratch = sys.argv[1], Path(sys.argv[2])
+    parser = arg_parser()
+    parser.add_argument("name", choices=[*READERS, OURS])
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    name, scratch = given.name, given.folder
     verdicts = {}
     for number, (fault_name, fault) in enumerate(FAULTS.items()):
         folder = scratch / str(number)
@@ -145,8 +149,8 @@ def main() -> None:
             verdict = _by_us(fault, file, folder) if name == OURS else _by_library(name, fault, file, folder / "made")
         verdicts[fault_name] = vars(verdict)
         shutil.rmtree(folder)
-    sys.stdout.write(json.dumps(verdicts) + "\n")
+    echo(json.dumps(verdicts))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

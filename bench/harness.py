@@ -5,7 +5,6 @@ does meets them all. Memory is that of the whole process tree, workers included.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from pipeline.command import arg_parser, echo, echo_json, say
 
 ROOT = Path(__file__).parent.parent
 MEMORY_EVERY = 0.2  # seconds between two looks at the memory; looking more often slows OpenMP's threads down
@@ -169,7 +170,8 @@ def commit() -> str | None:
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = arg_parser()
+    parser.description = description
     parser.add_argument(
         "--quick", action="store_true", help="a small size and one round: it runs, the figures are moot"
     )
@@ -189,14 +191,9 @@ def publish(name: str, text: str, rows: Sequence[Row], libraries: Sequence[str],
     described = machine(libraries)
     if not json_only:
         versions = ", ".join(f"{library} {version}" for library, version in described["libraries"].items())
-        sys.stdout.write(
+        echo(
             f"{text}\n\n{described['processor']}, {described['cores']} cores, {described['memory_gb']} GB, "
-            f"{described['system']}, Python {described['python']}; {versions}\n\n"
+            f"{described['system']}, Python {described['python']}; {versions}\n"
         )
     result = {"name": name, "machine": described, "rows": [asdict(row) for row in rows], "commit": commit(), **more}
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
-
-
-def say(sentence: str) -> None:
-    """Tell a waiting person what runs now."""
-    sys.stderr.write(sentence + "\n")
+    echo_json(result, indent=None)

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from bench import harness
 from bench.faults import FAULTS, OURS, Verdict
 from bench.readers import READERS
+from pipeline.command import run
 
 PEER = "pandas"
 NEAR = "near-duplicates too"
@@ -164,4 +165,4 @@ def make_corpus(path: Path, size: int, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,7 +12,6 @@ import json
 import math
 import random
 import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +25,7 @@ import uvloop
 from tokenizers import Tokenizer
 
 from bench import harness
+from pipeline.command import arg_parser, echo, run
 
 PROMPT_TOKENS = 11  # and the start token
 PERCENTS = (50, 95, 99)
@@ -80,8 +80,10 @@ Ask = Callable[[Answer, int], Awaitable[None]]  # fills in the answer to the req
 
 def main() -> None:
     """Ask as the plan says and print what came of it."""
-    found = uvloop.run(follow(Plan(**json.loads(sys.argv[1]))))
-    sys.stdout.write("\n" + json.dumps([asdict(one) for one in found]) + "\n")
+    parser = arg_parser()
+    parser.add_argument("plan", type=json.loads, help="JSON")
+    found = uvloop.run(follow(Plan(**parser.parse_args().plan)))
+    echo("\n" + json.dumps([asdict(one) for one in found]))
 
 
 async def follow(plan: Plan) -> list[Found]:
@@ -225,4 +227,4 @@ def _text(line: bytes) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

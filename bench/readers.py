@@ -3,12 +3,13 @@
 `python -m bench.readers NAME FILE` takes the CSV in as a whole; what it writes is deleted again.
 """
 
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.command import arg_parser, run
 
 Columns = dict[str, list[Any]]
 
@@ -88,6 +89,15 @@ READERS = {
 }
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read the file by the reader of that name."""
+    parser = arg_parser()
+    parser.add_argument("name", choices=READERS)
+    parser.add_argument("file", type=Path)
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        READERS[sys.argv[1]].read(Path(sys.argv[2]), Path(made))
+        READERS[given.name].read(given.file, Path(made))
+
+
+if __name__ == "__main__":
+    run(main)

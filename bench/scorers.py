@@ -7,7 +7,6 @@ perplexity, relative to a loop in float64 that reads one text at a time, on a fe
 import csv
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import harness
 from bench.trainers import STARTER, base
+from pipeline.command import arg_parser, echo, run
 from pipeline.evaluation.perplexity import score
 from pipeline.training import speed
 
@@ -31,7 +31,15 @@ Scorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[str]], float]
 
 def main() -> None:
     """Score as the arguments say and print what came of it."""
-    variant, model_name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    parser = arg_parser()
+    parser.add_argument("variant", choices=VARIANTS)
+    parser.add_argument("model")
+    parser.add_argument("texts", type=int)
+    given = parser.parse_args()
+    variant, model_name, count = given.variant, given.model, given.texts
+    if variant.startswith("ours"):
+        speed.preload_allocator()  # as the stage does, and what follows
+        speed.keep_freed_memory()
     scorer = VARIANTS[variant]
     tokenizer = AutoTokenizer.from_pretrained(STARTER, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.eos_token
@@ -44,7 +52,7 @@ def main() -> None:
     tokens = sum(map(len, tokenizer(made)["input_ids"]))
     exact = one_at_a_time(model, tokenizer, made[:CHECKED])
     error = abs(math.exp(scorer(model, tokenizer, made[:CHECKED]) - exact) - 1)
-    sys.stdout.write("\n" + json.dumps({"tokens": tokens / seconds, "error": error}) + "\n")
+    echo("\n" + json.dumps({"tokens": tokens / seconds, "error": error}))
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
@@ -117,7 +125,4 @@ VARIANTS: dict[str, Scorer] = {
 
 
 if __name__ == "__main__":
-    if sys.argv[1].startswith("ours"):
-        speed.preload_allocator()  # as the stage does, and what follows
-        speed.keep_freed_memory()
-    main()
+    run(main)

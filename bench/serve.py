@@ -28,6 +28,8 @@ import psutil
 from bench import figure, harness, load
 from bench.designs import OURS, TEMPERATURE, TOP_K, TOP_P
 from bench.servers import SERVERS
+from pipeline.command import run
+from pipeline.command import say as tell
 
 PEER = "recipe"
 BARE = {"CTranslate2, bare engine": "CTranslate2", "ours, bare engine": OURS}
@@ -172,7 +174,7 @@ def one_round(
         for running in started.values():
             running.wait()
         for name in names:
-            harness.say(f"{say}: {name}")
+            tell(f"{say}: {name}")
             if name in started:
                 found = started[name].ask(folder, size, closed=clients)
                 turns[name] = Turn(dict(zip(clients, found, strict=True)))
@@ -187,7 +189,7 @@ def one_round(
                 speed = share * turns["ours"].most
                 for name, running in started.items():
                     if speed <= STANDS * turns[name].most:
-                        harness.say(f"{say}: {name}, {speed / size.tokens:.2f} requests a second")
+                        tell(f"{say}: {name}, {speed / size.tokens:.2f} requests a second")
                         [turns[name].open[share]] = running.ask(folder, size, open=[speed / size.tokens])
     for name, running in started.items():
         turns[name].memory = running.peak_memory
@@ -267,7 +269,7 @@ class Running:
             try:
                 self._process.wait(END)
             except subprocess.TimeoutExpired:
-                harness.say(f"{self._name} did not stop within {END:g} s and was killed")
+                tell(f"{self._name} did not stop within {END:g} s and was killed")
                 self._process.kill()
                 self._process.wait()
                 for child in children:
@@ -417,4 +419,4 @@ def picture(turns: Mapping[str, Sequence[Turn]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer
 
 from bench import harness
 from bench.designs import CONVERTED, START, TEMPERATURE, TOP_K, TOP_P, CTranslate2, Request, Window
+from pipeline.command import arg_parser, echo, run
 
 STARTER = harness.ROOT / "starter"
 MODELS: dict[str, dict[str, int]] = {
@@ -188,18 +188,22 @@ SERVERS: dict[str, Callable[[Path], FastAPI]] = {
 
 def main() -> None:
     """Make a model, or serve until told to stop."""
-    if sys.argv[1] == "model":
-        sys.stdout.write(f"\n{make_model(sys.argv[2])}\n")
+    parser = arg_parser()
+    parser.add_argument("name", choices=["model", *SERVERS])
+    parser.add_argument("folder", help="of the model; its name, after `model`")
+    parser.add_argument("port", type=int, nargs="?")
+    given = parser.parse_args()
+    if given.name == "model":
+        echo(f"\n{make_model(given.folder)}")
         return
-    name, folder, port = sys.argv[1:]
-    app = SERVERS[name](Path(folder))
+    app = SERVERS[given.name](Path(given.folder))
 
     @app.get("/readyz")
     async def ready() -> None:
         """Answer 200."""
 
-    uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -9,7 +9,6 @@ What each model writes is asked beforehand, of a server with nothing else to do,
 transformers in float32: so every wrong answer is noticed. Exits with 1 where there is anything to complain of.
 """
 
-import argparse
 import asyncio
 import itertools
 import json
@@ -38,7 +37,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import harness
-from pipeline.command import UserError
+from pipeline.command import UserError, arg_parser, run
 from pipeline.registry import Registry, Version
 
 LIBRARIES = ("torch", "transformers", "bentoml", "uvicorn", "aiohttp")
@@ -515,7 +514,7 @@ def rows_of(soak: Soak, expected: Expected) -> list[harness.Row]:
 
 def main() -> None:
     """Soak, and say what happened."""
-    parser = argparse.ArgumentParser(description="Hold the service under mixed load while its model changes.")
+    parser = arg_parser(no="there is something to complain of")
     parser.add_argument("--minutes", type=float, default=30, help="how long (default: 30)")
     parser.add_argument("--rate", type=float, default=12, help="requests a second (default: 12)")
     parser.add_argument("--quick", action="store_true", help="20 s, a swap every 4 s: it runs, memory is moot")
@@ -558,4 +557,4 @@ def publish(
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

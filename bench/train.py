@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from bench import harness
 from bench.trainers import LIMITS, VARIANTS
+from pipeline.command import run
 
 PEER = "recipe, padded to 128"
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets")
@@ -80,4 +81,4 @@ def _figures(rows: list[harness.Row]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

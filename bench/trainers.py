@@ -7,7 +7,6 @@ validation texts, scored in the same plain way, in nats), `operations` (floating
 import csv
 import itertools
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from transformers import (
 
 from bench import harness
 from pipeline import finetune, params, paths
+from pipeline.command import arg_parser, echo, run
 from pipeline.training import speed
 from pipeline.training.checkpoints import Checkpoints
 
@@ -47,7 +47,15 @@ Train = Callable[[PreTrainedModel, Rows, int], float]
 
 def main() -> None:
     """Train as the arguments say and print what came of it."""
-    variant, model_name, texts, epochs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    parser = arg_parser()
+    parser.add_argument("variant", choices=[*LIMITS, *VARIANTS])
+    parser.add_argument("model")
+    parser.add_argument("texts", type=int)
+    parser.add_argument("epochs", type=int)
+    given = parser.parse_args()
+    variant, model_name, texts, epochs = given.variant, given.model, given.texts, given.epochs
+    if variant.startswith("ours"):
+        speed.preload_allocator()  # as the stage does
     if variant in LIMITS:
         _print({"operations_a_second": gemm_limit(LIMITS[variant])})
         return
@@ -64,7 +72,7 @@ def main() -> None:
 
 
 def _print(result: dict[str, float]) -> None:
-    sys.stdout.write("\n" + json.dumps(result) + "\n")
+    echo("\n" + json.dumps(result))
 
 
 def gemm_limit(setting: str, size: int = 2048) -> float:
@@ -258,6 +266,4 @@ VARIANTS: dict[str, Train] = {
 
 
 if __name__ == "__main__":
-    if sys.argv[1].startswith("ours"):
-        speed.preload_allocator()  # as the stage does
-    main()
+    run(main)

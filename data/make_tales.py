@@ -9,11 +9,11 @@ Run from the repository root: `python -m data.make_tales`
 
 import csv
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.command import arg_parser, echo, run
 from starter.grammar import Rules, expand
 
 SEED = 1851
@@ -1691,13 +1691,14 @@ def make_rows(rng: random.Random) -> list[str]:
 
 def main() -> None:
     """Write the file and say how many rows it has."""
+    arg_parser().parse_args()
     rows = make_rows(random.Random(SEED))
     with OUTPUT.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_MINIMAL, lineterminator="\n")
         writer.writerow(("id", "text"))
         writer.writerows(enumerate(rows, start=1))
-    sys.stdout.write(f"{OUTPUT.name}: {len(rows)} rows\n")
+    echo(f"{OUTPUT.name}: {len(rows)} rows")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

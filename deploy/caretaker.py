@@ -3,7 +3,6 @@
 `python -m deploy.caretaker --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,15 +13,10 @@ from pathlib import Path
 from flows import notify, settings
 from flows.crashed import Coroner
 from pipeline import params
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, echo, run
 
 _START = 120.0  # seconds that the server may take
 _LOOK = 20.0  # seconds between two looks after runs
-
-
-def say(sentence: str) -> None:
-    """Print a line."""
-    print(sentence, flush=True)  # noqa: T201 - the command's output
 
 
 def prepare(kind: str, template: Path | None, retrain: dict[str, str]) -> None:
@@ -57,7 +51,7 @@ def main() -> None:
     """Make the pool and the deployments, then look after runs whose process is gone, until stopped."""
     from prefect.client.orchestration import get_client
 
-    parser = argparse.ArgumentParser(prog="python -m deploy.caretaker", description=main.__doc__)
+    parser = arg_parser()
     parser.add_argument("--type", default="process", choices=["process", "docker", "kubernetes"])
     parser.add_argument("--template", type=Path, help="the pool's base job template")
     parser.add_argument("--retrain", type=json.loads, help="JSON: job variables of the deployment retrain")
@@ -70,11 +64,11 @@ def main() -> None:
                 raise UserError(f"Prefect's server did not answer within {_START:g} seconds: {problem!r}")
             time.sleep(0.5)
         prepare(given.type, given.template, given.retrain or {})
-        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
+        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], echo)
         if given.once:
             return
-        say("deployed; looking after runs")
-        coroner = Coroner(client, say)
+        echo("deployed; looking after runs")
+        coroner = Coroner(client, echo)
         while True:
             coroner.look()
             time.sleep(_LOOK)

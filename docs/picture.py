@@ -5,7 +5,6 @@ that is running, where a retraining ended with a verdict, `python docs/picture.p
 `bentoml serve` that is running.
 """
 
-import argparse
 import base64
 import json
 import shutil
@@ -21,6 +20,8 @@ from typing import Any
 import httpx
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
+
+from pipeline.command import arg_parser, run
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "reports" / "promote" / "report.html"
@@ -195,7 +196,7 @@ def playground(port: int) -> None:
 
 def main() -> None:
     """Write the pictures; exits with a sentence where there is no page, no browser or no picture."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = arg_parser()
     parser.add_argument("of", nargs="?", choices=("report", "ui", "playground"), default="report")
     parser.add_argument("--port", type=int, help="of the UI (default: 4200) or the service (default: 3000)")
     given = parser.parse_args()
@@ -206,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

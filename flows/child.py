@@ -7,6 +7,7 @@ that a kill of its parent's process group misses it, and on Linux it adopts orph
 NICENESS is the command's: 0 leaves all as it is, 19 takes only what nobody else wants.
 """
 
+import argparse
 import ctypes
 import os
 import select
@@ -25,16 +26,21 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 def main() -> None:
     """Run the command; exit with its code, as a shell would."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("seconds", metavar="SECONDS", type=float)
+    parser.add_argument("niceness", metavar="NICENESS", type=int)
+    parser.add_argument("command", metavar="COMMAND", nargs=argparse.REMAINDER)
+    given = parser.parse_args()
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _go_on)  # unlike an ignored signal, the command does not inherit it
-    if niceness := int(sys.argv[2]):
-        _step_back(niceness)
-    command = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL)  # noqa: S603 - it is what this is for
+    if given.niceness:
+        _step_back(given.niceness)
+    command = subprocess.Popen(given.command, stdin=subprocess.DEVNULL)  # noqa: S603 - it is what this is for
     while command.poll() is None and not select.select([0], [], [], 0.1)[0]:
         pass
-    _end_tree(command.pid, float(sys.argv[1]))
+    _end_tree(command.pid, given.seconds)
     code = command.wait()
     with suppress(ChildProcessError):
         while True:

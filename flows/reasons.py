@@ -4,7 +4,6 @@ DVC says what changed since each stage ran; the registry and the last verdict sa
 judged. New rows are counted by the intake's own reader, against the rows that `validate` counted last.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +18,11 @@ from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
 from pipeline import params, paths
-from pipeline.command import UserError, run, say
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say
 from pipeline.intake.look import look
 from pipeline.intake.records import read
 from pipeline.registry import Registry, content_version
 
-NOTHING_NEW = 1  # the exit code
 _BYTES_A_SECOND = 60e6  # that are counted; 90e6 were seen. Only said, for files that take some time
 _LISTED = 4  # changes of a kind; more are counted
 _LONGEST = 400  # characters of another's sentence
@@ -294,18 +292,16 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 def main() -> None:
     """Say why a run would start now, or why not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m flows.reasons",
-        description=__doc__.split("\n\n")[0],
-        epilog="Exit codes: 0 a run would find something to do, 1 nothing new, 2 a mistake of the caller.",
-    )
+    parser = arg_parser(no="nothing new")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     wanted = parser.parse_args()
     found = why()
-    shown = json.dumps(asdict(found), indent=2, ensure_ascii=False, default=str) if wanted.json else found.sentence
-    print(shown)  # noqa: T201 - the command's output
+    if wanted.json:
+        echo_json(asdict(found))
+    else:
+        echo(found.sentence)
     if not found.run:
-        sys.exit(NOTHING_NEW)
+        sys.exit(NO)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 `prefect --no-prompt deploy --all` or `prefect deployment run retrain/retrain` talk to the server of `make up`.
 """
 
-import argparse
 import ipaddress
 import os
 import platform
@@ -12,7 +11,7 @@ import shlex
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, run
 
 # In the project, not in ~/.prefect: runs, schedules and what a person paused belong to this folder, survive a restart,
 # and neither mix with another checkout's nor with a person's own Prefect.
@@ -100,7 +99,7 @@ def _refuse_what_opens(host: str) -> None:
 
 def main() -> None:
     """Print the settings as a shell's `export` lines."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = arg_parser()
     parser.add_argument("--port", type=int, default=os.environ.get("PREFECT_SERVER_API_PORT", PORT))
     for name, value in environment(Path(), parser.parse_args().port).items():
         if os.environ.get(name) != value:

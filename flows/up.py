@@ -4,7 +4,6 @@ Each is a child that ends with this one however that ends (see `flows.child`). W
 `registry/logs/`, and here with their name in front.
 """
 
-import argparse
 import fcntl
 import os
 import signal
@@ -20,8 +19,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from flows import child, settings
-from pipeline import params, paths
-from pipeline.command import UserError, run
+from pipeline import command, params, paths
+from pipeline.command import CRASH, OutputLost, UserError, arg_parser, echo, run
 from serving import ports
 
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
@@ -240,8 +239,8 @@ def say(sentence: str) -> None:
 
 
 def _print(name: str, line: str) -> None:
-    with suppress(OSError), _CONSOLE:  # nobody looks any more (a closed terminal, `| head`): the logs have it all
-        print(f"{name:8}| {line}", flush=True)  # noqa: T201 - the command's output
+    with suppress(OutputLost), _CONSOLE:  # nobody looks any more (a closed terminal, `| head`): the logs have it all
+        echo(f"{name:8}| {line}")
 
 
 def _make_pool(client: "SyncPrefectClient") -> None:
@@ -334,7 +333,7 @@ def _at_signals(do: Callable[[int, FrameType | None], None]) -> None:
 
 def main() -> None:
     """Start Prefect's server, the deployments, a worker and the service; stop them all at Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m flows.up", description=main.__doc__)
+    parser = arg_parser()
     port = os.environ.get("PREFECT_SERVER_API_PORT", settings.PORT)
     parser.add_argument("--port", type=int, default=port, help="of Prefect's server and UI (default: %(default)s)")
     parser.add_argument("--service-port", type=int, default=_SERVICE_PORT, help="default: %(default)s")
@@ -358,8 +357,8 @@ def main() -> None:
         except _Stop:
             pass  # what was asked for
         except _Ended as ended:
-            print(f"error: {ended}", file=sys.stderr)  # noqa: T201 - the command's output
-            sys.exit(1)
+            command.say(f"error: {ended}")
+            sys.exit(CRASH)
         finally:
             _at_signals(_go_on)
             up.stop()

@@ -9,7 +9,6 @@ Memory stays bounded: texts are streamed, and DuckDB joins their digests and add
 
 # ruff: noqa: S608 - queries are put together from names in this module alone
 
-import argparse
 import difflib
 import hashlib
 import json
@@ -32,7 +31,7 @@ import pyarrow.parquet as pq
 import regex
 
 from pipeline import params, paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, echo, echo_json, run
 from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
 from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares, visible
@@ -180,7 +179,7 @@ class DataDiff:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.data_diff", description=__doc__.split("\n\n")[0])
+    parser = arg_parser()
     what = "a clean parquet file, a git revision, a model folder, or a version of the registry (champion, a tag, ...)"
     parser.add_argument("old", metavar="OLD", help=what)
     parser.add_argument("new", metavar="NEW", nargs="?", default=str(paths.CLEAN), help=f"likewise; {paths.CLEAN}")
@@ -196,7 +195,10 @@ def main() -> None:
             wanted.page.write_text(page(found), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--page {wanted.page}: cannot be written ({error.strerror}); name another file") from None
-    print(json.dumps(found.numbers(), indent=2, ensure_ascii=False) if wanted.json else table(found))  # noqa: T201
+    if wanted.json:
+        echo_json(found.numbers())
+    else:
+        echo(table(found))
 
 
 def _region() -> str:

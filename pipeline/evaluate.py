@@ -206,5 +206,4 @@ def _page(samples: list[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    speed.preload_allocator()
-    run_stage(main)
+    run_stage(main, first=speed.preload_allocator)

@@ -347,5 +347,4 @@ def _hash_of_folder(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    speed.preload_allocator()
-    run_stage(main)
+    run_stage(main, first=speed.preload_allocator)

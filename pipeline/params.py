@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, run
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -403,6 +403,7 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
 
 def main() -> None:
     """Check `params.yaml`."""
+    arg_parser().parse_args()
     load()
 
 

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, verdict
-from pipeline.command import UserError, run
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run
 from pipeline.registry import Registry, Version, content_version
 from pipeline.verdict import Verdict
 
 if TYPE_CHECKING:  # at run time it brings torch along, which a refusal can do without
     from pipeline.evaluate import Evaluated, HeldOut
-
-VERDICT_IS_NO = 1  # the exit code
 
 Pair = tuple[float, float]  # the candidate's figure, and that of the model it is compared with
 
@@ -292,12 +290,11 @@ def main() -> None:
     judged = decision.verdict
     new = None if arguments.dry_run else carry_out(decision, why=arguments.force if judged.forced is None else None)
     if arguments.json:
-        shown = json.dumps(verdict.as_json(judged), indent=2, ensure_ascii=False)
+        echo_json(verdict.as_json(judged))
     else:
-        shown = verdict.markdown(judged) + "\n" + _ending(decision, new, arguments.dry_run)
-    print(shown)  # noqa: T201 - the command's output
+        echo(verdict.markdown(judged) + "\n" + _ending(decision, new, arguments.dry_run))
     if not judged.promoted:
-        sys.exit(VERDICT_IS_NO)
+        sys.exit(NO)
 
 
 def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
@@ -317,11 +314,7 @@ def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.promote",
-        description="Make the candidate champion if it is better beyond noise and within every bound.",
-        epilog="Exit codes: 0 promoted (with --dry-run: it would be), 1 the verdict is no, 2 a mistake of the caller.",
-    )
+    parser = arg_parser(no="the verdict is no")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     parser.add_argument("--dry-run", action="store_true", help="judge and write the verdict, but move nothing")
     parser.add_argument("--force", metavar="WHY", help="promote it whatever the verdict; WHY is recorded")

@@ -33,7 +33,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline import params, paths
-from pipeline.command import UserError, run, say
+from pipeline.command import UserError, arg_parser, echo, echo_json, run, say
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")  # what a model cannot be served without
 MOVES = ("promote", "force", "rollback")  # the actions that set the pointer
@@ -862,7 +862,7 @@ def _sync(path: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog=_COMMAND, description=__doc__.split("\n\n")[0])
+    parser = arg_parser()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     called = "a tag, a version or the beginning of one, champion, or previous"
     for name, what in {
@@ -889,7 +889,10 @@ def main() -> None:
     wanted = parser.parse_args()
     params.load()  # says so, where this is not the project's root
     found, text = _COMMANDS[wanted.command](Registry(), wanted)
-    print(json.dumps(found, indent=2, ensure_ascii=False) if wanted.json else text)  # noqa: T201
+    if wanted.json:
+        echo_json(found)
+    else:
+        echo(text)
 
 
 def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from pipeline import paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, run
 
 LOCK = paths.REGISTRY / "workspace.lock"
 _CLAIM = "WORKSPACE_CLAIM"
@@ -66,15 +66,23 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
             lock.truncate(0)
 
 
-def run_stage(main: Callable[[], None]) -> NoReturn:
-    """Do what `pipeline.command.run` does, in a claim on the current folder: the way a stage's module ends."""
+def run_stage(main: Callable[[], None], first: Callable[[], None] = lambda: None) -> NoReturn:
+    """Do what `pipeline.command.run` does, in a claim on the current folder: the way a stage's module ends.
 
-    def claimed() -> None:
+    `first` is called before the claim: what starts the process anew.
+    """
+
+    def stage() -> None:
+        arg_parser().parse_args()
+        if not paths.PARAMS.exists():  # a claim would leave its file in a folder that is no project
+            raise UserError(f"{paths.PARAMS} is not here; run the command from the repository's root")
+        first()
+        if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts, the first claims for all
+            return main()
         with claim(Path(), f"the stage {Path(sys.argv[0]).stem}", _PATIENCE):
             main()
 
-    # Of the processes that torchrun starts, the first claims for all.
-    run(claimed if os.environ.get("RANK", "0") == "0" else main)
+    run(stage)
 
 
 def _taken(lock: IO[str]) -> bool:

@@ -4,7 +4,6 @@ They come from API_KEYS (`name:hash,name:hash`), from the file that API_KEYS_FIL
 with # are comments), or from both. The keys have 256 random bits, so a plain SHA-256 is as good as a slow hash.
 """
 
-import argparse
 import hashlib
 import hmac
 import logging
@@ -132,13 +131,12 @@ class Keys:
 
 def main() -> None:
     """Make a key."""
-    parser = argparse.ArgumentParser(prog="python -m serving.keys", description="Makes a key for the HTTP service.")
+    parser = command.arg_parser()
     actions = parser.add_subparsers(required=True, metavar="new")
     making = actions.add_parser("new", help="print a new key, once, and the line by which the service knows it")
     making.add_argument("name", help="whose it is: appears in the log")
     key, line = new(parser.parse_args().name)
-    print(f"the key, shown only now:           {key}")  # noqa: T201 - the command's output
-    print(f"for API_KEYS or API_KEYS_FILE:     {line}")  # noqa: T201 - likewise
+    command.echo(f"the key, shown only now:           {key}\nfor API_KEYS or API_KEYS_FILE:     {line}")
 
 
 if __name__ == "__main__":

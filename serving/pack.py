@@ -4,7 +4,6 @@ The bento is built in a folder of its own, under BENTOML_HOME, and comes into Be
 fails or is killed when, the store holds a whole bento or none. What a killed command left is deleted by the next.
 """
 
-import argparse
 import fcntl
 import filecmp
 import os
@@ -21,7 +20,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from pipeline import params, paths
-from pipeline.command import UserError, run, say
+from pipeline.command import UserError, arg_parser, echo, run, say
 from pipeline.registry import Registry, content_version
 from serving import model_folder
 
@@ -156,7 +155,7 @@ def _put(bento: Path, place: Path, staging: Path) -> None:
 
 def main() -> None:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m serving.pack", description=__doc__.split("\n\n")[0])
+    parser = arg_parser()
     parser.add_argument(
         "version",
         metavar="VERSION",
@@ -166,7 +165,7 @@ def main() -> None:
     )
     wanted = parser.parse_args()
     params.load()  # says so, where this is not the project's root
-    print(pack(Path().absolute(), wanted.version))  # noqa: T201
+    echo(pack(Path().absolute(), wanted.version))
 
 
 if __name__ == "__main__":

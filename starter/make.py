@@ -6,10 +6,8 @@ random weights, scores it on held-out texts and prints the figures for the model
 `python -m starter.make --general` instead writes the general English on which `evaluate` sees what a model forgot.
 """
 
-import argparse
 import csv
 import importlib
-import json
 import random
 import shutil
 import time
@@ -21,6 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Trainer, TrainingArguments, set_seed
 
 from pipeline import params
+from pipeline.command import arg_parser, echo_json, run
 from pipeline.evaluate import load_model
 from pipeline.evaluation.perplexity import Perplexity
 from pipeline.tokenize import token_rows
@@ -49,7 +48,7 @@ WARMUP = 100  # steps
 
 def main() -> None:
     """Make the model and print the figures for its card."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = arg_parser()
     parser.add_argument("--texts", type=int, default=TEXTS, help="fewer make a worse model sooner (%(default)s)")
     parser.add_argument("--to", type=Path, default=FOLDER, help="the folder for the model (%(default)s)")
     parser.add_argument("--general", action="store_true", help="write the general English instead, and no model")
@@ -70,7 +69,7 @@ def main() -> None:
     scores = {"texts of these genres, held out": score(arguments.to, held_out)}
     scores.update({name: score(arguments.to, theirs) for name, theirs in foreign_texts().items()})
     facts = {"texts": len(training), **budget, "minutes": round(minutes), "scores": scores}
-    print(json.dumps(facts, indent=2))  # noqa: T201 - what goes into the card
+    echo_json(facts)
 
 
 def write_texts(count: int) -> list[str]:
@@ -202,4 +201,4 @@ def score(folder: Path, texts: list[str]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

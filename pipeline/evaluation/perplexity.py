@@ -3,9 +3,7 @@
 `python -m pipeline.evaluation.perplexity MODEL FILE` gives the figures of a model's folder on a file, read as one text.
 """
 
-import argparse
 import copy
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.command import UserError, run
+from pipeline.command import UserError, arg_parser, echo_json, run
 from pipeline.evaluation.bootstrap import MOST_NATS, interval, resampled_ratio
 from pipeline.tokenize import context_of, start_and_end
 from pipeline.training import speed
@@ -303,7 +301,7 @@ class Perplexity(evaluate.Measurement):
 
 def main() -> None:
     """Print the figures of one model on one text, as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluation.perplexity", description=main.__doc__)
+    parser = arg_parser()
     parser.add_argument("model", type=Path, help="a folder with a model in it, such as models/base")
     parser.add_argument("file", type=Path, help="plain text in UTF-8, read as one text")
     parser.add_argument("--stride", type=float, default=0.5, help="of windows, a share of the context (%(default)s)")
@@ -332,7 +330,7 @@ def main() -> None:
     words = len(text.split())
     if words and scored.loss.sum() / words <= MOST_NATS:  # a script without spaces has a page in a "word"
         shown["perplexity_of_words"] = math.exp(scored.loss.sum() / words)
-    print(json.dumps({**shown, "words": words}, indent=2))  # noqa: T201 - the command's output
+    echo_json({**shown, "words": words})
 
 
 if __name__ == "__main__":

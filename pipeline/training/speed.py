@@ -2,7 +2,7 @@
 
 For `pipeline.finetune`, in this order:
 
-- `preload_allocator()` first of all, from `if __name__ == "__main__"` only.
+- `preload_allocator()` first of all, from `run_stage` only.
 - `precision(wanted.precision)` before anything else: "fp32" or "bf16"; belongs in the key of the checkpoints.
 - `training_arguments(...)` -> keyword arguments for `TrainingArguments`.
 - `prepare(model, precision)` changes a model in place. Its batches come from `collate(model)`, and it answers
@@ -125,7 +125,7 @@ def preload_allocator() -> None:
     """Start this process again with tcmalloc or jemalloc preloaded, where one is installed and none is; say so once.
 
     They keep freed memory for the next step; giving it back to the system, which must clear it each time, costs up to
-    a third of a step. To be called first, from `if __name__ == "__main__"`: what was computed before is lost.
+    a third of a step. To be called first, by a command: what was computed before is lost.
     """
     if sys.platform != "linux" or torch.cuda.is_available() or _PRELOADED in os.environ or "LD_PRELOAD" in os.environ:
         return

@@ -21,6 +21,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flows import settings
+from pipeline.command import CRASH
 from tests.conftest import ROOT
 from tests.flows.conftest import TRAINS_ON, gone, within
 
@@ -248,7 +249,7 @@ def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_r
 
     family = first.family()
     first.part("prefect worker start").kill()
-    assert first.process.wait(60) == 1
+    assert first.process.wait(60) == CRASH
     assert "error: the worker was ended by SIGKILL, so the rest was stopped as well; see" in first.out.read_text()
     assert gone([*family, *map(int, pids.read_text().split())])
     assert (first.folder / "checkpoint").read_text() == "whole"

@@ -17,6 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.command import arg_parser, run
+
 FOLDER = Path(__file__).parent / "files"
 FRENCH = (
     "Le café était fermé à midi, où êtes-vous allés? Noël à la plage, crème brûlée; "
@@ -758,6 +760,7 @@ Both the files and this table are written by `python -m tests.pipeline.hostile.c
 
 def main() -> None:
     """Write the files and the table."""
+    arg_parser().parse_args()
     FOLDER.mkdir(exist_ok=True)
     for old in FOLDER.iterdir():
         old.unlink()
@@ -767,4 +770,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
