@@ -3,7 +3,7 @@
 import json
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +18,7 @@ from serving import seeing
 logger = logging.getLogger("bentoml.serving")
 
 _LONGEST_NAME = 100  # of a field that a caller made up
+_MAX_ERRORS = 10  # that one answer reports
 
 
 class ApiError(Exception):
@@ -98,16 +99,28 @@ def _invalid(error: RequestValidationError) -> ApiError:
     if problems[0]["type"] == "json_invalid":
         reason = problems[0]["ctx"]["error"]
         return ApiError(400, f"the body is not valid JSON: {reason} at character {problems[0]['loc'][-1]}", "bad_json")
-    fields = [_field(problem) for problem in problems]
-    if not fields[0]:
+    places = [_place(problem) for problem in problems[:_MAX_ERRORS]]
+    if not places[0] and problems[0]["type"] != "too_many_fields":
         return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", "bad_body")
-    messages = [f"{field}: {_reason(problem)}" for field, problem in zip(fields, problems, strict=True)]
-    return ApiError(400, "; ".join(messages[:10]), code=problems[0]["type"], param=fields[0])
+    messages = [f"{place or 'the body'}: {_reason(problem)}" for place, problem in zip(places, problems, strict=False)]
+    return ApiError(400, "; ".join(messages), code=problems[0]["type"], param=_text(_names(problems[0])) or None)
 
 
-def _field(problem: dict[str, Any]) -> str:
-    """Return the dotted name of the field that `problem` is about; empty when it is the whole body."""
-    name = ".".join(str(part) for part in problem["loc"][1:])
+def _place(problem: dict[str, Any]) -> str:
+    """Return the dotted path of the value that `problem` is about; empty when it is the whole body."""
+    path = problem["loc"][1:]
+    return _text([part for part in path if isinstance(part, int) or part in _names(problem)])
+
+
+def _names(problem: dict[str, Any]) -> list[str]:
+    """Return the field that `problem` is about, after those that it is in; pydantic names branches of unions too."""
+    path = problem["loc"][1:]
+    unknown = path[-1:] if problem["type"] == "extra_forbidden" else ()
+    return [part for part in path if isinstance(part, str) and (part.isidentifier() or part in unknown)]
+
+
+def _text(path: Sequence[str | int]) -> str:
+    name = ".".join(str(part) for part in path)
     return name[:_LONGEST_NAME].encode(errors="replace").decode()
 
 

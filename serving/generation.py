@@ -2,14 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from serving import seeing
-from serving.engine import EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
+from serving.engine import Engine, EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
 from serving.errors import ApiError
 from serving.limits import LIMITS
 from serving.served_model import Loaded
 from serving.text import Writer
+
+_SHORT = 2_000  # characters, which are tokens within a millisecond
+_tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizing")
+_jobs: "WeakSet[Job]" = WeakSet()  # that have not ended: choices that are written, or whose prompt is scored
+_engines: WeakSet[Engine] = WeakSet()  # that have had jobs
 
 
 class _LateError(EngineError):
@@ -44,6 +51,8 @@ class Job:
         self._began = self._stream.loop.time()
         # One timer, moved on when there is a first token: one for each token would cost a tenth of handling it.
         self._timer = self._end_in(min(LIMITS.first_token_seconds, LIMITS.timeout))
+        _engines.add(loaded.engine)
+        _jobs.add(self)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         """Yield pieces as they come; tokens that are there already become one."""
@@ -96,6 +105,7 @@ class Job:
         self._timer.cancel()
         self._stream.cancel()
         self._seen.end("cancelled")
+        _jobs.discard(self)
 
     def _end_in(self, seconds: float) -> asyncio.TimerHandle:
         """End the stream when so many seconds have passed since the beginning."""
@@ -132,16 +142,31 @@ class Job:
         self._seen.wrote(tokens)
 
 
+async def encode(engine: Engine, text: str) -> list[int]:
+    """Return the tokens of `text`; a long one is read beside the event loop."""
+    if len(text) <= _SHORT:
+        return _encode(engine, text)
+    return await asyncio.get_running_loop().run_in_executor(_tokenizing, _encode, engine, text)
+
+
+def _encode(engine: Engine, text: str) -> list[int]:
+    # A batch of one: `encode` does not let go of Python's lock meanwhile.
+    ids: list[int] = engine.tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
+    return ids
+
+
+def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
+    """Return a prompt's tokens behind the start token, as models learn documents; not behind a second one."""
+    return list(ids) if ids and ids[0] == engine.start else [engine.start, *ids]
+
+
 def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop: tuple[str, ...] = ()) -> Job:
-    """Let a request in: have `loaded` write on from a text, or from token ids, up to the first of the strings `stop`.
+    """Let a request in: have `loaded` write on from a short text, or from token ids, up to one of the strings `stop`.
 
     Raises ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
     """
     engine = loaded.engine
-    if isinstance(prompt, str):
-        ids = [engine.start, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
-    else:  # models learn documents that begin with the start token
-        ids = list(prompt) if prompt and prompt[0] == engine.start else [engine.start, *prompt]
+    ids = with_start(engine, _encode(engine, prompt) if isinstance(prompt, str) else prompt)
     if len(ids) + sampling.max_new_tokens > engine.context:
         message = (
             f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
@@ -149,7 +174,9 @@ def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop:
         )
         param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
         raise ApiError(400, message, code="context_length_exceeded", param=param)
-    if engine.running + engine.waiting >= LIMITS.max_concurrency + LIMITS.max_queue:
+    # Jobs that were cancelled are in an engine for one more step, or wait there for others to make room.
+    in_engines = sum(one.running + one.waiting for one in {*_engines, engine})
+    if max(len(_jobs), in_engines) >= LIMITS.max_concurrency + LIMITS.max_queue:
         message = "the service has as many requests as it takes; come back later"
         raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
     return Job(loaded, ids, sampling, stop)

@@ -2,15 +2,14 @@
 
 import asyncio
 import secrets
-import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from serving import generation
+from serving.body import BoundedRoute
 from serving.engine import Engine, Sampling, Token, cannot
 from serving.errors import ApiError
 from serving.generation import Job
@@ -26,15 +25,14 @@ from serving.openai_schema import (
     prompts_of,
 )
 from serving.schema import errors_of, generated
+from serving.scoring_thread import ScoringThread
 from serving.served_model import Loaded, ServedModel
 from serving.streaming import EventStream, UntilAnswered, unless_gone
-
-if TYPE_CHECKING:
-    from serving.scoring import Scorer  # torch, which BentoML's master has no use for
 
 _LEAST_TOP_P = 1e-9  # OpenAI's may be 0, which leaves the likeliest token alone, as this does
 _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
 _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
+_TOKENS_AT_ONCE = 64  # of a prompt that are listed within a few milliseconds
 _EVENTS = """data: {"id":"cmpl-1","object":"text_completion","created":1,"model":"0123456789ab","system_fingerprint":\
 "0123456789ab-int8","choices":[{"index":0,"text":" there was","logprobs":null,"finish_reason":"length"}],"usage":null,\
 "data":null,"seed":1,"engine":"int8"}
@@ -45,12 +43,12 @@ data: [DONE]
 
 _T = TypeVar("_T")
 
-_scoring = threading.Lock()  # one at a time: scoring takes all cores for a while
+_scoring = ScoringThread()
 
 
 def router(served: ServedModel) -> APIRouter:
     """Return the routes under /v1, which answer with `served`."""
-    routes = APIRouter(prefix="/v1")
+    routes = APIRouter(prefix="/v1", route_class=BoundedRoute)
 
     @routes.get("/models", summary="Which models can be asked for", responses=errors_of())
     async def models() -> Models:
@@ -79,12 +77,12 @@ def router(served: ServedModel) -> APIRouter:
         loaded = await until_answered.enter_async_context(served.take(wanted.model))
         work = _Work(served, loaded, wanted)
         until_answered.callback(work.cancel)
-        work.start()
+        await work.start()
         if wanted.stream:
             return await EventStream.begun(request, work.events(), work.headers())
         answer = await unless_gone(request, work.answer())
         headers = {**work.headers(), "X-Completion-Tokens": str(work.usage.completion_tokens)}
-        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
+        return Response(answer, media_type="application/json", headers=headers)
 
     @routes.post("/chat/completions", include_in_schema=False)
     async def chat() -> None:
@@ -99,50 +97,45 @@ def _model(name: str) -> Model:
     return Model(id=name, created=0, owned_by="fresh-gpt2")
 
 
-async def _score(scorer: "Scorer", ids: list[int], top: int) -> list[Token]:
-    """Return what `scorer` says, from a thread that ends: one that stayed would slow the engine, see Scheduler."""
-    gone = threading.Event()
-
-    def score() -> list[Token]:
-        with _scoring:
-            return [] if gone.is_set() else scorer.score(ids, top)
-
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scoring")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(thread, score)
-    finally:
-        gone.set()
-        thread.shutdown(wait=False)
-
-
 class _Prompt:
     """A prompt, and what the model itself thinks of its tokens."""
 
-    def __init__(self, engine: Engine, given: str | list[int]) -> None:
-        """Find its tokens; raises ApiError 400 for ids that the model does not know.
-
-        Models learn documents that begin with the start token, so it is put in front of what does not begin with it.
-        """
-        if isinstance(given, str):
-            self.given: list[int] = engine.tokenizer.encode(given, add_special_tokens=False).ids
-        else:
-            self.given = given
-            unknown = next((token for token in given if engine.tokenizer.id_to_token(token) is None), None)
-            if unknown is not None:
-                message = f"prompt: {unknown} is not the id of a token of this model"
-                raise ApiError(400, message, code="unknown_token", param="prompt")
-        self.text = given if isinstance(given, str) else engine.tokenizer.decode(given, skip_special_tokens=False)
-        self.ids = self.given if self.given[0] == engine.start else [engine.start, *self.given]
+    def __init__(self, engine: Engine, given: str | list[int], tokens: list[int]) -> None:
+        """Take a prompt as it was given, and its tokens."""
+        self.tokens = tokens
+        self.ids = generation.with_start(engine, tokens)
+        self._given = given
+        self._engine = engine
         self._scored: list[Token] | None = None
         self._lock = asyncio.Lock()
+
+    @classmethod
+    async def read(cls, engine: Engine, given: str | list[int]) -> "_Prompt":
+        """Return the prompt with its tokens; raises ApiError 400 for ids that the model does not know."""
+        if isinstance(given, str):
+            return cls(engine, given, await generation.encode(engine, given))
+        await asyncio.sleep(0)  # others may go on between one prompt and the next
+        unknown = next((token for token in set(given) if engine.tokenizer.id_to_token(token) is None), None)
+        if unknown is not None:
+            message = f"prompt: {unknown} is not the id of a token of this model"
+            raise ApiError(400, message, code="unknown_token", param="prompt")
+        return cls(engine, given, given)
+
+    @property
+    def text(self) -> str:
+        """The prompt as text."""
+        if isinstance(self._given, str):
+            return self._given
+        text: str = self._engine.tokenizer.decode(self._given, skip_special_tokens=False)
+        return text
 
     async def scored(self, served: ServedModel, loaded: Loaded, top: int) -> list[Token]:
         """Return the tokens as they were given, with their log-probabilities by the reference model in float32."""
         async with self._lock:  # the choices of a prompt share them
             if self._scored is None:
                 scorer = await served.scorer(loaded)
-                scored = await _score(scorer, self.ids, top)
-                self._scored = scored[-len(self.given) :]
+                scored = await _scoring.run(scorer.score, self.ids, top)
+                self._scored = scored[-len(self.tokens) :]
         return self._scored
 
 
@@ -159,9 +152,9 @@ class _Work:
         self._prompts: list[_Prompt] = []
         self._jobs: list[Job] = []
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Let all choices in, or none: what was let in before an ApiError must be cancelled."""
-        self._prompts = [_Prompt(self._loaded.engine, given) for given in prompts_of(self._wanted.prompt)]
+        self._prompts = [await _Prompt.read(self._loaded.engine, given) for given in prompts_of(self._wanted.prompt)]
         for prompt in self._prompts:
             for choice in range(self._wanted.n):
                 self._jobs.append(self._job(prompt, self._sampling(choice)))
@@ -175,7 +168,7 @@ class _Work:
             top_p=wanted.top_p or _LEAST_TOP_P,
             top_k=wanted.top_k,
             repetition_penalty=wanted.repetition_penalty,
-            seed=(self._seed + choice) % 2**32,
+            seed=_wrapped(self._seed + choice),
             seeded=wanted.seed is not None,
             presence_penalty=wanted.presence_penalty,
             frequency_penalty=wanted.frequency_penalty,
@@ -208,13 +201,18 @@ class _Work:
         """Return what the answer's headers say of it."""
         return {**self._jobs[0].headers(), "X-Prompt-Tokens": str(self.usage.prompt_tokens)}
 
-    async def answer(self) -> Completion:
-        """Return all of it."""
+    async def answer(self) -> str:
+        """Return all of it as JSON; the log-probabilities of many prompts take long to write, so others may go on."""
         choices: dict[int, Choice] = {}
         async for part in self._parts():
             before = choices.get(part.index)
             choices[part.index] = _joined(before, part) if before else part
-        return self._completion([choices[index] for index in range(len(self._jobs))], self.usage)
+        written = []
+        for index in range(len(self._jobs)):
+            written.append(choices[index].model_dump_json())
+            await asyncio.sleep(0)
+        rest = self._completion([], self.usage).model_dump_json()
+        return rest.replace('"choices":[]', f'"choices":[{",".join(written)}]', 1)
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """Yield it as it is being written."""
@@ -247,7 +245,7 @@ class _Work:
         wanted = self._wanted
         listing = None if wanted.logprobs is None else _Listing(self._loaded.engine)
         if wanted.echo:
-            logprobs = listing.of_prompt(prompt.text, await self._scored(prompt)) if listing else None
+            logprobs = await listing.of_prompt(prompt.text, await self._scored(prompt)) if listing else None
             yield Choice(index=index, text=prompt.text, logprobs=logprobs, finish_reason=None)
         written = 0
         async for piece in job:
@@ -267,6 +265,11 @@ class _Work:
         except TimeoutError:
             message = f"the prompt was not scored within {LIMITS.timeout:g} s; send fewer prompts at once"
             raise ApiError(504, message, code="timeout") from None
+
+
+def _wrapped(seed: int) -> int:
+    """Return `seed` as a signed integer of 64 bits."""
+    return (seed + 2**63) % 2**64 - 2**63
 
 
 def _joined(first: Choice, second: Choice) -> Choice:
@@ -326,11 +329,16 @@ class _Listing:
         self._half: list[int] = []  # tokens whose characters are incomplete
         self._waiting: list[tuple[Token, int]] = []  # with their offsets
 
-    def of_prompt(self, text: str, tokens: Sequence[Token]) -> Logprobs:
-        """Return the tokens of the prompt, with which the text begins."""
-        self.add(text, tokens)
+    async def of_prompt(self, text: str, tokens: Sequence[Token]) -> Logprobs:
+        """Return the tokens of the prompt, with which the text begins; others may go on meanwhile."""
+        listed: dict[str, list[Any]] = {name: [] for name in Logprobs.model_fields}
+        for begin in range(0, len(tokens), _TOKENS_AT_ONCE):
+            self.add("" if begin else text, tokens[begin : begin + _TOKENS_AT_ONCE])
+            for name, values in self.take(whole=True):
+                listed[name] += values
+            await asyncio.sleep(0)
         self._offset, self._half = self._length, []
-        return self.take(whole=True)
+        return Logprobs(**listed)
 
     def add(self, text: str, tokens: Sequence[Token]) -> None:
         """Take what came of the text, and of its tokens: a token may come before the text in which it stands."""

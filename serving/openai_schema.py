@@ -8,7 +8,6 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     GetJsonSchemaHandler,
@@ -21,7 +20,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault
 
 from serving.engine import FinishReason
 from serving.limits import LIMITS
-from serving.schema import StopString, Usage
+from serving.schema import RequestModel, Seed, Stop, StopString, Usage
 
 MOST_CHOICES = LIMITS.max_concurrency  # texts that one request may ask for, prompts times n
 MOST_LOGPROBS = 5
@@ -48,7 +47,7 @@ Nullable = Annotated[_T, BeforeValidator(_null_is_the_default), _OrNull()]  # Op
 
 
 def _not_supported(value: object) -> None:
-    if value is not None:
+    if value not in (None, {}, ""):  # which clients send for fields that are not set
         raise PydanticCustomError("unsupported", "not supported by this service")
 
 
@@ -56,40 +55,45 @@ NotSupported = Annotated[None, BeforeValidator(_not_supported), Field(descriptio
 
 
 def _form_of_prompt(value: object) -> str:
-    """Return which of the forms a prompt has, so that an error is about that form alone."""
+    """Return which of the forms a prompt has, so that an error is about that form alone.
+
+    The names are no identifiers, so that an error's path does not take them for fields.
+    """
     if not isinstance(value, list):
-        return "text"
+        return "a text"
     first = value[0] if value else ""
-    return "ids" if isinstance(first, int) else "lists of ids" if isinstance(first, list) else "texts"
+    if isinstance(first, int):
+        return "token ids"
+    return "lists of token ids" if isinstance(first, list) else "some texts"
 
 
 Text = Annotated[str, Field(min_length=1, max_length=LIMITS.max_prompt_characters)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS, fail_fast=True)]
 Prompt = Annotated[
-    Annotated[Text, Tag("text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES), Tag("texts")]
-    | Annotated[TokenIds, Tag("ids")]
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MOST_CHOICES), Tag("lists of ids")],
+    Annotated[Text, Tag("a text")]
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("some texts")]
+    | Annotated[TokenIds, Tag("token ids")]
+    | Annotated[
+        list[TokenIds], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("lists of token ids")
+    ],
     Discriminator(_form_of_prompt),
 ]
-Stop = Annotated[list[StopString], Field(max_length=4)]
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(RequestModel):
     """What a stream holds besides the text."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     include_usage: Annotated[
         Nullable[bool], Field(description="Whether one more event, before the last, holds the whole request's usage")
     ] = False
+    include_obfuscation: Annotated[
+        Nullable[bool], Field(description="Accepted and ignored: no padding is added to the events")
+    ] = False
 
 
-class CompletionRequest(BaseModel):
+class CompletionRequest(RequestModel):
     """What to write on from, and how, in OpenAI's words and with OpenAI's defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     model: Annotated[
         str | None,
@@ -133,16 +137,12 @@ class CompletionRequest(BaseModel):
             ]
         ],
         Field(description="Up to 4 strings; the text ends before the first of them"),
-    ] = []
+    ] = []  # noqa: RUF012 - pydantic copies it
     stream: Annotated[Nullable[bool], Field(description="Whether to send the text while it is written")] = False
     stream_options: Annotated[StreamOptions | None, Field(description="Only with stream")] = None
     seed: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            lt=2**32,
-            description="Same seed, prompt and model, same text; choice i of a prompt is written with seed + i",
-        ),
+        Seed | None,
+        Field(description="Same seed, prompt and model, same text; choice i of a prompt is written with seed + i"),
     ] = None
     temperature: Annotated[
         Nullable[Annotated[float, Field(ge=0, le=5)]],

@@ -8,6 +8,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
 from serving import errors, generation, openai, playground
+from serving.body import BoundedRoute
 from serving.engine import FinishReason
 from serving.generation import Job
 from serving.schema import (
@@ -37,6 +38,7 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     """Return the app named `name` that answers with `served`."""
     # BentoML has a specification of its own at /docs.json, which takes these routes in.
     app = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None)
+    app.router.route_class = BoundedRoute
     errors.install(app)
 
     @app.get("/", summary="What is served here", responses=errors_of())
@@ -87,7 +89,8 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     async def generate(wanted: GenerateRequest, request: Request, until_answered: UntilAnswered) -> Response:
         """Write on from a prompt: all at once, or with `stream` as it is being written."""
         loaded = await until_answered.enter_async_context(served.take(wanted.model))
-        job = generation.start(loaded, wanted.prompt, wanted.sampling(), tuple(wanted.stop or ()))
+        ids = await generation.encode(loaded.engine, wanted.prompt)
+        job = generation.start(loaded, ids, wanted.sampling(), tuple(wanted.stop or ()))
         until_answered.callback(job.cancel)
         if wanted.stream:
             return await EventStream.begun(request, _events(job), job.headers())

@@ -19,7 +19,8 @@ class Draw:
     def __init__(self, prompt: Iterable[int], sampling: Sampling) -> None:
         """Begin after `prompt`."""
         self.sampling = sampling
-        self._random = random.Random(sampling.seed)  # its numbers are the same in every version of Python
+        # Its numbers are the same in every version of Python; it would take a negative seed's absolute value.
+        self._random = random.Random(sampling.seed % 2**64)
         self.number = self._random.random()  # for the next token; asked again, a draw that failed gives the same
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self.written: Counter[int] = Counter()

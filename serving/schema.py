@@ -3,12 +3,16 @@
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from serving.engine import FinishReason, Sampling
 from serving.limits import LIMITS
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
+Stop = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # OpenAI's: any signed integer of 64 bits
+_MAX_UNKNOWN = 10  # fields that are reported one by one
 
 
 def _as_list(value: object) -> object:
@@ -16,10 +20,23 @@ def _as_list(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-class GenerateRequest(BaseModel):
-    """What to write on from, and how."""
+class RequestModel(BaseModel):
+    """An object in a request: exact types and no unknown fields. Every list in it must be `fail_fast`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bound_errors(cls, value: object) -> object:
+        """Stop at a lot of unknown fields: pydantic would make an error of each."""
+        if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MAX_UNKNOWN:
+            known = {"known": len(cls.model_fields)}
+            raise PydanticCustomError("too_many_fields", "it should have at most {known} fields", known)
+        return value
+
+
+class GenerateRequest(RequestModel):
+    """What to write on from, and how."""
 
     prompt: Annotated[
         str,
@@ -46,15 +63,12 @@ class GenerateRequest(BaseModel):
         float, Field(gt=0, le=5, description="Above 1 makes tokens that were there before less likely; 1 is none")
     ] = LIMITS.repetition_penalty
     seed: Annotated[
-        int | None,
-        Field(ge=0, lt=2**32, description="Same seed and same model, same text; without one, the answer says its own"),
+        Seed | None,
+        Field(description="Same seed and same model, same text; without one, the answer says its own"),
     ] = None
     stop: Annotated[
-        Annotated[list[StopString], Field(max_length=4)] | None,
-        BeforeValidator(
-            _as_list,
-            json_schema_input_type=StopString | Annotated[list[StopString], Field(max_length=4)] | None,
-        ),
+        Stop | None,
+        BeforeValidator(_as_list, json_schema_input_type=StopString | Stop | None),
         Field(description="Up to 4 strings; the text ends before the first of them"),
     ] = None
     presence_penalty: Annotated[

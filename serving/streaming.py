@@ -92,5 +92,12 @@ async def _lines(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[by
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode  # json.dumps makes one a call
 
 
+# Line ends to Unicode but not to the protocol: clients that split lines with str.splitlines would cut an event there.
+_ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "\N{LINE SEPARATOR}\N{PARAGRAPH SEPARATOR}\N{NEXT LINE}"}
+
+
 def _line(event: Event) -> bytes:
-    return f"data: {_encode(event)}\n\n".encode()
+    data = _encode(event)
+    if not data.isascii():
+        data = data.translate(_ESCAPED)
+    return f"data: {data}\n\n".encode()

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +155,10 @@ class VllmEngine:
         ):
             if answer.status_code != httpx.codes.OK:
                 raise EngineError(f"vLLM answered {answer.status_code}; its log says why")
-            async for line in answer.aiter_lines():
-                if not line.startswith("data:") or line.endswith("[DONE]"):
+            async for line in _lines(answer):
+                if not line.startswith(b"data:") or line.endswith(b"[DONE]"):
                     continue
-                event = json.loads(line.removeprefix("data:"))
+                event = json.loads(line.removeprefix(b"data:"))
                 if "error" in event:
                     raise EngineError("vLLM failed in mid-stream; its log says why")
                 for choice in event["choices"]:
@@ -171,6 +171,16 @@ class VllmEngine:
                         stream.end(reason)
                         return
         raise EngineError("vLLM broke off in mid-stream")
+
+
+async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
+    """Yield the lines of a stream; httpx's own would also split at U+2028, U+2029 and U+0085 inside of an event."""
+    rest = b""
+    async for part in answer.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            yield line.removesuffix(b"\r")
+    yield rest
 
 
 def _body(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 from tokenizers import Tokenizer
@@ -229,3 +230,29 @@ def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told,
     error = refused(lambda: ask(engine.context - SAMPLING.max_new_tokens + 1))
     assert (error.status, error.code) == (400, "context_length_exceeded")
     assert all(number in error.message for number in ("49 tokens", "is 16", "64 tokens"))
+
+
+def test_the_limit_counts_the_jobs_of_all_models_and_those_that_have_nothing_to_write(
+    engine: Told, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit(monkeypatch, max_concurrency=2, max_queue=0)
+    monkeypatch.setattr(generation, "_jobs", WeakSet())  # without what other tests left behind
+    monkeypatch.setattr(generation, "_engines", WeakSet())
+    other = Loaded(engine, "v2", None, ModelFolder(Path(), "a test"), "base")
+    nothing = Sampling(max_new_tokens=0, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
+
+    async def let_in() -> str | None:
+        jobs = [start(loaded, "a cat", nothing), start(other, "a cat", SAMPLING)]
+        with pytest.raises(ApiError) as refused:
+            start(loaded, "a cat", SAMPLING)
+        jobs[0].cancel()
+        start(loaded, "a cat", SAMPLING).cancel()
+        jobs[1].cancel()
+        return refused.value.code
+
+    assert run(let_in) == "queue_full"
+
+
+def test_a_long_text_has_the_tokens_that_it_has_when_it_is_read_on_the_loop(engine: Told) -> None:
+    text = "the quick brown fox " * 200
+    assert run(lambda: generation.encode(engine, text)) == engine.ids(text)

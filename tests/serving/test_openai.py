@@ -17,12 +17,13 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from serving import errors
+from serving import errors, generation
 from serving import openai as openai_routes
 from serving.engine import EngineError, Sampling, Stream, Token
 from serving.limits import LIMITS
 from serving.model_folder import ModelFolder
 from serving.openai_schema import MOST_CHOICES
+from serving.scoring import Scorer
 from serving.served_model import Loaded
 from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, serving
 
@@ -111,7 +112,7 @@ def test_choices_are_those_of_seed_plus_i_and_prompts_do_not_change_each_other(c
     together = complete(client, prompt=[PROMPT, "My"], n=3, best_of=3, seed=5).json()
     assert [choice["index"] for choice in together["choices"]] == [0, 1, 2, 3, 4, 5]
     assert [[choice["text"]] for choice in together["choices"]] == alone
-    assert texts(client, n=2, seed=2**32 - 1)[1:] == texts(client, seed=0)
+    assert texts(client, n=2, seed=2**63 - 1)[1:] == texts(client, seed=-(2**63))
 
 
 def test_it_writes_what_the_native_route_writes(client: TestClient) -> None:
@@ -137,6 +138,27 @@ def test_echoed_log_probabilities_are_the_models_own(client: TestClient, tokeniz
         assert list(top.values())[:3] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
         assert top[token] == logprob
         assert 3 <= len(top) <= 4
+
+
+def test_prompts_that_are_only_scored_count_to_the_limit_and_share_one_thread(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    score = Scorer.score
+
+    def noted(scorer: Scorer, ids: Sequence[int], top: int) -> list[Token]:
+        scored.append(threading.current_thread().name)
+        time.sleep(0.01)
+        return score(scorer, ids, top)
+
+    monkeypatch.setattr(Scorer, "score", noted)
+    answer = complete(client, prompt=["a cat", "a dog", "the sea"] * 4, echo=True, max_tokens=0, logprobs=0)
+    assert answer.status_code == 200
+    assert (len(scored), len(set(scored))) == (12, 1)
+    monkeypatch.setattr(generation, "LIMITS", LIMITS.model_copy(update={"max_concurrency": 2, "max_queue": 1}))
+    body = {"echo": True, "max_tokens": 0, "logprobs": 0}
+    assert refusal(complete(client, prompt=["a cat"] * 4, **body), 429)["code"] == "queue_full"
+    assert complete(client, prompt=["a cat"] * 3, **body).status_code == 200
 
 
 def test_scoring_leaves_no_thread_behind_that_would_slow_the_engine(client: TestClient) -> None:
@@ -233,6 +255,30 @@ def test_null_is_the_default_everywhere(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    "more",
+    [
+        {"logit_bias": {}},
+        {"logit_bias": None, "suffix": None},
+        {"suffix": ""},
+        {"seed": 1 - 2**63},
+        {"seed": 2**63 - 1},
+    ],
+)
+def test_what_clients_send_for_nothing_is_nothing(client: TestClient, more: dict[str, Any]) -> None:
+    assert texts(client, **{"seed": 1, **more}) == texts(client, seed=more.get("seed", 1))
+
+
+def test_a_seed_and_its_negative_write_different_texts(client: TestClient) -> None:
+    assert texts(client, seed=-5, temperature=2) != texts(client, seed=5, temperature=2)
+
+
+def test_a_streams_obfuscation_is_ignored(client: TestClient) -> None:
+    sent = events(client, stream_options={"include_obfuscation": True})
+    assert "".join(event["choices"][0]["text"] for event in sent) == texts(client)[0]
+    assert set(sent[0]) == set(events(client)[0])
+
+
+@pytest.mark.parametrize(
     ("body", "param"),
     [
         ({"suffix": "x"}, "suffix"),
@@ -251,11 +297,11 @@ def test_null_is_the_default_everywhere(client: TestClient) -> None:
         ({"stop": list("abcde")}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"stream": True, "stream_options": {"x": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"x": True}}, "stream_options.x"),
         ({"presence_penalty": 2.1}, "presence_penalty"),
         ({"frequency_penalty": -2.1}, "frequency_penalty"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"seed": -1}, "seed"),
+        ({"seed": 2**63}, "seed"),
         ({"messages": []}, "messages"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": []}, "prompt"),
@@ -269,7 +315,6 @@ def test_null_is_the_default_everywhere(client: TestClient) -> None:
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [10**6]}, "prompt"),
         ({"prompt": [2**70]}, "prompt"),
-        ({"prompt": "\ud800"}, "prompt"),
         ({"prompt": "x" * (LIMITS.max_prompt_characters + 1)}, "prompt"),
     ],
 )
@@ -277,7 +322,7 @@ def test_what_cannot_be_done_is_refused_by_name(client: TestClient, body: dict[s
     content = json.dumps({"prompt": PROMPT, **body})
     answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     error = refusal(answer)
-    assert error["param"].split(".")[0] == param
+    assert error["param"] == param
     assert param in error["message"]
     assert error["type"] == "invalid_request_error"
 

@@ -49,6 +49,13 @@ def test_a_stream_joined_is_the_answer_that_is_not_streamed(client: TestClient, 
         assert streamed.headers[name] == whole.headers[name], name
 
 
+def test_line_ends_of_unicode_pass_through_a_stream_that_is_read_line_by_line() -> None:
+    event = {"text": "a\N{LINE SEPARATOR}b\N{PARAGRAPH SEPARATOR}c\N{NEXT LINE}d\x0b\x0c\x1c\x1d\x1e\N{SNOWMAN}"}
+    data, empty = streaming._line(event).decode().splitlines()
+    assert json.loads(data.removeprefix("data: ")) == event
+    assert empty == ""
+
+
 def test_headers_say_what_the_body_says(client: TestClient) -> None:
     response = client.post("/generate", json={"prompt": PROMPT, "max_new_tokens": 8})
     answer = response.json()

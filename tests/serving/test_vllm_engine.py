@@ -68,12 +68,13 @@ STAND_IN = """
                     token = 0 if token == 20 else token
                     last = at + 1 == body["max_tokens"] or token == 0
                     reason = ("length" if token else "stop") if last else None
-                    choice = {"index": 0, "text": "", "token_ids": [token], "finish_reason": reason}
+                    choice = {"index": 0, "text": "\\u2028\\u2029\\x85", "token_ids": [token], "finish_reason": reason}
                     if "logprobs" in body:
                         top = {f"token_id:{token + n}": -0.5 - n for n in range(body["logprobs"] + 1)}
                         choice["logprobs"] = {"tokens": [f"token_id:{token}"], "token_logprobs": [-0.5],
                                               "top_logprobs": [top]}
-                    self.wfile.write(b"data: " + json.dumps({"choices": [choice]}).encode() + b"\\n\\n")
+                    event = json.dumps({"choices": [choice]}, ensure_ascii=False)
+                    self.wfile.write(f"data: {event}".encode() + b"\\n\\n")
                     self.wfile.flush()
                     if last:
                         break
