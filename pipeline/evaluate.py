@@ -13,21 +13,24 @@ from typing import Any
 
 import pandas as pd
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
+from pipeline.command import say
 from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
-from pipeline.evaluation.generation import Generated, openings, write
+from pipeline.evaluation.generation import Generated, Openings, first_words, openings, write
 from pipeline.evaluation.perplexity import Score
 from pipeline.registry import content_version
+from pipeline.tokenize import context_of
 from pipeline.training import speed
 from pipeline.workspace import run_stage
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
 GENERAL = Path(__file__).parent / "evaluation" / "general.csv"
 _WORST = 5  # copies shown a model
+_TOKENS_A_WORD = 4  # of a test prompt at most, for scripts without spaces
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,7 @@ class HeldOut:
     texts: list[str]
     groups: list[str] | None  # of each text, where the corpus has a category
     prompts: list[str]  # for the samples that people read
-    openings: list[str]  # of test rows, for the texts that are measured
-    real: list[str]  # how these rows go on: the yardstick
-    whole: list[bool]  # whether they do so to their end, within as many tokens as a model may write
+    openings: Openings  # of test rows, for the texts that are measured
     training: list[str]  # a sample of the training rows
     general: list[str]  # plain English of ours
     index: memorisation.Index  # of all training rows
@@ -54,7 +55,7 @@ class Evaluated:
 
     figures: dict[str, Any]
     scores: Score  # of `HeldOut.texts`
-    generations: list[Generated]  # for `HeldOut.openings`
+    generations: list[Generated]  # for the prompts of `HeldOut.openings`
     samples: list[str]  # for `HeldOut.prompts`
     worst: list[memorisation.Copy]
 
@@ -65,6 +66,13 @@ def main() -> None:
     speed.keep_freed_memory()
     wanted = params.load().evaluate
     texts = held_out(wanted)
+    opened = texts.openings
+    if opened.prompt_tokens < wanted.prompt_tokens:
+        say(
+            f"warning: evaluate.prompt_tokens is {wanted.prompt_tokens}, but most test rows have fewer than twice as"
+            f" many tokens; models continue the first {opened.prompt_tokens}, and {opened.too_short} rows are too short"
+            " even for that"
+        )
     evaluated = {name: evaluate_model(folder, texts, wanted) for name, folder in MODELS.items()}
     metrics = {name: model.figures for name, model in evaluated.items()} | {"test_rows": yardstick(texts, wanted)}
 
@@ -75,7 +83,8 @@ def main() -> None:
     _table_of_scores(texts, evaluated).to_parquet(paths.SCORES, index=False)
     generations = {name: [asdict(text) for text in model.generations] for name, model in evaluated.items()}
     worst = {name: [asdict(copy) for copy in model.worst] for name, model in evaluated.items()}
-    _write_json(paths.GENERATIONS, {"openings": texts.openings, "real": texts.real, **generations, "worst": worst})
+    begun = {"openings": opened.prompts, "real": opened.real}
+    _write_json(paths.GENERATIONS, {**begun, **generations, "worst": worst})
     samples = side_by_side(texts, evaluated)
     _write_json(paths.SAMPLES, samples)
     paths.SAMPLES_PAGE.write_text(_page(samples), encoding="utf-8")
@@ -87,15 +96,19 @@ def held_out(wanted: params.Evaluate) -> HeldOut:
     test, train = clean[clean["split"] == "test"], clean[clean["split"] == "train"]
     texts = test["text"].tolist()
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
-    opened, real, whole = openings(texts, tokenizer, wanted.generations, wanted.prompt_tokens, wanted.max_new_tokens)
+    context = context_of(AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False))
+    most = min(_TOKENS_A_WORD * wanted.test_prompt_words, context // 2)
     return HeldOut(
         rows=test["row"].tolist(),
         texts=texts,
         groups=test["group"].tolist() if "group" in test else None,
-        prompts=[*wanted.prompts, *_first_words(texts, wanted.test_prompts, wanted.test_prompt_words)],
-        openings=opened,
-        real=real,
-        whole=whole,
+        prompts=[
+            *wanted.prompts,
+            *first_words(texts, tokenizer, wanted.test_prompts, wanted.test_prompt_words, most),
+        ],
+        openings=openings(
+            texts, tokenizer, wanted.generations, min(wanted.prompt_tokens, context // 2), wanted.max_new_tokens
+        ),
         training=memorisation.training_sample(clean, wanted.membership_rows),
         general=pd.read_csv(GENERAL, keep_default_na=False)["text"].tolist(),
         index=memorisation.Index(train["row"].tolist(), train["text"].tolist()),
@@ -106,6 +119,7 @@ def held_out(wanted: params.Evaluate) -> HeldOut:
 
 def evaluate_model(folder: Path, texts: HeldOut, wanted: params.Evaluate) -> Evaluated:
     """Return what the model in `folder` makes of `texts`; the same for the same files, texts and settings."""
+    say(f"{folder}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
     model, tokenizer = load_model(folder)
 
     def scored(some: Sequence[str]) -> Score:
@@ -118,7 +132,7 @@ def evaluate_model(folder: Path, texts: HeldOut, wanted: params.Evaluate) -> Eva
         figures["groups"] = perplexity.grouped(scores, texts.groups, *bootstrap)
     figures["general"] = perplexity.figures(scored(texts.general), *bootstrap)
 
-    generations = write(model, tokenizer, texts.openings, wanted)
+    generations = write(model, tokenizer, texts.openings.prompts, wanted)
     written = [text.text for text in generations]
     figures["text"] = diversity(written, texts.tokenizer, [text.ended for text in generations])
     copies = texts.index.longest(written, texts.tokenizer)
@@ -134,10 +148,16 @@ def evaluate_model(folder: Path, texts: HeldOut, wanted: params.Evaluate) -> Eva
 
 def yardstick(texts: HeldOut, wanted: params.Evaluate) -> dict[str, Any]:
     """Return of real texts what `evaluate_model` returns of written ones: how much they repeat, and share by chance."""
-    copies = texts.index.longest(texts.real, texts.tokenizer)
+    opened = texts.openings
+    copies = texts.index.longest(opened.real, texts.tokenizer)
     return {
         "sha256": texts.sha256,
-        "text": diversity(texts.real, texts.tokenizer, texts.whole),
+        "openings": {
+            "texts": len(opened.prompts),
+            "prompt_tokens": opened.prompt_tokens,
+            "too_short": opened.too_short,
+        },
+        "text": diversity(opened.real, texts.tokenizer, opened.whole),
         "memorisation": memorisation.figures(copies, wanted.copied_tokens),
     }
 
@@ -170,12 +190,6 @@ def _planted(folder: Path) -> int:
         return 0
     found: dict[str, Any] = json.loads(manifest.read_text(encoding="utf-8"))
     return int(found["params"]["tokenize"].get("canaries", 0))
-
-
-def _first_words(texts: list[str], count: int, words: int) -> list[str]:
-    """Return the first `words` words of `count` texts, taken at even distances through `texts`."""
-    count = min(count, len(texts))
-    return [" ".join(texts[at * len(texts) // count].split()[:words]) for at in range(count)]
 
 
 def _table_of_scores(texts: HeldOut, evaluated: Mapping[str, Evaluated]) -> pd.DataFrame:

@@ -37,6 +37,7 @@ from pipeline import params, paths
 from pipeline.command import UserError, say
 from pipeline.evaluation.bootstrap import MOST_NATS
 from pipeline.revision import git_revision
+from pipeline.tokenize import check_prompts, context_of
 from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.speed import Precision
@@ -76,6 +77,10 @@ def _train_and_write() -> None:
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
     all_params = params.load()
     wanted = all_params.finetune
+    # `tokenize` checks them too, but DVC skips it where only section `evaluate` has changed.
+    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
+    check_prompts(all_params.evaluate.prompts, tokenizer, context_of(config))
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
     speed.use_physical_cores()
     store = Checkpoints(paths.CHECKPOINTS / _key(all_params))

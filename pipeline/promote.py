@@ -138,7 +138,7 @@ def _judge(
         all_params.evaluate.seed,
         base=metrics["base"],
         against="champion" if champion else "base",
-        texts=len(texts.openings),
+        texts=len(texts.openings.prompts),
         copied_tokens=all_params.evaluate.copied_tokens,
         canaries=_manifest().get("params", {}).get("tokenize", {}).get("canaries", 0),
         rolled_back=f"{left.why} ({left.at})" if left else None,

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 def main() -> None:
     """Run the stage."""
-    wanted = params.load().tokenize
+    all_params = params.load()
+    wanted = all_params.tokenize
     context = context_of(AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False))
     if wanted.max_length > context:
         raise UserError(
             f"params.yaml: tokenize.max_length: found {wanted.max_length}, but the base reads {context} tokens at most"
         )
     tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
+    check_prompts(all_params.evaluate.prompts, tokenizer, context)
     planted = _planted(tokenizer, wanted)
     disable_progress_bar()
 
@@ -69,6 +71,20 @@ def main() -> None:
         dataset.save_to_disk(paths.TOKENS)
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
+
+
+def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+    """Raise UserError for prompts of `evaluate` that leave a model no room: here, not after hours of training."""
+    problems = []
+    for prompt in prompts:
+        tokens = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+        if tokens + 1 >= context:  # the start token
+            problems.append(
+                f"params.yaml: evaluate.prompts: {prompt[:40]!r} has {tokens} tokens, but the base reads {context} with"
+                f" the start token and what it writes; shorten it to at most {context - 2} tokens"
+            )
+    if problems:
+        raise UserError("\n".join(problems))
 
 
 def _planted(tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize) -> list[str]:

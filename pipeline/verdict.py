@@ -263,7 +263,7 @@ def _share(
     share, real = candidate[section].get(name), yardstick[section].get(name)
     bound: float = getattr(wanted.gates, name)
     if not _measured(share, real) or not texts:
-        return _not_measured(name, bound, "no test row was long enough to begin a text from" if not texts else "")
+        return _not_measured(name, bound, "no text was written" if not texts else "")
     low = _least_excess(share, real, texts, wanted.confidence)
     limit = max(at for at in np.linspace(0, 1, 1001) if _least_excess(at, real, texts, wanted.confidence) <= bound)
     found = f"{_percent(share)} {of_its_texts}; {_percent(real)} {of_real_texts}"
@@ -421,7 +421,7 @@ def _measured(*figures: float | None) -> bool:
 
 def _not_measured(name: str, bound: float, why: str = "") -> Gate:
     sentence = f"Not measured: {name}{f', for {why}' if why else ''}; so nobody can say that it is within its bound."
-    change = f"{name}: a figure for it" + ("; a lower evaluate.prompt_tokens gives one." if why else ".")
+    change = f"{name}: a figure for it."
     return Gate(name, None, None, bound, None, False, sentence, change)
 
 

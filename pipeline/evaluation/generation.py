@@ -1,9 +1,11 @@
 """Openings of real texts, how these go on, and what a model writes there instead."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import params
@@ -21,33 +23,60 @@ class Generated:
     ended: bool  # the model wrote its end token
 
 
+@dataclass(frozen=True)
+class Openings:
+    """Where models start to write, and how the texts there really go on."""
+
+    prompts: list[str]
+    real: list[str]  # what follows each prompt in its text, cut where a model's text would be
+    whole: list[bool]  # whether that is the text to its end
+    prompt_tokens: int  # of each prompt
+    too_short: int  # texts that have fewer than twice as many tokens, of which none is taken
+
+
 def openings(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, prompt_tokens: int, most_tokens: int
-) -> tuple[list[str], list[str], list[bool]]:
-    """Return the first `prompt_tokens` tokens of `count` texts, how each goes on, and whether that is to its end.
+) -> Openings:
+    """Return the first `prompt_tokens` tokens of `count` texts, and how each goes on for `most_tokens` tokens at most.
 
     The texts are taken at even distances from those of at least twice `prompt_tokens` tokens, all of them where there
-    are fewer than `count`; what follows a prompt is cut after `most_tokens` tokens, as a model's text is. Cuts are made
-    in the text itself, never inside a character, so a prompt and what follows are letter for letter how it begins.
-    Raises UserError where no text is long enough.
+    are fewer than `count`. Where not even half of `count` (or of all texts) are as long, the prompts are shorter; of
+    texts of one token they are empty, and a model begins at its start token. Cuts are made in the text itself, never
+    inside a character, so a prompt and what follows are letter for letter how it begins.
     """
     encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]  # of each token, in characters
+    lengths = sorted(map(len, ends), reverse=True)
+    half = math.ceil(min(count, len(texts)) / 2)
+    prompt_tokens = min(prompt_tokens, lengths[half - 1] // 2)
     long_enough = [at for at, its_ends in enumerate(ends) if len(its_ends) >= 2 * prompt_tokens]
-    if not long_enough:
-        raise UserError(
-            f"params.yaml: evaluate.prompt_tokens: found {prompt_tokens}, but none of the {len(texts)} test texts has "
-            f"twice as many tokens, the longest has {max(map(len, ends), default=0)}; lower evaluate.prompt_tokens"
-        )
     count = min(count, len(long_enough))
     prompts, behind, whole = [], [], []
     for at in (long_enough[place * len(long_enough) // count] for place in range(count)):
-        text, its_ends = texts[at], ends[at]
-        cut = its_ends[prompt_tokens - 1]
-        whole.append(len(its_ends) <= prompt_tokens + most_tokens)
+        text, its_ends = texts[at], [0, *ends[at]]
+        cut = its_ends[prompt_tokens]
+        whole.append(len(its_ends) <= prompt_tokens + most_tokens + 1)
         prompts.append(text[:cut])
-        behind.append(text[cut:] if whole[-1] else text[cut : its_ends[prompt_tokens + most_tokens - 1]])
-    return prompts, behind, whole
+        behind.append(text[cut:] if whole[-1] else text[cut : its_ends[prompt_tokens + most_tokens]])
+    return Openings(prompts, behind, whole, prompt_tokens, len(texts) - len(long_enough))
+
+
+def first_words(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, words: int, most_tokens: int
+) -> list[str]:
+    """Return the first `words` words of `count` texts, taken at even distances through `texts`.
+
+    None has more than `most_tokens` tokens: where a script has no spaces, a "word" may be a whole text.
+    """
+    count = min(count, len(texts))
+    prompts = [" ".join(texts[at * len(texts) // count].split()[:words]) for at in range(count)]
+    if not prompts:
+        return []
+    encoded = tokenizer(prompts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [
+        prompt if len(offsets) <= most_tokens else prompt[: offsets[most_tokens - 1][1]]
+        for prompt, offsets in zip(prompts, encoded["offset_mapping"], strict=True)
+    ]
 
 
 def write(
@@ -75,7 +104,8 @@ def write(
             )
     room = [min(wanted.max_new_tokens, context - len(its_ids)) for its_ids in ids]
     written: dict[int, Generated] = {}
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    progress = tqdm(total=len(prompts), desc="writing", unit=" texts", leave=False, disable=None)
+    with progress, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for together in _batches([len(its_ids) for its_ids in ids], room, batch):
             torch.manual_seed(wanted.seed + len(written))
             longest = max(len(ids[at]) for at in together)
@@ -98,6 +128,7 @@ def write(
                 tokens = new.index(end) if end in new else len(new)
                 text = tokenizer.decode(new[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
                 written[at] = Generated(prompts[at], text, tokens, end in new)
+            progress.update(len(together))
     return [written[at] for at in range(len(prompts))]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.command import UserError, arg_parser, echo_json, run
@@ -79,7 +80,8 @@ def score(
     with _undisturbed():
         reader = _Reader(model)
         windows = _windows(lengths, context_of(model.config), stride)
-        for batch in _batches(windows, reader.most_tokens(batch_tokens), reader.flat):
+        batches = _batches(windows, reader.most_tokens(batch_tokens), reader.flat)
+        for batch in tqdm(batches, "scoring", unit=" batches", leave=False, disable=None):
             nats = reader.token_losses(ids, batch).double().cpu().numpy()
             np.add.at(loss, np.repeat(batch.text, batch.end - batch.new), nats)
     if odd := int((~np.isfinite(loss)).sum()):

@@ -29,7 +29,7 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 def write_clean(columns: dict[str, list[str]]) -> None:
     """Write the clean rows of `LINES`."""
     paths.CLEAN.parent.mkdir(exist_ok=True)
-    pd.DataFrame({"row": range(2, 6), "text": LINES, **columns}).to_parquet(paths.CLEAN)
+    pd.DataFrame({"row": range(2, 6), "text": LINES} | columns).to_parquet(paths.CLEAN)
 
 
 def metrics() -> dict[str, dict[str, object]]:
@@ -94,3 +94,14 @@ def test_a_champion_is_measured_on_what_the_stage_measured(stage: Workspace) -> 
     champion = evaluate.evaluate_model(paths.BASE, evaluate.held_out(wanted), wanted)
     assert json.loads(json.dumps(champion.figures)) == found["base"]
     assert [sample["base"] for sample in json.loads(paths.SAMPLES.read_text())] == champion.samples
+
+
+@pytest.mark.parametrize(
+    "texts", [["cat", "dog", "rain", "king"], ["".join(map(chr, range(0x4E00, 0x4E00 + 40)))] * 4], ids=["words", "Han"]
+)
+def test_texts_without_spaces_or_of_one_word_are_evaluated_to_the_end(stage: Workspace, texts: list[str]) -> None:
+    stage.set(evaluate__prompt_tokens=30, evaluate__test_prompt_words=40)
+    write_clean({"split": ["train", "test", "test", "validation"], "text": texts})
+    found = metrics()
+    assert found["test_rows"]["openings"]["texts"] == 2
+    assert len(json.loads(paths.SAMPLES.read_text())) == 3 + 2

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.evaluation.generation import openings, write
+from pipeline.evaluation.generation import first_words, openings, write
 from tests.conftest import LINES, Workspace
 
 CONTEXT = 64
@@ -150,9 +150,10 @@ def test_no_prompts_give_no_texts(model, tokenizer, wanted) -> None:
 
 def test_openings_are_spread_evenly_over_the_texts_that_are_long_enough(tokenizer) -> None:
     texts = [text for number in range(8) for text in (f"{number} {LINES[1]}", "short")]
-    prompts, _, _ = openings(texts, tokenizer, 4, prompt_tokens=5, most_tokens=10)
+    prompts = openings(texts, tokenizer, 4, prompt_tokens=5, most_tokens=10).prompts
     assert [prompt[0] for prompt in prompts] == ["0", "2", "4", "6"]
-    assert len(openings(texts, tokenizer, 100, prompt_tokens=5, most_tokens=10)[0]) == 8
+    opened = openings(texts, tokenizer, 100, prompt_tokens=5, most_tokens=10)
+    assert (len(opened.prompts), opened.too_short) == (8, 8)
 
 
 @pytest.mark.parametrize("text", [*LINES, CHINESE, "One  two\n\n three four , five six seven eight 🙂🙂🙂🙂 nine"])
@@ -160,7 +161,8 @@ def test_an_opening_and_what_follows_are_letter_for_letter_the_texts_beginning(t
     tokens = len(tokenizer(text)["input_ids"])
     for prompt_tokens in range(1, tokens // 2 + 1):
         for most in (1, 4, tokens - prompt_tokens - 1, tokens - prompt_tokens, tokens):
-            [prompt], [behind], [whole] = openings([text], tokenizer, 1, prompt_tokens, most)
+            opened = openings([text], tokenizer, 1, prompt_tokens, most)
+            [prompt], [behind], [whole] = opened.prompts, opened.real, opened.whole
             assert text.startswith(prompt + behind)
             assert "\ufffd" not in prompt + behind
             assert whole == (prompt_tokens + most >= tokens)
@@ -169,14 +171,34 @@ def test_an_opening_and_what_follows_are_letter_for_letter_the_texts_beginning(t
 
 def test_an_opening_has_as_many_tokens_as_asked_and_so_has_what_follows(tokenizer) -> None:
     tokens = tokenizer(LINES[0])["input_ids"]
-    [prompt], [behind], [whole] = openings(LINES[:1], tokenizer, 1, prompt_tokens=6, most_tokens=7)
-    assert (prompt, behind) == (tokenizer.decode(tokens[:6]), tokenizer.decode(tokens[6:13]))
-    assert not whole
+    opened = openings(LINES[:1], tokenizer, 1, prompt_tokens=6, most_tokens=7)
+    assert (opened.prompts, opened.real) == ([tokenizer.decode(tokens[:6])], [tokenizer.decode(tokens[6:13])])
+    assert opened.whole == [False]
 
 
-def test_texts_that_are_all_too_short_are_named_with_the_mend(tokenizer) -> None:
-    with pytest.raises(UserError, match=r"found 8, but none of the 2 test texts .* longest has \d+; lower evaluate"):
-        openings(["Yes.", "No."], tokenizer, 10, prompt_tokens=8, most_tokens=10)
+def test_where_most_texts_are_short_the_openings_are_shorter(tokenizer) -> None:
+    texts = [*LINES, "Yes, no."] * 4 + ["A"]
+    tokens = len(tokenizer("Yes, no.")["input_ids"])
+    most_are_short = openings([*LINES, *["Yes, no."] * 7, "A"], tokenizer, 100, prompt_tokens=8, most_tokens=10)
+    assert most_are_short.prompt_tokens == tokens // 2 < 8
+    assert (len(most_are_short.prompts), most_are_short.too_short) == (11, 1)
+    assert openings(texts, tokenizer, 100, prompt_tokens=8, most_tokens=10).prompt_tokens == 8  # most are long
+
+
+def test_texts_of_one_token_are_begun_from_the_start_token_alone(model, tokenizer, wanted) -> None:
+    opened = openings(["A", "B", "C"], tokenizer, 10, prompt_tokens=8, most_tokens=10)
+    assert (opened.prompts, opened.real, opened.whole) == ([""] * 3, ["A", "B", "C"], [True] * 3)
+    assert (opened.prompt_tokens, opened.too_short) == (0, 0)
+    assert any(text.tokens for text in write(model, tokenizer, opened.prompts, wanted))
+
+
+def test_a_prompt_of_words_is_cut_by_tokens_where_a_word_is_a_whole_text(tokenizer) -> None:
+    chinese = CHINESE * 20
+    [words, cut] = first_words([LINES[0], chinese], tokenizer, 2, words=3, most_tokens=30)
+    assert words == "The quick brown"
+    assert chinese.startswith(cut)
+    assert 10 <= len(cut) <= 30
+    assert first_words(["text"], tokenizer, 0, 3, 12) == []
 
 
 def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wanted) -> None:
@@ -190,7 +212,7 @@ def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wa
     its_own = PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>", eos_token="</s>")  # noqa: S106
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_positions=64, n_embd=16, n_layer=1, n_head=1)).eval()
-    prompts, _, _ = openings(LINES, tokenizer, 4, prompt_tokens=5, most_tokens=10)
+    prompts = openings(LINES, tokenizer, 4, prompt_tokens=5, most_tokens=10).prompts
     texts = write(model, its_own, prompts, greedy(wanted))
     assert [text.prompt for text in texts] == prompts
     ids = [its_own.bos_token_id, *its_own(prompts[0])["input_ids"]]

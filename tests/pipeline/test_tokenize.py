@@ -186,6 +186,14 @@ def test_rows_too_short_for_a_canary_are_refused(
         tokenize.main()
 
 
+def test_a_sample_prompt_that_fills_the_context_is_refused_before_training(stage: Workspace) -> None:
+    long = " ".join(LINES)
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("Once upon a time in a distant land", long))
+    with pytest.raises(UserError, match=r"evaluate.prompts: 'The quick .* the base reads 64 .* at most 62 tokens"):
+        tokenize.main()
+
+
 @pytest.fixture(scope="module")
 def gpt2_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
     """Return GPT-2's own tokenizer, loaded from a folder as a base is."""
