@@ -73,7 +73,10 @@ def main() -> None:
             f" many tokens; models continue the first {opened.prompt_tokens}, and {opened.too_short} rows are too short"
             " even for that"
         )
-    evaluated = {name: evaluate_model(folder, texts, wanted) for name, folder in MODELS.items()}
+    evaluated = {}
+    for name, folder in MODELS.items():
+        say(f"{name}: scoring {len(texts.texts)} test rows, writing {len(opened.prompts)} texts")
+        evaluated[name] = evaluate_model(folder, texts, wanted)
     metrics = {name: model.figures for name, model in evaluated.items()} | {"test_rows": yardstick(texts, wanted)}
 
     paths.EVALUATE_METRICS.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +122,6 @@ def held_out(wanted: params.Evaluate) -> HeldOut:
 
 def evaluate_model(folder: Path, texts: HeldOut, wanted: params.Evaluate) -> Evaluated:
     """Return what the model in `folder` makes of `texts`; the same for the same files, texts and settings."""
-    say(f"{folder}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
     model, tokenizer = load_model(folder)
 
     def scored(some: Sequence[str]) -> Score:
