@@ -41,7 +41,7 @@ def main() -> None:
         speed.preload_allocator()  # as the stage does, and what follows
         speed.keep_freed_memory()
     scorer = VARIANTS[variant]
-    tokenizer = AutoTokenizer.from_pretrained(STARTER, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.eos_token
     made = texts(tokenizer, count)
     model = base(model_name).eval()

@@ -93,8 +93,10 @@ def recipe(folder: Path) -> FastAPI:
     import torch
     from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
-    tokenizer = GPT2TokenizerFast.from_pretrained(folder, trust_remote_code=False)
-    model = GPT2LMHeadModel.from_pretrained(folder, trust_remote_code=False, use_safetensors=True).eval()
+    tokenizer = GPT2TokenizerFast.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = GPT2LMHeadModel.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).eval()
     app = FastAPI()
 
     @app.post("/generate")
@@ -126,7 +128,7 @@ def transformers_batched(folder: Path) -> FastAPI:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
     ).eval()
 
     @torch.inference_mode()

@@ -89,7 +89,7 @@ def gemm_limit(setting: str, size: int = 2048) -> float:
 
 def tokenized(count: int) -> Rows:
     """Return `count` tales of the sample corpus as ids between start and end token; raises ValueError beyond them."""
-    tokenizer = AutoTokenizer.from_pretrained(STARTER, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
     end = tokenizer.eos_token_id
     with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
         ids = tokenizer([row["text"] for row in csv.DictReader(file)], add_special_tokens=False)["input_ids"]

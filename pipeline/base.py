@@ -5,6 +5,7 @@ import: it happens when `base` in `params.yaml` changes. After editing a local f
 `dvc repro --force base`.
 """
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -54,6 +55,9 @@ def _from_hub(base: str) -> Path:
             f"params.yaml: base: found {base!r}, which is no folder here, and a hub model needs its commit: 40 hex "
             f"digits after an @, from the model's page under Files, such as {GPT2_AT_ITS_COMMIT}"
         )
+
+    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
+        del os.environ["HF_HUB_OFFLINE"]  # read by the import below
 
     from huggingface_hub import snapshot_download
     from huggingface_hub import utils as hub

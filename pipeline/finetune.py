@@ -352,4 +352,4 @@ def _hash_of_folder(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, first=speed.preload_allocator)
+    run_stage(main, inputs=(paths.BASE, paths.TOKENS, paths.TOKEN_BUDGET), first=speed.preload_allocator)

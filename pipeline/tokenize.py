@@ -239,4 +239,4 @@ def _best_fit(pieces: list[Tokens], length: int) -> list[list[Tokens]]:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, inputs=(paths.BASE, paths.CLEAN))

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -66,20 +66,29 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
             lock.truncate(0)
 
 
-def run_stage(main: Callable[[], None], first: Callable[[], None] = lambda: None) -> NoReturn:
+def run_stage(
+    main: Callable[[], None], *, inputs: Sequence[Path] = (), first: Callable[[], None] = lambda: None
+) -> NoReturn:
     """Do what `pipeline.command.run` does, in a claim on the current folder: the way a stage's module ends.
 
-    `first` is called before the claim: what starts the process anew.
+    Args:
+        main: Runs the stage.
+        inputs: What other stages make and this one cannot do without.
+        first: Called before the claim: it may start the process again.
     """
+    name = Path(sys.argv[0]).stem
 
     def stage() -> None:
         arg_parser().parse_args()
         if not paths.PARAMS.exists():  # a claim would leave its file in a folder that is no project
             raise UserError(f"{paths.PARAMS} is not here; run the command from the repository's root")
+        for path in inputs:
+            if not path.exists():
+                raise UserError(f"{path} is not here; `dvc repro {name}` makes it first, and then runs this stage")
         first()
         if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts, the first claims for all
             return main()
-        with claim(Path(), f"the stage {Path(sys.argv[0]).stem}", _PATIENCE):
+        with claim(Path(), f"the stage {name}", _PATIENCE):
             main()
 
     run(stage)

@@ -1,12 +1,15 @@
 """dvc.yaml, the stages' modules, the sections of params.yaml and the tests have one name for one thing."""
 
+import runpy
+import sys
 from importlib import import_module
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 from pipeline import params, paths
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Workspace
 
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
@@ -45,3 +48,26 @@ def test_every_plot_and_artifact_is_made_by_a_stage() -> None:
         [definition] = plot.values()
         assert set(definition["y"]) <= made
     assert {artifact["path"] for artifact in DVC["artifacts"].values()} <= made
+
+
+def _inputs() -> list[tuple[str, str]]:
+    """Return each stage with each dependency that another stage makes and that it cannot do without."""
+    made = {path for stage in STAGES.values() for kind in ("outs", "metrics") for path in stage.get(kind, [])}
+    return [
+        (name, path) for name, stage in STAGES.items() for path in stage["deps"] if path in made
+    ]  # validate takes the tokenizer where there is one
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package")
+@pytest.mark.parametrize(("stage", "missing"), _inputs())
+def test_a_stage_whose_input_is_missing_says_which_command_makes_it(
+    stage: str, missing: str, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, path in _inputs():
+        if name == stage and path != missing:
+            Path(path).mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", [stage])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"pipeline.{stage}", run_name="__main__", alter_sys=True)
+    said = f"error: {missing} is not here; `dvc repro {stage}` makes it first, and then runs this stage\n"
+    assert (ended.value.code, capsys.readouterr().err) == (2, said)
