@@ -12,10 +12,11 @@ from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serving import doors, errors, model_folder, routes, seeing, supervisor
+from serving import doors, errors, http_server, model_folder, proxies, routes, seeing, supervisor
 from serving.bento_image import CheckedImage
 from serving.drain import Drain
 from serving.engine import Engine
+from serving.http_rules import HttpRules
 from serving.keys import Keys
 from serving.limits import LIMITS, ROOT
 from serving.served_model import ServedModel
@@ -33,6 +34,8 @@ _SPARE_SECONDS = 10  # BentoML's own time limit, behind ours: it would end a req
 if server_context.worker_index is None:
     supervisor.install()
     model_folder.find(ROOT)
+else:
+    http_server.install()
 
 
 def _make_engine(folder: Path) -> Engine:
@@ -69,8 +72,8 @@ class Guarded(bentoml.Service[Any]):
         self.add_asgi_middleware(seeing.Unseen)
         inner: Any = super().to_asgi(is_main)
         seeing.trace_whole_requests(inner)
-        guarded = errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds))
-        return seeing.Seen(guarded, inner.routes)
+        guarded = HttpRules(errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds)))
+        return proxies.TrustedProxies(seeing.Seen(guarded, inner.routes), proxies.trusted())
 
 
 @bentoml.service(

@@ -5,6 +5,7 @@
 
 import codecs
 import difflib
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -318,6 +319,9 @@ class Service(Section):
     repetition_penalty: Annotated[float, Field(gt=0, le=5)]
     max_concurrency: Count
     max_queue: Annotated[int, Field(ge=0)]
+    max_head_bytes: Count
+    head_seconds: Positive
+    max_connections: Count
     upload_seconds: Positive
     first_token_seconds: Positive
     timeout: Positive
@@ -327,6 +331,7 @@ class Service(Section):
     beside_minutes: Positive
     requests_per_minute: Annotated[int, Field(ge=0)]
     allow_origins: Annotated[tuple[Name, ...], Field(strict=False)]
+    trusted_proxies: Annotated[tuple[Name, ...], Field(strict=False)]
     allow_anonymous: bool
 
     @model_validator(mode="after")
@@ -339,6 +344,11 @@ class Service(Section):
         for origin in self.allow_origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 problems.append(f"allow_origins: {origin!r} is no origin, such as https://app.example.com, nor *")
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                problems.append(f"trusted_proxies: {error}; expected an address or a network, such as 10.0.0.0/8")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.command import UserError
 from pipeline.params import Service
-from serving import ports, seeing, supervisor
+from serving import ports, proxies, seeing, supervisor
 from serving.errors import ApiError
 from serving.keys import Keys
 from serving.limits import LIMITS
@@ -64,7 +64,7 @@ def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
         app = CORSMiddleware(
             app,
             allow_origins=limits.allow_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"),
             expose_headers=_HEADERS_OF_OURS,
         )
@@ -72,13 +72,14 @@ def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
 
 
 def check_start(limits: Service = LIMITS) -> None:
-    """Refuse to start with wrong keys, bound wider than this machine without any, or on a port that is not free.
+    """Refuse to start with wrong keys or proxies, open to other machines without keys, or on a port that is not free.
 
     Called where `bentoml serve` runs. Raises BentoMLException, which BentoML prints as a sentence.
     """
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
         return  # a worker, a build or a test
+    proxies.trusted(limits)
     keys = Keys()
     try:
         keys.check()
@@ -195,10 +196,18 @@ class _Local(_Door):
                 "without API keys the service answers to localhost only; it can be given keys, or allow_anonymous",
                 code="host_not_allowed",
             )
-        if origin is not None and not {origin, "*"} & set(self._origins) and urlsplit(origin).netloc != host:
+        if origin is not None and not {origin, "*"} & set(self._origins) and _host_and_port(origin) != host:
             raise ApiError(
                 403, "web pages of this origin are not in the service's allow_origins", code="origin_not_allowed"
             )
+
+
+def _host_and_port(origin: str) -> str:
+    """Return what a Host header would be for an Origin header."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as "http://["
+        return ""
 
 
 def _hostname(host: str) -> str | None:

@@ -1,7 +1,5 @@
 """The page at /playground: one file that holds all it needs and speaks to this server only."""
 
-import base64
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
+from serving.http_rules import source_hash
 from serving.limits import LIMITS
 from serving.schema import GenerateRequest
 
@@ -47,8 +46,8 @@ def policy(html: str) -> str:
     return "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_hash(script)}",
-            f"style-src {_hash(style)}",
+            f"script-src {source_hash(script)}",
+            f"style-src {source_hash(style)}",
             "connect-src 'self'",
             "img-src data:",
             "base-uri 'none'",
@@ -58,8 +57,3 @@ def policy(html: str) -> str:
             "trusted-types 'none'",
         )
     )
-
-
-def _hash(text: str) -> str:
-    """Return the source expression that lets in an inline script or style (https://www.w3.org/TR/CSP3/#match-element-to-source-list)."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

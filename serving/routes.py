@@ -11,6 +11,7 @@ from serving import errors, generation, openai, playground
 from serving.body import BoundedRoute
 from serving.engine import FinishReason
 from serving.generation import Job
+from serving.http_rules import policy
 from serving.schema import (
     About,
     GenerateAnswer,
@@ -71,13 +72,19 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """Show the specification, with what BentoML brings along: nothing is fetched from elsewhere."""
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="/docs.json",
             title=name,
             swagger_js_url="/static_content/swagger-ui-bundle.js",
             swagger_css_url="/static_content/swagger-ui.css",
             swagger_favicon_url="/static_content/favicon-light-32x32.png",
         )
+        sources = (
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data:",
+        )  # Swagger writes styles
+        page.headers["Content-Security-Policy"] = policy(bytes(page.body).decode(), *sources)
+        return page
 
     @app.post(
         "/generate",

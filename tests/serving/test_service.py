@@ -46,6 +46,11 @@ def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
         assert first.status_code == 200
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).json() == first.json()
         assert server.post(prompt="private", temperature=9).status_code == 400
+        # BentoML's worker runs our uvicorn, see serving/http_server.py.
+        assert httpx.get(server.url, headers={"X-Long": "a" * 70_000}).json()["error"]["code"] == "head_too_large"
+        offer = {"Connection": "Upgrade", "Upgrade": "h2c"}
+        upgraded = httpx.post(f"{server.url}/generate", json={"prompt": PROMPT, "max_new_tokens": 1}, headers=offer)
+        assert upgraded.status_code == 200
         log = server.log.read_text(encoding="utf-8")
     assert "the candidate of the last `dvc repro`" in log
     assert "private" not in log

@@ -1,0 +1,48 @@
+"""HEAD, Host and the headers that restrict browsers, over the whole service in process."""
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from serving import http_rules
+
+GETS = ("/", "/health", "/v1/models", "/v1/models/champion", "/docs", "/docs.json", "/playground", "/livez", "/metrics")
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_is_answered_wherever_get_is_with_the_same_headers_and_no_body(client: TestClient, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert client.head("/nothing").status_code == 404
+    assert client.head("/generate").status_code == 405
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "]", "a b", "a/b", "a@b", "a:b", "localhost:", "\xff", "a" * 300])
+def test_a_host_that_is_none_is_refused(client: TestClient, host: str) -> None:
+    answer = client.get("/", headers={"Host": host.encode("latin-1")})  # type: ignore[dict-item]
+    expected = 200 if host == "localhost:" else 400
+    assert answer.status_code == expected
+    assert expected == 200 or answer.json()["error"]["code"] == "bad_host"
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "[", "http://]", "\xff", "http://a:b:c", ""])
+def test_an_origin_that_is_none_is_one_that_is_not_allowed(client: TestClient, origin: str) -> None:
+    answer = client.get("/", headers={"Origin": origin.encode("latin-1")})  # type: ignore[dict-item]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
+
+
+def test_every_page_has_a_policy_that_lets_in_its_own_scripts_alone(client: TestClient) -> None:
+    for path in ("/playground", "/docs"):
+        page = client.get(path)
+        policy = page.headers["content-security-policy"]
+        scripts = re.search("script-src ([^;]*)", policy)
+        assert scripts
+        assert "unsafe" not in scripts[1]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        for script in re.findall("<script>(.*?)</script>", page.text, re.DOTALL):
+            assert http_rules.source_hash(script) in scripts[1]
+    for path in (*GETS, "/nothing"):
+        assert client.get(path).headers["x-content-type-options"] == "nosniff"
