@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from pipeline import params, paths
 from pipeline.command import UserError
-from pipeline.evaluation.bootstrap import exp
 from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.look import look
 from pipeline.intake.measures import measure
@@ -25,6 +24,7 @@ from pipeline.intake.quarantine import restore
 from pipeline.intake.records import read
 from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.splits import digest_of, normalize
+from pipeline.nats import exp
 from pipeline.registry import Version
 
 _MOST = 1000  # texts that are scored: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough

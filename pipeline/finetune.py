@@ -35,9 +35,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import UserError, say
-from pipeline.evaluation.bootstrap import MOST_NATS
+from pipeline.context import check_prompts, context_of
+from pipeline.nats import MOST_NATS
 from pipeline.revision import git_revision
-from pipeline.tokenize import check_prompts, context_of
 from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.speed import Precision

@@ -156,8 +156,8 @@ def measure(candidate: Path, opponent: Path) -> tuple[Pair, Pair]:
     """
     import torch
 
+    from pipeline.context import context_of, start_and_end
     from pipeline.evaluate import load_model
-    from pipeline.tokenize import context_of, start_and_end
 
     models = [load_model(folder) for folder in (candidate, opponent)]
     tokens = min(_TOKENS, *(context_of(model.config) for model, _ in models))

@@ -12,10 +12,9 @@ import bisect
 import hashlib
 import json
 import shutil
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils.logging import disable_progress_bar
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline import params, paths
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError
+from pipeline.context import check_prompts, context_of, start_and_end
 from pipeline.workspace import run_stage
 
 SPLITS = ("train", "validation", "test")
@@ -71,20 +71,6 @@ def main() -> None:
         dataset.save_to_disk(paths.TOKENS)
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
-
-
-def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> None:
-    """Raise UserError for prompts of `evaluate` that leave a model no room: here, not after hours of training."""
-    problems = []
-    for prompt in prompts:
-        tokens = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
-        if tokens + 1 >= context:  # the start token
-            problems.append(
-                f"params.yaml: evaluate.prompts: {prompt[:40]!r} has {tokens} tokens, but the base reads {context} with"
-                f" the start token and what it writes; shorten it to at most {context - 2} tokens"
-            )
-    if problems:
-        raise UserError("\n".join(problems))
 
 
 def _planted(tokenizer: PreTrainedTokenizerBase, wanted: params.Tokenize) -> list[str]:
@@ -148,19 +134,6 @@ def token_rows(
         cache_dir=tempfile.mkdtemp(dir=scratch),  # one of its own, for a cache that is there would be taken as it is
     )
     return dataset, dict(budget)
-
-
-def context_of(config: PreTrainedConfig) -> int:
-    """Return how many tokens a model reads at most; a model without position embeddings sets no limit."""
-    context: int = getattr(config, "max_position_embeddings", sys.maxsize)
-    return context
-
-
-def start_and_end(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return the ids of the tokens before and behind a text; GPT-2 has one, `<|endoftext|>`, for both."""
-    end = tokenizer.eos_token_id
-    start = tokenizer.bos_token_id
-    return (end if start is None else start), end
 
 
 def _documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, budget: Counter[str]) -> Iterator[list[int]]:

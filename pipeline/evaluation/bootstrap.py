@@ -6,17 +6,17 @@ rows: Koehn, "Statistical significance tests for machine translation evaluation"
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.nats import expm1
+
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Score  # which takes its interval from here, and needs torch
 
-MOST_NATS = 700.0  # exp of more is no float; a guess at random loses ln(vocabulary), about 11
 _DRAWS_AT_ONCE = 2**20  # rows drawn for some resamples: 8 MB, a few times
 
 
@@ -82,9 +82,9 @@ def paired_gain(candidate: Score, opponent: Score, resamples: int, confidence: f
     difference = candidate.loss - opponent.loss
     nats_low, nats_high = interval(resampled_ratio(difference, candidate.tokens, resamples, seed), confidence)
     nats = float(difference.sum() / candidate.tokens.sum())
-    low, high = -_expm1(nats_high), -_expm1(nats_low)
+    low, high = -expm1(nats_high), -expm1(nats_low)
     return Gain(
-        gain=-_expm1(nats),
+        gain=-expm1(nats),
         low=low,
         high=high,
         nats=nats,
@@ -93,12 +93,3 @@ def paired_gain(candidate: Score, opponent: Score, resamples: int, confidence: f
         rows=len(difference),
         tokens=int(candidate.tokens.sum()),
     )
-
-
-def exp(nats: float) -> float:
-    """Return e ** nats, for more than MOST_NATS that of MOST_NATS, where math.exp raises OverflowError."""
-    return math.exp(min(nats, MOST_NATS))
-
-
-def _expm1(nats: float) -> float:
-    return math.expm1(min(nats, MOST_NATS))

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.tokenize import context_of, start_and_end
+from pipeline.context import context_of, start_and_end
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline import evaluate, params, paths, promote
 from pipeline.canaries import canaries
 from pipeline.command import UserError, run
+from pipeline.context import start_and_end
 from pipeline.evaluation.perplexity import score
 from pipeline.promote import Decision, carry_out, decide
 from pipeline.registry import Registry, Version, content_version
-from pipeline.tokenize import start_and_end
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.test_kill import PROCESSES
 
