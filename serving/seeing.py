@@ -8,8 +8,8 @@
     swap_refused()                                 # swaps: a version was not taken over; `serving` clears it
     request_id()                                   # anywhere in a request: its id, or None
 
-Metrics are made once a process, at import. Several workers add up through prometheus_client's files, which BentoML's
-/metrics reads; Seen answers /metrics with what BentoML has, less the versions that no worker serves any more.
+Metrics are made once a process, at import, in the place that `metric_store` chooses. Seen answers /metrics with
+what BentoML has, less the versions that no worker serves any more.
 """
 
 import json
@@ -37,6 +37,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import BaseRoute, Mount, compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving import metric_store
 from serving.engine import FinishReason
 
 logger = logging.getLogger("bentoml.access")
@@ -53,6 +54,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@-]{0,63}")
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
+metric_store.prepare()
 _prompt_tokens = Counter("prompt_tokens", "Tokens read", namespace=_NAMESPACE)
 _completion_tokens = Counter("completion_tokens", "Tokens written", namespace=_NAMESPACE)
 _texts = Counter("texts", "Texts by how they ended", ["end"], namespace=_NAMESPACE)

@@ -20,8 +20,9 @@ from typing import Any
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
+from serving import metric_store
+
 FOLDER_PREFIX = "gpt2-supervisor-"
-_METRICS = "PROMETHEUS_MULTIPROC_DIR"
 _LONGEST_SOCKET_PATH = 103  # bytes: sun_path has 104 on macOS, 108 on Linux
 _STALE_SECONDS = 60  # a younger folder may belong to a server that has not locked it yet
 _CHECK_SECONDS = 10  # BentoML's own interval between two looks at the workers
@@ -50,7 +51,10 @@ def create_arbiter(watchers: list[Any], *, threaded: bool = False, **options: An
 
     kind = circus.ThreadedArbiter if threaded else circus.Arbiter
     for watcher in watchers:
-        watcher.env[_METRICS] = str(_metrics())
+        if watcher.numprocesses == 1:
+            watcher.env.pop(metric_store.FOLDER, None)
+        else:
+            watcher.env[metric_store.FOLDER] = str(_metrics())
     return kind(
         watchers,
         endpoint=f"ipc://{folder()}/control",

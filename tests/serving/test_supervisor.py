@@ -15,7 +15,7 @@ import psutil
 import pytest
 from bentoml.exceptions import BentoMLException
 
-from serving import supervisor
+from serving import metric_store, supervisor
 from tests.serving.conftest import REPOSITORY, Server, serving
 from tests.sockets import listening
 
@@ -59,6 +59,9 @@ def test_only_the_services_port_is_open_and_after_sigterm_nothing_is_left(checko
         [folder] = temporary.glob(f"{supervisor.FOLDER_PREFIX}*")
         assert folder.stat().st_mode & 0o777 == 0o700
         assert listening(server.pid) == {server.port, f"{folder}/control", f"{folder}/events"}
+        server.post(prompt="Once", max_new_tokens=1)
+        assert "\ngpt2_completion_tokens_total 1.0\n" in httpx.get(f"{server.url}/metrics").text
+        assert list((folder / "metrics").iterdir()) == []  # one worker keeps them in memory
         process = psutil.Process(server.pid)
         process.terminate()
         assert within(60, lambda: process.status() == psutil.STATUS_ZOMBIE)
@@ -86,8 +89,9 @@ def test_a_killed_worker_comes_back(checkout: Path, temporary: Path) -> None:
 
 
 class _Watcher:
-    def __init__(self) -> None:
-        self.env: dict[str, str] = {}
+    def __init__(self, numprocesses: int) -> None:
+        self.numprocesses = numprocesses
+        self.env = {metric_store.FOLDER: "shared"}
 
 
 def test_bentoml_calls_the_function_that_is_replaced_and_circus_gets_unix_sockets(
@@ -99,9 +103,10 @@ def test_bentoml_calls_the_function_that_is_replaced_and_circus_gets_unix_socket
     monkeypatch.setattr(circus, "create_standalone_arbiter", circus.create_standalone_arbiter)  # to be put back
     monkeypatch.setattr(circus, "Arbiter", lambda _watchers, **options: made.append(options))
     supervisor.install()
-    watcher = _Watcher()
-    circus.create_standalone_arbiter([watcher], sockets=[])
+    one, several = _Watcher(1), _Watcher(2)
+    circus.create_standalone_arbiter([one, several], sockets=[])
     [folder] = temporary.iterdir()
+    assert (one.env, several.env) == ({}, {metric_store.FOLDER: f"{folder}/metrics"})
     assert made == [
         {
             "endpoint": f"ipc://{folder}/control",
