@@ -45,6 +45,7 @@ def _make_engine(folder: Path) -> Engine:
 
 
 served = ServedModel(ROOT, _make_engine)
+_specifications: dict[bool, doors.ServedSpecification] = {}  # with and without keys
 
 
 class Guarded(bentoml.Service[Any]):
@@ -53,9 +54,13 @@ class Guarded(bentoml.Service[Any]):
     @property
     def openapi_spec(self) -> Any:
         """The specification; FastAPI's part of it is in the words of 3.1, which BentoML would call 3.0.2."""
-        specification = attrs.evolve(super().openapi_spec, openapi="3.1.0")
-        serves = server_context.worker_index is not None  # a build writes it down, for whoever will have which keys
-        return doors.KeyedSpecification(specification) if serves and Keys() else specification
+        if server_context.worker_index is None:  # a build writes it down, for whoever will have which keys
+            return attrs.evolve(super().openapi_spec, openapi="3.1.0")
+        keyed = bool(Keys())
+        if keyed not in _specifications:
+            specification = attrs.evolve(super().openapi_spec, openapi="3.1.0")
+            _specifications[keyed] = doors.ServedSpecification(specification, keyed)
+        return _specifications[keyed]
 
     @property
     def doc(self) -> str:

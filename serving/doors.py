@@ -123,22 +123,22 @@ def _is_open(path: str) -> bool:
     return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
-class KeyedSpecification:
-    """An OpenAPI specification that says that keys are asked for: so Swagger's page asks for one, too."""
+class ServedSpecification:
+    """An OpenAPI specification, made once: it takes 60 ms, and anyone may ask for it."""
 
-    def __init__(self, specification: OpenAPISpecification) -> None:
-        """Complete `specification`, whose class knows no keys."""
-        self._specification = specification
+    def __init__(self, specification: OpenAPISpecification, keyed: bool) -> None:
+        """Say in `specification` where keys are asked for, so that Swagger's page asks for one, too."""
+        self._content: dict[str, Any] = specification.asdict()
+        if keyed:
+            self._content["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            self._content["security"] = [{"key": []}]
+            for path in filter(_is_open, self._content["paths"]):
+                for operation in self._content["paths"][path].values():
+                    operation["security"] = []
 
     def asdict(self) -> dict[str, Any]:
         """Return it as JSON has it."""
-        told: dict[str, Any] = self._specification.asdict()
-        told["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        told["security"] = [{"key": []}]
-        for path in filter(_is_open, told["paths"]):
-            for operation in told["paths"][path].values():
-                operation["security"] = []
-        return told
+        return self._content
 
 
 class _HttpOnly:

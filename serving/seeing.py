@@ -249,7 +249,7 @@ _REAL = "fresh_gpt2.real_scope"
 
 
 class Unseen:
-    """ASGI middleware, innermost: the path as it was asked for."""
+    """ASGI middleware, innermost: the path as it was asked for, without its query: no route has one to parse."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -259,7 +259,7 @@ class Unseen:
         """Pass a request on."""
         if real := scope.get(_REAL):
             trace.get_current_span().set_attribute("request_id", request_id() or "")
-            scope = {**scope, **{part: real[part] for part in ("path", "raw_path", "query_string") if part in real}}
+            scope = {**scope, **{part: real[part] for part in ("path", "raw_path") if part in real}}
         await self._app(scope, receive, send)
 
 

@@ -349,10 +349,13 @@ def test_while_the_model_is_loading_or_failed_it_answers_503(
 def test_the_specification_of_a_service_with_keys_says_what_they_open(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import service
+
     assert "security" not in client.get("/docs.json").json()
     monkeypatch.setattr(server_context, "worker_index", 1)
     monkeypatch.setenv("API_KEYS", keys.new("alice")[1])
     told = client.get("/docs.json").json()
+    assert service.Gpt2.openapi_spec.asdict() is service.Gpt2.openapi_spec.asdict()  # made once
     assert told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     assert told["security"] == [{"key": []}]
     assert told["paths"]["/livez"]["get"]["security"] == []
