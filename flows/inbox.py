@@ -5,33 +5,49 @@ written behind a copy of the corpus, in the corpus's own dialect, and the copy t
 then the file is moved to `done/`, or to `refused/` with the reason beside it. From before the corpus is replaced until
 the file has been moved, `registry/inbox.json` tells of it: whether the copy still lies beside the corpus says which of
 the two renames are left to do.
+
+Whatever is wrong with one file is its own matter: it is refused, or stays where it is, and the next one is taken.
 """
 
 import csv
+import errno
 import json
 import os
+import re
 import shutil
+import stat
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Literal
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.intake.look import look
+from pipeline.intake.look import has_known_suffix, look
 from pipeline.intake.records import read
 from pipeline.intake.source import Look, clipped
+from pipeline.revision import followed
 
 JOURNAL = paths.REGISTRY / "inbox.json"
 ADDITION = paths.REGISTRY / "inbox.rows"
+ATTEMPTS = paths.REGISTRY / "inbox.attempts"  # how often a file was begun by a process that did not end it
+_MOST_ATTEMPTS = 3
+# The machine's fault, not the file's: it is taken again later.
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_LONGEST_NAME = 255  # bytes, on every file system in use
 _UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart", "~")  # how programs call a file that is still coming
 _LINE_ENDS = {"CRLF": "\r\n", "CR": "\r"}  # else LF
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of a file: its rows are in the corpus, or `refused` says why they are not; `place` is where it is."""
+    """What became of a file: its rows are in the corpus, or `refused` says why they are not; `place` is where it is.
+
+    `name` and `place` are the file system's, which may hold anything: `printable` makes text of them.
+    """
 
     name: str
     rows: int
@@ -42,14 +58,49 @@ class Taken:
 def waiting(inbox: Path) -> dict[str, list[int]]:
     """Return the files in the inbox with size and time of change (ns), by which a look tells whether they are whole.
 
-    Not those whose names begin with a dot or end as unfinished downloads do.
+    Only those whose names say that they hold rows: not those that begin with a dot, or end as unfinished downloads do.
+    Raises UserError where the folder may not be read.
     """
     found = {}
-    for path in sorted(inbox.glob("*")):
-        if not path.name.startswith(".") and not path.name.endswith(_UNFINISHED) and not path.is_dir():
-            stat = path.lstat()
-            found[path.name] = [stat.st_size, stat.st_mtime_ns]
+    for name in _names(inbox):
+        if has_known_suffix(Path(name)):
+            status = (inbox / name).lstat()
+            found[name] = [status.st_size, status.st_mtime_ns]
     return found
+
+
+def staying(inbox: Path) -> dict[str, str]:
+    """Return the files that stay in the inbox, with a sentence that says why."""
+    theirs = followed(inbox) if inbox.is_dir() else set()
+    found = {}
+    for name in _names(inbox):
+        if not has_known_suffix(Path(name)):
+            found[name] = (
+                f"{printable(inbox / name)} stays in the inbox: its name does not end in .csv, .tsv, .jsonl or "
+                ".parquet, with or without .gz or .zst; rename it if it holds rows, or put it elsewhere"
+            )
+        elif name in theirs:
+            found[name] = (
+                f"{printable(inbox / name)} stays in the inbox: git or DVC follows it, and would see it deleted; put a "
+                "copy under another name there"
+            )
+    return found
+
+
+def _names(inbox: Path) -> list[str]:
+    """Return the names of the files that somebody may have put there to be taken."""
+    try:
+        entries = sorted(entry.name for entry in os.scandir(inbox) if not entry.is_dir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"watch.inbox: {inbox} may not be read ({error.strerror}); allow it") from None
+    return [name for name in entries if not name.startswith(".") and not name.endswith(_UNFINISHED)]
+
+
+def printable(text: str | Path) -> str:
+    """Return text, such as a path, on one line and without what drives a terminal; a long name is cut in its middle."""
+    return re.sub(r"[^/\s]{120,}", lambda name: f"{name[0][:80]}...{name[0][-20:]}", escape.terminal(str(text)))
 
 
 def is_unfinished(root: Path, wanted: params.Params) -> bool:
@@ -70,8 +121,18 @@ def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Take
     into = _corpus(corpus, wanted)
     for left in sorted(taking.iterdir()):
         taken.append(_take(root, left, into, wanted))
+    stays = staying(inbox)
     for name in names:
-        (inbox / name).rename(taking / name)
+        if name in stays:
+            continue  # said by whoever asks `staying`
+        try:
+            (inbox / name).rename(taking / name)
+        except FileNotFoundError:
+            continue  # taken back by whoever put it there
+        except OSError as error:
+            why = f"{printable(inbox / name)}: may not be moved ({error.strerror}); give the project's user that right"
+            taken.append(Taken(name, 0, why, _below(root, inbox / name)))
+            continue
         _sync(inbox)
         taken.append(_take(root, taking / name, into, wanted))
     return taken
@@ -100,18 +161,21 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
     """Append the rows of a file in `.taking/`, or refuse it."""
     inbox, corpus = source.parents[1], into.path
     try:
-        rows, header = _addition(root / ADDITION, source, into, wanted)
+        with _attempt(root, source):
+            rows, header = _addition(root / ADDITION, source, into, wanted)
     except UserError as error:
-        (root / ADDITION).unlink(missing_ok=True)
-        place = _free(inbox / "refused" / source.name)
-        why = str(error).replace(str(source), str(inbox / source.name))
-        place.parent.mkdir(exist_ok=True)
-        write(place.with_name(f"{place.name}.txt"), f"{why}\n")  # first: a refusal always has its reason
-        _move(source, place)
-        return Taken(source.name, 0, why, str(place.relative_to(root)))
+        return _refuse(root, source, str(error))
+    except OSError as error:
+        if error.errno in _OF_THE_MACHINE or error.filename == str(root / ADDITION):
+            where = "the disk" if error.filename is None else error.filename
+            raise UserError(f"{where}: {error.strerror}; the inbox's files are taken once that is mended") from None
+        return _refuse(root, source, f"{source}: cannot be read ({error})")
+    except Exception as error:  # whatever a reader stumbles over in this file must not keep the next one
+        why = f"{source}: reading it failed ({type(error).__name__}: {clipped([str(error)])}); check what it holds"
+        return _refuse(root, source, why, traceback.format_exc())
     place = _free(inbox / "done" / source.name)
     place.parent.mkdir(exist_ok=True)
-    taken = Taken(source.name, rows, "", str(place.relative_to(root)))
+    taken = Taken(source.name, rows, "", _below(root, place))
     before = _stamp(corpus)
     beside = _beside(corpus)
     _append(beside, corpus, into, root / ADDITION, header)
@@ -126,6 +190,52 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
     (root / JOURNAL).unlink()
     (root / ADDITION).unlink()
     return taken
+
+
+def _refuse(root: Path, source: Path, why: str, details: str = "") -> Taken:
+    """Put a file in `.taking/` aside, under a name that any program can open, and the reason beside it."""
+    inbox = source.parents[1]
+    (root / ADDITION).unlink(missing_ok=True)
+    place = _free(inbox / "refused" / _plain(source.name))
+    place.parent.mkdir(exist_ok=True)
+    why = printable(why.replace(str(source), str(inbox / source.name)))
+    write(place.with_name(f"{place.name}.txt"), f"{why}\n{details}")  # first: a refusal always has its reason
+    _move(source, place)
+    return Taken(source.name, 0, why, _below(root, place))
+
+
+def _plain(name: str) -> str:
+    """Return a short name of ASCII letters, digits, dots, dashes and underscores that ends as `name` does."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+    return plain if len(plain) <= 80 else f"{plain[:60]}_{plain[-19:]}"
+
+
+@contextmanager
+def _attempt(root: Path, source: Path) -> Iterator[None]:
+    """Count what is done in this block as an attempt at the file; raises UserError where too many ended in a kill.
+
+    A file whose reading takes the whole process along, such as for want of memory, would otherwise do so for ever.
+    """
+    path = root / ATTEMPTS
+    name = str(source)
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    attempts = before.get(name, 0) + 1
+    if attempts <= _MOST_ATTEMPTS:
+        write(path, json.dumps({name: attempts}))
+    try:
+        if attempts > _MOST_ATTEMPTS:
+            raise UserError(
+                f"{source}: {_MOST_ATTEMPTS} times, the process that read it was killed, perhaps for want of memory; "
+                "split it into smaller files, or give the machine more memory"
+            )
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _below(root: Path, path: Path) -> str:
+    """Return the path as seen from the root, where it is in it."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _corpus(corpus: Path, wanted: params.Params) -> Look:
@@ -148,6 +258,8 @@ def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> 
     strictly = wanted.data.model_copy(update={"broken_rows": "stop"})
     if source.is_symlink():
         raise UserError(f"{source}: is a link, which may lead to another file tomorrow; put the file itself there")
+    if not stat.S_ISREG(source.lstat().st_mode):
+        raise UserError(f"{source}: is no regular file, such as a pipe or a folder; put a file there")
     try:
         seen = look(source, strictly)
         if set(seen.columns) != set(corpus.columns):
@@ -229,20 +341,23 @@ def _beside(corpus: Path) -> Path:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    stat = path.stat()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _free(path: Path) -> Path:
-    """Return `path`, or the first like it under which there is no file yet."""
+    """Return `path`, or the first like it under which there is no file yet; short enough for any file system."""
     number, found = 1, path
     while found.exists() or found.is_symlink():
         number += 1
-        found = path.with_name(f"{path.stem}.{number}{path.suffix}")
+        ending = os.fsencode(f".{number}{path.suffix}")
+        stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(ending)]
+        found = path.with_name(os.fsdecode(stem + ending))
     return found
 
 
 def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)  # there already, unless somebody deleted it meanwhile
     source.rename(target)
     _sync(target.parent)
     _sync(source.parent)

@@ -38,16 +38,16 @@ def overridden(root: Path, changes: Mapping[str, Any], say: Callable[[str], None
     path = (root / paths.PARAMS).resolve()  # where it is a link, what it links to is changed
     before = path.read_bytes()
     params.load(root / paths.PARAMS)  # its own problems under its own name
-    flat = dict(_flat(changes))
-    during = _changed(before, flat)
+    values = dict(flat(changes))
+    during = _changed(before, values)
     folder = root / FOLDER
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    for name, content in {"before": before, "during": during, "changes": json.dumps(flat).encode()}.items():
+    for name, content in {"before": before, "during": during, "changes": json.dumps(values).encode()}.items():
         _write(unfinished / name, content)
     try:
-        params.load(unfinished / "during")
+        params.load(unfinished / "during", root)
     except UserError as error:
         shutil.rmtree(unfinished)
         raise UserError(str(error).replace(str(unfinished / "during"), "with the overrides, params.yaml")) from None
@@ -89,11 +89,11 @@ def put_back(root: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(done)
 
 
-def _flat(changes: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+def flat(changes: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (key with dots, value) of sections within sections."""
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{within}{key}.")
+            yield from flat(value, f"{within}{key}.")
         else:
             yield f"{within}{key}", value
 
@@ -107,10 +107,10 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _changed(text: bytes, flat: Mapping[str, Any]) -> bytes:
+def _changed(text: bytes, values: Mapping[str, Any]) -> bytes:
     """Return the YAML with other values; a key that is not there is added, for the check to name it."""
     content = _yaml().load(text)
-    for key, value in flat.items():
+    for key, value in values.items():
         *sections, last = key.split(".")
         section = content
         for part in sections:

@@ -5,6 +5,7 @@ judged. New rows are counted by the intake's own reader, against the rows that `
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -118,7 +119,7 @@ def rows_since(root: Path, wanted: params.Params) -> tuple[str, dict[str, Any]]:
     """
     path = wanted.data.path
     metrics = _json(root / paths.VALIDATE_METRICS)  # none after a validate that refused the corpus
-    before = metrics["rows_in"] if metrics and metrics["corpus"] == path else None
+    before = metrics["rows_in"] if metrics and _is_same(root, metrics["corpus"], path) else None
     figures: dict[str, Any] = {"path": path, "before": before, "now": None, "new": None}
     try:
         now = _count(root / path, wanted.data)
@@ -132,6 +133,11 @@ def rows_since(root: Path, wanted: params.Params) -> tuple[str, dict[str, Any]]:
     if now < before:
         return f"fewer rows: {before:,} -> {now:,} ({path})", figures
     return f"rows changed: {now:,} as before ({path})", figures
+
+
+def _is_same(root: Path, one: str | Path, other: str | Path) -> bool:
+    """Tell whether two paths name one file, however they are written."""
+    return os.path.realpath(root / one) == os.path.realpath(root / other)
 
 
 def _count(path: Path, wanted: params.Data) -> int:
@@ -154,7 +160,7 @@ def _candidate(root: Path) -> str | None:
 def _changes(root: Path, wanted: params.Params) -> _Changes:
     """Return what DVC sees changed; raises UserError with DVC's own words where it cannot look."""
     found = _Changes()
-    corpus = (root / wanted.data.path).absolute()
+    corpus = root / wanted.data.path
     try:
         with Repo(str(root)) as repo:
             plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
@@ -192,7 +198,7 @@ def _add(found: _Changes, stage: str, dep: Any, corpus: Path, made: list[Path]) 
     if not dep.status():
         return
     path = Path(dep.fs_path)
-    if path == corpus:
+    if _is_same(Path(), path, corpus):
         found.corpus = True
     elif any(path.is_relative_to(output) or output.is_relative_to(path) for output in made):
         if stage not in found.unfinished:

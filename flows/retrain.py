@@ -133,8 +133,8 @@ def _changes(corpus: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return all changes of params.yaml; the corpus is one."""
     if corpus is None:
         return overrides
-    if "data.path" in overrides or "path" in overrides.get("data", {}):
-        raise UserError("found a corpus and an override of data.path; give one of them")
+    if clash := {"data", "data.path"} & dict(overriding.flat(overrides)).keys():
+        raise UserError(f"found a corpus and an override of {clash.pop()}; give one of them")
     return {**overrides, "data.path": corpus}
 
 

@@ -7,6 +7,7 @@ later look. What it saw is in `registry/watch.json`.
 import fcntl
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,7 +27,7 @@ from pydantic import Field
 
 from flows import inbox
 from flows.reasons import rows_since
-from pipeline import params, paths, workspace
+from pipeline import escape, params, paths, workspace
 from pipeline.command import UserError
 from pipeline.registry import Registry
 
@@ -81,6 +82,9 @@ class _Look:
                     raise
                 except UserError as error:  # of one of the three, which keeps none of the others
                     problems.append(str(error))
+                except Exception as error:  # nor does a fault of ours, which the log shows whole
+                    get_run_logger().error("the look failed: %s", escape.visible(traceback.format_exc()))
+                    problems.append(f"{type(error).__name__}: {inbox.printable(str(error))}")
         except workspace.Busy as busy:
             self._said.append(f"waits: {busy}")
         if problems:
@@ -91,23 +95,28 @@ class _Look:
 
     def _empty_the_inbox(self) -> None:
         """Append what lies whole in the inbox to the corpus."""
-        there = inbox.waiting(ROOT / self._wanted.watch.inbox)
+        folder = ROOT / self._wanted.watch.inbox
+        there, stays = inbox.waiting(folder), inbox.staying(folder)
         before = self._memory.get("inbox", {})
-        whole = [name for name, stamp in there.items() if before.get(name) == stamp]
-        self._remember(inbox=there)
+        whole = [name for name, stamp in there.items() if before.get(name) == stamp and name not in stays]
+        self._said += [why for name, why in stays.items() if name not in self._memory.get("stays", {})]
+        self._remember(inbox=there, stays=stays)
         self._said += [
-            f"{name} is in the inbox: taken if it is the same at the next look" for name in there.keys() - whole
+            f"{inbox.printable(name)} is in the inbox: taken if it is the same at the next look"
+            for name in there
+            if name not in whole and name not in stays
         ]
         if not whole and not inbox.is_unfinished(ROOT, self._wanted):
             return
         with workspace.claim(ROOT, _WHO):
             taken = inbox.take(ROOT, self._wanted, whole)
         for file in taken:
+            name, place = inbox.printable(file.name), inbox.printable(file.place)
             if file.refused:
                 get_run_logger().error(file.refused)
-                self._said.append(f"refused {file.name}: {file.refused} (it is in {file.place})")
+                self._said.append(f"refused {name}: {file.refused} (it is in {place})")
             else:
-                self._said.append(f"appended {file.rows:,} rows of {file.name} (it is in {file.place})")
+                self._said.append(f"appended {file.rows:,} rows of {name} (it is in {place})")
         self._appended = any(not file.refused for file in taken)
 
     def _look_at_the_corpus(self) -> None:

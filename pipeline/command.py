@@ -87,6 +87,15 @@ def _print(*lines: str) -> None:
         raise OutputLost(error) from None
 
 
+def utf8_text(value: str) -> str:
+    """Return an argument that is to be kept as text; the `type` of such arguments for argparse."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"found bytes that are no UTF-8 text: {value!r}; write it in UTF-8") from None
+    return value
+
+
 def run(main: Callable[[], None]) -> NoReturn:
     """Call `main`, then exit with the code that says how it went; an exit code that `main` chose stays."""
     for stream in (sys.stdout, sys.stderr):

@@ -6,11 +6,15 @@
 import codecs
 import difflib
 import ipaddress
+import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -40,6 +44,38 @@ def _count_or_auto(found: object) -> object:
     raise ValueError(f"found {found!r}, but it should be auto or a whole number from 1 on")
 
 
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and files beside it have longer names
+
+
+def _checked_path(path: str) -> str:
+    """Return the path in its shortest form, so that one file has one name; an address (://) stays as it is."""
+    if not _is_text(path):
+        raise ValueError(f"found {path!r}, with a control character or half a character; no path holds these")
+    if any(len(part.encode()) > _LONGEST_NAME for part in Path(path).parts):
+        raise ValueError(f"found a name longer than {_LONGEST_NAME} bytes: {path[:40]!r}...; use a shorter one")
+    return path if "://" in path else os.path.normpath(path)
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a value has no control characters and no lone surrogates, so that it can be a name anywhere."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+
+
+PathName = Annotated[Name, AfterValidator(_checked_path)]
+
+# What `git check-ref-format` refuses in a branch's name, besides HEAD and a dash in front.
+_NO_REF = re.compile(r"(^|/)\.|\.lock(/|$)|\.\.|[\x00-\x20~^:?*\[\\\x7f]|^/|/$|//|\.$|@\{|^@$|^-|^HEAD$")
+
+
+def _checked_branch(branch: str) -> str:
+    if _NO_REF.search(branch) or not _is_text(branch) or len(branch.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"found {branch!r}, which git takes for no branch; expected a name such as retrain or nightly/main"
+        )
+    return branch
+
+
+BranchName = Annotated[Name, AfterValidator(_checked_branch)]
 CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
 
 
@@ -52,7 +88,7 @@ class Section(BaseModel):
 class Data(Section):
     """Which corpus, and how its bytes are to be read."""
 
-    path: Name
+    path: PathName
     format: Literal["auto", "csv", "tsv", "jsonl", "parquet"]
     encoding: Name
     delimiter: str
@@ -285,24 +321,33 @@ class Retrain(Section):
     retries: Annotated[int, Field(ge=0)]
     retry_seconds: Annotated[float, Field(ge=0)]
     record: Literal["branch", "experiment", "none"]
-    branch: Name
+    branch: BranchName
     needs_approval: bool
     approval_hours: Positive
     approval_default: Literal["approve", "reject"]
     bento: bool
-    notify: Name
+    notify: Annotated[str, Field(pattern=r"^(none|[a-z0-9-]+/[a-z0-9-]+)$")]  # Prefect's rule for blocks: type/name
 
 
 class Watch(Section):
     """What starts a retraining besides the clock."""
 
-    inbox: Name
+    inbox: PathName
     new_rows: Count
     drift: Annotated[float, Field(gt=1)]
     drift_rows: Count
 
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]+")  # as browsers send it: no path, no slash at the end
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send it: no path, no slash at the end
+
+
+def _is_origin(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:  # such as http://[
+        return False
+    return bool(_ORIGIN.fullmatch(value) and parts.hostname and _is_text(value))
 
 
 class Service(Section):
@@ -342,7 +387,7 @@ class Service(Section):
         if self.max_prompt_characters > self.max_body_bytes:
             problems.append("max_prompt_characters must not be above max_body_bytes")
         for origin in self.allow_origins:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
+            if origin != "*" and not _is_origin(origin):
                 problems.append(f"allow_origins: {origin!r} is no origin, such as https://app.example.com, nor *")
         for proxy in self.trusted_proxies:
             try:
@@ -357,7 +402,7 @@ class Service(Section):
 class Params(Section):
     """All of `params.yaml`."""
 
-    base: Name
+    base: PathName
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]  # pydantic's BaseModel has a `validate` of its own
     tokenize: Tokenize
@@ -370,8 +415,11 @@ class Params(Section):
     service: Service
 
 
-def load(path: Path = paths.PARAMS) -> Params:
-    """Return the checked content of `path`; raises UserError with one line for each problem."""
+def load(path: Path = paths.PARAMS, root: Path | None = None) -> Params:
+    """Return the checked content of `path`; raises UserError with one line for each problem.
+
+    Its paths start from `root`, the project's folder; without it, from the folder of `path`.
+    """
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -379,10 +427,14 @@ def load(path: Path = paths.PARAMS) -> Params:
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
     try:
-        return Params.model_validate(content)
+        found = Params.model_validate(content)
     except ValidationError as error:
         problems = [_sentence(problem) for problem in error.errors()]
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems)) from None
+    root = path.parent if root is None else root
+    if clashes := list(paths.conflicts(root, found.data.path, found.base, found.watch.inbox)):
+        raise UserError("\n".join(f"{path}: {clash}" for clash in clashes))
+    return found
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -1,7 +1,8 @@
 """Where each stage reads and writes, relative to the repository's root; `dvc.yaml` declares the same paths."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +39,25 @@ VERDICT = Path("reports/promote/verdict.json")
 REPORT = Path("reports/promote/report.html")
 REGISTRY = Path("registry")
 
+# What the pipeline itself writes, replaces and deletes: every output of dvc.yaml lies in one of these.
+OUTPUTS = (
+    BASE,
+    CANDIDATE,
+    CHECKPOINTS,
+    CLEAN,
+    TOKENS,
+    Path("data/.validate"),
+    Path("data/.tokenize"),
+    Path("dvc_plots"),
+    Path("reports"),
+    REGISTRY,
+)
+# What the project is made of: nothing for the inbox to take files from.
+PROJECT = tuple(
+    map(Path, (".dvc", ".git", ".venv", "bench", "deploy", "flows", "pipeline", "serving", "starter", "tests"))
+)
+_NO_CORPUS = tuple(map(Path, (".git", "dvc.lock", "dvc.yaml", "params.yaml")))  # the inbox would append rows to it
+
 
 @contextmanager
 def scratch(stage: str) -> Iterator[Path]:
@@ -53,3 +73,53 @@ def scratch(stage: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def conflicts(root: Path, data: str, base: str, inbox: str) -> Iterator[str]:
+    """Yield "key: sentence" for each of these settings that names files which are the pipeline's own.
+
+    Args:
+        root: The project's folder, which relative settings start from.
+        data: `data.path`.
+        base: `base`; the name of a hub model is a path that is in nobody's way.
+        inbox: `watch.inbox`.
+    """
+    # Where a file that may be a link lies; what it links to counts too, but for DVC's cache.
+    corpus = _real((root / data).parent) / Path(data).name
+    outputs, project = _places(root, OUTPUTS), _places(root, PROJECT)
+    found = _around(corpus, outputs | _places(root, _NO_CORPUS)) or _around(_real(root / data), outputs)
+    if found:
+        copy = f"data/my-{Path(data).name}"
+        yield f"data.path: {data} {_owned(data, found)}; copy the file, for example to {copy}, and name the copy"
+    if found := _around(_real(root / base), outputs):
+        yield f"base: {base} {_owned(base, found)}; copy the folder, for example to models/my-base, and name the copy"
+    folder = _real(root / inbox)
+    models = _places(root, [Path(base)] if (root / base).is_dir() else [])
+    inside = {Path(): _real(root), Path(data): corpus, **models, **outputs, **project}
+    held = [name for name, place in inside.items() if folder in (place, *place.parents)]
+    around = _around(folder, models | outputs | project)
+    elsewhere = "name a folder for nothing else, such as data/inbox"
+    if held or around:
+        what = f"is in {around}" if not held else "is the project's folder" if held[0] == Path() else f"holds {held[0]}"
+        yield f"watch.inbox: {inbox} {what}, and files are moved away from the inbox; {elsewhere}"
+    elif folder.exists() and not folder.is_dir():
+        yield f"watch.inbox: {inbox} is a file; {elsewhere}"
+
+
+def _real(path: Path) -> Path:
+    """Return the path without links, dots or double slashes, whether it exists or not."""
+    return Path(os.path.realpath(path))
+
+
+def _places(root: Path, names: Iterable[Path]) -> dict[Path, Path]:
+    return {name: _real(root / name) for name in names}
+
+
+def _around(path: Path, places: Mapping[Path, Path]) -> Path | None:
+    """Return the name of the first of `places` that is `path` or a folder around it."""
+    return next((name for name, place in places.items() if place in (path, *path.parents)), None)
+
+
+def _owned(path: str, found: Path) -> str:
+    place = "belongs to the pipeline" if Path(path) == found else f"is in {found}, which belongs to the pipeline"
+    return f"{place} and may be overwritten or deleted by any run"

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, verdict
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text
 from pipeline.registry import Registry, Version, content_version
 from pipeline.verdict import Verdict
 
@@ -317,7 +317,7 @@ def _arguments() -> argparse.Namespace:
     parser = arg_parser(no="the verdict is no")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
     parser.add_argument("--dry-run", action="store_true", help="judge and write the verdict, but move nothing")
-    parser.add_argument("--force", metavar="WHY", help="promote it whatever the verdict; WHY is recorded")
+    parser.add_argument("--force", type=utf8_text, metavar="WHY", help="promote it in any case; WHY is recorded")
     return parser.parse_args()
 
 

@@ -33,7 +33,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline import params, paths
-from pipeline.command import UserError, arg_parser, echo, echo_json, run, say
+from pipeline.command import UserError, arg_parser, echo, echo_json, run, say, utf8_text
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")  # what a model cannot be served without
 MOVES = ("promote", "force", "rollback")  # the actions that set the pointer
@@ -782,7 +782,7 @@ def _who() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user need not have a name
         user = f"user {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
+    return f"{user}@{socket.gethostname()}".encode("utf-8", "backslashreplace").decode()  # the environment's bytes
 
 
 def _reason(error: ValidationError) -> str:
@@ -885,7 +885,7 @@ def main() -> None:
             command.add_argument("a", metavar="A", help=called)
             command.add_argument("b", metavar="B", help=called)
         if name == "rollback":
-            command.add_argument("--why", required=True, help="the reason, for the history")
+            command.add_argument("--why", type=utf8_text, required=True, help="the reason, for the history")
     wanted = parser.parse_args()
     params.load()  # says so, where this is not the project's root
     found, text = _COMMANDS[wanted.command](Registry(), wanted)

@@ -41,6 +41,17 @@ def is_inside(path: str) -> bool:
     return not Path(path).is_absolute() and os.path.normpath(path).partition(os.sep)[0] not in ("", ".", "..")
 
 
+def followed(folder: Path) -> set[str]:
+    """Return the names, directly in `folder`, of files that git or DVC follows; none where there is no git."""
+    in_dvc = {path.stem for path in folder.glob("*.dvc")}
+    command = ["git", "--no-optional-locks", "ls-files", "-z"]
+    try:
+        listed = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout  # noqa: S603
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return in_dvc
+    return in_dvc | {name for name in map(os.fsdecode, listed.split(b"\0")) if name and "/" not in name}
+
+
 def _git(*arguments: str) -> str:
     command = ["git", "--literal-pathspecs", "--no-optional-locks", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603

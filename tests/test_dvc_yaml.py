@@ -4,6 +4,7 @@ import runpy
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
@@ -13,6 +14,12 @@ from tests.conftest import ROOT, Workspace
 
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = DVC["stages"]
+
+
+def outputs(stage: dict[str, Any]) -> list[str]:
+    """Return the paths of a stage's outputs and metrics; one with options is a mapping of its path to them."""
+    listed = [*stage["outs"], *stage.get("metrics", [])]
+    return [path if isinstance(path, str) else next(iter(path)) for path in listed]
 
 
 def test_a_stage_is_a_module_a_section_of_the_params_and_a_file_of_tests() -> None:
@@ -27,7 +34,7 @@ def test_a_stage_is_a_module_a_section_of_the_params_and_a_file_of_tests() -> No
 
 
 def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
-    declared = {path for stage in STAGES.values() for kind in ("outs", "metrics") for path in stage.get(kind, [])}
+    declared = {path for stage in STAGES.values() for path in outputs(stage)}
     inside_an_output = {str(paths.MANIFEST), str(paths.BASE_TOKENIZER)}
     of_no_stage = {paths.PARAMS, paths.CHECKPOINTS, paths.VERDICT, paths.REPORT, paths.REGISTRY}
     written = {str(path) for path in vars(paths).values() if isinstance(path, Path)}
@@ -37,13 +44,18 @@ def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
 def test_git_ignores_what_the_stages_make() -> None:
     ignored = (ROOT / ".gitignore").read_text().split()
     for stage in STAGES.values():
-        for kind in ("outs", "metrics"):
-            for path in stage.get(kind, []):
-                assert any(f"/{path}/".startswith(rule.rstrip("/") + "/") for rule in ignored), path
+        for path in outputs(stage):
+            assert any(f"/{path}/".startswith(rule.rstrip("/") + "/") for rule in ignored), path
+
+
+def test_every_output_is_among_those_that_no_setting_may_name() -> None:
+    for stage in STAGES.values():
+        for path in outputs(stage):
+            assert any(Path(path).is_relative_to(place) for place in paths.OUTPUTS), path
 
 
 def test_every_plot_and_artifact_is_made_by_a_stage() -> None:
-    made = {path for stage in STAGES.values() for path in stage["outs"]}
+    made = {path for stage in STAGES.values() for path in outputs(stage)}
     for plot in DVC["plots"]:
         [definition] = plot.values()
         assert set(definition["y"]) <= made
@@ -52,7 +64,7 @@ def test_every_plot_and_artifact_is_made_by_a_stage() -> None:
 
 def _inputs() -> list[tuple[str, str]]:
     """Return each stage with each dependency that another stage makes and that it cannot do without."""
-    made = {path for stage in STAGES.values() for kind in ("outs", "metrics") for path in stage.get(kind, [])}
+    made = {path for stage in STAGES.values() for path in outputs(stage)}
     return [
         (name, path) for name, stage in STAGES.items() for path in stage["deps"] if path in made
     ]  # validate takes the tokenizer where there is one

@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from pipeline.registry import Registry
 from tests.conftest import ROOT, STAGES, Clone
 from tests.serving.conftest import serving
+from tests.test_dvc_yaml import outputs
 
 pytestmark = pytest.mark.integration
 
@@ -45,10 +46,19 @@ def clone(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Clone:
     return clone
 
 
+def test_a_base_that_names_an_output_is_refused_before_dvc_deletes_it(clone: Clone) -> None:
+    settings = (clone.folder / "params.yaml").read_bytes()
+    before = {path.name: path.read_bytes() for path in (clone.folder / "models/base").iterdir()}
+    clone.set(base="models/base")
+    assert "base: models/base belongs to the pipeline" in clone.run("dvc", "repro", "base", code=255)
+    (clone.folder / "params.yaml").write_bytes(settings)
+    assert before == {path.name: path.read_bytes() for path in (clone.folder / "models/base").iterdir()}
+
+
 def test_every_artefact_is_there_and_the_counts_agree(clone: Clone) -> None:
     stages = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]
     for stage in stages.values():
-        for path in (*stage["outs"], *stage.get("metrics", [])):
+        for path in outputs(stage):
             assert (clone.folder / path).exists(), path
     intake = json.loads((clone.folder / "reports/validate/metrics.json").read_text())
     assert intake["rows_in"] == 120 == intake["rows_clean"] + intake["rows_quarantined"]

@@ -90,6 +90,13 @@ def _look(path: Path, wanted: params.Data) -> Look:
     return look_at_json(found) if kind == "jsonl" else look_at_table(found, wanted)
 
 
+def has_known_suffix(path: Path) -> bool:
+    """Tell whether the file's name says that it holds rows."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    inner = suffixes[:-1] if suffixes and suffixes[-1] in _COMPRESSIONS else suffixes
+    return bool(inner) and inner[-1] in _FORMATS
+
+
 def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:
     """Return format and compression as the file's name and data.format have it."""
     suffixes = [suffix.lower() for suffix in path.suffixes]

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from multiprocessing import get_context
@@ -213,6 +214,112 @@ def test_a_corpus_that_somebody_saves_meanwhile_keeps_what_they_saved(
     monkeypatch.undo()
     place.take()
     assert place.rows() == [["9", "saved by hand"], ["3", "three"]]
+
+
+NESTED = b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (b"caf\xe9.csv", b"a,b\n1,2\n"),
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE} (1).csv".encode(), b"a,b\n1,2\n"),
+        (("\N{CJK UNIFIED IDEOGRAPH-9577}" * 83 + ".csv").encode(), b"a,b\n1,2\n"),
+        (b"x" * 250 + b".csv"[:4], b"a,b\n1,2\n"),
+        (b"line\nbreak.csv", b"a,b\n1,2\n"),
+        (b"-rf.csv", b"a,b\n1,2\n"),
+        (b"nested.jsonl", NESTED),
+        (b"short.csv.gz", b"\x1f\x8b\x08"),
+        (b"broken.parquet", b"PAR1" + b"\0" * 20 + b"PAR1"),
+    ],
+    ids=["not utf-8", "accent", "253 bytes", "254 bytes", "line break", "dash", "nested", "cut gzip", "broken parquet"],
+)
+def test_whatever_is_wrong_with_a_file_it_is_refused_under_a_plain_name_and_the_next_one_is_taken(
+    tmp_path: Path, name: bytes, content: bytes
+) -> None:
+    place = Place(tmp_path)
+    (place.inbox / os.fsdecode(name)).write_bytes(content)
+    place.put("id,text\n3,three\n", "~last.csv")
+    refused, taken = sorted(place.take(), key=lambda file: file.rows)
+    assert (refused.name, refused.rows, taken.rows) == (os.fsdecode(name), 0, 1)
+    assert refused.refused.isprintable()
+    assert place.rows() == [["1", "one"], ["2", "two"], ["3", "three"]]
+    [aside] = [file for file in place.files() if file.startswith("refused/") and not file.endswith(".txt")]
+    assert aside.isascii()
+    assert len(aside) < 100
+    assert (place.inbox / aside).read_bytes() == content
+    assert (place.inbox / f"{aside}.txt").read_text(encoding="utf-8").startswith(f"{refused.refused}\n")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    os.mkfifo(place.inbox / "pipe.csv")
+    [refused] = place.take()
+    assert "is no regular file" in refused.refused
+
+
+def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    for name in ("README.md", "make.py", "none", "x.csv.dvc", "x.csv", "of-git.csv", "MINE.CSV"):
+        place.put("id,text\n3,three\n", name)
+    for command in (["init", "-q"], ["add", "-f", "of-git.csv"]):
+        subprocess.run(["git", *command], cwd=place.inbox, check=True)
+    assert place.inbox.joinpath("of-git.csv").exists()
+    [taken] = place.take()
+    assert taken.name == "MINE.CSV"
+    assert sorted(inbox.staying(place.inbox)) == ["README.md", "make.py", "none", "of-git.csv", "x.csv", "x.csv.dvc"]
+    assert "git or DVC follows it" in inbox.staying(place.inbox)["x.csv"]
+
+
+def test_an_inbox_may_be_outside_of_the_project(tmp_path: Path) -> None:
+    place = Place(tmp_path / "project")
+    place.wanted = place.wanted.model_copy(
+        update={"watch": place.wanted.watch.model_copy(update={"inbox": str(tmp_path / "incoming")})}
+    )
+    place.inbox = tmp_path / "incoming"
+    place.inbox.mkdir()
+    place.put("id,text\n3,three\n", "a.csv")
+    place.put("words\n3\n", "b.csv")
+    taken = place.take()
+    assert [file.place for file in taken] == [f"{place.inbox}/done/a.csv", f"{place.inbox}/refused/b.csv"]
+    assert place.files() == ["done/a.csv", "refused/b.csv", "refused/b.csv.txt"]
+
+
+def test_a_fault_of_the_disk_is_not_the_files(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n3,three\n")
+    (tmp_path / inbox.ADDITION).mkdir()
+    with pytest.raises(UserError, match=r"inbox.rows: Is a directory; the inbox's files are taken once that is mended"):
+        place.take()
+    assert place.files() == [".taking/new.csv"]
+    (tmp_path / inbox.ADDITION).rmdir()
+    [taken] = place.take()
+    assert (taken.rows, taken.refused) == (1, "")
+
+
+def test_a_file_whose_reading_kills_the_process_is_refused_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n3,three\n", "bomb.csv")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    for _ in range(3):
+        process = PROCESSES.Process(target=killed_while_reading, args=(place,))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert place.files() == [".taking/bomb.csv"]
+    place.put("id,text\n4,four\n", "next.csv")
+    refused, taken = place.take()
+    assert "3 times, the process that read it was killed" in refused.refused
+    assert (taken.name, taken.rows) == ("next.csv", 1)
+    assert not (tmp_path / inbox.ATTEMPTS).exists()
+
+
+def killed_while_reading(place: Place) -> None:
+    """Take what is in the inbox, and be killed like a process that has taken too much memory."""
+    inbox._records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    place.take()
 
 
 # Audit events of what changes files.

@@ -270,3 +270,11 @@ def test_params_that_are_wrong_are_the_users_mistake(ready: Project) -> None:
     ready.set(finetune__epochs=0)
     with pytest.raises(UserError, match=r"finetune\.epochs"):
         why(Path())
+
+
+def test_a_corpus_under_another_spelling_of_its_path_is_no_other_corpus(ready: Project) -> None:
+    ready.write_corpus("text\nA.\nB.\n")
+    ready.set(data__path="./data/corpus.csv")
+    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")
+    write_json(paths.VALIDATE_METRICS, {"corpus": "./data//corpus.csv", "rows_in": 1})  # of an earlier version
+    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.retrain import retrain
+from flows.retrain import _changes, retrain
+from pipeline.command import UserError
 from pipeline.workspace import claim
 from tests.flows.conftest import Prefect, Project
 
@@ -108,6 +109,16 @@ def test_overrides_that_cannot_be_are_all_named_and_nothing_runs(prefect: Prefec
     assert "did you mean learning_rate?" in state["message"]
     assert prefect.tasks(run) == {}
     assert (project.folder / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("overrides", [{"data": None}, {"data": {"path": "x.csv"}}, {"data.path": "x.csv"}])
+def test_a_corpus_and_an_override_of_it_are_a_users_mistake(overrides: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="found a corpus and an override of data"):
+        _changes("data/mine.csv", overrides)
+    assert _changes("data/mine.csv", {"data": {"encoding": "auto"}}) == {
+        "data": {"encoding": "auto"},
+        "data.path": "data/mine.csv",
+    }
 
 
 def test_the_form_describes_and_bounds_every_parameter() -> None:

@@ -289,3 +289,27 @@ def test_the_form_describes_every_parameter() -> None:
     assert list(watch.parameters.properties) == ["new_rows", "texts", "deployment"]
     assert all(len(schema["description"]) > 10 for schema in watch.parameters.properties.values())
     assert '"minimum": 1' in json.dumps(watch.parameters.properties["new_rows"])
+
+
+def test_a_fault_in_the_inbox_keeps_the_look_from_nothing_else(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise LookupError("a fault of ours, caf\udce9")
+
+    monkeypatch.setattr("flows.inbox.take", fault)
+    watched.put("text\nFrom the inbox.\n")
+    watched.project.write_corpus("text\nA.\nB.\n")
+    watched.look()
+    said = watched.look(as_run=True)
+    assert said.startswith("Failed: started ")
+    assert said.endswith("LookupError: a fault of ours, caf\\udce9")
+    assert watched.started() == ["new rows: 1 (data/corpus.csv)"]
+
+
+def test_a_file_that_stays_in_the_inbox_is_told_of_once(watched: Watched) -> None:
+    watched.put("Not rows.", "notes.txt")
+    assert "data/inbox/notes.txt stays in the inbox: its name does not end in .csv" in watched.look()
+    watched.look()
+    assert watched.look() == "NothingNew: nothing changed"
+    assert Path("data/inbox/notes.txt").exists()

@@ -117,3 +117,87 @@ def test_how_the_corpus_is_to_be_read_is_checked_with_the_rest(workspace: Worksp
         "params.yaml: data.quote: found ''; expected one character or none",
         "params.yaml: validate.rules.email.severity: found 'off', but it should be 'critical', 'warning' or 'ignore'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("watch__inbox", ".", "watch.inbox: . is the project's folder"),
+        ("watch__inbox", "..", "watch.inbox: .. is the project's folder"),
+        ("watch__inbox", "data", "watch.inbox: data holds data/tales.csv"),
+        ("watch__inbox", "./data//", "watch.inbox: data holds data/tales.csv"),
+        ("watch__inbox", "data/tales.csv", "watch.inbox: data/tales.csv holds data/tales.csv"),
+        ("watch__inbox", "link", "watch.inbox: link holds data/tales.csv"),
+        ("watch__inbox", "models", "watch.inbox: models holds models/base"),
+        ("watch__inbox", "data/tokens/in", "watch.inbox: data/tokens/in is in data/tokens"),
+        ("watch__inbox", "reports/in", "watch.inbox: reports/in is in reports"),
+        ("watch__inbox", "pipeline/intake", "watch.inbox: pipeline/intake is in pipeline"),
+        ("watch__inbox", "starter", "watch.inbox: starter holds starter"),
+        ("watch__inbox", "a-file", "watch.inbox: a-file is a file"),
+        ("data__path", "reports/validate/quarantine.csv", "is in reports, which belongs to the pipeline"),
+        ("data__path", "linked.csv", "is in reports, which belongs to the pipeline"),
+        ("data__path", "data/../data/clean.parquet", "data.path: data/clean.parquet belongs to the pipeline"),
+        ("data__path", "models/candidate/x.csv", "is in models/candidate"),
+        ("data__path", "params.yaml", "data.path: params.yaml belongs to the pipeline"),
+        ("data__path", "data/inbox/mine.csv", "watch.inbox: data/inbox holds data/inbox/mine.csv"),
+        ("data__path", "a\0b", "with a control character"),
+        ("data__path", "x" * 300, "found a name longer than 200 bytes"),
+        ("base", "models/base", "base: models/base belongs to the pipeline"),
+        ("base", "models/candidate/", "base: models/candidate belongs to the pipeline"),
+        ("base", "registry/x", "base: registry/x is in registry"),
+        ("retrain__notify", "slack", "retrain.notify: found 'slack'"),
+        ("service__allow_origins", ["http://["], "allow_origins: 'http://[' is no origin"),
+        ("service__allow_origins", ["https://a.example:b"], "is no origin"),
+    ],
+)
+def test_a_setting_that_names_the_pipelines_own_files_is_refused(
+    workspace: Workspace, key: str, value: object, said: str
+) -> None:
+    for folder in ("data", "models", "starter", "reports/validate"):
+        (workspace.folder / folder).mkdir(parents=True)
+    (workspace.folder / "link").symlink_to("data")
+    (workspace.folder / "a-file").touch()
+    (workspace.folder / "reports/validate/quarantine.csv").touch()
+    (workspace.folder / "linked.csv").symlink_to("reports/validate/quarantine.csv")
+    workspace.set(**{key: value})
+    with pytest.raises(UserError) as caught:
+        params.load()
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_paths_outside_the_project_and_links_into_dvcs_cache_are_fine(
+    workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    cached = workspace.folder / ".dvc/cache/files/md5/ab/cdef"
+    cached.parent.mkdir(parents=True)
+    cached.touch()
+    (workspace.folder / "data").mkdir()
+    (workspace.folder / "data/mine.csv").symlink_to(cached)
+    workspace.set(data__path="data/mine.csv", watch__inbox=str(elsewhere), base=f"{elsewhere}/model")
+    params.load()
+
+
+def test_one_file_has_one_name(workspace: Workspace) -> None:
+    workspace.set(data__path="./data//x/../mine.csv", watch__inbox="incoming/", base="./starter")
+    found = params.load()
+    assert (found.data.path, found.watch.inbox, found.base) == ("data/mine.csv", "incoming", "starter")
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        *("retrain", "nightly/main", "a.b", "x@y", "é", "head", "@x", "a-", "HEADS"),
+        *("a..b", ".a", "a/.b", "a.lock", "a.lock/b", "a b", "a~", "a^", "a:", "a?", "a*", "a[", "a\\b", "/a", "a/"),
+        *("a//b", "a.", "@{", "a@{b", "@", "a\tb", "a\x7fb", "-a", "HEAD", "a\n"),
+    ],
+)
+def test_a_branch_is_what_git_takes_for_one(workspace: Workspace, branch: str) -> None:
+    git = subprocess.run(["git", "check-ref-format", "--branch", branch], capture_output=True, cwd=workspace.folder)
+    workspace.set(retrain__branch=branch)
+    if git.returncode == 0 and branch not in ("@", "HEAD"):  # which git takes for the present one's name
+        assert params.load().retrain.branch == branch
+    else:
+        with pytest.raises(UserError, match=r"retrain\.branch: found .* which git takes for no branch"):
+            params.load()

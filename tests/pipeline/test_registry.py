@@ -639,7 +639,16 @@ def test_damage_is_listed_and_the_way_back_is_one_command(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["show"], ["show", "zebra"], ["rollback"], ["rollback", "--why", ""], ["delete", "zebra"], ["diff", "a", "b"], []],
+    [
+        ["show"],
+        ["show", "zebra"],
+        ["rollback"],
+        ["rollback", "--why", ""],
+        ["rollback", "--why", "caf\udce9"],
+        ["delete", "zebra"],
+        ["diff", "a", "b"],
+        [],
+    ],
 )
 def test_a_mistake_of_the_caller_is_told_without_a_traceback(
     ours: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str]
