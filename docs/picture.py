@@ -21,6 +21,7 @@ import httpx
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
+from flows.settings import read_password
 from pipeline.command import arg_parser, run
 
 ROOT = Path(__file__).parent.parent
@@ -137,10 +138,13 @@ def together(page: Browser, elements: str, width: int, height: int) -> bytes:
 def ui(port: int) -> None:
     """Write the pictures of the UI: the dashboard, the deployments, and the last retraining with a verdict."""
     address = f"http://127.0.0.1:{port}"
+    password = read_password(ROOT)
     verdict = latest(address, {"key": {"any_": ["verdict"]}})
     training = latest(address, {"key": {"any_": ["training"]}, "flow_run_id": {"any_": [verdict["flow_run_id"]]}})
     with browser() as page:
         page("Page.addScriptToEvaluateOnNewDocument", source=NO_OFFER)
+        if password:
+            page("Page.addScriptToEvaluateOnNewDocument", source=login(password))
         page.open(f"{address}/dashboard", has("Polled"), UI_WIDTH, 600)
         (DOCS / "ui_dashboard.png").write_bytes(page.picture())
         page.open(f"{address}/deployments", has("rollback"), UI_WIDTH, 520)
@@ -162,6 +166,11 @@ def ui(port: int) -> None:
         (DOCS / "ui_run.png").write_bytes(together(page, pictures, UI_WIDTH, 830 + UI_WIDTH // 2))
 
 
+def login(password: str) -> str:
+    """Return the JavaScript that leaves the password where the UI keeps it after a login."""
+    return f"localStorage.setItem('prefect-password', {json.dumps(base64.b64encode(password.encode()).decode())})"
+
+
 def has(text: str) -> str:
     """Return the JavaScript expression that tells whether a page shows the text."""
     return f"document.body.innerText.includes({json.dumps(text)})"
@@ -171,7 +180,9 @@ def latest(address: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """Return the latest artifact that a filter of Prefect's API finds; exits with a sentence where there is none."""
     me = {"client": "picture"}
     try:
-        with httpx.Client(base_url=f"{address}/api") as api:
+        with httpx.Client(base_url=f"{address}/api", trust_env=False) as api:
+            if password := read_password(ROOT):
+                api.headers["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
             token = api.get("/csrf-token", params=me).raise_for_status().json()["token"]
             headers = {"Prefect-Csrf-Client": me["client"], "Prefect-Csrf-Token": token}
             filters = {"artifacts": wanted, "sort": "CREATED_DESC", "limit": 1}

@@ -11,6 +11,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from flows.settings import is_local
+
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -21,8 +23,8 @@ def app() -> ASGIApp:
 
     api = get_current_settings().server.api
     server: Any = create_app(final=True)
-    # With a password every call and WebSocket is asked for it, and we cannot know the names that the server goes by.
-    return server if api.auth_string else Guard(server, api.cors_allowed_origins.split(","))
+    # Where others reach it, it has a password, and we cannot know the names that it goes by.
+    return Guard(server, api.cors_allowed_origins.split(",")) if is_local(api.host) else server
 
 
 class Guard:

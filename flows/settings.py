@@ -7,7 +7,9 @@
 import ipaddress
 import os
 import platform
+import secrets
 import shlex
+import tempfile
 from pathlib import Path
 
 from pipeline import paths
@@ -16,10 +18,12 @@ from pipeline.command import UserError, arg_parser, run
 # In the project, not in ~/.prefect: runs, schedules and what a person paused belong to this folder, survive a restart,
 # and neither mix with another checkout's nor with a person's own Prefect.
 HOME = paths.REGISTRY / "prefect"
+PASSWORD = paths.REGISTRY / "prefect.password"  # what PREFECT_SERVER_API_AUTH_STRING is, unless a person sets it
 PORT = 4200  # Prefect's own default
 POOL = "local"  # prefect.yaml names it too
 
 _LOCAL = ("127.0.0.1", "localhost", "[::1]")
+_SERVER_PASSWORD = "PREFECT_SERVER_API_AUTH_STRING"  # noqa: S105 - the name of the setting
 _CORS = ("PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS")
 _CSRF = ("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED")
 _SILENT_AND_SAFE = {
@@ -43,10 +47,11 @@ _SILENT_AND_SAFE = {
 }
 
 
-def environment(root: Path, port: int = PORT) -> dict[str, str]:
+def environment(root: Path, port: int = PORT, *, has_password: bool = True) -> dict[str, str]:
     """Return this process's environment with the settings for the project in `root` and its server at `port`.
 
     What the user has set, by any of Prefect's names for it, wins, but for PREFECT_API_URL: it is the server's own.
+    The password is the one that is set, else the one in `PASSWORD`; none if `has_password` is False.
     Raises UserError with one line for each value that would let others in.
     """
     host = os.environ.get("PREFECT_SERVER_API_HOST", "127.0.0.1")
@@ -61,9 +66,38 @@ def environment(root: Path, port: int = PORT) -> dict[str, str]:
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_API_URL": f"http://{f'[{near}]' if ':' in near else near}:{port}/api",
     }
-    if password := os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
-        found.setdefault("PREFECT_API_AUTH_STRING", os.environ.get("PREFECT_API_AUTH_STRING", password))
+    if has_password and (password := os.environ.get(_SERVER_PASSWORD) or read_password(root)):
+        found[_SERVER_PASSWORD] = password
+        found["PREFECT_API_AUTH_STRING"] = os.environ.get("PREFECT_API_AUTH_STRING", password)
     return {**os.environ, **found}
+
+
+def read_password(root: Path) -> str | None:
+    """Return the generated password of the project in `root`; None where there is none yet."""
+    path = root / PASSWORD
+    try:
+        password = path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return None
+    if not password:
+        raise UserError(f"{PASSWORD} is empty; delete it, and the next `make up` makes a new password")
+    return password
+
+
+def make_password(root: Path) -> str | None:
+    """Generate the password, which only this user can read; return it, or None where there is one already.
+
+    A file that others can read (a copy of the project, say) is replaced: they may know what is in it.
+    """
+    path = root / PASSWORD
+    if path.exists() and not path.stat().st_mode & 0o077:
+        return None
+    password = f"admin:{secrets.token_urlsafe(18)}"
+    descriptor, new = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # of mode 0600
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{password}\n")
+    Path(new).replace(path)
+    return password
 
 
 def worker_name() -> str:
@@ -82,7 +116,12 @@ def is_local(host: str) -> bool:
 def _refuse_what_opens(host: str) -> None:
     """Raise UserError for settings with which others, or any web page, could have a worker run their commands."""
     problems = []
-    if not is_local(host) and not os.environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+    if os.environ.get(_SERVER_PASSWORD) == "":
+        problems.append(
+            f"{_SERVER_PASSWORD} is empty; set it to user:password, or unset it for a generated password"
+            " (`python -m flows.up --no-password` asks for none)"
+        )
+    elif not is_local(host) and not os.environ.get(_SERVER_PASSWORD):
         problems.append(
             f"PREFECT_SERVER_API_HOST is {host}, where others can reach the server, but it has no password;"
             " set PREFECT_SERVER_API_AUTH_STRING to user:password, or keep to 127.0.0.1"

@@ -292,6 +292,22 @@ def _why_not_served(root: Path) -> str | None:
     return None
 
 
+def _set_environment(root: Path, port: int, *, has_password: bool) -> None:
+    """Set the environment of all parts; a generated password is printed once, when it is made."""
+    os.environ.pop("PREFECT_API_AUTH_STRING", None)  # of another server
+    if not has_password:
+        os.environ.pop("PREFECT_SERVER_API_AUTH_STRING", None)
+    environment = settings.environment(root, port, has_password=has_password)  # refuses before anything is made
+    if not has_password:
+        say("no password: every user of this machine can start runs as you")
+    elif "PREFECT_SERVER_API_AUTH_STRING" not in os.environ:
+        if new := settings.make_password(root):
+            say(f"the password of Prefect's UI, shown this once: {new}")
+        say(f"Prefect's UI asks for the password in {settings.PASSWORD}")
+        environment = settings.environment(root, port)
+    os.environ.update(environment)
+
+
 def _refuse_taken(host: str, port: int, option: str) -> None:
     if problem := ports.problem(host, port):
         raise UserError(f"{problem}; give another one: {option} N")
@@ -338,15 +354,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=port, help="of Prefect's server and UI (default: %(default)s)")
     parser.add_argument("--service-port", type=int, default=_SERVICE_PORT, help="default: %(default)s")
     parser.add_argument("--no-service", action="store_true", help="do not serve the model")
+    parser.add_argument(
+        "--no-password", action="store_true", help="let every user of this machine use Prefect's server and UI"
+    )
     given = parser.parse_args()
     root = Path.cwd()
     if not (root / "prefect.yaml").exists():
         raise UserError("prefect.yaml is not here; run the command from the repository's root")
-    os.environ.update(settings.environment(root, given.port))
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     (root / LOGS).mkdir(parents=True, exist_ok=True)
     up = Up(root, given.port, None if given.no_service else given.service_port)
     with _alone(root):
+        _set_environment(root, given.port, has_password=not given.no_password)
         _refuse_taken(os.environ["PREFECT_SERVER_API_HOST"], given.port, "--port")
         if not given.no_service:
             _refuse_taken("127.0.0.1", given.service_port, "--service-port")

@@ -16,10 +16,11 @@ def listening(pid: int) -> set[int | str]:
     process = psutil.Process(pid)
     found: set[int | str] = set()
     for one in [process, *process.children(recursive=True)]:
-        for connection in one.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN or (connection.status == psutil.CONN_NONE and connection.laddr):
-                found.add(connection.laddr.port)
-        found |= _unix(one.pid)
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
+            for connection in one.net_connections("inet"):
+                if connection.laddr and connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
+                    found.add(connection.laddr.port)
+            found |= _unix(one.pid)
     return found
 
 

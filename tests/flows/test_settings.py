@@ -97,6 +97,41 @@ def test_a_wider_host_needs_a_password(host: str, tmp_path: Path, monkeypatch: p
     assert made["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
 
 
+def test_a_generated_password_is_for_this_user_alone_and_for_server_and_clients(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    assert "PREFECT_API_AUTH_STRING" not in settings.environment(tmp_path)
+    password = settings.make_password(tmp_path)
+    assert password
+    assert (tmp_path / settings.PASSWORD).stat().st_mode & 0o777 == 0o600
+    assert settings.make_password(tmp_path) is None
+    made = settings.environment(tmp_path)
+    assert (made["PREFECT_SERVER_API_AUTH_STRING"], made["PREFECT_API_AUTH_STRING"]) == (password, password)
+    assert "PREFECT_API_AUTH_STRING" not in settings.environment(tmp_path, has_password=False)
+    (tmp_path / settings.PASSWORD).chmod(0o644)  # as in a copy of the project: others may have read it
+    assert settings.make_password(tmp_path) not in (None, password)
+    assert [path.name for path in (tmp_path / "registry").iterdir()] == [settings.PASSWORD.name]
+
+
+def test_the_password_that_a_person_sets_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "registry").mkdir()
+    settings.make_password(tmp_path)
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ann:correct horse")
+    assert settings.environment(tmp_path)["PREFECT_API_AUTH_STRING"] == "ann:correct horse"
+
+
+def test_an_empty_password_is_refused_and_does_not_open_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "")
+    with pytest.raises(UserError, match=r"^PREFECT_SERVER_API_AUTH_STRING is empty; set it"):
+        settings.environment(tmp_path)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
+    (tmp_path / "registry").mkdir()
+    (tmp_path / settings.PASSWORD).touch(0o600)
+    with pytest.raises(UserError, match=r"^registry/prefect\.password is empty; delete it"):
+        settings.environment(tmp_path)
+
+
 def test_all_that_would_let_web_pages_in_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "*")
     monkeypatch.setenv("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "False")

@@ -1,5 +1,6 @@
 """`python -m flows.up` in a project's folder: one server after the other on the same folder, each with real parts."""
 
+import json
 import os
 import shutil
 import signal
@@ -20,10 +21,12 @@ from ruamel.yaml import YAML
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from docs.picture import browser, has
 from flows import settings
 from pipeline.command import CRASH
 from tests.conftest import ROOT
 from tests.flows.conftest import TRAINS_ON, gone, within
+from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
 
@@ -62,9 +65,16 @@ class Up:
         assert line in self.out.read_text()
 
     def let_in(self) -> None:
-        """Take what a client needs to change something."""
+        """Take what a client needs to ask and to change something: the password and a token."""
+        user, _, password = self.password.partition(":")
+        self.api.auth = (user, password)
         token = self.api.get("csrf-token", params={"client": "test"}).json()["token"]
         self.api.headers.update({"Prefect-Csrf-Client": "test", "Prefect-Csrf-Token": token})
+
+    @property
+    def password(self) -> str:
+        """Return the generated password."""
+        return (self.folder / settings.PASSWORD).read_text().strip()
 
     def post(self, path: str, /, **content: Any) -> Any:
         """Return the answer to a POST."""
@@ -178,8 +188,9 @@ def test_the_repositorys_prefect_yaml_names_no_path_and_describes_each_deploymen
 
 
 def test_a_page_of_another_origin_can_neither_post_nor_ask_nor_listen(first: Up) -> None:
+    first.let_in()
     run = f"{first.origin}/api/flow_runs/filter"
-    assert httpx.post(run, json={}).status_code == 403  # no CSRF token
+    assert httpx.post(run, json={}, auth=first.api.auth).status_code == 403  # no CSRF token
     evil = {"Origin": "http://evil.example"}
     assert httpx.post(run, json={}, headers=evil).status_code == 403
     asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
@@ -191,7 +202,41 @@ def test_a_page_of_another_origin_can_neither_post_nor_ask_nor_listen(first: Up)
         address = f"{first.origin.replace('http', 'ws')}/api/{socket_of}"
         with pytest.raises(InvalidStatus, match="403"):
             connect(address, origin="http://evil.example")  # type: ignore[arg-type]
-        connect(address, origin=first.origin).close()  # type: ignore[arg-type]
+        with pytest.raises(InvalidStatus, match="403"):  # a client that offers no password
+            connect(address, origin=first.origin)  # type: ignore[arg-type]
+        connect(address, origin=first.origin, subprotocols=["prefect"]).close()  # type: ignore[arg-type,list-item]
+
+
+def test_it_asks_everybody_for_the_password_which_is_shown_once_and_only_its_user_can_read(first: Up) -> None:
+    assert (first.folder / settings.PASSWORD).stat().st_mode & 0o777 == 0o600
+    assert first.out.read_text().count(first.password) == 1
+    for path in ("admin/version", "admin/settings", "csrf-token?client=x", "deployments/name/retrain/retrain"):
+        assert httpx.get(f"{first.origin}/api/{path}").status_code == 401
+    logs = (first.folder / "registry" / "logs").iterdir()
+    assert not any(first.password in log.read_text() for log in logs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the sockets of a process are read from /proc")
+def test_beside_prefects_port_only_the_worker_has_one_for_its_runs_which_asks_for_a_token(first: Up) -> None:
+    worker = first.part("prefect worker start")
+    assert within(60, lambda: len(ports(worker.pid)) == 1)
+    [control] = ports(worker.pid)
+    assert ports(first.process.pid) == {first.port, control}
+    for tried in (b"POST / HTTP/1.1\r\n\r\n", b"0" * 32 + b"\n"):
+        with socket.create_connection(("127.0.0.1", control), timeout=60) as stranger:
+            stranger.sendall(tried)
+            stranger.shutdown(socket.SHUT_WR)
+            assert stranger.recv(1) == b""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_a_person_logs_in_with_the_password(first: Up) -> None:
+    with browser() as page:
+        page.open(first.origin, "document.querySelector('input')", 1280, 800)
+        field = "document.querySelector('input')"
+        page.value(f"{field}.value = {json.dumps(first.password)}; {field}.dispatchEvent(new Event('input'))")
+        page.click("Login")
+        page.wait(has("Flow Runs"))
 
 
 def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
@@ -238,7 +283,7 @@ def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_r
     event = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "corpus.changed"}
     assert first.api.post("events", json=[{**event, "resource": {"prefect.resource.id": "corpus"}}]).is_success
     pids = first.folder / "pids"
-    assert within(60, pids.exists), first.out.read_text()
+    assert within(240, pids.exists), first.out.read_text()
     [started] = first.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
     run = started["id"]
     assert started["parameters"]["reason"] == "an event corpus.changed was posted"
@@ -275,12 +320,15 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         assert state(folder, died) == ("CANCELLED", message)
         assert state(folder, lively)[0] == "RUNNING"
         assert second.api.get(f"flow_runs/{missed}").json()["state"]["name"] == "Missed"
-        assert within(60, (folder / "pids").exists), second.out.read_text()
+        assert within(240, (folder / "pids").exists), second.out.read_text()
         assert state(folder, newest)[0] == "RUNNING"  # late, and nothing that crashed holds its place
 
         service = f"http://127.0.0.1:{second.service_port}"
         assert f"up      | the service: {service}" in second.out.read_text()
         assert within(60, lambda: _is_ready(service)), second.out.read_text()
+        if sys.platform == "linux":
+            control = ports(second.part("prefect worker start").pid)
+            assert ports(second.process.pid) == {second.port, second.service_port, *control}
 
         family = second.family()
         assert len(family) >= 6  # server, worker and service, each with its guardian
