@@ -16,6 +16,7 @@ export BENTOML_DO_NOT_TRACK := True
 
 model: .venv/installed
 	python -m pipeline.params
+	python -m pipeline.dvc_repo
 	dvc repro
 
 up: .venv/installed

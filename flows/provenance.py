@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 from dvc.exceptions import OutputNotFoundError
-from dvc.repo import Repo
 from ruamel.yaml import YAML
 
 from pipeline import params, paths
 from pipeline.command import UserError
+from pipeline.dvc_repo import open_repo
 from pipeline.revision import RECORDED, is_inside, sources
 
 _LOCK = "dvc.lock"
@@ -308,7 +308,7 @@ def _lost(git: _Git, root: Path, wanted: params.Params) -> Iterator[str]:
 
 def _is_in_dvc(root: Path, path: str) -> bool:
     try:
-        with Repo(str(root)) as repo:
+        with open_repo(root) as repo:
             outs = repo.find_outs_by_path(str(Path(os.path.realpath(root)) / path), strict=False)
     except OutputNotFoundError:
         return False

@@ -15,11 +15,11 @@ from typing import Any
 
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
 from pipeline import params, paths
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say
+from pipeline.dvc_repo import open_repo
 from pipeline.intake.look import look
 from pipeline.intake.records import read
 from pipeline.registry import Registry, content_version
@@ -162,7 +162,7 @@ def _changes(root: Path, wanted: params.Params) -> _Changes:
     found = _Changes()
     corpus = root / wanted.data.path
     try:
-        with Repo(str(root)) as repo:
+        with open_repo(root) as repo:
             plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
             stages = [stage for stage in plan if not stage.is_data_source]  # the data is what stages read
             made = [Path(out.fs_path) for stage in stages for out in stage.outs]

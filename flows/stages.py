@@ -23,7 +23,6 @@ from typing import Any, Literal, NoReturn
 
 import psutil
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -34,6 +33,7 @@ from prefect.tasks import Task
 
 from flows import child
 from pipeline.command import MISTAKE_OF_THE_CALLER, UserError
+from pipeline.dvc_repo import open_repo
 
 Outcome = Literal["Ran", "Skipped", "Cached"]
 
@@ -78,7 +78,7 @@ class StageFailed(Exception):  # noqa: N818 - as one says it
 def graph(root: Path) -> list[Node]:
     """Return what `dvc repro` in `root` would look at, in its order; raises UserError with DVC's own words."""
     try:
-        with Repo(str(root)) as repo:
+        with open_repo(root) as repo:
             active = get_active_graph(repo.index.graph)
             plan = plan_repro(active, collect_stages(repo, ["dvc.yaml"]))
             return [Node(_name(stage), tuple(sorted(map(_name, active.successors(stage))))) for stage in plan]

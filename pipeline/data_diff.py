@@ -279,10 +279,11 @@ def _cached(md5: str, whose: str, copy: Path) -> Path:
     """Return the file of this MD5 in DVC's cache, or `copy`, fetched from the remote."""
     from dvc.config import NoRemoteError
     from dvc.exceptions import NotDvcRepoError
-    from dvc.repo import Repo
+
+    from pipeline.dvc_repo import open_repo
 
     try:
-        repo = Repo()
+        repo = open_repo()
     except NotDvcRepoError:
         raise UserError(f"{whose}: its clean data is in a DVC cache, but there is no DVC repository here") from None
     with repo:
