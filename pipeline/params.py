@@ -89,7 +89,7 @@ class Data(Section):
     """Which corpus, and how its bytes are to be read."""
 
     path: PathName
-    format: Literal["auto", "csv", "tsv", "jsonl", "parquet"]
+    format: Literal["auto", "csv", "tsv", "text", "jsonl", "parquet"]
     encoding: Name
     delimiter: str
     quote: str
@@ -113,9 +113,9 @@ class Data(Section):
     @field_validator("delimiter", "quote", "escape")
     @classmethod
     def _is_a_character(cls, value: str, info: ValidationInfo) -> str:
-        word = "auto" if info.field_name == "delimiter" else "none"
-        if value != word and len(value) != 1:
-            raise ValueError(f"found {value!r}; expected one character or {word}")
+        words = {"delimiter": ("auto",), "quote": ("auto", "none"), "escape": ("none",)}[str(info.field_name)]
+        if value not in words and len(value) != 1:
+            raise ValueError(f"found {value!r}; expected {', '.join(('one character', *words[:-1]))} or {words[-1]}")
         return value
 
 

@@ -4,8 +4,7 @@ import json
 import re
 import shlex
 import string
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pipeline import params
 from pipeline.command import UserError
@@ -75,46 +74,40 @@ def check_columns(look: Look, wanted: params.Validate) -> None:
 
     So too where the category's column is the texts' own. A line for each problem.
     """
-    problems = []
-    for check in (_check_text, _check_category):
-        try:
-            check(look, wanted)
-        except SettingsError as error:
-            problems.append(error)
+    problems = [problem for problem in (text_problem(look, wanted), category_problem(look, wanted)) if problem]
     if problems:
         settings = {key: value for problem in problems for key, value in problem.settings.items()}
-        raise SettingsError("\n".join(map(str, problems)), settings)
+        raise SettingsError("\n".join(map(str, problems)), settings=settings)
 
 
-def _text_columns(wanted: params.Validate) -> list[str]:
+def text_columns(wanted: params.Validate) -> list[str]:
     """Return the columns that make a text."""
     if wanted.template == "none":
         return [wanted.column]
     return [name for _, name in _parts(wanted.template) if name is not None]
 
 
-def _check_text(look: Look, wanted: params.Validate) -> None:
+def text_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
+    """Return the error for a column of the texts that is not there, None where all are."""
     template = wanted.template != "none"
-    missing = next((name for name in _text_columns(wanted) if name not in look.columns), None)
+    missing = next((name for name in text_columns(wanted) if name not in look.columns), None)
     if missing is None:
-        return
-    kinds = {name: _kind(values) for name, values in _by_column(look)}
-    longest_first = _longest_first(kinds)
+        return None
+    kinds = kinds_of(look)
+    longest_first = longest_texts(kinds)
     texts = [name for name in kinds if name in longest_first]
-    settings = {} if template else headerless(look)
+    settings: dict[str, str] = {}
     nested = [name for name, kind in kinds.items() if kind.startswith("JSON")]
-    near = _near(missing, look)
-    if look.header and any(missing in row for row in look.sample):
-        settings = {}
+    near = near_name(missing, look)
+    if look.header and near is None and _is_a_later_row(look, missing):
         mend = f"a later row holds {missing!r}: if that one is the header, delete the lines before it"
     elif near is not None:
         settings = {} if template else {"validate.column": near}
         mend = f"write {near!r} there, exactly as the header does"
-    elif settings:
-        raise SettingsError(
-            f"{look.path}, line 1: looks like a row, not like a header ({clipped(look.columns)}); set "
-            f"{written(settings)} in params.yaml, or write a line with the columns' names above it",
-            settings,
+    elif look.header and look.format in ("csv", "tsv") and not is_header(look.columns, look.sample):
+        return SettingsError(
+            f"{look.path}, line {look.header_line}: looks like a row, not like a header ({clipped(look.columns)})",
+            "write a line with the columns' names above it",
         )
     elif len(texts) == 1 and not template:
         settings = {"validate.column": texts[0]}
@@ -130,37 +123,43 @@ def _check_text(look: Look, wanted: params.Validate) -> None:
             "none of them holds text; add a column of texts, or make a text of several with validate.template in "
             f"params.yaml, such as {joined}"
         )
-    if look.header and look.format in ("csv", "tsv") and any(map(_names_no_column, look.columns)):
-        mend += "; if line 1 is a row, set data.header: none"
     key = "validate.template" if template else "validate.column"
-    raise SettingsError(f"{_is_not_there(missing, key, look, kinds)}; {mend}", settings)
+    return SettingsError(_is_not_there(missing, key, look, kinds), mend, settings)
 
 
-def _check_category(look: Look, wanted: params.Validate) -> None:
+def _is_a_later_row(look: Look, name: str) -> bool:
+    """Return whether a later row holds `name` and the rows from there on have as many fields as it."""
+    at = next((at for at, row in enumerate(look.sample) if name in row), None)
+    if at is None:
+        return False
+    rows = look.sample[at:]
+    return sum(len(row) == len(rows[0]) for row in rows) >= 0.9 * len(rows)
+
+
+def category_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
+    """Return the error for a category's column that is not there, or is the texts' own; None where all is well."""
     name = wanted.category
     if name == "none":
-        return
-    if {name} == set(_text_columns(wanted)):
-        raise SettingsError(
-            f"params.yaml: validate.category: found {name!r}, the column that holds the texts; name another one, whose "
-            "values group the rows, or none",
-            {},
+        return None
+    if {name} == set(text_columns(wanted)):
+        return SettingsError(
+            f"params.yaml: validate.category: found {name!r}, the column that holds the texts",
+            "name another one, whose values group the rows, or none",
         )
     if name in look.columns:
-        return
-    kinds = {name: _kind(values) for name, values in _by_column(look)}
-    near = _near(name, look)
+        return None
+    near = near_name(name, look)
     settings: dict[str, str] = {}
     if near is not None:
         settings, mend = {"validate.category": near}, f"write {near!r} there, exactly as the header does"
-    elif headerless(look):
+    elif look.header and look.format in ("csv", "tsv") and not is_header(look.columns, look.sample):
         mend = f"if line 1 is a row, they are column_1 to column_{len(look.columns)} with data.header: none: name one"
     else:
         mend = "set validate.category in params.yaml to one whose values group the rows, or none"
-    raise SettingsError(f"{_is_not_there(name, 'validate.category', look, kinds)}; {mend}", settings)
+    return SettingsError(_is_not_there(name, "validate.category", look, kinds_of(look)), mend, settings)
 
 
-def _near(missing: str, look: Look) -> str | None:
+def near_name(missing: str, look: Look) -> str | None:
     """Return the column that is called so but for case and white space."""
     return next((name for name in look.columns if name.strip().casefold() == missing.strip().casefold()), None)
 
@@ -168,37 +167,51 @@ def _near(missing: str, look: Look) -> str | None:
 def _is_not_there(missing: str, key: str, look: Look, kinds: dict[str, str]) -> str:
     """Return the beginning of a sentence: that the column `key` names is not there, and which are."""
     listed = ", ".join(f"{name!r} ({kind})" for name, kind in list(kinds.items())[:50])
-    line = ", line 1" if look.header else ""
+    line = f", line {look.header_line}" if look.header else ""
     has = "header has" if look.header else "columns are"
     return f"{look.path}{line}: there is no column {missing!r} ({key}); the {has} {listed}"
 
 
-def headerless(look: Look) -> dict[str, str]:
-    """Return the settings for a file whose first line is a row, with the column of the longest texts, else none."""
-    names = [name for name in look.columns if name.strip()]
-    numbered = names == [str(number) for number in range(len(names))]  # as pandas calls columns that have no names
-    if not look.header or look.format not in ("csv", "tsv") or numbered or not any(map(_names_no_column, names)):
-        return {}
-    settings = {"data.header": "none"}
-    rows = [look.columns, *look.sample]
-    columns = tuple(f"column_{number}" for number in range(1, len(look.columns) + 1))
-    ragged = sum(len(row) != len(columns) for row in rows) > 0.1 * len(rows)
-    if ragged and look.format == "csv" and not any("\t" in value for row in rows for value in row):
-        return settings | {"data.delimiter": "\t", "validate.column": columns[0]}  # lines of prose, each a text
-    kinds = {name: _kind(values) for name, values in _by_column(replace(look, columns=columns, sample=tuple(rows)))}
-    texts = _longest_first(kinds)
-    return settings | {"validate.column": texts[0]} if texts else {}
+def is_header(first: Sequence[str], rows: Sequence[Sequence[str]], names: Collection[str] = ()) -> bool:
+    """Return whether `first`, the record above `rows`, names the columns, as it does where it holds all of `names`.
+
+    A row is told by its prose, by a number where a name should be, and by values that come again below it.
+    """
+    if names and set(names) <= set(first):
+        return True
+    given = [name for name in first if name.strip()]
+    if not given or len(set(first)) < len(first):
+        return False
+    if given == [str(number) for number in range(len(given))]:  # as pandas calls columns that have no names
+        return True
+    if any(map(_names_no_column, given)):
+        return False
+    rows = [row for row in rows if tuple(row) != tuple(first)]  # a header may come again, as in joined files
+    return not any(_is_a_value(name, [row[at] for row in rows if at < len(row)]) for at, name in enumerate(first))
 
 
-def _longest_first(kinds: dict[str, str]) -> list[str]:
-    """Return the columns of texts, those of the longest ones first."""
+def _is_a_value(name: str, values: Sequence[str]) -> bool:
+    """Return whether `name` looks like one of the `values` below it: it comes again, or is prose as they are."""
+    if name.strip() and name in values:
+        return True
+    words = len(name.split())
+    return words > 3 and kind_of(values).startswith("text") and words >= min(len(value.split()) for value in values)
+
+
+def longest_texts(kinds: Mapping[str, str]) -> list[str]:
+    """Return the columns of texts, those of the longest ones first; `kinds` is what `kinds_of` returns."""
     texts = [name for name, kind in kinds.items() if kind.startswith("text")]
     return sorted(texts, key=lambda name: -int(kinds[name].split()[1]))
 
 
+def kinds_of(look: Look) -> dict[str, str]:
+    """Return what each column holds, by its first rows."""
+    return {name: kind_of(values) for name, values in _by_column(look)}
+
+
 def _unnested(look: Look, name: str) -> str:
     """Return how to get texts out of the JSON that the column `name` holds."""
-    wanted = f"{name!r} holds {_kind(dict(_by_column(look))[name])}, not texts; "
+    wanted = f"{name!r} holds {kind_of(dict(_by_column(look))[name])}, not texts; "
     values = [json.loads(value) for value in dict(_by_column(look))[name] if value.strip()]
     inner = [item for value in values for item in (value if isinstance(value, list) else [value])]
     lengths: dict[str, int] = {}
@@ -225,7 +238,7 @@ _NUMBER = re.compile(r"[-+]?[\d.,\s]*\d(e[-+]?\d+)?%?", re.IGNORECASE)
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}([ T]\d{1,2}:\d{2}.*)?")
 
 
-def _kind(values: Sequence[str]) -> str:
+def kind_of(values: Sequence[str]) -> str:
     """Return what a column holds, judged by some of its fields."""
     given = [value.strip() for value in values if value.strip()]
     if not given:

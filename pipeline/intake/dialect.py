@@ -51,12 +51,3 @@ def unescaped_lines(found: Look, text: Iterator[str]) -> Iterator[str]:
         return pair[0] if pair[1] in special else escape + escape + pair[1]
 
     return (pairs.sub(kept, line) if escape in line else line for line in text)
-
-
-def separated_by(delimiter: str, found: Look) -> dict[str, str]:
-    """Return the settings with which `found` is read as separated by `delimiter`."""
-    return (
-        {"data.format": "csv"} | {"data.delimiter": delimiter}
-        if found.format == "tsv"
-        else {"data.delimiter": delimiter}
-    )

@@ -6,9 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from pipeline.command import UserError
-from pipeline.intake.dialect import DELIMITERS
-from pipeline.intake.source import Look, SettingsError, check_reserved, clipped, lines, sample_lines, written
-from pipeline.intake.trial import fields_a_row, line_ends_of
+from pipeline.intake.source import Look, SettingsError, check_reserved, clipped, lines, sample_lines
 
 
 def json_object(line: str) -> dict[str, str] | str:
@@ -126,13 +124,13 @@ def look_at_json(found: Look) -> Look:
     if not first:
         raise UserError(f"{found.path}: holds blank lines only; expected a JSON object on each line")
     if not keys:
-        raise _no_objects(found, first, where)
+        raise _no_objects(first, where)
     del ends[""]
     found = replace(
         found,
         columns=tuple(keys),
         sample=tuple(tuple(row.get(key, "") for key in keys) for row in sample),
-        line_ends=line_ends_of(ends),
+        line_ends=next(iter(ends)) if len(ends) == 1 else "mixed" if ends else "",
     )
     check_reserved(found, f"{found.path}: ")
     return found
@@ -142,7 +140,7 @@ def _goes_on(found: Look, first: str) -> bool:
     """Return whether the JSON object that begins with the line `first` ends on a later one."""
     if is_json(first):
         return False
-    sample, _ = sample_lines(found)
+    sample = sample_lines(found).lines
     try:
         json.JSONDecoder().raw_decode("".join(sample).lstrip())
     except (ValueError, RecursionError):
@@ -150,19 +148,9 @@ def _goes_on(found: Look, first: str) -> bool:
     return True
 
 
-def _no_objects(found: Look, first: str, where: str) -> UserError:
+def _no_objects(first: str, where: str) -> UserError:
     """Return the error for JSON lines none of which has an object to read, `first` being the first."""
     problem = json_object(first)
     if first.startswith("{") and isinstance(problem, str):
         return UserError(f"{where}{problem}: {clipped([first])}; no line holds a JSON object that can be read")
-    sample, whole = sample_lines(found)
-    table = replace(found, format="csv", quote='"')
-    fitting = [mark for mark in DELIMITERS if fields_a_row(replace(table, delimiter=mark), sample, whole) > 1]
-    if not fitting:
-        return UserError(f'{where}no line holds a JSON object such as {{"text": "…"}}; found {clipped([first])}')
-    settings = {"data.format": "csv"} | ({"data.delimiter": fitting[0]} if fitting[0] != "," else {})
-    return SettingsError(
-        f"{where}holds no JSON but looks like CSV ({clipped([first])}); name the file .csv or set {written(settings)} "
-        "in params.yaml",
-        settings,
-    )
+    return SettingsError(f'{where}no line holds a JSON object such as {{"text": "…"}}; found {clipped([first])}')

@@ -8,9 +8,10 @@ from pathlib import Path
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import encodings
-from pipeline.intake.columns import check_columns
+from pipeline.intake.advice import check_texts, with_advice
+from pipeline.intake.columns import category_problem, check_columns, text_columns, text_problem
 from pipeline.intake.json_lines import look_at_json
-from pipeline.intake.source import SAMPLE, Look, SettingsError, choices, likeliest, mixture, written
+from pipeline.intake.source import SAMPLE, Look, SettingsError, choices, likeliest, mixture, sample_lines, written
 from pipeline.intake.table import look_at_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -41,7 +42,7 @@ def look(path: Path, wanted: params.Data, texts: params.Validate | None = None) 
     Where settings mend that, the error names all that the file needs; those of `texts` only where these are given.
     """
     try:
-        return _look(path, wanted)
+        return _look(path, wanted, texts)
     except SettingsError as error:
         raise UserError(f"{error}{_further(path, wanted, texts, error.settings)}") from None
 
@@ -50,12 +51,15 @@ def _further(path: Path, wanted: params.Data, texts: params.Validate | None, set
     """Return the end of a sentence: what the file needs besides `settings`."""
     made, fresh = dict(settings), settings
     while fresh:
+        data, validate = (
+            {key.removeprefix(section): value for key, value in made.items() if key.startswith(section)}
+            for section in ("data.", "validate.")
+        )
+        changed = texts.model_copy(update=validate) if texts else None
         try:
-            data = {key.removeprefix("data."): value for key, value in made.items() if key.startswith("data.")}
-            found = _look(path, wanted.model_copy(update=data))
-            if texts is None:
-                break
-            check_columns(found, texts)
+            seen = _look(path, wanted.model_copy(update=data), changed)
+            if changed:
+                check_columns(seen, changed)
             break
         except SettingsError as another:
             fresh = {key: value for key, value in another.settings.items() if key not in made}
@@ -66,7 +70,7 @@ def _further(path: Path, wanted: params.Data, texts: params.Validate | None, set
     return f"; the file also needs {written(further)}" if further else ""
 
 
-def _look(path: Path, wanted: params.Data) -> Look:
+def _look(path: Path, wanted: params.Data, texts: params.Validate | None) -> Look:
     if path.is_dir():
         raise UserError(f"params.yaml: data.path: {str(path)!r} is a folder; name the file in it that holds the texts")
     if not path.is_file():
@@ -87,7 +91,30 @@ def _look(path: Path, wanted: params.Data) -> Look:
         raise UserError(f"{path}: the file is empty; expected a header line and a row for each text")
     _refuse_magic(path, sample)
     found = _with_encoding(Look(path, kind, compression), sample, wanted)
-    return look_at_json(found) if kind == "jsonl" else look_at_table(found, wanted)
+    try:
+        return look_at_json(found) if kind == "jsonl" else _look_at_lines(found, wanted, texts)
+    except SettingsError as error:
+        if error.settings.keys() - {"validate.column", "validate.category"}:
+            raise
+        raise with_advice(error, found, wanted, texts, sample_lines(found)) from None
+
+
+def _look_at_lines(found: Look, wanted: params.Data, texts: params.Validate | None) -> Look:
+    """Return the look of a CSV or of plain text; raises UserError also where its texts are not to be had so."""
+    sample = sample_lines(found)
+    if not found.format:
+        suffixes = ".csv, .tsv, .jsonl, .ndjson or .parquet, then .gz or .zst where it is packed"
+        raise SettingsError(
+            f"{found.path}: its name does not tell what it holds; expected {suffixes}",
+            "rename it, or set data.format in params.yaml to csv, tsv, text, jsonl or parquet",
+        )
+    seen = look_at_table(found, wanted, sample, text_columns(texts) if texts else ())
+    if texts and (problem := text_problem(seen, texts)):
+        problem = with_advice(problem, found, wanted, texts, sample)
+        category = category_problem(seen, texts)
+        raise SettingsError(f"{problem}\n{category}", settings=problem.settings) if category else problem
+    check_texts(seen, wanted, texts, sample)
+    return seen
 
 
 def has_known_suffix(path: Path) -> bool:
@@ -98,22 +125,15 @@ def has_known_suffix(path: Path) -> bool:
 
 
 def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:
-    """Return format and compression as the file's name and data.format have it."""
+    """Return format and compression as the file's name and data.format have it; the format is "" where neither does."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1], "none") if suffixes else "none"
     inner = suffixes[:-1] if compression != "none" else suffixes
     kind: str = wanted.format
     if kind == "auto":
-        kind_by_name = _FORMATS.get(inner[-1]) if inner else None
-        if kind_by_name is None:
-            head = _head(path, "none", 4096)
-            _refuse_magic(path, head)
-            raise UserError(
-                f"{path}: its name does not tell what it holds; expected .csv, .tsv, .jsonl, .ndjson or .parquet, then "
-                ".gz or .zst where it is packed: rename it, or set data.format in params.yaml to csv, tsv, jsonl or "
-                "parquet"
-            )
-        kind = kind_by_name
+        kind = _FORMATS.get(inner[-1], "") if inner else ""
+        if not kind:
+            _refuse_magic(path, _head(path, "none", 4096))
     if kind == "parquet" and compression != "none":
         raise UserError(f"{path}: Parquet is packed inside; unpack the file ({compression}) and name it .parquet")
     return kind, compression
@@ -173,8 +193,8 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
         family = mark.removesuffix("-le").removesuffix("-be")
         if name not in ("auto", mark, family):
             raise SettingsError(
-                f"{found.path}: begins with the byte order mark of {mark.upper()}, but data.encoding is {asked}; set "
-                f"data.encoding: {family} in params.yaml",
+                f"{found.path}: begins with the byte order mark of {mark.upper()}, but data.encoding is {asked}",
+                f"set data.encoding: {family} in params.yaml",
                 {"data.encoding": family},
             )
         found = replace(found, encoding=mark, bom=True, notes=(f"the file has the byte order mark of {mark.upper()}",))
@@ -192,8 +212,8 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
     if wide is not None and name not in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         if name != "auto":
             raise SettingsError(
-                f"{found.path}, line 1: holds NUL bytes, as {wide.upper()} does, but data.encoding is {asked}; set "
-                f"data.encoding: {wide} in params.yaml",
+                f"{found.path}, line 1: holds NUL bytes, as {wide.upper()} does, but data.encoding is {asked}",
+                f"set data.encoding: {wide} in params.yaml",
                 {"data.encoding": wide},
             )
         return replace(
@@ -203,8 +223,8 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
         return _with_detected_encoding(found)
     if name != "utf-8" and _surely_utf8(sample):
         raise SettingsError(
-            f"{found.path}: is UTF-8, but data.encoding is {asked}, which would garble it; set data.encoding: utf-8 in "
-            "params.yaml",
+            f"{found.path}: is UTF-8, but data.encoding is {asked}, which would garble it",
+            "set data.encoding: utf-8 in params.yaml",
             {"data.encoding": "utf-8"},
         )
     return replace(found, encoding=name)
@@ -245,7 +265,8 @@ def _with_detected_encoding(found: Look) -> Look:
         raise UserError(f"{path}, line {foreign.line}: {mixture(weighed, foreign)}")
     if guess.encoding is None:
         raise SettingsError(
-            f"{path}, line {guess.line}: data.encoding: auto cannot tell the encoding; {choices(guess)}",
+            f"{path}, line {guess.line}: data.encoding: auto cannot tell the encoding",
+            choices(guess),
             likeliest(guess),
         )
     name, reading = guess.readings[0]

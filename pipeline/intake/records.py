@@ -1,7 +1,6 @@
 """Records of the corpus, in chunks, with the line at which each begins."""
 
 import csv
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,17 +8,10 @@ from typing import NamedTuple, NoReturn
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake.dialect import (
-    DELIMITERS,
-    LONGEST_FIELD,
-    NO_DELIMITER,
-    dialect,
-    separated_by,
-    unescaped_lines,
-)
+from pipeline.intake.advice import better_reading
+from pipeline.intake.dialect import LONGEST_FIELD, dialect, unescaped_lines
 from pipeline.intake.json_lines import json_object
-from pipeline.intake.source import Look, clipped, lines, sample_lines, shown, written
-from pipeline.intake.trial import fields_a_row
+from pipeline.intake.source import Look, clipped, lines, sample_lines, shown
 
 ROWS = 50_000  # a chunk's records at most
 CELLS = 1_000_000  # and its fields, each of which is an object of 50 bytes and more
@@ -79,7 +71,8 @@ def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
 
         records = columnar.records(look)
     else:
-        records = _json_records(look, blank) if look.format == "jsonl" else _csv_records(look, blank)
+        of_lines = {"jsonl": _json_records, "text": _text_records}.get(look.format)
+        records = of_lines(look, blank) if of_lines else _csv_records(look, blank, wanted)
     problems: list[Problem] = []
     broken = count = start = before = told = read_before = 0
     chunk = Chunk()
@@ -105,18 +98,19 @@ def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
         chunk.rows.append(row)
         chunk.fields.append(fields)
     if problems:
-        raise UserError(_summary(look, problems, broken, count))
+        raise UserError(_summary(look, wanted, problems, broken, count))
     if not count:
         raise UserError(f"{look.path}: there is no row below the header; expected one for each text: add them")
     if chunk.rows:
         yield replace(chunk, bytes_read=look.path.stat().st_size, blank_lines=blank.lines - told)
 
 
-def _summary(look: Look, problems: Sequence[Problem], broken: int, count: int) -> str:
+def _summary(look: Look, wanted: params.Data, problems: Sequence[Problem], broken: int, count: int) -> str:
     """Return the error for broken rows: a sentence for one, a list for several, each mend said once."""
     cause, go_on = "", ", or set data.broken_rows: quarantine in params.yaml to go on without such rows"
-    if broken >= _NEARLY_ALL * count:
-        cause, go_on = _cause(look), ""
+    if broken >= _NEARLY_ALL * count or len(look.columns) == 1:
+        cause = _cause(look, wanted)
+        go_on = "" if broken >= _NEARLY_ALL * count else go_on
     if broken == 1:
         return f"{look.path}, {problems[0].what}; {cause or problems[0].mend}{go_on}"
     by_mend: dict[str, list[str]] = {}
@@ -131,26 +125,17 @@ def _summary(look: Look, problems: Sequence[Problem], broken: int, count: int) -
     return f"{look.path}: {rows} the columns; {mend}{go_on}:{listed}{more}"
 
 
-def _cause(look: Look) -> str:
+def _cause(look: Look, wanted: params.Data) -> str:
     """Return the mend for a file nearly all rows of which are broken: settings with which they fit, "" for none."""
-    if look.format == "jsonl":
+    if look.format not in ("csv", "tsv"):
         return ""
-    sample, whole = sample_lines(look)
-    width = len(look.columns)
-    trials = [(replace(look, quote=mark), {"data.quote": mark or "none"}) for mark in ("'", '"', "")]
-    trials.append((replace(look, escape="\\"), {"data.escape": "\\"}))
-    trials += [(replace(look, delimiter=mark), separated_by(mark, look)) for mark in DELIMITERS]
-    for tried, settings in trials:
-        fields = fields_a_row(tried, sample, whole, share=0.6) if tried != look else 0
-        if fields > 1 and (fields == width or tried.delimiter != look.delimiter):
-            return f"set {written(settings)} in params.yaml, with which most rows have {fields} fields"
-    return ""
+    return str(better_reading(look, wanted, sample_lines(look)) or "")
 
 
 # --- CSV and TSV
 
 
-def _csv_records(look: Look, blank: Blank) -> Iterator[Record]:
+def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Record]:
     width = len(look.columns)
     last_line = [""]
     empty = array("q"), array("q")  # lines, and their numbers of fields: rows of delimiters that may be the last ones
@@ -171,7 +156,8 @@ def _csv_records(look: Look, blank: Blank) -> Iterator[Record]:
             for fields in reader:
                 line, next_line = next_line, reader.line_num + 1
                 if skip:
-                    skip = False
+                    skip = not any(map(str.strip, fields))  # blank lines and rows of delimiters above the header
+                    blank.lines += skip * (next_line - line)
                     continue
                 if not (fields and fields[-1] and not fields[-1].isspace()) and reader.line_num == line:
                     if len(fields) < 2 and not last_line[0].strip():
@@ -196,7 +182,7 @@ def _csv_records(look: Look, blank: Blank) -> Iterator[Record]:
                     why = why._replace(what=f"{why.what} (the last row: the file may be cut off in it)")
                 yield line, fields, why, source.unpacked, source.position
         except csv.Error as error:
-            _raise_unreadable(look, next_line, reader.line_num, error)
+            _raise_unreadable(look, wanted, next_line, reader.line_num, error)
 
 
 def _remembered(text: Iterator[str], last: list[str]) -> Iterator[str]:
@@ -219,9 +205,6 @@ def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Pro
         value.lstrip().startswith(look.quote) and value[0] != look.quote for value in fields if value
     ):
         return Problem(what, f"take the space before the {look.quote}, which opens no quoted text there")
-    if len(look.columns) == 1 and look.format == "csv":
-        quotes = f"put texts that hold {delimiter} in quotes ({look.quote}), or, " if look.quote else ""
-        return Problem(what, f"{quotes}as there is one column only, set data.delimiter: auto")
     if look.header and len(fields) == len(look.columns) + 1 and not fields[-1]:
         return Problem(what, f"end the header with {delimiter} as well, or take it from the end of the rows")
     if last_line > line:
@@ -232,7 +215,7 @@ def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Pro
     return Problem(what, f"put texts that hold {delimiter} or a line break in quotes ({look.quote})")
 
 
-def _raise_unreadable(look: Look, line: int, last_line: int, error: csv.Error) -> NoReturn:
+def _raise_unreadable(look: Look, wanted: params.Data, line: int, last_line: int, error: csv.Error) -> NoReturn:
     """Raise UserError for the record that begins at `line`, in which csv.reader stopped."""
     where = f"{look.path}, line {line}: the record that begins here cannot be read as CSV"
     if "field larger than field limit" in str(error):
@@ -241,37 +224,22 @@ def _raise_unreadable(look: Look, line: int, last_line: int, error: csv.Error) -
             "it is probably never closed"
         ) from None
     found = _excerpt(look, line, last_line)
+    advice = better_reading(look, wanted, sample_lines(look))
+    otherwise = f"; or {advice}" if advice else ""
     if look.quote and not look.escape and "\\" + look.quote in found:
         raise UserError(
-            f"{where} (up to line {last_line}): quotes inside quotes are written as \\{look.quote} there "
-            f'({found!r}); set data.escape: "\\\\" in params.yaml'
+            f"{where} (up to line {last_line}): quotes inside quotes are written as \\{look.quote} there ({found!r})"
+            f"{f'; {advice}' if advice else ', and other rows differ: write them twice everywhere'}"
         ) from None
     if "unexpected end of data" in str(error):
         raise UserError(
             f"{where} (unexpected end of data): a quote ({look.quote}) that opens in it is not closed by the end of "
-            f"the file, line {last_line} ({found!r}); close it, write a quote inside a quoted text twice, or set "
-            "data.quote: none in params.yaml where quotes mean nothing"
+            f"the file, line {last_line} ({found!r}); close it, or write a quote inside a quoted text twice{otherwise}"
         ) from None
-    settings = _without_quotes(look)
-    bare = f"; or set {written(settings)} in params.yaml, since no text seems to be quoted" if settings else ""
     raise UserError(
         f"{where} ({error}, found on line {last_line}): {found!r}; a {look.quote} inside a quoted text must be written "
-        f"twice, and each opening one must be closed{bare}"
+        f"twice, and each opening one must be closed{otherwise}"
     ) from None
-
-
-def _without_quotes(look: Look) -> dict[str, str]:
-    """Return the settings with which quotes mean nothing; none where a text is quoted or rows would not fit then."""
-    sample, whole = sample_lines(look)
-    quote, delimiter = re.escape(look.quote), re.escape(look.delimiter)
-    quoted = f"(?:^|{delimiter}){quote}(?:[^{quote}]|{quote}{quote})*{quote}(?:{delimiter}|\\r?$)"
-    if re.search(quoted, "".join(sample), re.MULTILINE):
-        return {}
-    settings = {"data.quote": "none"}
-    if len(look.columns) == 1 and look.format == "csv" and look.delimiter != NO_DELIMITER:
-        return settings | {"data.delimiter": "auto"}
-    fits = fields_a_row(replace(look, quote=""), sample, whole) == len(look.columns)
-    return settings if fits else {}
 
 
 def _excerpt(look: Look, line: int, last_line: int) -> str:
@@ -289,7 +257,16 @@ def _excerpt(look: Look, line: int, last_line: int) -> str:
     return first.strip()[:60]
 
 
-# --- JSON lines
+# --- plain text and JSON lines
+
+
+def _text_records(look: Look, blank: Blank) -> Iterator[Record]:
+    with lines(look) as (source, text):
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                yield number, [line.rstrip("\r\n")], None, source.unpacked, source.position
+            else:
+                blank.lines += 1
 
 
 def _json_records(look: Look, blank: Blank) -> Iterator[Record]:

@@ -3,10 +3,11 @@
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.command import UserError
 from pipeline.intake import encodings
@@ -29,7 +30,7 @@ class Look:
     """
 
     path: Path
-    format: str  # csv, tsv, jsonl or parquet
+    format: str  # csv, tsv, text, jsonl or parquet
     compression: str  # none, gzip or zstd
     encoding: str = ""  # Python's name, with the byte order: utf-8, utf-16-le, cp1252
     bom: bool = False
@@ -38,6 +39,7 @@ class Look:
     quote: str = ""  # one character or none
     escape: str = ""  # one character or none
     header: bool = False  # whether the first record names the columns
+    header_line: int = 1  # blank lines and rows of delimiters alone may stand above it
     columns: tuple[str, ...] = ()
     sample: tuple[tuple[str, ...], ...] = ()
     mends: tuple[str, ...] = ()
@@ -45,12 +47,13 @@ class Look:
 
 
 class SettingsError(UserError):
-    """A mistake that settings in params.yaml mend; `settings` has them by their full keys."""
+    """A mistake that settings in params.yaml may mend; `settings` has those that do, by their full keys."""
 
-    def __init__(self, sentence: str, settings: dict[str, str]) -> None:
-        """Say `sentence`, which names `settings`."""
-        super().__init__(sentence)
-        self.settings = settings
+    def __init__(self, what: str, mend: str = "", settings: Mapping[str, str] | None = None) -> None:
+        """Say `what` is wrong, and the `mend`, which names `settings`."""
+        super().__init__(f"{what}; {mend}" if mend else what)
+        self.what = what
+        self.settings = dict(settings or {})
 
 
 def written(settings: dict[str, str]) -> str:
@@ -130,10 +133,13 @@ def undecodable(found: Look) -> UserError:
     if weighed.count:
         return UserError(f"{at}the file {mixture(weighed, foreign)}")
     if guess.encoding is None:
-        return SettingsError(f"{at}save the file as CSV in UTF-8, or {choices(guess)}", likeliest(guess))
+        return SettingsError(
+            at.removesuffix("; "), f"save the file as CSV in UTF-8, or {choices(guess)}", likeliest(guess)
+        )
     name, reading = guess.readings[0]
     return SettingsError(
-        f"{at}the file looks like {name}, in which line {guess.line} reads {reading!r}: set data.encoding: {name} in "
+        at.removesuffix("; "),
+        f"the file looks like {name}, in which line {guess.line} reads {reading!r}: set data.encoding: {name} in "
         "params.yaml, or save the file as CSV in UTF-8",
         {"data.encoding": name},
     )
@@ -164,17 +170,24 @@ def _without_nul(text: Iterator[str]) -> Iterator[str]:
         yield line
 
 
-def sample_lines(found: Look) -> tuple[list[str], bool]:
-    """Return the lines of the first mebibyte (without one that goes on beyond it), and whether that is all."""
+class Sample(NamedTuple):
+    """The first lines of a file, ends kept, and whether these are all."""
+
+    lines: Sequence[str]
+    whole: bool
+
+
+def sample_lines(found: Look) -> Sample:
+    """Return the lines of the first mebibyte, without one that goes on beyond it."""
     sample: list[str] = []
     size = 0
     with lines(found) as (_, text):
         for line in text:
             size += len(line)
             if size > SAMPLE:
-                return sample or [line], False
+                return Sample(sample or [line], False)
             sample.append(line)
-    return sample, True
+    return Sample(sample, True)
 
 
 def shown(delimiter: str) -> str:

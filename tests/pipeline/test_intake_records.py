@@ -305,9 +305,9 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
 
 
 def column_error(path: Path, **changes: str) -> str:
-    found, _ = chunks(path)
+    texts = DEFAULTS.validate_.model_copy(update=changes)
     with pytest.raises(UserError) as caught:
-        check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
+        check_columns(look.look(path, wanted(), texts), texts)
     return str(caught.value)
 
 

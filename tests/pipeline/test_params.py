@@ -114,7 +114,7 @@ def test_how_the_corpus_is_to_be_read_is_checked_with_the_rest(workspace: Worksp
         "params.yaml: data.delimiter: found 'semicolon'; expected one character or auto",
         "params.yaml: data.encoding: found 'utf8-ish', which names no encoding; expected auto or one of Python's "
         "names, such as utf-8, utf-16, cp1252, latin-1, big5, shift_jis",
-        "params.yaml: data.quote: found ''; expected one character or none",
+        "params.yaml: data.quote: found ''; expected one character, auto or none",
         "params.yaml: validate.rules.email.severity: found 'off', but it should be 'critical', 'warning' or 'ignore'",
     ]
 

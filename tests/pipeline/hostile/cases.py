@@ -73,6 +73,8 @@ def _sqlite() -> bytes:
     return base.serialize()
 
 
+LABELED = ["Web", "Sport", "Kultur", "Web", "Sport"]
+LABELS = "".join(f"{word};'so {word} das; das will, doch {word}.'\n" for word in LABELED).encode()
 TWO = [(2, "a b"), (3, "c d")]
 PLAIN = "id,text\n1,a b\n2,c d\n"
 QUARANTINE = {"broken_rows": "quarantine"}
@@ -340,7 +342,7 @@ CASES = [
         "quoted_word.csv",
         "texts that begin with a quoted word, none quoted whole",
         b'id,text\n1,"Hello" she said.\n2,b\n',
-        refusal="must be written twice, and each opening one must be closed; or set data.quote: none in params.yaml",
+        refusal="the record that begins here cannot be read as CSV (',' expected after '\"'); set data.quote: none in",
     ),
     Case(
         "quoted_word_beside_quoted_texts.csv",
@@ -352,7 +354,7 @@ CASES = [
         "quoted_word_one_column.csv",
         "the same in a single column, with a comma",
         b'text\n"Hello," she said.\nb\n',
-        refusal="or set data.quote: none and data.delimiter: auto in params.yaml",
+        refusal="; set data.delimiter: auto and data.quote: none in params.yaml, with which the first 3 records have",
     ),
     Case(
         "quoted_word_named.csv",
@@ -366,20 +368,20 @@ CASES = [
         "single_quotes_default.csv",
         "another quote, not named",
         b"id,text\n1,'a, b'\n2,'c, d'\n",
-        refusal='none of the 2 rows fits the columns; set data.quote: "\'" in params.yaml, with which most rows have 2',
+        refusal="3 fields where line 1 has 2, and so in 2 of the first 2 rows: '1', \"'a\", \" b'\"; set data.quote: ",
     ),
     Case(
         "quotes_said_to_mean_nothing.csv",
         "quoted texts read as if quotes meant nothing",
         b'id,text\n1,"a, b"\n2,"c, d"\n',
-        refusal='set data.quote: "\\"" in params.yaml, with which most rows have 2 fields:',
+        refusal='set data.quote: "\\"" in params.yaml, with which the first 3 records have 2 fields each',
         data={"quote": "none"},
     ),
     Case(
         "escaped_commas.csv",
         "commas escaped, not named",
         b"id,text\n1,a\\, b\n2,c\\, d\n",
-        refusal='set data.escape: "\\\\" in params.yaml, with which most rows have 2 fields:',
+        refusal='set data.escape: "\\\\" in params.yaml, with which the first 3 records have 2 fields each',
     ),
     Case(
         "bare_commas_quotes_none.csv",
@@ -392,7 +394,7 @@ CASES = [
         "one_column_quotes_none.csv",
         "the same in a single column",
         b"text\na, b\nc\n",
-        refusal="; as there is one column only, set data.delimiter: auto",
+        refusal="set data.delimiter: auto in params.yaml, with which the first 3 records have one field each",
         data={"quote": "none"},
     ),
     Case("doubled_quotes.csv", "quotes written twice", b'text\n"a ""b"" c"\n""""\n', [(2, 'a "b" c'), (3, '"')]),
@@ -441,7 +443,7 @@ CASES = [
         "one_column_bare.csv",
         "one column of texts with bare commas",
         b"text\na, b\nc\n",
-        refusal="as there is one column only, set data.delimiter: auto",
+        refusal="set data.delimiter: auto in params.yaml, with which",
     ),
     Case("one_column.csv", "one column", b"text\na b\nc d\n", TWO),
     Case(
@@ -456,7 +458,7 @@ CASES = [
         "semicolons.csv",
         "semicolons between fields",
         b"id;text\n1;a, b\n2;c\n",
-        refusal='line 1: the fields are separated by semicolon (";") (2 on each row), not by comma',
+        refusal='set data.delimiter: ";" in params.yaml, with which the first 3 records have 2 fields each',
     ),
     Case(
         "semicolons_auto.csv",
@@ -472,9 +474,17 @@ CASES = [
     Case(
         "two_delimiters.csv",
         "two delimiters fit",
-        b"id,x;text\n1,y;a\n2,z;b\n",
+        b"id,x;y\n1,y;a\n2,z;b\n",
         refusal="data.delimiter: auto cannot tell",
         data={"delimiter": "auto"},
+    ),
+    Case(
+        "two_delimiters_named.csv",
+        "two delimiters fit, of which one gives the column that the settings name",
+        b"id,x;text\n1,y;a\n2,z;b\n",
+        [(2, "a"), (3, "b")],
+        data={"delimiter": "auto"},
+        said="separated by semicolon",
     ),
     Case(
         "sep_line.csv", "Excel's own first line", b"sep=;\nid;text\n1;a\n", refusal="line 1: holds Excel's own 'sep=;'"
@@ -484,7 +494,7 @@ CASES = [
         "no_header.csv",
         "a row where the header should be",
         b"1,This is the very first text of this corpus.\n2,And here comes another text of it.\n",
-        refusal="set data.header: none and validate.column: column_2 in params.yaml, or write a line with the columns'",
+        refusal="set data.header: none and validate.column: column_2 in params.yaml, with which",
     ),
     Case(
         "no_header_named.csv",
@@ -499,13 +509,52 @@ CASES = [
         "no_header_twice.csv",
         "a row with the same number twice where the header should be",
         b"1,This is the very first text of this corpus.,1\n2,And here comes another text of it.,5\n",
-        refusal="and looks like a row; set data.header: none and validate.column: column_2 in params.yaml",
+        refusal="names '1' more than once; set data.header: none and validate.column: column_2 in params.yaml",
     ),
     Case(
         "prose.csv",
         "plain text, a text on each line, with commas",
         b"This is the first text, which is long enough.\nAnd here is another one of this corpus.\nSo, it ends, here.\n",
-        refusal='set data.header: none and data.delimiter: "\\t" and validate.column: column_1 in params.yaml',
+        refusal="set data.format: text in params.yaml, with which the first 3 records have one field each",
+    ),
+    Case(
+        "prose_named.csv",
+        "the same, said so, with a blank line",
+        b"This is the first text, which is long enough.\n\nAnd here is another one of this corpus.\n",
+        [(1, "This is the first text, which is long enough."), (3, "And here is another one of this corpus.")],
+        data={"format": "text"},
+        blank=1,
+    ),
+    Case(
+        "labels_in_single_quotes.csv",
+        "no header, semicolons, and single quotes around texts full of both delimiters",
+        LABELS,
+        refusal='data.header: none and data.delimiter: ";" and data.quote: "\'" and validate.column: column_2 in',
+    ),
+    Case(
+        "labels_in_single_quotes_commas_kept.csv",
+        "the same, read with commas, which cut each text into as many fields",
+        LABELS,
+        refusal="the texts are cut, or hold other fields",
+        data={"header": "none"},
+        validate={"column": "column_1"},
+    ),
+    Case(
+        "labels_in_single_quotes_as_lines.csv",
+        "the same, read as one column, which leaves labels and quotes in the texts",
+        LABELS,
+        refusal='set data.delimiter: ";" and data.quote: "\'" and validate.column: column_2 in params.yaml',
+        data={"header": "none", "delimiter": "\t"},
+        validate={"column": "column_1"},
+    ),
+    Case(
+        "labels_in_single_quotes_auto.csv",
+        "the same, its dialect detected",
+        LABELS,
+        [(line, f"so {word} das; das will, doch {word}.") for line, word in enumerate(LABELED, start=1)],
+        data={"header": "none", "delimiter": "auto", "quote": "auto"},
+        validate={"column": "column_2"},
+        said="data.quote: auto: read with the quote '",
     ),
     Case(
         "numbered_columns.csv",
@@ -517,7 +566,23 @@ CASES = [
         "blank_before_header.csv",
         "blank lines first",
         b"\n\nid,text\n1,a\n",
-        refusal="line 1: is blank where the header",
+        [(4, "a")],
+        said="lines 1 to 2 are blank; the header is line 3",
+        blank=2,
+    ),
+    Case(
+        "delimiters_before_header.csv",
+        "rows of delimiters first, as Excel pads a sheet",
+        b",,\n , ,\nid,text,\n1,a,b\n",
+        [(4, "a")],
+        said="the header is line 3",
+        blank=2,
+    ),
+    Case(
+        "blank_before_labels.csv",
+        "blank lines above rows without a header",
+        b"\n\n" + LABELS,
+        refusal="line 3: looks like a row, not like a header",
     ),
     Case("unclosed_header.csv", "a quote in the header", b'"id,text\n1,a\n', refusal="the header goes on to the end"),
     Case("duplicate_header.csv", "a name twice", b"text,text\na,b\n", refusal="the header names 'text' more than once"),
@@ -629,12 +694,12 @@ CASES = [
     ),
     Case("indented.csv", "the same named .csv", b'{\n  "text": "a"\n}\n', refusal="jq -c . FILE > NEW.jsonl makes"),
     Case("array.csv", "a JSON array named .csv", b'[{"text": "a"}]\n', refusal="jq -c '.[]' FILE > NEW.jsonl makes"),
-    Case("csv.jsonl", "CSV named .jsonl", PLAIN.encode(), refusal="name the file .csv or set data.format: csv in"),
+    Case("csv.jsonl", "CSV named .jsonl", PLAIN.encode(), refusal="set data.format: csv in params.yaml, with which"),
     Case(
         "semicolons.jsonl",
         "CSV with semicolons named .jsonl",
         b"id;text\n1;a\n",
-        refusal='name the file .csv or set data.format: csv and data.delimiter: ";" in params.yaml',
+        refusal='set data.format: csv and data.delimiter: ";" in params.yaml',
     ),
     Case(
         "prose.jsonl", "plain text named .jsonl", b"a b\nc d\n", refusal="line 1: no line holds a JSON object such as"
