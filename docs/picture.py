@@ -105,7 +105,9 @@ def browser() -> Iterator[Browser]:
                         sys.exit("error: chromium did not start")
                     time.sleep(0.1)
                 address = f"http://127.0.0.1:{told.read_text().split()[0]}"
-                page = next(one for one in httpx.get(f"{address}/json").json() if one["type"] == "page")
+                page = next(
+                    one for one in httpx.get(f"{address}/json", trust_env=False).json() if one["type"] == "page"
+                )
                 with connect(page["webSocketDebuggerUrl"], max_size=None, proxy=None) as connection:
                     yield Browser(connection)
             finally:

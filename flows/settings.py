@@ -10,6 +10,7 @@ import platform
 import secrets
 import shlex
 import tempfile
+import urllib.request
 from pathlib import Path
 
 from pipeline import paths
@@ -69,7 +70,17 @@ def environment(root: Path, port: int = PORT, *, has_password: bool = True) -> d
     if has_password and (password := os.environ.get(_SERVER_PASSWORD) or read_password(root)):
         found[_SERVER_PASSWORD] = password
         found["PREFECT_API_AUTH_STRING"] = os.environ.get("PREFECT_API_AUTH_STRING", password)
-    return {**os.environ, **found}
+    return {**os.environ, **found, **_loopback_without_proxy()}
+
+
+def _loopback_without_proxy() -> dict[str, str]:
+    """Return NO_PROXY with this machine's own names added, where a proxy is set: it cannot reach our ports."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not urllib.request.getproxies_environment() or "*" in names:
+        return {}
+    names += [name for name in ("localhost", "127.0.0.1", "::1") if name not in names]
+    return dict.fromkeys(("NO_PROXY", "no_proxy"), ",".join(names))  # libraries differ in which one they read
 
 
 def read_password(root: Path) -> str | None:

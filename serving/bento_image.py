@@ -16,7 +16,11 @@ from serving import model_folder
 # The first replaces one of the template's (in bentofile.yaml it would be without effect): all that is written goes to
 # /tmp, so that the rest can be read-only. Kubernetes and compose have probes of their own; buildah leaves the second
 # out unless BUILDAH_FORMAT=docker.
-_PROBE = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=5)"
+# No proxy that the environment names: it cannot reach the container's own port.
+_PROBE = (
+    "from urllib.request import ProxyHandler, build_opener; "
+    "build_opener(ProxyHandler({})).open('http://127.0.0.1:3000/readyz', timeout=5)"
+)
 _INSTRUCTIONS = f"""true
 
 ENV BENTOML_HOME=/tmp/bentoml

@@ -119,6 +119,22 @@ def test_the_password_that_a_person_sets_wins(tmp_path: Path, monkeypatch: pytes
     assert settings.environment(tmp_path)["PREFECT_API_AUTH_STRING"] == "ann:correct horse"
 
 
+@pytest.mark.parametrize("proxy", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert "NO_PROXY" not in settings.environment(tmp_path)
+    monkeypatch.setenv(proxy, "http://proxy.example:3128")
+    assert settings.environment(tmp_path)["no_proxy"] == "localhost,127.0.0.1,::1"
+    monkeypatch.setenv("NO_PROXY", "intranet.example,localhost")
+    for name in ("NO_PROXY", "no_proxy"):
+        assert settings.environment(tmp_path)[name] == "intranet.example,localhost,127.0.0.1,::1"
+    monkeypatch.setenv("NO_PROXY", "*")
+    assert "no_proxy" not in settings.environment(tmp_path)
+
+
 def test_an_empty_password_is_refused_and_does_not_open_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,7 +109,10 @@ class Up:
 
 
 def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MODEL_DIR"))}
+    """Return this process's environment without what tests set in it, behind a proxy that answers nothing."""
+    unset = ("PREFECT_", "MODEL_DIR", "NO_PROXY", "no_proxy")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
+    return {**kept, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
 
 
 def state(folder: Path, run: str) -> tuple[str, str]:

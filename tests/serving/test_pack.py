@@ -1,6 +1,7 @@
 """`python -m serving.pack`: one whole bento for each version of the model, or none and a sentence."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -120,6 +121,15 @@ def required(requirements: Path) -> set[str]:
     return found
 
 
+def healthy(dockerfile: list[str], port: int) -> bool:
+    """Run the image's health check, with a proxy in the environment that answers nothing."""
+    [line] = [line for line in dockerfile if line.startswith("HEALTHCHECK ")]
+    _, *rest = json.loads(line.partition(" CMD ")[2].replace(":3000/", f":{port}/"))
+    unset = environment(HTTP_PROXY="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    given = {name: value for name, value in unset.items() if name.upper() != "NO_PROXY"}
+    return subprocess.run([sys.executable, *rest], env=given, check=False).returncode == 0
+
+
 def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_is_gone(
     checkout: Path, home: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +172,7 @@ def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_
     elsewhere.mkdir()
     with serving(str(bento), cwd=elsewhere, BENTOML_CONTAINERIZED="true") as server:  # as the image does
         assert ports(server.pid) == {server.port}
+        assert healthy(dockerfile, server.port)
         about = httpx.get(server.url).json()
         assert (about["why"], about["model"]) == ("packed in this bento", version)
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
