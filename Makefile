@@ -18,6 +18,7 @@ model: .venv/installed
 	python -m pipeline.params
 	python -m pipeline.dvc_repo
 	dvc repro
+	@python -m pipeline.summary
 
 up: .venv/installed
 	python -m flows.up

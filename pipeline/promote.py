@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, verdict
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
 from pipeline.registry import Registry, Version, content_version
 from pipeline.verdict import Verdict
 
@@ -117,8 +117,10 @@ def _judge(
         measured, opponent, opponent_scores = None, metrics["base"], evaluate.scores_of(table, "base")
         folder = paths.BASE
     else:
+        say(f"{champion.tag}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
         measured = evaluate.evaluate_model(champion.folder, texts, all_params.evaluate)
         opponent, opponent_scores, folder = measured.figures, measured.scores, champion.folder
+    say("measuring size and speed")
     size, latency = measure(paths.CANDIDATE, folder)
     candidate, opponent = (
         {**figures, "bytes": bytes_, "seconds_a_token": seconds}
@@ -292,7 +294,7 @@ def main() -> None:
     if arguments.json:
         echo_json(verdict.as_json(judged))
     else:
-        echo(verdict.markdown(judged) + "\n" + _ending(decision, new, arguments.dry_run))
+        echo(verdict.text(judged) + "\n" + _ending(decision, new, arguments.dry_run))
     if not judged.promoted:
         sys.exit(NO)
 

@@ -25,6 +25,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from pipeline import params
 from pipeline.evaluation.bootstrap import Gain, paired_gain
+from pipeline.text_table import bullets, table
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Score  # at run time it would bring torch along
@@ -450,13 +451,17 @@ def summary(verdict: Verdict) -> str:
     return f"{'Promoted' if verdict.promoted else 'Not promoted'}: {reasons}"
 
 
-def markdown(verdict: Verdict) -> str:
-    """Return the verdict for people."""
+def _title(verdict: Verdict) -> str:
     title = "Promoted by force" if verdict.forced is not None else "Promoted" if verdict.promoted else "Not promoted"
     against = (
         f"the champion {verdict.champion['version']}" if verdict.champion else "the base, for there is no champion"
     )
-    parts = [f"# {title}: candidate {verdict.candidate['version']} against {against}"]
+    return f"{title}: candidate {verdict.candidate['version']} against {against}"
+
+
+def markdown(verdict: Verdict) -> str:
+    """Return the verdict for people."""
+    parts = [f"# {_title(verdict)}"]
     if verdict.forced is not None:
         parts.append(f"Forced, for this reason: {_cell(verdict.forced)}")
     parts.append("\n".join(f"- {_cell(reason)}" for reason in dict.fromkeys([verdict.comparison, *verdict.reasons])))
@@ -469,6 +474,22 @@ def markdown(verdict: Verdict) -> str:
         head = "| gate | | figure | at least | bound | |\n|---|---|---|---|---|---|"
         parts += ["## Bounds", "\n".join([head, *rows])]
     parts += ["## What would have changed it", "\n".join(f"- {_cell(change)}" for change in verdict.would_change)]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(verdict: Verdict) -> str:
+    """Return the verdict for people at a terminal."""
+    parts = [_title(verdict)]
+    if verdict.forced is not None:
+        parts.append(bullets([f"Forced, for this reason: {verdict.forced}"]))
+    parts.append(bullets(list(dict.fromkeys([verdict.comparison, *verdict.reasons]))))
+    if verdict.gates:
+        rows = [
+            [gate.name, "kept" if gate.passed else "BROKEN", *map(_figure, (gate.value, gate.low, gate.bound))]
+            for gate in verdict.gates
+        ]
+        parts.append(table([["gate", "", "figure", "at least", "bound"], *rows]))
+    parts.append("What would have changed it:\n" + bullets(verdict.would_change))
     return "\n\n".join(parts) + "\n"
 
 

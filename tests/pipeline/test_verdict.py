@@ -506,6 +506,16 @@ def test_for_people_it_is_a_heading_the_comparison_the_bounds_and_what_would_cha
     )
 
 
+def test_at_a_terminal_it_is_aligned_text_of_100_columns_that_says_the_same() -> None:
+    text = verdict.text(judge(candidate=figures(text__loops=0.25), forced=None))
+    assert text.startswith("Not promoted: candidate 0123456789ab against the champion ba9876543210\n\n- Better than")
+    assert max(map(len, text.splitlines())) <= 100
+    assert "- It loops: 25.0 % of its 100 texts end in a loop;" in text
+    assert re.search(r"^loops +BROKEN +0.250 +0.167 +0.050$", text, re.MULTILINE)
+    assert "|" not in text
+    assert "#" not in text
+
+
 def test_what_people_wrote_cannot_break_the_table() -> None:
     arguments = grouped({"loans": 0.15}, rows=100)
     arguments["groups"] = [name.replace("loans", "a|b\n| c") for name in arguments["groups"]]

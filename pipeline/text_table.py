@@ -1,0 +1,40 @@
+"""Tables and paragraphs for a terminal: aligned, at most 100 columns wide."""
+
+import io
+import shutil
+import textwrap
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_WIDTH = 100  # columns; wider lines are hard to read, and many terminals wrap them
+
+
+def width() -> int:
+    """Return the columns to fill: those of the terminal, at most 100."""
+    return min(_WIDTH, shutil.get_terminal_size((_WIDTH, 24)).columns)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows` in aligned columns; the last one holds sentences, which go on in the next line. None is cut."""
+    if not rows:
+        return ""
+    grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for at in range(len(rows[0])):
+        grid.add_column(overflow="fold", no_wrap=at < len(rows[0]) - 1)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    console = Console(file=io.StringIO(), width=width(), color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(grid)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def bullets(sentences: Sequence[str]) -> str:
+    """Return sentences as a wrapped list."""
+    return "\n".join(
+        textwrap.fill(sentence, width(), initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+        for sentence in sentences
+    )
