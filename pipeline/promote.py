@@ -304,14 +304,15 @@ def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
     lines = []
     if new:
         before = decision.champion.tag if decision.champion else "none"
-        lines.append(
-            f"Champion: {new.tag} (before: {before}). The way back: python -m pipeline.registry rollback --why ..."
-        )
+        lines.append(f"Champion: {new.tag} (before: {before}).")
+        lines.append("The way back: python -m pipeline.registry rollback --why ...")
     elif dry:
         lines.append("Nothing was moved, for this was a dry run.")
     else:
         lines.append(f"Champion: {decision.champion.tag if decision.champion else 'none'}, as before.")
-    lines.append(f"Verdict: {paths.VERDICT}" + (f"; report: {decision.page}" if decision.page else ""))
+    lines.append(f"Verdict: {paths.VERDICT}")
+    if decision.page:
+        lines.append(f"Report: {decision.page}")
     return "\n".join(lines)
 
 
