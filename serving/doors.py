@@ -282,6 +282,7 @@ def _network(scope: Scope) -> str:
         address = ipaddress.ip_address(host)
     except ValueError:  # a Unix socket
         return str(host)
+    address = getattr(address, "ipv4_mapped", None) or address  # else all of IPv4 would be one caller
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 
 

@@ -56,13 +56,16 @@ class ApiError(Exception):
 
 def of_status(status: int, headers: Mapping[str, str]) -> ApiError:
     """Return the error for a status and headers (names in small letters) about which nothing else is known."""
-    kept = {"allow": headers["allow"]} if "allow" in headers else {}
+    allow = headers.get("allow", "")
+    if "GET" in allow and "HEAD" not in allow:
+        allow += ", HEAD"  # see serving/http_rules.py
+    kept = {"allow": allow} if allow else {}
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         kept["retry-after"] = "1"
     messages = {
         HTTPStatus.BAD_REQUEST: "the body must be a JSON object in UTF-8",
         HTTPStatus.NOT_FOUND: "there is nothing at this path; GET / says what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"this path answers {headers.get('allow', 'other methods')} only",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"this path answers {allow or 'other methods'} only",
         HTTPStatus.TOO_MANY_REQUESTS: "the service answers as many requests as it takes at once; come back later",
         HTTPStatus.INTERNAL_SERVER_ERROR: "something went wrong inside the service; its log says what",
         HTTPStatus.SERVICE_UNAVAILABLE: "the service is not ready",

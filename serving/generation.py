@@ -143,7 +143,11 @@ class Job:
 
 
 async def encode(engine: Engine, text: str) -> list[int]:
-    """Return the tokens of `text`; a long one is read beside the event loop."""
+    """Return the tokens of `text`; a long one is read beside the event loop.
+
+    Raises ApiError 429 when the queue is full: before the work, not after it.
+    """
+    _require_room(engine)
     if len(text) <= _SHORT:
         return _encode(engine, text)
     return await asyncio.get_running_loop().run_in_executor(_tokenizing, _encode, engine, text)
@@ -153,6 +157,14 @@ def _encode(engine: Engine, text: str) -> list[int]:
     # A batch of one: `encode` does not let go of Python's lock meanwhile.
     ids: list[int] = engine.tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
     return ids
+
+
+def _require_room(engine: Engine) -> None:
+    # Jobs that were cancelled are in an engine for one more step, or wait there for others to make room.
+    in_engines = sum(one.running + one.waiting for one in {*_engines, engine})
+    if max(len(_jobs), in_engines) >= LIMITS.max_concurrency + LIMITS.max_queue:
+        message = "the service has as many requests as it takes; come back later"
+        raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
 
 
 def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
@@ -174,9 +186,5 @@ def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop:
         )
         param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
         raise ApiError(400, message, code="context_length_exceeded", param=param)
-    # Jobs that were cancelled are in an engine for one more step, or wait there for others to make room.
-    in_engines = sum(one.running + one.waiting for one in {*_engines, engine})
-    if max(len(_jobs), in_engines) >= LIMITS.max_concurrency + LIMITS.max_queue:
-        message = "the service has as many requests as it takes; come back later"
-        raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
+    _require_room(engine)
     return Job(loaded, ids, sampling, stop)

@@ -339,6 +339,7 @@ def test_each_address_has_its_own_rate_and_the_answer_says_when_to_come_back(mon
     now = 20.0
     assert [asked("10.0.0.1").status_code for _ in range(2)] == [200, 429]
     assert [asked(f"2001:db8::{number}").status_code for number in range(4)] == [200, 200, 200, 429]  # one caller's /64
+    assert [asked(f"::ffff:10.0.1.{number}").status_code for number in range(4)] == [200] * 4
 
 
 def test_a_key_has_its_rate_from_everywhere_and_probes_have_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ def test_head_is_answered_wherever_get_is_with_the_same_headers_and_no_body(clie
     assert head.headers["content-type"] == got.headers["content-type"]
     assert client.head("/nothing").status_code == 404
     assert client.head("/generate").status_code == 405
+    refused = client.put(path)
+    assert (refused.status_code, "HEAD" in refused.headers["allow"]) == (405, True)
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "]", "a b", "a/b", "a@b", "a:b", "localhost:", "\xff", "a" * 300])
