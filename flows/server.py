@@ -4,11 +4,12 @@ CORS and the CSRF check do not cover all: Prefect accepts a WebSocket from any p
 log and post events that start runs, and a name that some other host makes point to 127.0.0.1 has a page's own origin.
 """
 
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.settings import is_local
@@ -18,13 +19,37 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 def app() -> ASGIApp:
     """Return the server, as `uvicorn --factory` wants it."""
-    from prefect.server.api.server import create_app
+    import prefect
+    from prefect.server.api.server import UI_VERSION_COOKIE_NAME, create_app
     from prefect.settings import get_current_settings
 
+    from flows.sqlite import lock_before_reading
+
+    lock_before_reading()
+    # Prefect mounts its second UI even where it is switched off, offers it in a banner, and remembers a click in a
+    # cookie that then leads every visit there. Without its files it is not mounted: no banner, the cookie is ignored.
+    prefect.__ui_v2_static_path__ = Path(__file__).with_name("no second UI")
     api = get_current_settings().server.api
-    server: Any = create_app(final=True)
+    server: Any = FirstUi(create_app(final=True), UI_VERSION_COOKIE_NAME)
     # Where others reach it, it has a password, and we cannot know the names that it goes by.
     return Guard(server, api.cors_allowed_origins.split(",")) if is_local(api.host) else server
+
+
+class FirstUi:
+    """Leads links to the second UI, which calls an analytics host, to the first one, and resets the choice of it."""
+
+    def __init__(self, app: ASGIApp, cookie: str) -> None:
+        """Keep the app, and the name of the cookie that holds which UI a browser wants."""
+        self._app, self._cookie = app, cookie
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Redirect /v2 and what is below it; pass on the rest."""
+        if scope["type"] != "http" or scope["path"].split("/")[1] != "v2":
+            await self._app(scope, receive, send)
+            return
+        answer = RedirectResponse("/dashboard")
+        answer.set_cookie(self._cookie, "v1", max_age=365 * 24 * 3600, samesite="lax")
+        await answer(scope, receive, send)
 
 
 class Guard:
@@ -37,10 +62,8 @@ class Guard:
         self._hosts = {*_LOCAL, *(urlsplit(origin).hostname for origin in origins)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass it on, or answer 403; 404 for the newer UI, which Prefect mounts although it is switched off."""
-        if scope["type"] == "http" and scope["path"].split("/")[1] == "v2":
-            await PlainTextResponse("the newer UI calls an analytics host, so it is off", 404)(scope, receive, send)
-        elif scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
+        """Pass it on, or answer 403."""
+        if scope["type"] == "lifespan" or self._is_welcome(Headers(scope=scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
