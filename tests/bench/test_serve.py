@@ -133,7 +133,7 @@ def _in_a_window(batches: int, then: Callable[[designs.Window, threading.Event],
     def write(requests: list[designs.Request]) -> None:
         sizes.append(len(requests))
         if any(request.length == 2 for request in requests):
-            assert go_on.wait(10)
+            assert go_on.wait(300)
         for request in requests:
             for _ in range(request.length):
                 request.push(7)

@@ -102,7 +102,7 @@ class Project(Workspace):
     def trainers(self) -> list[int]:
         """Wait until the script TRAINS_ON is at work; return the ids of it and its child."""
         pids = self.folder / "pids"
-        assert within(30, pids.exists)
+        assert within(300, pids.exists)
         return [int(pid) for pid in pids.read_text().split()]
 
 
@@ -150,7 +150,7 @@ class Prefect:
     def __init__(self, environment: dict[str, str]) -> None:
         """Take the environment of its clients."""
         self.environment = environment
-        self.api = httpx.Client(base_url=environment["PREFECT_API_URL"] + "/", timeout=30)
+        self.api = httpx.Client(base_url=environment["PREFECT_API_URL"] + "/", timeout=120)
 
     def post(self, path: str, /, **content: Any) -> Any:
         """Return the answer to a POST; asks again, as Prefect's own clients do, while SQLite is busy (503)."""
@@ -182,7 +182,7 @@ class Prefect:
             APILogHandler().flush()
         return str(state.state_details.flow_run_id)
 
-    def ended(self, run: str, seconds: float = 60) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 300) -> dict[str, Any]:
         """Wait for a run's end; return its state."""
         ends = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
         assert within(seconds, lambda: self.state(run)["type"] in ends), self.state(run)
@@ -205,7 +205,7 @@ class Prefect:
             found[:] = self.post("task_runs/filter", flow_runs={"id": {"any_": [run]}})
             return all(task["end_time"] for task in found)
 
-        assert within(10, are_all_there), found
+        assert within(300, are_all_there), found
         return sorted(found, key=lambda task: str(task["start_time"]))
 
     def logs(self, run: str) -> list[str]:
@@ -218,7 +218,7 @@ class Prefect:
             messages[:] = [line["message"] for line in lines]
             return any(line["task_run_id"] is None and "Finished in state" in line["message"] for line in lines)
 
-        assert within(20, are_all_there), messages
+        assert within(300, are_all_there), messages
         return messages
 
 
@@ -255,7 +255,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     with background(command, folder, environment) as log, pytest.MonkeyPatch.context() as here:
         here.setenv("DO_NOT_TRACK", "1")  # for flows that a test runs in its own process
         server = Prefect(environment)
-        assert within(90, lambda: _answers(server)), log.read_text()
+        assert within(300, lambda: _answers(server)), log.read_text()
         yield server
         server.api.close()
 
@@ -287,7 +287,7 @@ class background:  # noqa: N801 - used as a function
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(self.process.pid, number)
-                self.process.wait(30)
+                self.process.wait(300)
         self.process.wait()
 
 
@@ -299,7 +299,7 @@ def working(prefect: Prefect, pool: str, folder: Path) -> Iterator[subprocess.Po
     command = [sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool]
     started = background(command, folder, prefect.environment)
     with started as log:
-        assert within(60, lambda: bool(prefect.post(f"work_pools/{pool}/workers/filter"))), log.read_text()
+        assert within(300, lambda: bool(prefect.post(f"work_pools/{pool}/workers/filter"))), log.read_text()
         yield started.process
 
 

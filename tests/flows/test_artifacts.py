@@ -318,10 +318,10 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
         with artifacts.Progress(said.append, every=0.2) as progress:
             for line in RECORDED[:5]:
                 progress.line(line)
-            assert within(10, lambda: len(shown()) == 2)
+            assert within(300, lambda: len(shown()) == 2)
             seen.append(shown())
             progress.line(RECORDED[5])
-            assert within(10, lambda: "490 of 869" in shown()["training-live"]["data"])
+            assert within(300, lambda: "490 of 869" in shown()["training-live"]["data"])
             seen.append(shown())
             for line in RECORDED[6:]:
                 progress.line(line)

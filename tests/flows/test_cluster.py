@@ -182,7 +182,7 @@ def test_two_workers_share_the_runs_and_two_retrainings_in_a_folder_never_train_
         background([*start, "first"], tmp_path, prefect.environment),
         background([*start, "second"], elsewhere, prefect.environment) as log,
     ):
-        assert within(60, lambda: len(prefect.post("work_pools/two/workers/filter")) == 2), log.read_text()
+        assert within(300, lambda: len(prefect.post("work_pools/two/workers/filter")) == 2), log.read_text()
         made = prefect.post(
             "deployments/",
             name="trivial",
@@ -236,11 +236,11 @@ def postgres(tmp_path: Path) -> Iterator[str]:
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(server, cwd=folder, stdout=log, stderr=subprocess.STDOUT, **become)
         try:
-            assert within(30, lambda: "ready to accept" in (folder / "log").read_text()), (folder / "log").read_text()
+            assert within(300, lambda: "ready to accept" in (folder / "log").read_text()), (folder / "log").read_text()
             yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(300)
     finally:
         shutil.rmtree(folder)
 
@@ -261,7 +261,7 @@ def test_with_postgres_behind_the_server_a_deployment_retrains(
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port, "--no-ui"]
     server = Prefect(environment)
     with background(command, tmp_path, environment) as log:
-        assert within(120, lambda: _answers(server)), log.read_text()
+        assert within(300, lambda: _answers(server)), log.read_text()
         with working(server, "postgres", tmp_path):
             run = server.start(deploy(server, "postgres", project.folder), promote="evaluate only")
             assert server.ended(run, 120)["type"] == "COMPLETED", server.state(run)

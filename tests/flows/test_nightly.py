@@ -144,7 +144,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
     before = os.environ.get("BENTOML_HOME")
     os.environ["BENTOML_HOME"] = environment["BENTOML_HOME"]  # where the test looks for versions
     try:
-        assert within(120, lambda: up.poll() is not None or "all is up" in (clone.folder / "up.log").read_text())
+        assert within(300, lambda: up.poll() is not None or "all is up" in (clone.folder / "up.log").read_text())
         assert up.poll() is None, (clone.folder / "up.log").read_text()
         with temporary_settings(settings), get_client(sync_client=True) as client:
             watch = client.read_deployment_by_name("watch/watch")
@@ -152,7 +152,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
             yield Nights(clone, client, up.pid)
     finally:
         up.send_signal(signal.SIGINT)
-        assert up.wait(60) == 0
+        assert up.wait(300) == 0
         log.close()
         if before is None:
             del os.environ["BENTOML_HOME"]
@@ -183,7 +183,7 @@ def test_nights_of_a_project(nights: Nights) -> None:
         scheduled[:] = [run for run in runs if run.auto_scheduled and run.deployment_id == nights.retrain]
         return bool(scheduled)
 
-    assert within(120, has_fired)
+    assert within(300, has_fired)
     nights.client.delete_deployment_schedule(nights.retrain, schedule.id)
     run = scheduled[0]
     assert run.state is not None
@@ -229,7 +229,7 @@ def test_nights_of_a_project(nights: Nights) -> None:
 def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Nights) -> None:
     champion = Registry(nights.clone.folder).champion()
     long = nights.start(overrides={"finetune.epochs": 500, "finetune.early_stopping_patience": 500})
-    assert within(120, lambda: "loss=" in nights.log(long)), nights.log(long)  # it trains
+    assert within(300, lambda: "loss=" in nights.log(long)), nights.log(long)  # it trains
     name, _ = nights.ran()
     assert name in ("Cancelled", "Busy")  # the deployment's limit, or the lock on the folder: whichever was first
 
@@ -238,15 +238,15 @@ def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Ni
     assert trainers
     [server] = [one for one in nights.family() if one.cmdline()[1:3] == ["-m", "uvicorn"]]
     server.kill()
-    assert within(60, lambda: "the server was ended by SIGKILL, and is started again" in nights.out())
-    assert within(60, nights.answers)
+    assert within(300, lambda: "the server was ended by SIGKILL, and is started again" in nights.out())
+    assert within(300, nights.answers)
     assert nights.trainers() == trainers
     state = nights.client.read_flow_run(long.id).state
     assert state is not None
     assert state.is_running()
 
     nights.client.set_flow_run_state(long.id, Cancelling(), force=True)
-    assert within(10, lambda: not nights.trainers()), nights.log(long)
+    assert within(300, lambda: not nights.trainers()), nights.log(long)
     assert nights.ended(long, 60)[0] == "Cancelled"
     ids = FlowRunFilter(id=FlowRunFilterId(any_=[long.id]))
     assert nights.client.read_flow_runs(flow_run_filter=ids)[0].state_type == StateType.CANCELLED

@@ -255,7 +255,7 @@ def promote_at_once(project: Project, content: str, both_have_seen: Barrier) -> 
     champion = ours.champion()
     assert champion is not None
     new = ours.add(project.model(content), {"data": content}, {})
-    both_have_seen.wait(60)
+    both_have_seen.wait(300)
     try:
         ours.move(new, expected=champion.tag, action="promote", why=content)
         (project.folder / f"{content}.told").write_text("won")
@@ -287,14 +287,14 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(project: Proje
 def hold(lock: Path, held: Event, enough: Event) -> None:
     with registry._locked(lock):
         held.set()
-        enough.wait(60)
+        enough.wait(300)
 
 
 def test_who_waits_too_long_is_told_who_holds_the_lock(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     held, enough = PROCESSES.Event(), PROCESSES.Event()
     other = PROCESSES.Process(target=hold, args=(project.root / "registry" / "lock", held, enough))
     other.start()
-    held.wait(60)
+    held.wait(300)
     with monkeypatch.context() as patch:
         patch.setattr(registry, "LOCK_SECONDS", 0.1)
         with pytest.raises(UserError, match=rf"/lock: held for more than 0\.1 s by process {other.pid} of .* since"):

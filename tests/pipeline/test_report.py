@@ -631,7 +631,7 @@ def measured_in_a_browser(folder: Path, html: str, width: int) -> tuple[list[Any
     done = subprocess.run(
         ["chromium", *FLAGS, "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
          "--window-size=1600,3200", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout)
     assert found, done.stdout[-2000:]

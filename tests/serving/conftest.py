@@ -59,7 +59,7 @@ def client(model: Path) -> "Iterator[TestClient]":
     gpt2: Any = service.Gpt2
     local = "http://localhost"  # without API keys it answers to no other name
     with TestClient(gpt2.to_asgi(), local, raise_server_exceptions=False, follow_redirects=False) as client:
-        for _ in range(600):
+        for _ in range(3000):
             if "model_loading" not in (health := client.get("/health")).text:
                 break
             time.sleep(0.1)
@@ -90,7 +90,7 @@ def bentoml(*arguments: str, cwd: Path, **more: str) -> "subprocess.CompletedPro
     """Run `bentoml` to its end."""
     command = [sys.executable, "-m", "bentoml", *arguments]
     return subprocess.run(
-        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=environment(**more), capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -107,7 +107,7 @@ class Server:
         return int(self.url.rpartition(":")[2])
 
     def post(self, **body: Any) -> httpx.Response:
-        return httpx.post(f"{self.url}/generate", json=body, timeout=60)
+        return httpx.post(f"{self.url}/generate", json=body, timeout=300)
 
 
 @contextmanager
@@ -127,11 +127,11 @@ def serving(
             yield server
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(300)
 
 
 def _wait(server: Server, ready: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(240):
+    for _ in range(1200):
         assert process.poll() is None, server.log.read_text(encoding="utf-8")
         try:
             if httpx.get(server.url + ready).status_code == 200:

@@ -65,7 +65,7 @@ def run(test: Callable[[], Awaitable[Any]]) -> Any:
     """Await `test`, with an end should it hang."""
 
     async def bounded() -> Any:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(300):
             return await test()
 
     return asyncio.run(bounded())

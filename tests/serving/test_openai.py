@@ -409,7 +409,7 @@ def test_when_the_client_goes_or_a_choice_fails_all_choices_are_freed(
             "path": "/v1/completions", "query_string": b"", "headers": [(b"content-type", b"application/json")],
         }  # fmt: skip
         answering = asyncio.create_task(app(scope, receive, send))
-        await asyncio.wait_for(engine.begun.wait(), 5)
+        await asyncio.wait_for(engine.begun.wait(), 300)
         assert len(engine.streams) == 4
         assert lender.lent == 1
         engine.streams[1].push(Token(40))

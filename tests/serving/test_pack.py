@@ -65,7 +65,7 @@ def start(*arguments: str, cwd: Path, **more: str) -> "subprocess.Popen[str]":
 def pack(*arguments: str, cwd: Path) -> str:
     """Return the sentence that a command ends with."""
     process = start(*arguments, cwd=cwd)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert (process.returncode, error) == (0, "")
     return out.strip()
 
@@ -73,7 +73,7 @@ def pack(*arguments: str, cwd: Path) -> str:
 def refusal(*arguments: str, cwd: Path, home: Path) -> str:
     """Return the one sentence of a command that fails, and see that it left nothing."""
     process = start(*arguments, cwd=cwd)
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert (process.returncode, out, error.count("\n")) == (2, "", 1), error
     assert bentos(home) == []
     assert not list((home / "packing").glob("new-*"))
@@ -261,7 +261,7 @@ def test_killed_while_building_it_leaves_no_bento_and_the_next_waits_for_its_bui
     assert following.stderr.readline() == "another bento is being packed; waiting for it\n"
     assert left[0].is_dir()
     os.kill(int(started.read_text()), signal.SIGKILL)
-    out, _ = following.communicate(timeout=120)
+    out, _ = following.communicate(timeout=600)
     assert out.startswith("packed ")
     assert len(bentos(home)) == 1
     assert not left[0].exists()
@@ -272,7 +272,7 @@ def test_of_two_at_once_one_packs_and_the_other_finds_the_bento_there(
 ) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / ".bentoml"))  # hidden: `bentoml build` works in no such place
     both = [start(cwd=checkout) for _ in range(2)]
-    said = sorted(one.communicate(timeout=120)[0].split(" ")[0] for one in both)
+    said = sorted(one.communicate(timeout=600)[0].split(" ")[0] for one in both)
     assert said == ["packed", "the"]
     assert len(bentos(tmp_path / ".bentoml")) == 1
 

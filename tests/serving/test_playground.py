@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 HOSTILE = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script>"
 AWKWARD = 'It\'s "quoted" `id` $(id) $HOME \\ \\n!\n\nline\ttab\x7fdelete é 中文 😀 \u202e\u2028 \U000e0041 </script>'
-PATIENCE = 20.0  # seconds for a page to show what is looked for
+PATIENCE = 300.0  # seconds for a page to show what is looked for
 
 
 class Server:

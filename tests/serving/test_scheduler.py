@@ -55,7 +55,7 @@ class Counting:
 
     def step(self, rows: Sequence[Place], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         assert threading.current_thread() is self.thread
-        self.gate.wait(10)
+        self.gate.wait(300)
         if any(POISON in part for part in tokens):
             raise RuntimeError(PRIVATE)
         self.steps.append([len(part) for part in tokens])

@@ -131,7 +131,7 @@ async def following(project: Project, **limits: Any) -> AsyncIterator[ServedMode
     assert not FakeEngine.alive  # whatever happened, every engine was closed
 
 
-async def until(holds: Callable[[], object], seconds: float = 30) -> None:
+async def until(holds: Callable[[], object], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -524,7 +524,7 @@ async def test_closing_waits_for_the_requests_that_run(project: Project) -> None
                 async with served.take():
                     pass
             assert (caught.value.status, caught.value.code) == (503, "stopping")
-        await asyncio.wait_for(closing, 1)
+        await asyncio.wait_for(closing, 300)
         assert not FakeEngine.alive
 
 

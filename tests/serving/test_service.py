@@ -64,7 +64,7 @@ def test_requests_above_the_bound_get_429_in_the_one_shape_with_retry_after(chec
     limit(checkout, max_concurrency=1, max_queue=0)
     body = {"prompt": PROMPT, "max_new_tokens": 500, "stream": True, "temperature": 1, "seed": 1}
     with serving(".", cwd=checkout) as server:
-        with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=60) as running:
+        with httpx.stream("POST", f"{server.url}/generate", json=body, timeout=300) as running:
             lines = running.iter_lines()  # kept: the connection ends with it
             assert next(lines)
             answer = server.post(prompt=PROMPT)

@@ -242,7 +242,7 @@ def test_the_child_ends_even_when_the_service_is_killed() -> None:
     finally:
         service.kill()
         service.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=300)
     assert not alive
 
 
