@@ -1,4 +1,4 @@
-"""What `make up` does beside its processes, for a server elsewhere: the pool, the deployments, and crashed runs.
+"""What `make up` does beside its processes, for a server elsewhere: the pool, the deployments, the rounds.
 
 `python -m deploy.caretaker --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
 """
@@ -11,12 +11,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from flows import notify, settings
-from flows.crashed import Coroner
+from flows.rounds import Rounds
 from pipeline import params
 from pipeline.command import UserError, arg_parser, echo, run
 
 _START = 120.0  # seconds that the server may take
-_LOOK = 20.0  # seconds between two looks after runs
 
 
 def prepare(kind: str, template: Path | None, retrain: dict[str, str]) -> None:
@@ -48,7 +47,7 @@ def prepare(kind: str, template: Path | None, retrain: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Make the pool and the deployments, then look after runs whose process is gone, until stopped."""
+    """Make the pool and the deployments, then look after crashed runs, the corpus and the inbox, until stopped."""
     from prefect.client.orchestration import get_client
 
     parser = arg_parser()
@@ -67,11 +66,11 @@ def main() -> None:
         notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], echo)
         if given.once:
             return
-        echo("deployed; looking after runs")
-        coroner = Coroner(client, echo)
+        echo("deployed; looking after runs, the corpus and the inbox")
+        rounds = Rounds(client, echo)
         while True:
-            coroner.look()
-            time.sleep(_LOOK)
+            rounds.go()
+            time.sleep(1)
 
 
 if __name__ == "__main__":

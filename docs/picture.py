@@ -29,7 +29,7 @@ PAGE = ROOT / "reports" / "promote" / "report.html"
 DOCS = ROOT / "docs"
 WIDTH, HEIGHT = 770, 1300  # of each half of the report: the verdict, and what was written
 UI_WIDTH = 1280
-LOAD = 30.0  # seconds for a page to show what is looked for
+LOAD = 300.0  # seconds for a page to show what is looked for
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 # Told once that there is a newer UI, nobody sees the offer again.
 NO_OFFER = "localStorage.setItem('prefect-v2-promo-dismissed', 'true')"

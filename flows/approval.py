@@ -16,6 +16,7 @@ the candidate meanwhile. Should the process die, the candidate is still in its f
 the history, so the next run judges it and asks again.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from uuid import UUID
 
 import httpx
 from prefect import flow
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -39,16 +41,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput, keyset_from_paused_state
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 from prefect.states import Cancelled, Paused
 from prefect.utilities.engine import propose_state_sync
 from pydantic import Field, ValidationError
 
+from flows import artifacts, runs, samples
 from flows.artifacts import safe_verdict
 from flows.notify import page_of
 from pipeline import params
 from pipeline.promote import Decision
 
 _NAME = "approval"
+_PAIRS, _LONGEST = 3, 600  # samples in the form, and characters of a text there; the artifact has all
 _POLL = 5.0  # seconds between two looks for the answer
 _AFTER = timedelta(hours=1)  # how long after our own time limit the server closes a question whose process is gone
 _PERSON = "a person in Prefect's UI"
@@ -98,7 +103,7 @@ def rejected(decision: Decision, answer: Answer) -> Decision:
     return replace(decision, verdict=replace(decision.verdict, promoted=False, reasons=reasons))
 
 
-@flow(name=_NAME, flow_run_name="approval of {version}", persist_result=False, validate_parameters=False)
+@flow(name=_NAME, flow_run_name="WAITS for approval: {version}", persist_result=False, validate_parameters=False)
 def _ask(version: str, question: str, hours: float, default: Literal["approve", "reject"]) -> Answer:
     """Show the form on this run's page, and wait for it to be sent.
 
@@ -108,6 +113,17 @@ def _ask(version: str, question: str, hours: float, default: Literal["approve", 
         hours: How long to wait.
         default: The answer after that.
     """
+    ended = "ended without an answer"
+    try:
+        answer = _wait(version, question, hours, default)
+        ended = str(answer)
+        return answer
+    finally:
+        runs.rename(f"approval of {version}: {ended}")  # it waits no longer
+
+
+def _wait(version: str, question: str, hours: float, default: Literal["approve", "reject"]) -> Answer:
+    """Pause the current run with the form, and return what a person, or the time limit, answers."""
     log = get_run_logger()
     deadline = time.time() + 3600 * hours  # of the clock on the wall: a machine that sleeps does not stop it
     run_id = UUID(flow_run.id)
@@ -115,8 +131,10 @@ def _ask(version: str, question: str, hours: float, default: Literal["approve", 
     keys = keyset_from_paused_state(paused)
     paused.state_details.run_input_keyset = cast(dict[str, str], keys)
     limit = f"The answer is **{default}** if there is none within {hours:g} hours."
-    form = Form.with_initial_data(description=f"{question}\n{limit}")
-    log.info("answer by the button Resume of this page: %s", page_of(str(run_id)))
+    page = _publish(question)
+    shown = f"{samples.markdown(samples.pairs()[:_PAIRS], _LONGEST)}\n[All samples, uncut]({page})"
+    form = Form.with_initial_data(description=f"{question}\n\n{shown}\n\n{limit}")
+    log.info("answer by the button Resume of this page: %s; what it is about: %s", page_of(str(run_id)), page)
     with get_client(sync_client=True) as client:
         form.save(keys, flow_run_id=run_id)  # first: the server accepts no answer without it
         state: State[None] = propose_state_sync(client, paused, flow_run_id=run_id)
@@ -149,6 +167,15 @@ def _ask(version: str, question: str, hours: float, default: Literal["approve", 
     return Answer(
         filled.decision == "approve", f"{by} (in Prefect's UI)" if by else _PERSON, " ".join(filled.comment.split())
     )
+
+
+def _publish(question: str) -> str:
+    """Show verdict, addresses and all samples, uncut, as an artifact of this run; return the artifact's page."""
+    service = os.environ.get("SERVICE_URL")  # of `make up`
+    links = artifacts.link_lines(service)
+    markdown = f"{question}\n\n## Links\n\n{links}\n\n## Samples\n\n{samples.markdown(samples.pairs())}"
+    made = create_markdown_artifact(markdown, "approval", "What the question of approval is about")
+    return f"{str(PREFECT_UI_URL.value()).rstrip('/')}/artifacts/artifact/{made}"
 
 
 def _close_left() -> None:

@@ -268,6 +268,11 @@ def lineage(version: str | None = None) -> None:
 
 def links(service: str | None = None) -> None:
     """Write where the report lies and, when the service answers at `service` (http://...), its addresses."""
+    create_markdown_artifact(link_lines(service) + "\n", "links", "The report and the service")
+
+
+def link_lines(service: str | None = None) -> str:
+    """Return those lines, as a list in Markdown."""
     lines = [f"- The report, to be opened on the machine of the run: `{paths.REPORT.resolve()}`"]
     if not paths.REPORT.is_file():
         lines = ["- There is no report yet: it comes with the first verdict."]
@@ -276,7 +281,7 @@ def links(service: str | None = None) -> None:
             lines.append(f"- [{what}]({service}{path})")
     if len(lines) == 1:
         lines.append("- The service did not answer; `make up` starts it.")
-    create_markdown_artifact("\n".join(lines) + "\n", "links", "The report and the service")
+    return "\n".join(lines)
 
 
 def _answers(url: str) -> bool:

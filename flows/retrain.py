@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -26,7 +26,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from flows import notify, provenance, reasons, stages
+from flows import notify, provenance, reasons, runs, stages
 from flows import overrides as overriding
 from pipeline import params, workspace
 from pipeline.command import UserError
@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # at run time it brings pandas and more along, which a run wi
     from pipeline.promote import Decision
 
 ROOT = Path()  # a deployment's working folder; DVC's messages and the stages' paths are relative to it
+_AS_IN_PARAMS: Final = "as in params.yaml"
 _PATIENCE = 60.0  # seconds to wait for the folder: a look of the watch takes some
 _LATE = 600.0  # seconds: a run that starts later than that after its slot was held up by an outage
 
@@ -49,12 +50,12 @@ class _Ended(Exception):  # noqa: N818 - it never leaves this module
 
 @flow(name="retrain", validate_parameters=True, on_failure=[notify.on_failure])
 def retrain(
-    corpus: Annotated[str, Field(min_length=1)] | None = None,
+    corpus: str = "",
     overrides: dict[str, Any] = {},  # noqa: B006 - never changed; the UI's form shows an empty object, to be filled in
     force: bool = False,
     promote: Literal["promote", "evaluate only"] = "promote",
-    needs_approval: bool | None = None,
-    reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None,
+    needs_approval: Literal["as in params.yaml", "yes", "no"] = _AS_IN_PARAMS,
+    reason: Annotated[str, Field(max_length=500)] = "",
 ) -> State[None]:
     """Retrain if there is a reason, and promote the candidate if it is better than the champion.
 
@@ -67,17 +68,19 @@ def retrain(
             are checked like the file itself; afterwards the file is as it was.
         force: Run every stage, also where nothing changed.
         promote: Whether a candidate that passes the verdict becomes the champion, or is only made and measured.
-        needs_approval: Whether a person must approve the promotion. Empty: retrain.needs_approval in params.yaml.
+        needs_approval: Whether a person must approve the promotion: yes, no, or what retrain.needs_approval says.
         reason: Why you start this run, in a sentence; it is kept in the registry's history (at most 500 characters).
     """
     stages.end_with_worker()
+    runs.end_without_traceback()
     log = get_run_logger()
     try:
         if _newer_slot_is_due():
             return Cancelled(name="Missed", message="a newer slot of the schedule is due, and one run catches up")
         with _claimed(), overriding.overridden(ROOT, _changes(corpus, overrides), log.warning):
             stages.free_locks(ROOT)
-            why = reasons.why(ROOT, **reasons.started_by(flow_run.tags, reason))
+            why = reasons.why(ROOT, **reasons.started_by(flow_run.tags, reason or None))
+            runs.rename(why.sentence)
             log.info("why: %s", why.sentence)
             if not (why.run or force):
                 return Completed(name="NothingNew", message=why.sentence)
@@ -87,7 +90,7 @@ def retrain(
                 _show(None)
                 return Completed(message=message)
             decision: Decision = _result(_judge(return_state=True))
-            asks = params.load().retrain.needs_approval if needs_approval is None else needs_approval
+            asks = params.load().retrain.needs_approval if needs_approval == _AS_IN_PARAMS else needs_approval == "yes"
             if not (asks and decision.verdict.promoted):
                 return _end(decision, recorded, why.sentence, message)
         # A person may take a day, so the folder is free meanwhile; `carry_out` finds out if the candidate was replaced.
@@ -96,7 +99,10 @@ def retrain(
         wanted = params.load().retrain
         asked = f"candidate {decision.verdict.candidate['version']}\n{notify.page_of(flow_run.id)}"
         notify.notify("a promotion waits for approval", asked, block=wanted.notify, log=log.warning)
+        _show(decision)  # before the question: whoever answers sees what it is about
+        runs.rename(f"WAITS for approval: {why.sentence}")
         answer = approval.approved(decision, wanted, log.info)
+        runs.rename(why.sentence)
         with _claimed():
             decided = decision if answer.approved else approval.rejected(decision, answer)
             return _end(decided, recorded, f"{why.sentence}; {answer}", message, who=answer.by)
@@ -129,9 +135,9 @@ def _newer_slot_is_due() -> bool:
     return any(run.auto_scheduled and str(run.id) != flow_run.id for run in later)
 
 
-def _changes(corpus: str | None, overrides: dict[str, Any]) -> dict[str, Any]:
+def _changes(corpus: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return all changes of params.yaml; the corpus is one."""
-    if corpus is None:
+    if not corpus:
         return overrides
     if clash := {"data", "data.path"} & dict(overriding.flat(overrides)).keys():
         raise UserError(f"found a corpus and an override of {clash.pop()}; give one of them")

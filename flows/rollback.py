@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows import runs
 from pipeline.command import UserError
 from pipeline.registry import Registry
 
@@ -18,7 +19,7 @@ ROOT = Path()  # a deployment's working folder
 @flow(name="rollback", validate_parameters=True)
 def rollback(
     why: Annotated[str, Field(min_length=1, max_length=500)],
-    version: Annotated[str, Field(min_length=1)] | None = None,
+    version: str = "",
 ) -> State[None]:
     """Make an earlier version the champion again; the service serves it after a restart.
 
@@ -27,9 +28,10 @@ def rollback(
         version: Which version: a tag, its 12 digits or their unique beginning. Empty: the champion before the present
             one; two rollbacks in a row go back by two.
     """
+    runs.end_without_traceback()
     try:
         registry = Registry(ROOT)
-        entry = registry.rollback(version, why)
+        entry = registry.rollback(version or None, why)
         champion = registry.get(str(entry.to))
     except UserError as error:
         return Failed(message=str(error))

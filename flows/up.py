@@ -1,7 +1,7 @@
 """`make up`: Prefect's server, the deployments, a worker and the service, in one process that ends them all together.
 
 Each is a child that ends with this one however that ends (see `flows.child`). What they print goes to files in
-`registry/logs/`, and here with their name in front.
+`registry/logs/`; shown here are the addresses, how runs end, and the last lines of a part that ended by itself.
 """
 
 import fcntl
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Lock, Thread
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -26,18 +25,19 @@ from serving import ports
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
     from prefect.client.orchestration import SyncPrefectClient
 
-    from flows.crashed import Coroner
+    from flows.rounds import Rounds
 
 LOGS = paths.REGISTRY / "logs"
 _LOCK = paths.REGISTRY / "up.lock"
 _SERVICE_PORT = 3000  # BentoML's own default
 _KEPT = 10_000_000  # bytes of a log; then it becomes NAME.log.1, and the one before is dropped
 _START = 120.0  # seconds that the server may take: 13 when its database is new, several times that on a busy machine
+_TAIL, _TAIL_LINES = 20_000, 10  # bytes and lines of a log that are shown where a part ended by itself
+_PLANNED = 20.0  # seconds for the server to plan a new schedule's runs
 _LOOK = 20.0  # seconds between two looks after runs and for a model
 _RESTARTS, _RESTARTS_WITHIN = 3, 600.0  # of the server, in so many seconds: more is no accident
 # Seconds from being told to end to being killed. A worker waits for its runs, whose trainers write a checkpoint.
 _SERVER, _WORKER, _SERVICE = 4, 13, 6
-_CONSOLE = Lock()
 
 
 class _Stop(BaseException):
@@ -68,8 +68,7 @@ class Part:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C in the terminal reaches this process alone, which ends the others
             )
-            self._reader = Thread(target=self._show, args=(log.tell(),), daemon=True)
-        self._reader.start()
+            self._start = log.tell()
 
     def code(self) -> int | None:
         """Return the exit code, None while it runs."""
@@ -81,26 +80,15 @@ class Part:
         self._process.stdin.close()
 
     def wait(self) -> int:
-        """Return the exit code once it has ended and all that it printed is shown."""
-        code = self._process.wait()
-        self._reader.join()
-        return code
+        """Return the exit code once it has ended."""
+        return self._process.wait()
 
-    def _show(self, start: int) -> None:
-        """Print what comes into the log after `start`, a line with the name in front."""
-        rest = b""
+    def last_lines(self) -> str:
+        """Return the end of what it has printed since it was started."""
         with self.log.open("rb") as log:
-            log.seek(start)
-            while True:
-                has_ended = self.code() is not None  # before the last read
-                while chunk := log.read(65536):
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        if text := line.decode(errors="replace").rstrip():
-                            _print(self.name, text)
-                if has_ended:
-                    return
-                time.sleep(0.1)
+            log.seek(max(self._start, self.log.stat().st_size - _TAIL))
+            lines = log.read().decode(errors="replace").splitlines()
+        return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
 
 
 class Up:
@@ -110,7 +98,7 @@ class Up:
         """Take the project's folder and the ports; without one for the service there is none."""
         self._root, self._port, self._service_port = root, port, service_port
         self._parts: list[Part] = []
-        self._coroner: Coroner | None = None
+        self._rounds: Rounds | None = None
         self._said = ""
         self._restarts: list[float] = []  # of the server: when
 
@@ -119,7 +107,7 @@ class Up:
         from prefect.client.orchestration import get_client
 
         from flows import notify
-        from flows.crashed import Coroner
+        from flows.rounds import Rounds
 
         host = os.environ["PREFECT_SERVER_API_HOST"]
         uvicorn = ["-m", "uvicorn", "--factory", "flows.server:app", "--host", host, "--port", str(self._port)]
@@ -136,29 +124,39 @@ class Up:
             time.sleep(0.2)
         _make_pool(client)
         self._deploy()
-        self._coroner = Coroner(client, say)
-        self._coroner.look(at_once=True, why="its process was gone when `make up` started")
+        rounds = Rounds(client, say)
+        rounds.declare_crashed("its process was gone when `make up` started")
         _let_one_catch_up(client)
         notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
         if self._service_port is not None:
             os.environ["SERVICE_URL"] = f"http://127.0.0.1:{self._service_port}"  # for the links that a run shows
         worker = ["--pool", settings.POOL, "--type", "process", "--name", settings.worker_name()]
         self._begin("worker", ["-m", "prefect", "worker", "start", *worker, "--install-policy", "never"], _WORKER)
-        ui = os.environ["PREFECT_API_URL"].removesuffix("/api")
-        say(f"Prefect's UI: {ui} (runs: {ui}/runs, deployments: {ui}/deployments)")
-        say(f"their logs: {LOGS}/")
+        self._rounds = rounds
+        self._banner(client)
+        say(f"all is up; Ctrl-C stops it; logs: {LOGS}/")
+
+    def _banner(self, client: "SyncPrefectClient") -> None:
+        """Print the addresses and the next run, and start the service if there is a model to serve."""
+        from flows.outcomes import next_run
+
+        deadline = time.monotonic() + _PLANNED
+        while not (planned := next_run(client)) and time.monotonic() < deadline:
+            self._check()
+            time.sleep(0.5)
+        say(f"UI          {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
         self._serve()
-        say("all is up; Ctrl-C stops it")
+        say(f"next run    {planned or 'not planned yet'}")
 
     def watch(self) -> None:
         """Watch over everything, for ever; raises _Ended if one of them ends."""
-        assert self._coroner is not None
+        assert self._rounds is not None
         looked = time.monotonic()
         while True:
             self._check()
             time.sleep(0.3)
+            self._rounds.go()
             if time.monotonic() - looked > _LOOK:
-                self._look(self._coroner)
                 self._serve()
                 looked = time.monotonic()
 
@@ -173,8 +171,8 @@ class Up:
         for part in self._parts[1:]:
             part.wait()
         for server in self._parts[:1]:
-            if self._coroner is not None and server.code() is None:
-                self._look(self._coroner, at_once=True, why="`make up` was stopped while it ran")
+            if self._rounds is not None and server.code() is None:
+                self._rounds.declare_crashed("`make up` was stopped while it ran")
             server.end()
             server.wait()
 
@@ -191,7 +189,8 @@ class Up:
                 by_signal = code - 128 in set(signal.Signals)
                 how = f"was ended by {signal.Signals(code - 128).name}" if by_signal else f"ended with exit code {code}"
                 self._restarts = [then for then in self._restarts if time.monotonic() - then < _RESTARTS_WITHIN]
-                if at > 0 or self._coroner is None or len(self._restarts) == _RESTARTS:
+                say_all(part.last_lines())
+                if at > 0 or self._rounds is None or len(self._restarts) == _RESTARTS:
                     raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
                 say(f"the server {how}, and is started again; what runs goes on; see {self._shown(part)}")
                 self._restarts.append(time.monotonic())
@@ -204,6 +203,7 @@ class Up:
         self._parts.remove(part)
         self._check()
         if part.wait() != 0:
+            say_all(part.last_lines())
             raise UserError(f"the deployments of prefect.yaml could not be made; see {self._shown(part)}")
 
     def _serve(self) -> None:
@@ -212,35 +212,29 @@ class Up:
             return
         if why := _why_not_served(self._root):
             if why != self._said:
-                say(f"the service waits: {why}")
+                say(f"service     waits: {why}")
+                say("playground  waits for the service")
             self._said = why
             return
         address = ["--host", "127.0.0.1", "--port", str(self._service_port)]
         self._begin("service", ["-m", "bentoml", "serve", *address], _SERVICE)
-        say(f"the service: http://127.0.0.1:{self._service_port}")
-
-    def _look(self, coroner: "Coroner", *, at_once: bool = False, why: str = "its process is gone") -> None:
-        """Look after the runs; where the server does not answer now, the next look or the next start does."""
-        import httpx
-        from prefect.exceptions import PrefectHTTPStatusError
-
-        try:
-            coroner.look(at_once=at_once, why=why)
-        except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-            say(f"Prefect's server did not tell which runs there are: {error!r}")
+        say(f"service     http://127.0.0.1:{self._service_port}")
+        say(f"playground  http://127.0.0.1:{self._service_port}/playground")
 
     def _shown(self, part: Part) -> Path:
         return part.log.relative_to(self._root)
 
 
 def say(sentence: str) -> None:
-    """Print a line of our own between those of the others."""
-    _print("up", sentence)
+    """Print a line."""
+    with suppress(OutputLost):  # nobody looks any more (a closed terminal, `| head`): it goes on
+        echo(sentence)
 
 
-def _print(name: str, line: str) -> None:
-    with suppress(OutputLost), _CONSOLE:  # nobody looks any more (a closed terminal, `| head`): the logs have it all
-        echo(f"{name:8}| {line}")
+def say_all(lines: str) -> None:
+    """Print lines of a part's log."""
+    for line in lines.splitlines():
+        say(line)
 
 
 def _make_pool(client: "SyncPrefectClient") -> None:

@@ -1,7 +1,8 @@
-"""The flow `watch`: looks every minute for new rows, in the corpus or the inbox, and for drift, and starts `retrain`.
+"""The flow `watch`: looks for new rows, in the corpus or the inbox, and for drift, and starts `retrain`.
 
 It trains nothing itself, and starts nothing while somebody is at work in the folder: what it found then waits for a
-later look. What it saw is in `registry/watch.json`.
+later look. What it saw is in `registry/watch.json`. `due` says cheaply whether a look would find something to do:
+`flows.watcher` asks it every minute and runs the flow only then.
 """
 
 import fcntl
@@ -25,7 +26,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows import inbox
+from flows import inbox, runs
 from flows.reasons import rows_since
 from pipeline import escape, params, paths, workspace
 from pipeline.command import UserError
@@ -39,8 +40,8 @@ _WHO = "the watch, which appends the inbox's rows,"
 
 @flow(name="watch", validate_parameters=True)
 def watch(
-    new_rows: Annotated[int, Field(ge=1)] | None = None,
-    texts: Annotated[str, Field(min_length=1)] | None = None,
+    new_rows: Annotated[int, Field(ge=0)] = 0,
+    texts: str = "",
     deployment: Annotated[str, Field(min_length=1)] = "retrain/retrain",
 ) -> State[None]:
     """Look once: append the inbox's files to the corpus; start a retraining for new rows or drift.
@@ -49,11 +50,12 @@ def watch(
 
     Args:
         new_rows: How many rows it takes to start a retraining at once. 1: any change of the corpus does. More: fewer
-            rows wait for the night, unless they drift. Empty: watch.new_rows in params.yaml.
+            rows wait for the night, unless they drift. 0: watch.new_rows in params.yaml.
         texts: A file of texts, read like the corpus, to be watched for drift too, for instance what users wrote.
             Empty: only rows of the corpus that are new.
         deployment: What is started.
     """
+    runs.end_without_traceback()
     try:
         with _alone():
             wanted = params.load(ROOT / paths.PARAMS)
@@ -62,12 +64,97 @@ def watch(
         return Failed(message=str(error))
 
 
+def due(wanted: params.Params, texts: str) -> str | None:
+    """Return why a look is due, as a run's name; None where it would find nothing to do, or the folder is in use.
+
+    Like a look it takes files for whole that are the same at two calls. It reads no file but a corpus that changed,
+    once, for its hash. What a look has seen and could not settle (a corpus that takes no rows, say) is due again only
+    once something of it changes.
+    Raises UserError where another look is under way.
+    """
+    with _alone():
+        memory = _read(ROOT / MEMORY)
+        state, reasons = _unseen(wanted, texts, memory)
+        if not reasons or memory.get("looked") == state:
+            return None
+        try:
+            _raise_if_busy()
+        except workspace.Busy:
+            return None
+        _write({**memory, "due": state})
+    return "; ".join(reasons)
+
+
+def _unseen(wanted: params.Params, texts: str, memory: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return what rests and no look has settled, with a reason for each; remember what is there now."""
+    state: dict[str, Any] = {"params": _stamp(ROOT / paths.PARAMS)}
+    reasons: list[str] = []
+    seen = dict(memory)
+    for look_at in (_unseen_in_inbox, _unseen_in_corpus):
+        try:
+            for what, (stamp, reason) in look_at(wanted, seen).items():
+                state[what] = stamp
+                reasons.append(reason)
+        except UserError as error:
+            state[look_at.__name__] = str(error)
+            reasons.append(str(error))
+    try:
+        if texts and (now := _texts_stamp(ROOT / texts, wanted)) != memory.get("texts"):
+            state["texts"] = now
+            reasons.append(f"drift of {texts} is to be measured")
+    except UserError as error:
+        state["texts"] = str(error)
+        reasons.append(str(error))
+    if seen != memory:
+        _write(seen)
+        memory |= seen
+    return state, reasons
+
+
+def _unseen_in_inbox(wanted: params.Params, seen: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return stamp and reason of files that wait whole, or stay and were not told of; put into `seen` what is there."""
+    folder = ROOT / wanted.watch.inbox
+    there, stays = inbox.waiting(folder), inbox.staying(folder)
+    before = seen.get("inbox", {})
+    seen["inbox"] = there
+    found: dict[str, tuple[Any, str]] = {}
+    if whole := {name: stamp for name, stamp in there.items() if before.get(name) == stamp and name not in stays}:
+        found["inbox"] = (whole, f"in the inbox: {', '.join(whole)}")
+    elif inbox.is_unfinished(ROOT, wanted):
+        found["inbox"] = ("unfinished", "a file was being taken from the inbox when something ended that")
+    if untold := [name for name in stays if name not in seen.get("stays", {})]:
+        found["stays"] = (untold, f"stays in the inbox: {', '.join(untold)}")
+    return found
+
+
+def _unseen_in_corpus(wanted: params.Params, seen: dict[str, Any]) -> dict[str, tuple[Any, str]]:
+    """Return stamp and reason of a corpus that changed and rests; put into `seen` what it is."""
+    corpus = ROOT / wanted.data.path
+    stamp, decided = _stamp(corpus), seen.get("decided", {})
+    rests = seen.get("corpus") == stamp
+    seen["corpus"] = stamp
+    if not rests or decided.get("stamp") == stamp:
+        return {}
+    if seen.get("hashed", {}).get("stamp") != stamp:
+        seen["hashed"] = {"stamp": stamp, "md5": _md5(corpus)}
+    if (md5 := seen["hashed"]["md5"]) in (_validated(), decided.get("md5")):
+        seen["decided"] = {"stamp": stamp, "md5": md5}  # only touched, or trained on already
+        return {}
+    return {"corpus": (stamp, f"{wanted.data.path} is new or changed")}
+
+
+def _texts_stamp(path: Path, wanted: params.Params) -> list[Any]:
+    champion = Registry(ROOT, wanted.registry.name).champion()
+    return [*_stamp(path, "the watch's texts"), champion.tag if champion else None]
+
+
 class _Look:
     """One look, and what it did, in words."""
 
-    def __init__(self, wanted: params.Params, new_rows: int, texts: str | None, deployment: str) -> None:
+    def __init__(self, wanted: params.Params, new_rows: int, texts: str, deployment: str) -> None:
         self._wanted, self._new_rows, self._texts, self._deployment = wanted, new_rows, texts, deployment
         self._memory: dict[str, Any] = _read(ROOT / MEMORY)
+        self._due = self._memory.get("due")
         self._said: list[str] = []
         self._appended = self._started = False
 
@@ -85,6 +172,7 @@ class _Look:
                 except Exception as error:  # nor does a fault of ours, which the log shows whole
                     get_run_logger().error("the look failed: %s", escape.visible(traceback.format_exc()))
                     problems.append(f"{type(error).__name__}: {inbox.printable(str(error))}")
+            self._remember(looked=self._due)
         except workspace.Busy as busy:
             self._said.append(f"waits: {busy}")
         if problems:
@@ -132,10 +220,8 @@ class _Look:
             self._said.append(f"{corpus} is new or changed: looked at if it is the same at the next look")
             return
         _raise_if_busy()
-        with corpus.open("rb") as file:
-            md5 = hashlib.file_digest(file, "md5").hexdigest()
-        validated = self._validated()
-        if md5 not in (validated, decided.get("md5")):
+        md5 = _md5(corpus)
+        if md5 not in (_validated(), decided.get("md5")):
             reason = self._reason()
             if reason:
                 self._start(reason, md5)
@@ -157,20 +243,18 @@ class _Look:
 
     def _look_at_texts(self) -> None:
         """Measure the drift of the file of texts when it, or the champion, is another one."""
-        if self._texts is None:
+        if not self._texts:
             return
         from flows import drift
 
         path = ROOT / self._texts
-        champion = Registry(ROOT, self._wanted.registry.name).champion()
-        stamp = [*_stamp(path), champion.tag if champion else None]
+        stamp = _texts_stamp(path, self._wanted)
         if self._memory.get("texts") == stamp:
             return
         sentence = self._drift(str(path), drift.texts_of(path, self._wanted))
         if sentence:
-            with (ROOT / self._wanted.data.path).open("rb") as file:
-                md5 = hashlib.file_digest(file, "md5").hexdigest()
-            if md5 != self._validated():
+            md5 = _md5(ROOT / self._wanted.data.path)
+            if md5 != _validated():
                 _raise_if_busy()
                 self._start(sentence, md5)
             else:
@@ -201,11 +285,6 @@ class _Look:
         )
         return found.sentence
 
-    def _validated(self) -> str | None:
-        """Return the MD5 of the corpus that was validated last."""
-        found: str | None = _read(ROOT / paths.VALIDATE_METRICS).get("corpus_md5")
-        return found
-
     def _start(self, reason: str, md5: str) -> None:
         """Start the retraining, once for each change of the corpus, whose MD5 is given.
 
@@ -220,6 +299,7 @@ class _Look:
                 parameters={"reason": reason[:500]},
                 timeout=0,
                 idempotency_key=key,
+                flow_run_name=runs.title(reason),
                 tags=["watch"],
                 as_subflow=False,  # a look that is cancelled takes no training along
             )
@@ -233,7 +313,11 @@ class _Look:
 
     def _remember(self, **what: Any) -> None:
         self._memory |= what
-        inbox.write(ROOT / MEMORY, json.dumps(self._memory, indent=2) + "\n")
+        _write(self._memory)
+
+
+def _write(memory: dict[str, Any]) -> None:
+    inbox.write(ROOT / MEMORY, json.dumps(memory, indent=2) + "\n")
 
 
 def _raise_if_busy() -> None:
@@ -242,13 +326,22 @@ def _raise_if_busy() -> None:
         pass
 
 
-def _stamp(path: Path) -> list[Any]:
+def _validated() -> str | None:
+    """Return the MD5 of the corpus that was validated last."""
+    found: str | None = _read(ROOT / paths.VALIDATE_METRICS).get("corpus_md5")
+    return found
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _stamp(path: Path, named_by: str = "params.yaml: data.path") -> list[Any]:
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise UserError(
-            f"params.yaml: data.path: there is no file {str(path)!r}; put the CSV there or name another"
-        ) from None
+        raise UserError(f"{named_by}: there is no file {str(path)!r}; put it there or name another") from None
     return [str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 

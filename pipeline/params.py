@@ -332,6 +332,7 @@ class Retrain(Section):
 class Watch(Section):
     """What starts a retraining besides the clock."""
 
+    every_seconds: Annotated[int, Field(ge=0)]
     inbox: PathName
     new_rows: Count
     drift: Annotated[float, Field(gt=1)]

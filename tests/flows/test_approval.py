@@ -21,7 +21,7 @@ from pipeline.promote import carry_out
 from pipeline.registry import Registry, content_version
 from tests.conftest import ROOT, Workspace
 from tests.flows.conftest import Prefect, within
-from tests.flows.test_artifacts import a_decision, candidate
+from tests.flows.test_artifacts import a_decision, candidate, put
 
 pytestmark = pytest.mark.integration
 SECONDS = 1 / 3600  # in hours
@@ -69,7 +69,7 @@ class Asking:
             found[:] = paused(self.prefect)
             return len(found) == 1
 
-        assert within(20, waits)
+        assert within(300, waits)
         return found[0]
 
 
@@ -112,12 +112,32 @@ def store(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: Prefect, store: Workspace) -> None:
     asking = Asking(prefect)
+    long = "word " * 400 + "end"
+    written = [
+        {
+            "prompt": f"prompt {number} ",
+            "champion": "![x](http://example.org)",
+            "candidate": f"candidate {number}\n{long}",
+        }
+        for number in range(4)
+    ]
+    put(paths.SAMPLES, written)
+    put(paths.REPORT, "<html></html>")
 
     def person() -> None:
         run = asking.question()
         shown = prefect.api.get(f"flow_runs/{run['id']}/input/paused-{'c' * 12}-description").text
         assert "Promoted: candidate cccccccccccc" in shown
         assert "**reject**" in shown
+        assert run["name"] == f"WAITS for approval: {'c' * 12}"
+        [artifact] = prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        assert f"/artifacts/artifact/{artifact['id']}" in shown
+        assert all(f"prompt {number} " in shown for number in range(3))  # three pairs in the form
+        assert "prompt 3 " not in shown
+        assert long not in shown
+        assert "Promoted: candidate cccccccccccc" in artifact["data"]
+        assert str(paths.REPORT.resolve()) in artifact["data"]
+        assert f"| prompt 3 | candidate 3<br/>{long} | \\!\\[x\\]\\(http\\://example.org\\) |" in artifact["data"]
         parent = prefect.post("flow_runs/filter", flows={"name": {"any_": ["asks"]}}, sort="START_TIME_DESC", limit=1)
         assert parent[0]["state"]["type"] == "RUNNING", "it keeps its slot"
         assert resume(prefect, run) == "REJECT", "the form must be filled in"
@@ -128,6 +148,8 @@ def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: P
         asking.asked()
     assert asking.answer == Answer(True, "Ada L. (in Prefect's UI)", "reads well")
     assert asking.said[-1] == "approved by Ada L. (in Prefect's UI): reads well"
+    [question] = prefect.post("flow_runs/filter", flow_runs={"name": {"like_": f"approval of {'c' * 12}"}})
+    assert question["name"] == f"approval of {'c' * 12}: approved by Ada L. (in Prefect's UI): reads well"
 
     candidate("a model")
     version = content_version(paths.CANDIDATE)
@@ -201,7 +223,7 @@ def test_the_question_outlives_a_server_that_is_away(
     def person() -> None:
         run = asking.question()
         monkeypatch.setattr(SyncPrefectClient, "read_flow_run", reads)
-        assert within(20, lambda: next(away, None) is None)
+        assert within(300, lambda: next(away, None) is None)
         resume(prefect, run, decision="approve")
 
     with meanwhile(person):
@@ -256,7 +278,7 @@ def leased(prefect: Prefect, worker: str, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_a_run_of_a_deployment_with_a_limit_waits_keeps_its_slot_and_goes_on(prefect: Prefect, leased: str) -> None:
     run = prefect.start(leased, how="approval")
-    assert within(60, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
     within(6, lambda: False)  # several renewals of its lease
     assert prefect.state(run)["type"] == "RUNNING"
     assert resume(prefect, paused(prefect)[0], decision="approve") == "ACCEPT"
@@ -267,8 +289,8 @@ def test_a_run_of_a_deployment_with_a_limit_waits_keeps_its_slot_and_goes_on(pre
 def test_prefects_own_pause_does_not_survive_a_deployments_limit(prefect: Prefect, leased: str) -> None:
     """Why the question is a run of its own; when this fails, `pause_flow_run` has become possible."""
     run = prefect.start(leased, how="pause")
-    assert within(60, lambda: prefect.state(run)["type"] == "PAUSED"), prefect.state(run)
-    assert within(30, lambda: prefect.state(run)["type"] in ("CRASHED", "FAILED")), prefect.state(run)
+    assert within(300, lambda: prefect.state(run)["type"] == "PAUSED"), prefect.state(run)
+    assert within(300, lambda: prefect.state(run)["type"] in ("CRASHED", "FAILED")), prefect.state(run)
     assert any("Concurrency lease renewal failed" in line for line in prefect.logs(run))
 
 
@@ -279,7 +301,7 @@ def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
     import signal
 
     run = prefect.start(leased, how="approval")
-    assert within(60, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
     left = paused(prefect)[0]["id"]
     os.kill(int(prefect.api.get(f"flow_runs/{run}").json()["infrastructure_pid"]), signal.SIGKILL)
     assert prefect.ended(run)["type"] == "CRASHED"
@@ -291,8 +313,8 @@ def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
 @pytest.mark.slow
 def test_a_retraining_that_is_cancelled_while_it_asks_leaves_no_question(prefect: Prefect, leased: str) -> None:
     run = prefect.start(leased, how="approval")
-    assert within(60, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
     left = paused(prefect)[0]["id"]
     prefect.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
     assert prefect.ended(run)["type"] == "CANCELLED"
-    assert within(5, lambda: prefect.state(left)["type"] != "PAUSED"), prefect.state(left)
+    assert within(300, lambda: prefect.state(left)["type"] != "PAUSED"), prefect.state(left)

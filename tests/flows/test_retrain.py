@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prefect.flows import Flow
 
 from flows.retrain import _changes, retrain
+from flows.rollback import rollback
+from flows.watch import watch
 from pipeline.command import UserError
 from pipeline.workspace import claim
 from tests.flows.conftest import Prefect, Project
@@ -20,6 +24,7 @@ def test_each_node_is_a_task_in_dvcs_order_and_says_whether_it_ran(prefect: Pref
         "Completed",
         "no candidate yet. ran: validate, tokenize, finetune; unchanged: data/corpus.csv.dvc",
     )
+    assert prefect.api.get(f"flow_runs/{run}").json()["name"] == "no candidate yet"  # the reason
     nodes = ["data/corpus.csv.dvc", "validate", "tokenize", "finetune"]
     assert list(prefect.tasks(run).items()) == list(
         zip(nodes, ["Skipped", "Completed", "Completed", "Completed"], strict=True)
@@ -121,10 +126,18 @@ def test_a_corpus_and_an_override_of_it_are_a_users_mistake(overrides: dict[str,
     }
 
 
+@pytest.mark.parametrize("flow", [retrain, watch, rollback], ids=lambda flow: flow.name)
+def test_no_field_of_a_form_may_be_null_for_which_the_ui_shows_an_error_instead_of_a_field(
+    flow: Flow[..., Any],
+) -> None:
+    for schema in flow.parameters.properties.values():
+        assert isinstance(schema.get("type"), str) or "enum" in schema, schema
+
+
 def test_the_form_describes_and_bounds_every_parameter() -> None:
     properties = retrain.parameters.properties
     assert list(properties) == ["corpus", "overrides", "force", "promote", "needs_approval", "reason"]
     assert all(len(schema["description"]) > 20 for schema in properties.values())
-    assert all(schema["default"] in (None, {}, False, "promote") for schema in properties.values())
+    assert all(schema["default"] in ("", {}, False, "promote", "as in params.yaml") for schema in properties.values())
     assert properties["promote"]["enum"] == ["promote", "evaluate only"]
     assert '"maxLength": 500' in json.dumps(properties["reason"])

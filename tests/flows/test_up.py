@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -56,9 +60,9 @@ class Up:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell's `&` does
             )
         self.origin = f"http://127.0.0.1:{self.port}"
-        self.api = httpx.Client(base_url=f"{self.origin}/api/", timeout=30)
+        self.api = httpx.Client(base_url=f"{self.origin}/api/", timeout=120)
 
-    def wait_until(self, line: str, seconds: float = 90) -> None:
+    def wait_until(self, line: str, seconds: float = 300) -> None:
         """Wait for a line of its output."""
         came = within(seconds, lambda: line in self.out.read_text() or self.process.poll() is not None)
         assert came, self.out.read_text()
@@ -96,16 +100,18 @@ class Up:
             found[:] = [one for one, line in lines if one.pid in family and words in line and "child.py" not in line]
             return bool(found)
 
-        assert within(30, it_runs), f"nothing runs {words}"
+        assert within(300, it_runs), f"nothing runs {words}"
         [one] = found
         return one
 
     def end(self) -> None:
-        """End it by force if a test left it."""
+        """End it by force, with all that it started, if a test left it."""
         self.api.close()
         if self.process.poll() is None:
+            family = self.family()
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
+            within(300, lambda: gone(family))
 
 
 def clean_environment() -> dict[str, str]:
@@ -140,10 +146,10 @@ def folder(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         for deployment, file in zip(content["deployments"], entrypoints, strict=True)
         if (folder / file).exists()
     ]
-    for deployment in content["deployments"]:
-        if deployment["name"] == "watch":
-            deployment["schedules"][0]["active"] = False  # it would start runs of its own in between
     yaml.dump(content, folder / "prefect.yaml")
+    wanted = yaml.load(folder / "params.yaml")
+    wanted["watch"]["every_seconds"] = 0  # it would start runs of its own in between
+    yaml.dump(wanted, folder / "params.yaml")
     return folder
 
 
@@ -174,7 +180,7 @@ def test_it_deploys_what_prefect_yaml_names_into_a_process_pool(first: Up) -> No
     [trigger] = first.post("automations/filter")
     assert trigger["enabled"]
     assert trigger["trigger"]["expect"] == ["corpus.changed"]
-    assert within(20, lambda: bool(first.post(f"work_pools/{settings.POOL}/workers/filter")))
+    assert within(300, lambda: bool(first.post(f"work_pools/{settings.POOL}/workers/filter")))
 
 
 def test_the_repositorys_prefect_yaml_names_no_path_and_describes_each_deployment() -> None:
@@ -222,41 +228,81 @@ def test_it_asks_everybody_for_the_password_which_is_shown_once_and_only_its_use
 @pytest.mark.skipif(sys.platform != "linux", reason="the sockets of a process are read from /proc")
 def test_beside_prefects_port_only_the_worker_has_one_for_its_runs_which_asks_for_a_token(first: Up) -> None:
     worker = first.part("prefect worker start")
-    assert within(60, lambda: len(ports(worker.pid)) == 1)
+    assert within(300, lambda: len(ports(worker.pid)) == 1)
     [control] = ports(worker.pid)
     assert ports(first.process.pid) == {first.port, control}
     for tried in (b"POST / HTTP/1.1\r\n\r\n", b"0" * 32 + b"\n"):
-        with socket.create_connection(("127.0.0.1", control), timeout=60) as stranger:
+        with socket.create_connection(("127.0.0.1", control), timeout=300) as stranger:
             stranger.sendall(tried)
             stranger.shutdown(socket.SHUT_WR)
             assert stranger.recv(1) == b""
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_person_logs_in_with_the_password(first: Up) -> None:
+def test_a_person_logs_in_with_the_password_and_a_choice_of_the_second_ui_leads_back_to_the_dashboard(
+    first: Up,
+) -> None:
     with browser() as page:
         page.open(first.origin, "document.querySelector('input')", 1280, 800)
         field = "document.querySelector('input')"
         page.value(f"{field}.value = {json.dumps(first.password)}; {field}.dispatchEvent(new Event('input'))")
         page.click("Login")
-        page.wait(has("Flow Runs"))
+        dashboard = f"location.pathname === '/dashboard' && {has('Flow Runs')}"
+        page.wait(dashboard)
+        assert "V2 UI" not in page.value("document.body.innerText")  # the banner
+        page.value("document.cookie = 'prefect_ui_version=v2; Path=/'")  # what a click on it did
+        for path in ("/", "/v2", "/v2/runs/flow-run/1"):
+            page.open(f"{first.origin}{path}", dashboard, 1280, 800)
+        assert page.value("document.cookie") == "prefect_ui_version=v1"
 
 
 def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
     assert httpx.get(first.origin, follow_redirects=True, headers={"Accept": "text/html"}).status_code == 200
     told = httpx.get(f"{first.origin}/ui-settings").json()
     assert (told["api_url"], told["csrf_enabled"]) == (f"{first.origin}/api", True)
-    assert told["default_ui"] == "v1"  # the newer one calls an analytics host
-    assert httpx.get(f"{first.origin}/v2/").status_code == 404
+    assert told["available_uis"] == ["v1"]  # the other calls an analytics host
+
+
+def test_a_pause_is_never_refused_because_runs_are_being_written(first: Up) -> None:
+    first.let_in()
+    deployment = first.api.get("deployments/name/retrain/retrain").json()
+    [schedule] = deployment["schedules"]
+    flow = deployment["flow_id"]
+    until = time.monotonic() + 3
+
+    def write_runs() -> list[int]:
+        codes = []
+        while time.monotonic() < until:
+            run = first.api.post("flow_runs/", json={"flow_id": flow, "state": {"type": "PENDING"}})
+            codes.append(run.status_code)
+            if run.is_success:
+                path = f"flow_runs/{run.json()['id']}/set_state"
+                codes += [
+                    first.api.post(path, json={"state": {"type": kind}}).status_code
+                    for kind in ("RUNNING", "COMPLETED")
+                ]
+        return codes
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write_runs) for _ in range(3)]
+        path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+        pauses = [first.api.patch(path, json={"active": bool(number % 2)}).status_code for number in range(20)]
+        answers = [code for writer in writers for code in writer.result()]
+    assert pauses == [204] * 20
+    assert set(answers) == {201}
 
 
 def test_without_a_model_it_says_that_the_service_waits_and_where_the_logs_are(first: Up) -> None:
     said = first.out.read_text()
-    assert "up      | the service waits: no model to serve: " in said
-    assert f"up      | Prefect's UI: {first.origin} " in said
-    assert "up      | their logs: registry/logs/" in said
+    lines = said.splitlines()
+    banner = lines[lines.index(f"UI          {first.origin}") :]
+    assert banner[1].startswith("service     waits: no model to serve: ")
+    assert banner[2] == "playground  waits for the service"
+    assert re.fullmatch(r"next run    20\d\d-\d\d-\d\d \d\d:\d\d \S+", banner[3])
+    assert banner[4] == "all is up; Ctrl-C stops it; logs: registry/logs/"
+    assert "prefect deployment run" not in said  # Prefect's advice is in its log alone
     assert {log.stem for log in (first.folder / "registry" / "logs").iterdir()} == {"server", "deploy", "worker"}
-    assert within(20, lambda: "Worker" in (first.folder / "registry" / "logs" / "worker.log").read_text())
+    assert within(300, lambda: "Worker" in (first.folder / "registry" / "logs" / "worker.log").read_text())
     with socket.socket() as service:
         assert service.connect_ex(("127.0.0.1", first.service_port)) != 0
 
@@ -281,41 +327,60 @@ def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up,
     assert refused(tmp_path, "--port", str(first.port)) == taken
 
 
-def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_run_ends_as_crashed(first: Up) -> None:
+@dataclass(frozen=True)
+class Killed:
+    """The first one after its worker was killed while a run trained."""
+
+    run: dict[str, Any]
+    code: int
+    family: list[int]
+    trainers: list[int]
+
+
+@pytest.fixture(scope="module")
+def killed(first: Up) -> Killed:
+    """Let an event start a run, pause the schedule, kill the worker; the tests on what came of it use this alone."""
+    first.let_in()
     (first.folder / "finetune.py").write_text(TRAINS_ON)
     event = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "corpus.changed"}
     assert first.api.post("events", json=[{**event, "resource": {"prefect.resource.id": "corpus"}}]).is_success
     pids = first.folder / "pids"
-    assert within(240, pids.exists), first.out.read_text()
-    [started] = first.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
-    run = started["id"]
-    assert started["parameters"]["reason"] == "an event corpus.changed was posted"
+    assert within(300, pids.exists), first.out.read_text()
+    [run] = first.post("flow_runs/filter", flow_runs={"state": {"type": {"any_": ["RUNNING"]}}})
     deployment = first.api.get("deployments/name/retrain/retrain").json()
     for schedule in deployment["schedules"]:
         path = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
         assert first.api.patch(path, json={"active": False}).is_success  # a person pauses it
-
     family = first.family()
     first.part("prefect worker start").kill()
-    assert first.process.wait(60) == CRASH
+    code = first.process.wait(300)
+    return Killed(run, code, family, [int(pid) for pid in pids.read_text().split()])
+
+
+def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_run_ends_as_crashed(
+    first: Up, killed: Killed
+) -> None:
+    assert killed.run["parameters"]["reason"] == "an event corpus.changed was posted"
+    assert killed.code == CRASH
     assert "error: the worker was ended by SIGKILL, so the rest was stopped as well; see" in first.out.read_text()
-    assert gone([*family, *map(int, pids.read_text().split())])
+    assert gone([*killed.family, *killed.trainers])
     assert (first.folder / "checkpoint").read_text() == "whole"
-    kind, message = state(first.folder, run)
+    kind, message = state(first.folder, killed.run["id"])
     assert kind == "CRASHED", message
 
 
 def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
-    first: Up, folder: Path, tiny_gpt2: Path
+    killed: Killed, folder: Path, tiny_gpt2: Path
 ) -> None:
-    assert first.process.poll() is not None
     (folder / "pids").unlink()
-    ran, lost, died, lively, missed, newest = outage(folder)
+    lost, died, lively, missed, newest = outage(folder, killed.run["id"])
     second = Up(folder, MODEL_DIR=str(tiny_gpt2))
     try:
         second.wait_until("all is up")
         second.let_in()
-        assert second.api.get(f"flow_runs/{ran}").json()["state"]["type"] == "CRASHED"  # from the first one's time
+        assert (
+            second.api.get(f"flow_runs/{killed.run['id']}").json()["state"]["type"] == "CRASHED"
+        )  # from the first one's time
         [nightly] = second.api.get("deployments/name/retrain/retrain").json()["schedules"]
         assert not nightly["active"]  # a pause outlives a restart and another deployment
         message = "its process was gone when `make up` started; the next run goes on from its last checkpoint"
@@ -323,12 +388,12 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         assert state(folder, died) == ("CANCELLED", message)
         assert state(folder, lively)[0] == "RUNNING"
         assert second.api.get(f"flow_runs/{missed}").json()["state"]["name"] == "Missed"
-        assert within(240, (folder / "pids").exists), second.out.read_text()
+        assert within(300, (folder / "pids").exists), second.out.read_text()
         assert state(folder, newest)[0] == "RUNNING"  # late, and nothing that crashed holds its place
 
         service = f"http://127.0.0.1:{second.service_port}"
-        assert f"up      | the service: {service}" in second.out.read_text()
-        assert within(60, lambda: _is_ready(service)), second.out.read_text()
+        assert f"service     {service}\nplayground  {service}/playground\nnext run    " in second.out.read_text()
+        assert within(300, lambda: _is_ready(service)), second.out.read_text()
         if sys.platform == "linux":
             control = ports(second.part("prefect worker start").pid)
             assert ports(second.process.pid) == {second.port, second.service_port, *control}
@@ -336,7 +401,7 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         family = second.family()
         assert len(family) >= 6  # server, worker and service, each with its guardian
         second.process.send_signal(signal.SIGINT)
-        assert second.process.wait(20) == 0
+        assert second.process.wait(300) == 0
         assert gone([*family, *map(int, (folder / "pids").read_text().split())])
         kind, message = state(folder, newest)
         assert kind == "CRASHED"
@@ -348,10 +413,10 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         second.end()
 
 
-def outage(folder: Path) -> tuple[str, str, str, str, str, str]:
-    """Leave in the database what an outage does; return the ids of runs.
+def outage(folder: Path, run: str) -> tuple[str, str, str, str, str]:
+    """Leave in the database what an outage does, made of the row of a run that crashed; return the ids of runs.
 
-    The first one's run; one that runs, one that is being cancelled, both with processes that are gone; one that lives;
+    One that runs, one that is being cancelled, both with processes that are gone; one that lives;
     two missed slots of which the second is newer.
     """
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -365,7 +430,7 @@ def outage(folder: Path) -> tuple[str, str, str, str, str, str]:
 
     with sqlite3.connect(folder / "registry" / "prefect" / "prefect.db") as database:
         database.row_factory = sqlite3.Row
-        crashed = dict(database.execute("select * from flow_run where state_type = 'CRASHED'").fetchone())
+        crashed = dict(database.execute("select * from flow_run where id = ?", [run]).fetchone())
         of_crashed = dict(
             database.execute("select * from flow_run_state where id = ?", [crashed["state_id"]]).fetchone()
         )
@@ -410,7 +475,7 @@ def outage(folder: Path) -> tuple[str, str, str, str, str, str]:
         put("missed", "SCHEDULED", None, 30)
         put("newest", "SCHEDULED", None, 6)
     database.close()
-    return (crashed["id"], ids["lost"], ids["died"], ids["lively"], ids["missed"], ids["newest"])
+    return (ids["lost"], ids["died"], ids["lively"], ids["missed"], ids["newest"])
 
 
 def _is_ready(service: str) -> bool:
@@ -421,7 +486,7 @@ def _is_ready(service: str) -> bool:
 
 
 def test_a_server_that_is_killed_is_started_again_and_the_worker_stays(first: Up, folder: Path) -> None:
-    assert first.process.poll() is not None
+    first.end()
     third = Up(folder, "--no-service")
     try:
         third.wait_until("all is up")
@@ -429,10 +494,10 @@ def test_a_server_that_is_killed_is_started_again_and_the_worker_stays(first: Up
         family = third.family()
         server.kill()
         third.wait_until("the server was ended by SIGKILL, and is started again; what runs goes on; see")
-        assert within(60, lambda: _answers(third))
+        assert within(300, lambda: _answers(third))
         assert worker.is_running()
         third.process.send_signal(signal.SIGTERM)
-        assert third.process.wait(30) == 0
+        assert third.process.wait(300) == 0
         assert gone(family)
     finally:
         third.end()
@@ -448,7 +513,7 @@ def _answers(up: Up) -> bool:
 def test_all_interfaces_without_a_password_are_refused_before_anything_starts(folder: Path) -> None:
     refused = Up(folder, PREFECT_SERVER_API_HOST="0.0.0.0")  # noqa: S104 - it is refused
     try:
-        assert refused.process.wait(30) == 2
+        assert refused.process.wait(300) == 2
         assert refused.out.read_text().startswith("error: PREFECT_SERVER_API_HOST is 0.0.0.0, where others can reach")
     finally:
         refused.end()

@@ -52,12 +52,16 @@ class Watched:
                 self.prefect.logs(self.last)  # has all, so that nothing is sent when the server is gone
         return f"{state.name}: {state.message}"
 
+    def runs(self) -> list[dict[str, Any]]:
+        """Return the runs that were started."""
+        asked = {"flow_runs": {"deployment_id": {"any_": [self.deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        runs: list[dict[str, Any]] = self.prefect.post("flow_runs/filter", **asked)
+        assert all(run["tags"] == ["watch"] and run["parent_task_run_id"] is None for run in runs)
+        return runs
+
     def started(self) -> list[str]:
         """Return the reasons of the runs that were started."""
-        asked = {"flow_runs": {"deployment_id": {"any_": [self.deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        runs = self.prefect.post("flow_runs/filter", **asked)
-        assert all(run["tags"] == ["watch"] and run["parent_task_run_id"] is None for run in runs)
-        return [run["parameters"]["reason"] for run in runs]
+        return [run["parameters"]["reason"] for run in self.runs()]
 
     def validated(self, **more: Any) -> None:
         """Let the corpus be as the last validate saw it."""
@@ -248,7 +252,7 @@ def test_few_new_rows_wait_unless_they_drift(drifting: Watched, tiny_gpt2: Path)
     [artifact] = drifting.prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [drifting.last]}})
     assert (artifact["key"], artifact["description"]) == ("drift", f"{reason}, in the corpus's new rows")
     asked = {"filter": {"event": {"name": ["corpus.drifted"]}, "occurred": {"since": drift["at"]}}}
-    assert within(20, lambda: drifting.prefect.post("events/filter", **asked)["total"] == 1)
+    assert within(300, lambda: drifting.prefect.post("events/filter", **asked)["total"] == 1)
 
 
 def test_few_new_rows_that_do_not_drift_wait_for_the_schedule(drifting: Watched, tiny_gpt2: Path) -> None:
@@ -288,7 +292,7 @@ def test_a_file_of_texts_that_drifts_starts_a_run_only_where_there_is_something_
 def test_the_form_describes_every_parameter() -> None:
     assert list(watch.parameters.properties) == ["new_rows", "texts", "deployment"]
     assert all(len(schema["description"]) > 10 for schema in watch.parameters.properties.values())
-    assert '"minimum": 1' in json.dumps(watch.parameters.properties["new_rows"])
+    assert watch.parameters.properties["new_rows"]["minimum"] == 0
 
 
 def test_a_fault_in_the_inbox_keeps_the_look_from_nothing_else(
