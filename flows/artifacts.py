@@ -31,7 +31,7 @@ from pipeline.command import UserError
 from pipeline.intake.measures import redact
 from pipeline.intake.report import visible
 from pipeline.promote import Decision
-from pipeline.registry import MOVES, Entry, Registry, content_version
+from pipeline.registry import MOVES, Entry, Registry, content_version, short
 from pipeline.report import Axis, rounded
 
 VERSIONS = 20  # in the table
@@ -79,7 +79,7 @@ def verdict(decision: Decision) -> None:
     judged = decision.verdict
     base = _read(paths.EVALUATE_METRICS).get("base") if paths.EVALUATE_METRICS.is_file() else None
     rows = [
-        f"| {name} | {of.get('version', _DASH)} | {rounded(of.get('perplexity'))}"
+        f"| {name} | {short(of.get('version', _DASH))} | {rounded(of.get('perplexity'))}"
         f" | {rounded(of.get('perplexity_low'))} to {rounded(of.get('perplexity_high'))}"
         f" | {rounded(of.get('bits_per_byte'))} |"
         for name, of in (("base", base), ("champion", judged.champion), ("candidate", judged.candidate))
@@ -220,7 +220,7 @@ def versions(registry: Registry) -> None:
         is_champion = champion is not None and champion.tag == version.tag
         rows.append(
             {
-                "version": version.version,
+                "version": short(version.version),
                 "state": "champion" if is_champion else registry.check(version.tag) or "whole",
                 "added": version.created,
                 "last made champion": entry.at if entry else _DASH,
@@ -231,7 +231,7 @@ def versions(registry: Registry) -> None:
                 "why": redact(entry.why, _region())[:_TEXT] if entry else _DASH,
             }
         )
-    serving = f"Champion: {champion.version}" if champion else "No champion"
+    serving = f"Champion: {short(champion.version)}" if champion else "No champion"
     said = f"{damage}{serving}; the last {len(rows)} versions, the latest first"
     create_table_artifact(rows or [{"version": "none yet"}], "versions", said)
 
@@ -256,7 +256,7 @@ def lineage(version: str | None = None) -> None:
         ("model", str(paths.CANDIDATE), md5(paths.CANDIDATE), "finetune, from the dataset and the base"),
         (
             "version",
-            version or content_version(paths.CANDIDATE),
+            short(version or content_version(paths.CANDIDATE)),
             manifest.get("data", _DASH),
             "the model, by its files",
         ),

@@ -22,7 +22,7 @@ from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, sa
 from pipeline.dvc_repo import open_repo
 from pipeline.intake.look import look
 from pipeline.intake.records import read
-from pipeline.registry import Registry, content_version
+from pipeline.registry import Registry, content_version, is_same_version, short
 
 _BYTES_A_SECOND = 60e6  # that are counted; 90e6 were seen. Only said, for files that take some time
 _LISTED = 4  # changes of a kind; more are counted
@@ -243,7 +243,7 @@ def _verdict(root: Path, wanted: params.Params, version: str) -> tuple[bool, str
     entries = [
         entry
         for entry in registry.history()
-        if entry.action in ("promote", "force", "refuse") and str(entry.to).partition(":")[2] == version
+        if entry.action in ("promote", "force", "refuse") and is_same_version(str(entry.to), version)
     ]
     if entries:
         outcome = entries[-1].why
@@ -252,9 +252,9 @@ def _verdict(root: Path, wanted: params.Params, version: str) -> tuple[bool, str
         return True, f"nothing new since the verdict of {_local(entries[-1].at)} ({_ending(outcome)})"
     verdict = _json(root / paths.VERDICT) or {}
     if verdict.get("candidate", {}).get("version") != version:
-        return False, f"the candidate {version} has no verdict yet"
+        return False, f"the candidate {short(version)} has no verdict yet"
     if verdict["promoted"]:
-        return False, f"the candidate {version} passed on {_local(verdict['at'])} and was not promoted"
+        return False, f"the candidate {short(version)} passed on {_local(verdict['at'])} and was not promoted"
     outcome = f"not promoted: {' '.join(verdict['reasons'])}"
     return True, f"nothing new since the verdict of {_local(verdict['at'])} ({_ending(outcome)})"
 

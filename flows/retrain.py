@@ -30,7 +30,7 @@ from flows import notify, provenance, reasons, runs, stages
 from flows import overrides as overriding
 from pipeline import params, workspace
 from pipeline.command import UserError
-from pipeline.registry import Registry, Version
+from pipeline.registry import Registry, Version, short
 
 if TYPE_CHECKING:  # at run time it brings pandas and more along, which a run without news can do without
     from pipeline.promote import Decision
@@ -97,7 +97,7 @@ def retrain(
         from flows import approval
 
         wanted = params.load().retrain
-        asked = f"candidate {decision.verdict.candidate['version']}\n{notify.page_of(flow_run.id)}"
+        asked = f"candidate {short(decision.verdict.candidate['version'])}\n{notify.page_of(flow_run.id)}"
         notify.notify("a promotion waits for approval", asked, block=wanted.notify, log=log.warning)
         _show(decision)  # before the question: whoever answers sees what it is about
         runs.rename(f"WAITS for approval: {why.sentence}")
@@ -194,7 +194,7 @@ def _carry_out(decision: "Decision", why: str, who: str | None) -> State[Any]:
         new = promote.carry_out(decision, why=why, who=who)
     except UserError as error:
         return Failed(message=str(error))
-    return Completed(message=f"the champion is {new.tag}" if new else "the champion stays", data=new)
+    return Completed(message=f"the champion is {short(new.tag)}" if new else "the champion stays", data=new)
 
 
 def _result(state: State[Any]) -> Any:

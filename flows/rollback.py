@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows import runs
 from pipeline.command import UserError
-from pipeline.registry import Registry
+from pipeline.registry import Registry, short
 
 ROOT = Path()  # a deployment's working folder
 
@@ -25,7 +25,7 @@ def rollback(
 
     Args:
         why: The reason, in a sentence; it is kept in the registry's history (at most 500 characters).
-        version: Which version: a tag, its 12 digits or their unique beginning. Empty: the champion before the present
+        version: Which version: a tag, its digits or their unique beginning. Empty: the champion before the present
             one; two rollbacks in a row go back by two.
     """
     runs.end_without_traceback()
@@ -35,17 +35,23 @@ def rollback(
         champion = registry.get(str(entry.to))
     except UserError as error:
         return Failed(message=str(error))
-    before = entry.from_ or "a damaged pointer"
+    now, before = short(str(entry.to)), short(entry.from_) if entry.from_ else "a damaged pointer"
     figures = champion.metadata.get("figures", {})
-    rows = {"champion now": entry.to, "before": before, "why": entry.why, "who": entry.who, "when (UTC)": entry.at}
+    rows = {
+        "champion now": now,
+        "before": before,
+        "why": entry.why,
+        "who": entry.who,
+        "when (UTC)": entry.at,
+    }
     rows |= {f"its {name}": f"{figures[name]:.4g}" for name in ("perplexity", "bits_per_byte") if name in figures}
     table = "\n".join(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())
     create_markdown_artifact(
-        f"# Rolled back to {entry.to}\n\n| | |\n|---|---|\n{table}\n",
+        f"# Rolled back to {now}\n\n| | |\n|---|---|\n{table}\n",
         key="rollback",
-        description=f"{before} -> {entry.to}: {entry.why}",
+        description=f"{before} -> {now}: {entry.why}",
     )
-    return Completed(message=f"the champion is {entry.to}, after {before}: {entry.why}")
+    return Completed(message=f"the champion is {now}, after {before}: {entry.why}")
 
 
 def _cell(text: str) -> str:

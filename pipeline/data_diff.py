@@ -2,7 +2,7 @@
 
 `python -m pipeline.data_diff OLD [NEW]` stands beside the stages: it reads what they made and changes nothing.
 OLD and NEW are each a clean parquet file, a git revision, a model folder with its manifest.json, or a version of the
-registry: its tag, its 12 digits, champion or previous.
+registry: its tag, its digits (the first 12 will do), champion or previous.
 
 Memory stays bounded: texts are streamed, and DuckDB joins their digests and adds up word counts, on disk where need be.
 """
@@ -36,7 +36,7 @@ from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
 from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares, visible
 from pipeline.intake.splits import normalize
-from pipeline.registry import Registry
+from pipeline.registry import Registry, short
 
 # Two texts are one text edited from this similarity on: the Jaccard index of their sets of 5-character pieces.
 EDITED = 0.5
@@ -232,7 +232,8 @@ def _registered(name: str) -> Path | None:
     registry = Registry()
     if not registry.history():
         return None
-    versions = (known for tag in registry.tags() for known in (tag, tag.partition(":")[2]))
+    whole = [known for tag in registry.tags() for known in (tag, tag.partition(":")[2])]
+    versions = {*whole, *map(short, whole)}
     return registry.get(name).folder if name in ("champion", "previous", *versions) else None
 
 

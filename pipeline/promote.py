@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, verdict
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
-from pipeline.registry import Registry, Version, content_version
+from pipeline.registry import Registry, Version, content_version, short
 from pipeline.verdict import Verdict
 
 if TYPE_CHECKING:  # at run time it brings torch along, which a refusal can do without
@@ -240,7 +240,7 @@ def _report(
     if champion:
         shown = {
             "version": champion.version,
-            "tag": champion.tag,
+            "tag": short(champion.tag),
             "since": registry.since(champion.tag),
             "labels": champion.labels,
         }
@@ -303,13 +303,13 @@ def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
     """Return what was done, for a person."""
     lines = []
     if new:
-        before = decision.champion.tag if decision.champion else "none"
-        lines.append(f"Champion: {new.tag} (before: {before}).")
+        before = short(decision.champion.tag) if decision.champion else "none"
+        lines.append(f"Champion: {short(new.tag)} (before: {before}).")
         lines.append("The way back: python -m pipeline.registry rollback --why ...")
     elif dry:
         lines.append("Nothing was moved, for this was a dry run.")
     else:
-        lines.append(f"Champion: {decision.champion.tag if decision.champion else 'none'}, as before.")
+        lines.append(f"Champion: {short(decision.champion.tag) if decision.champion else 'none'}, as before.")
     lines.append(f"Verdict: {paths.VERDICT}")
     if decision.page:
         lines.append(f"Report: {decision.page}")

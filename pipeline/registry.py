@@ -32,7 +32,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline import params, paths
+from pipeline import params, paths, registry_users, storage
 from pipeline.command import UserError, arg_parser, echo, echo_json, run, say, utf8_text
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")  # what a model cannot be served without
@@ -41,7 +41,9 @@ LOCK_SECONDS = 10.0  # how long a change waits for another one to end
 
 _MODEL_YAML = "model.yaml"  # BentoML's
 _RECORD = "version.json"  # ours
-_TAG = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}:[0-9a-f]{12}")
+_DIGITS = 40  # of a version: 160 bits, so that nobody makes two models of one version
+_SHOWN = 12  # of them to people; and all that there were of a version in older releases
+_TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{_SHOWN}}}|[0-9a-f]{{{_DIGITS}}})")
 _QUICKLY_HASHED = 1_000_000  # bytes; larger files are hashed by `verify` and before a move, not at every look
 _COMMAND = "python -m pipeline.registry"
 
@@ -82,7 +84,7 @@ class Version:
     """A model in the store."""
 
     tag: str  # name:version
-    version: str  # 12 hex digits, see `content_version`
+    version: str  # see `content_version`; in full, though the tags of older releases have its beginning alone
     folder: Path
     created: str  # when it came into the store: UTC, ISO 8601, seconds
     labels: dict[str, str]
@@ -105,11 +107,23 @@ class _State:
 
 
 def content_version(folder: Path) -> str:
-    """Return the version of the model in `folder`: 12 hex digits of a SHA-256 over its files and their names.
+    """Return the version of the model in `folder`: 40 hex digits of a SHA-256 over its files and their names.
 
     What file managers leave behind (names that begin with a dot) and what the store adds is no part of a model.
     """
-    return _version_of({name: _sha256(folder / name) for name in _model_files(folder)})
+    return _version_of(_sums(folder))
+
+
+def short(name: str) -> str:
+    """Return a tag or a version as people are shown it, and may write it: with 12 of its digits."""
+    model, colon, version = name.rpartition(":")
+    return f"{model}{colon}{version[:_SHOWN]}"
+
+
+def is_same_version(one: str, other: str) -> bool:
+    """Say whether two tags or versions are of one model, where one may be of an older release, with fewer digits."""
+    digits = [name.rpartition(":")[2] for name in (one, other)]
+    return digits[0] == digits[1] or (_SHOWN in map(len, digits) and digits[0][:_SHOWN] == digits[1][:_SHOWN])
 
 
 class Registry:
@@ -157,11 +171,9 @@ class Registry:
 
     def tags(self) -> list[str]:
         """Return the tags of this registry's versions, whole or not: champions of any time, and what was only added."""
-        history, trash = self.history(), self._trash()
-        known = [tag for tag in _known(history) if not (trash / Path(*tag.split(":"))).exists()]  # a kill came between
-        told = {*known, *(entry.from_ for entry in history if entry.action == "delete")}
-        added = [f"{self._name}:{path.name}" for path in sorted((_home() / "models" / self._name).glob("*/"))]
-        return [*known, *(tag for tag in added if tag not in told and self._was_added_here(tag))]
+        known, trash = _known(self.history()), self._trash()
+        known = [tag for tag in known if not (trash / Path(*tag.split(":"))).exists()]  # a kill came between
+        return [*known, *(tag for tag in sorted(self._added()) if tag not in known and self._place(tag).is_dir())]
 
     def get(self, name: str) -> Version:
         """Return the version called `name`: a tag, a version, the unique beginning of one, champion or previous.
@@ -185,7 +197,7 @@ class Registry:
     def rolled_back(self, version: str) -> Entry | None:
         """Return the rollback that left `version` (or its tag), if nothing moved to or from it since."""
         for entry in reversed(self.history()):
-            left, reached = (version in (tag, (tag or "").partition(":")[2]) for tag in (entry.from_, entry.to))
+            left, reached = (is_same_version(version, tag or "") for tag in (entry.from_, entry.to))
             if entry.action in MOVES and (left or reached):
                 return entry if entry.action == "rollback" and left and not reached else None
         return None
@@ -196,19 +208,23 @@ class Registry:
         """Copy the model in `folder` into the store and return its version; the same content is one version.
 
         What the version was first given as labels and metadata stays; a damaged version is made whole.
-        Raises UserError for a folder that holds links or no whole model, and where the store cannot be written.
+        Raises UserError for a folder that holds links or no whole model, where the store cannot be written, and where
+        it holds other files under the same version.
         """
         _refuse_halves(folder)
-        with self._changing():
-            tag = f"{self._name}:{content_version(folder)}"
-            if self._damage(tag, thorough=True):
+        with self._changing() as state:
+            sums = _sums(folder)
+            tag = self._tag_for(sums)
+            if not self._holds(tag, sums):
                 with self._staged(folder, labels, metadata) as (tag, staged):
+                    self._use(state, tag)
                     place = self._place(tag)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     if place.exists():  # damaged: nothing of it is worth keeping
                         place.rename(staged.parent / "damaged")
                     staged.rename(place)
-                    _sync(place.parent)
+                    storage.sync(place.parent)
+            self._use(state, tag)
             self._write_latest(tag)
             return self._version(tag)
 
@@ -277,6 +293,16 @@ class Registry:
                 raise UserError(f"{tag} {reason} and is never deleted; `{_COMMAND} prune` deletes what may go")
             self._delete(state, tag, "asked for")
 
+    def forget(self, project: Path) -> list[str]:
+        """Let go of what the project that was in the folder `project` used; return the tags that nobody uses now.
+
+        Raises UserError where the store knows no such project, or where it is still there.
+        """
+        with self._changing():
+            gone = registry_users.forget(self._store(), project)
+            tags = {tag for user in gone for tag in user.tags or ()} - self._added()
+            return sorted(tag for tag in tags if self._place(tag).is_dir() and not self._other_user(tag))
+
     def prune(self) -> list[str]:
         """Delete every version of this registry that may go; return their tags."""
         with self._changing() as state:
@@ -320,7 +346,7 @@ class Registry:
             return stack[-2]
         tags = self.tags()
         found = [tag for tag in tags if name in (tag, tag.partition(":")[2])]
-        found = found or [tag for tag in tags if name and tag.partition(":")[2].startswith(name)]
+        found = found or [tag for tag in tags if self._is_called(tag, name)]
         if len(found) == 1:
             return found[0]
         if found:
@@ -333,20 +359,52 @@ class Registry:
             f"{', '.join(tags) or 'none yet, `python -m pipeline.promote` makes the first'}"
         )
 
+    def _is_called(self, tag: str, name: str) -> bool:
+        """Say whether `name` is the beginning of a version, with the model's name before it or not."""
+        model, _, digits = name.rpartition(":")
+        whole = tag.partition(":")[2] if self._record_damage(tag) else _version_of(self._recorded(tag))
+        return bool(digits) and model in ("", tag.partition(":")[0]) and whole.startswith(digits)
+
     def _place(self, tag: str) -> Path:
         return _home() / "models" / Path(*tag.split(":"))
 
+    def _record(self, tag: str) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self._place(tag) / _RECORD).read_text(encoding="utf-8"))["record"]
+        return record
+
+    def _recorded(self, tag: str) -> dict[str, str]:
+        """Return the SHA-256 of each of a version's files, as they were added."""
+        return {name: file["sha256"] for name, file in self._record(tag)["files"].items() if name != _MODEL_YAML}
+
     def _version(self, tag: str) -> Version:
-        record = json.loads((self._place(tag) / _RECORD).read_text(encoding="utf-8"))["record"]
-        version = tag.partition(":")[2]
+        record, version = self._record(tag), _version_of(self._recorded(tag))
         return Version(tag, version, self._place(tag), record["created"], record["labels"], record["metadata"])
 
-    def _was_added_here(self, tag: str) -> bool:
-        """Say whether this registry made the version, of which its history knows nothing."""
-        if self._record_damage(tag):
+    def _tag_for(self, sums: Mapping[str, str]) -> str:
+        """Return the tag of the model with these files; that of an older release where it is in the store so."""
+        tag = f"{self._name}:{_version_of(sums)}"
+        old = short(tag)
+        return old if not self._record_damage(old) and self._recorded(old) == sums else tag
+
+    def _holds(self, tag: str, sums: Mapping[str, str]) -> bool:
+        """Say whether the store holds the model with these files as `tag`, whole; raises UserError for another one."""
+        if self._damage(tag, thorough=True):
             return False
-        record = json.loads((self._place(tag) / _RECORD).read_text(encoding="utf-8"))["record"]
-        return bool(record["registry"] == str(self._folder.resolve()))
+        if self._recorded(tag) != sums:
+            raise UserError(
+                f"{tag}: the store holds another model under this version, with other files in {self._place(tag)}; two "
+                "models were made to have one version, so trust neither"
+            )
+        return True
+
+    def _added(self) -> frozenset[str]:
+        """Return the tags that this registry uses, as the store knows them."""
+        user = registry_users.find(self._store(), registry_users.key(self._folder.resolve()))
+        if user and user.tags is not None:
+            return user.tags
+        tags = (f"{self._name}:{path.name}" for path in (_home() / "models" / self._name).glob("*/"))
+        ours = str(self._folder.resolve())  # the store of an older release has it in each version that was added here
+        return frozenset(tag for tag in tags if not self._record_damage(tag) and self._record(tag)["registry"] == ours)
 
     def _record_damage(self, tag: str) -> str:
         """Return what is wrong with the record of a version, as a sentence; empty when it is whole."""
@@ -362,16 +420,16 @@ class Registry:
             whole = False
         if not whole:
             return f"{tag} is damaged: {place / _RECORD} is missing or not as it was written"
-        sums = {name: file["sha256"] for name, file in content["record"]["files"].items() if name != _MODEL_YAML}
-        return "" if _version_of(sums) == tag.partition(":")[2] else f"{tag} is damaged: {place} holds another version"
+        digits = tag.partition(":")[2]
+        is_this = _version_of(self._recorded(tag))[: len(digits)] == digits
+        return "" if is_this else f"{tag} is damaged: {place} holds another version"
 
     def _damage(self, tag: str, thorough: bool) -> str:
         """Return the first damaged file of a version, as a sentence; hash small files, or with `thorough` all."""
         if damage := self._record_damage(tag):
             return damage
         place = self._place(tag)
-        record = json.loads((place / _RECORD).read_text(encoding="utf-8"))["record"]
-        files = {name: _File(**file) for name, file in record["files"].items()}
+        files = {name: _File(**file) for name, file in self._record(tag)["files"].items()}
         for name, file in files.items():
             path = place / name
             if path.is_symlink() or not path.is_file():
@@ -425,10 +483,15 @@ class Registry:
         ours = self._folder.resolve()
         with ExitStack() as locks:
             try:
-                for lock in (self._folder / "lock", home / ".registry" / "lock"):
+                for lock in (self._folder / "lock", self._store() / "lock"):
                     locks.enter_context(_locked(lock))
-                _replace(home / ".registry" / "users" / _id(ours), str(ours))
-                yield self._mend()
+                registry_users.identify(self._store(), ours)
+                left = self._store() / "deleted" / registry_users.old_key(ours)  # an older release was killed
+                if left.exists() and not self._trash().exists():
+                    left.rename(self._trash())
+                state = self._mend()
+                self._use(state)
+                yield state
             except OSError as error:
                 where = error.filename or f"{self._folder} or {home}"
                 raise UserError(
@@ -438,7 +501,7 @@ class Registry:
 
     def _mend(self) -> _State:
         """Finish what a killed command began, and return what the files then say."""
-        for left in (_home() / ".registry").glob("new-*"):  # under the store's lock nobody is at work in it
+        for left in self._store().glob("new-*"):  # under the store's lock nobody is at work in it
             shutil.rmtree(left)
         _set_torn_line_aside(self._history)
         state = self._state()
@@ -453,20 +516,20 @@ class Registry:
         self, folder: Path, labels: Mapping[str, str], metadata: Mapping[str, Any]
     ) -> Iterator[tuple[str, Path]]:
         """Give a version of the model in `folder`, and where in the store it was made: synced, not yet in its place."""
-        aside = Path(tempfile.mkdtemp(prefix="new-", dir=_home() / ".registry"))
+        aside = Path(tempfile.mkdtemp(prefix="new-", dir=self._store()))
         try:
             staged = aside / "version"
             for name in _model_files(folder):
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, staged / name)
             files = {name: _file(staged / name) for name in _model_files(staged)}
-            version = _version_of({name: file.sha256 for name, file in files.items()})
+            tag = self._tag_for({name: file.sha256 for name, file in files.items()})
             metadata = copy.deepcopy(dict(metadata))
-            created = _write_model_yaml(staged, self._name, version, labels, metadata)
+            created = _write_model_yaml(staged, tag, labels, metadata)
             files[_MODEL_YAML] = _file(staged / _MODEL_YAML)
             record = {
                 "created": created,
-                "registry": str(self._folder.resolve()),
+                "registry": registry_users.key(self._folder.resolve()),
                 "labels": dict(labels),
                 "metadata": metadata,
                 "files": {name: asdict(file) for name, file in files.items()},
@@ -474,8 +537,8 @@ class Registry:
             content = {"sha256": _hash_of_record(record), "record": record}
             (staged / _RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for path in (*staged.rglob("*"), staged):
-                _sync(path)
-            yield f"{self._name}:{version}", staged
+                storage.sync(path)
+            yield tag, staged
         finally:
             shutil.rmtree(aside)
 
@@ -493,17 +556,29 @@ class Registry:
             raise UserError(f"{damage}; {self._way_back(state)}")
         champion = state.pointer.to if state.pointer else None
         entry = _next(state, action, champion, tag, why, who, figures)
-        _replace(self._pointer, _line(entry))
+        self._use(state, tag)
+        storage.replace(self._pointer, _line(entry))
         _append_line(self._history, entry)
         return entry
 
+    def _store(self) -> Path:
+        """Return the folder in which the store keeps what the registries need."""
+        return _home() / ".registry"
+
     def _trash(self) -> Path:
-        return _home() / ".registry" / "deleted" / _id(self._folder.resolve())
+        return self._store() / "deleted" / registry_users.key(self._folder.resolve())
+
+    def _use(self, state: _State, *added: str, dropped: str | None = None) -> None:
+        """Write down in the store which versions this registry uses, before it does and after it did."""
+        used = {*self._added(), *_known(state.entries), *added} - {dropped}
+        user = registry_users.identify(self._store(), self._folder.resolve())
+        registry_users.write(self._store(), user, {tag for tag in used if tag})
 
     def _delete(self, state: _State, tag: str, why: str) -> None:
         """Rename a version away, tell the history, then delete the files; they stay where another registry uses it."""
         if user := self._other_user(tag):
-            self._tell_deleted(state, tag, f"{why}; the files stay, {user} uses them")
+            self._use(state, dropped=tag)
+            self._tell_deleted(state, tag, f"{why}; the files stay, {user}")
             return
         name, _, version = tag.partition(":")
         trash = self._trash() / name / version
@@ -512,7 +587,7 @@ class Registry:
             self._place(tag).rename(trash)
         else:
             trash.mkdir()
-        _sync(trash.parent)
+        storage.sync(trash.parent)
         self._finish_delete(state, trash, why)
 
     def _finish_delete(self, state: _State, trash: Path, why: str) -> None:
@@ -521,6 +596,7 @@ class Registry:
         last = state.entries[-1] if state.entries else None
         if last is None or (last.action, last.from_) != ("delete", tag):  # it is, when a kill came after it was told
             self._tell_deleted(state, tag, why)
+        self._use(state, dropped=tag)
         shutil.rmtree(trash)
 
     def _tell_deleted(self, state: _State, tag: str, why: str) -> None:
@@ -528,19 +604,21 @@ class Registry:
         _append_line(self._history, entry)
         state.entries.append(entry)
 
-    def _other_user(self, tag: str) -> Path | None:
-        """Return another registry, of those that wrote to this store, whose history has `tag`."""
-        for mark in sorted((_home() / ".registry" / "users").iterdir()):
-            other = Path(mark.read_text(encoding="utf-8"))
-            if other != self._folder.resolve() and tag in _known(_read_history(other / self._history.name)):
-                return other
-        return None
+    def _other_user(self, tag: str) -> str:
+        """Return, as a clause, that another registry uses a version or may use it; empty where none does."""
+        for user in registry_users.others(self._store(), registry_users.key(self._folder.resolve())):
+            tags = user.tags
+            if tags is None and registry_users.is_there(user):  # an older release wrote down its folder alone
+                tags = frozenset(_known(_read_history(user.folder / self._history.name)))
+            if tags is None or tag in tags:
+                return registry_users.sentence(user, uses=tags is not None)
+        return ""
 
     def _write_latest(self, tag: str) -> None:
         """Let BentoML's `name:latest` mean `tag`."""
         latest = self._place(tag).parent / "latest"
         if not latest.is_file() or latest.read_text(encoding="utf-8") != self._place(tag).name:
-            _replace(latest, self._place(tag).name)
+            storage.replace(latest, self._place(tag).name)
 
 
 # The model's files
@@ -556,7 +634,12 @@ def _version_of(sums: Mapping[str, str]) -> str:
     total = hashlib.sha256()
     for name in sorted(sums, key=PurePosixPath):
         total.update(f"{name}\0{sums[name]}\0".encode())
-    return total.hexdigest()[:12]
+    return total.hexdigest()[:_DIGITS]
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each of a model's files."""
+    return {name: _sha256(folder / name) for name in _model_files(folder)}
 
 
 def _sha256(path: Path) -> str:
@@ -586,15 +669,13 @@ def _refuse_halves(folder: Path) -> None:
         raise UserError(f"{folder}: lacks {', '.join(missing)}, so it holds no whole model; make one with `dvc repro`")
 
 
-def _write_model_yaml(
-    folder: Path, name: str, version: str, labels: Mapping[str, str], metadata: Mapping[str, Any]
-) -> str:
+def _write_model_yaml(folder: Path, tag: str, labels: Mapping[str, str], metadata: Mapping[str, Any]) -> str:
     """Write BentoML's file, as its `bentoml.models.create` does; return when that was."""
     from bentoml._internal.models.model import ModelContext, ModelInfo
     from bentoml._internal.tag import Tag
 
     info = ModelInfo(
-        tag=Tag(name, version),
+        tag=Tag.from_str(tag),
         module="",
         api_version="v1",
         signatures={},
@@ -636,7 +717,7 @@ def _mend_latest(models: Path) -> None:
         return
     left = sorted(models.glob(f"*/{_MODEL_YAML}"), key=lambda path: path.stat().st_mtime_ns)
     if left:
-        _replace(latest, left[-1].parent.name)
+        storage.replace(latest, left[-1].parent.name)
     elif models.is_dir():
         latest.unlink(missing_ok=True)
 
@@ -683,12 +764,12 @@ def _set_torn_line_aside(path: Path) -> None:
         _ENTRY.validate_json(torn)
     except ValidationError:
         aside = path.with_suffix(".torn")
-        _append_bytes(aside, torn + b"\n")
+        storage.append(aside, torn + b"\n")
         os.truncate(path, start)
         say(f"warning: {path}: its last line was cut off; it is kept in {aside}")
     else:
-        _append_bytes(path, b"\n")
-    _sync(path)
+        storage.append(path, b"\n")
+    storage.sync(path)
 
 
 def _pointed(entries: Sequence[Entry], path: Path) -> _State:
@@ -770,7 +851,7 @@ def _line(entry: Entry) -> str:
 
 
 def _append_line(path: Path, entry: Entry) -> None:
-    _append_bytes(path, _line(entry).encode())
+    storage.append(path, _line(entry).encode())
 
 
 def _now() -> str:
@@ -791,11 +872,6 @@ def _reason(error: ValidationError) -> str:
     return f"{key}: {first['msg']}" if key else first["msg"]
 
 
-def _id(folder: Path) -> str:
-    """Return the name under which the store knows a registry."""
-    return hashlib.sha256(str(folder).encode()).hexdigest()[:12]
-
-
 # The disk
 
 
@@ -803,7 +879,7 @@ def _id(folder: Path) -> str:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock; raises UserError where another process holds it for more than LOCK_SECONDS."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    lock = storage.no_follow(str(path), os.O_RDWR | os.O_CREAT)
     try:
         until = time.monotonic() + LOCK_SECONDS
         while True:
@@ -824,39 +900,6 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is at every moment either the old one or the new one, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text, encoding="utf-8")
-    _sync(beside)
-    beside.replace(path)
-    _sync(path.parent)
-
-
-def _append_bytes(path: Path, content: bytes) -> None:
-    """Add to a file's end with one write, and see it onto the disk."""
-    is_new = not path.exists()
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        if os.write(file, content) != len(content):
-            raise OSError(28, "no space left", str(path))
-        os.fsync(file)
-    finally:
-        os.close(file)
-    if is_new:
-        _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """See a file, or the names in a folder, onto the disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
 # The command line
 
 
@@ -872,6 +915,7 @@ def main() -> None:
         "rollback": "make an earlier version the champion again",
         "delete": "delete a version",
         "prune": "delete the versions that are not among the champions of late (registry.keep in params.yaml)",
+        "forget": "let go of the versions of a project whose folder is gone for good",
         "history": "every promotion, refusal, rollback and deletion: who, when, from, to, why",
     }.items():
         command = commands.add_parser(name, help=what, description=what)
@@ -881,6 +925,8 @@ def main() -> None:
             command.add_argument("version", metavar="VERSION", nargs="?", default=preset, help=called)
         if name == "delete":
             command.add_argument("version", metavar="VERSION", help=called)
+        if name == "forget":
+            command.add_argument("folder", metavar="FOLDER", type=Path, help="where the project was")
         if name == "diff":
             command.add_argument("a", metavar="A", help=called)
             command.add_argument("b", metavar="B", help=called)
@@ -917,7 +963,12 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
         }
         figures = measured.get(tag, {})
         found.append({**row, "figures": figures, "labels": readable[tag].labels if tag in readable else {}})
-        rows.append([*map(_shown, row.values()), ", ".join(f"{key} {_shown(figures[key])}" for key in figures)])
+        rows.append(
+            [
+                *map(_shown, {**row, "tag": short(tag)}.values()),
+                ", ".join(f"{key} {_shown(figures[key])}" for key in figures),
+            ]
+        )
     empty = "no versions yet; `python -m pipeline.promote` makes the first"
     summary = {"champion": champion.tag if champion else None, "damage": damage, "versions": found}
     return summary, _table(rows) if found else empty
@@ -944,27 +995,36 @@ def _diff(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
     keys = dict.fromkeys([*sides[0], *sides[1]])
     differences = {key: [side.get(key) for side in sides] for key in keys if sides[0].get(key) != sides[1].get(key)}
     data, why_not, text = _data_diff(old, new)
-    rows = [["", old.tag, new.tag], *([key, *map(_shown, both)] for key, both in differences.items())]
+    rows = [["", short(old.tag), short(new.tag)], *([key, *map(_shown, both)] for key, both in differences.items())]
     found = {"a": old.tag, "b": new.tag, "differences": differences, "data": data, "data_why_not": why_not}
     return found, f"{_table(rows)}\n\n{text or f'data: {why_not}'}"
 
 
 def _rollback(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
     entry = registry.rollback(wanted.version, wanted.why)
-    return entry.as_json(), f"the champion is {entry.to}, after {entry.from_ or 'a damaged pointer'}: {entry.why}"
+    before = short(entry.from_) if entry.from_ else "a damaged pointer"
+    return entry.as_json(), f"the champion is {short(str(entry.to))}, after {before}: {entry.why}"
 
 
 def _delete(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
     registry.delete(wanted.version)
     entry = registry.history()[-1]
-    return entry.as_json(), f"deleted {entry.from_}: {entry.why}"
+    return entry.as_json(), f"deleted {short(str(entry.from_))}: {entry.why}"
 
 
 def _prune(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
     gone = registry.prune()
+    entries = registry.history()[-len(gone) :] if gone else []
     return gone, "\n".join(
-        f"deleted {tag}" for tag in gone
+        f"deleted {short(str(entry.from_))}: {entry.why}" for entry in entries
     ) or "nothing to delete: each version is among the last champions"
+
+
+def _forget(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
+    left = registry.forget(wanted.folder)
+    lines = [f"forgot the project that was in {wanted.folder}"]
+    lines += [f"nobody uses {tag} now; `bentoml models delete {tag}` frees its space" for tag in left]
+    return left, "\n".join(lines)
 
 
 def _tell(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
@@ -979,6 +1039,7 @@ _COMMANDS = {
     "rollback": _rollback,
     "delete": _delete,
     "prune": _prune,
+    "forget": _forget,
     "history": _tell,
 }
 
@@ -1035,7 +1096,7 @@ def _shown(value: object) -> str:
 
 def _history_table(entries: Sequence[Entry]) -> str:
     rows = [["", "at", "who", "action", "from", "to", "why"]]
-    rows += [[str(e.serial), e.at, e.who, e.action, e.from_ or "", e.to or "", e.why] for e in entries]
+    rows += [[str(e.serial), e.at, e.who, e.action, short(e.from_ or ""), short(e.to or ""), e.why] for e in entries]
     return _table(rows)
 
 

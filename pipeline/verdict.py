@@ -25,6 +25,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from pipeline import params
 from pipeline.evaluation.bootstrap import Gain, paired_gain
+from pipeline.registry import short
 from pipeline.text_table import bullets, table
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def judge(
 
 def unchanged(candidate: Figures, at: str = "") -> Verdict:
     """Return the verdict on a candidate that is the champion already: nothing is compared, nothing can be forced."""
-    comparison = f"The candidate is the champion already: both are version {candidate['version']}."
+    comparison = f"The candidate is the champion already: both are version {short(candidate['version'])}."
     return Verdict(
         promoted=False,
         forced=None,
@@ -454,9 +455,11 @@ def summary(verdict: Verdict) -> str:
 def _title(verdict: Verdict) -> str:
     title = "Promoted by force" if verdict.forced is not None else "Promoted" if verdict.promoted else "Not promoted"
     against = (
-        f"the champion {verdict.champion['version']}" if verdict.champion else "the base, for there is no champion"
+        f"the champion {short(verdict.champion['version'])}"
+        if verdict.champion
+        else "the base, for there is no champion"
     )
-    return f"{title}: candidate {verdict.candidate['version']} against {against}"
+    return f"{title}: candidate {short(verdict.candidate['version'])} against {against}"
 
 
 def markdown(verdict: Verdict) -> str:

@@ -11,7 +11,7 @@ from bentoml.exceptions import BentoMLException
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.model_safety import unsafe
-from pipeline.registry import NEEDED, Registry, content_version
+from pipeline.registry import NEEDED, Registry, content_version, short
 
 POINTER = paths.REGISTRY / "champion.json"
 
@@ -62,7 +62,7 @@ def _champion(root: Path) -> ModelFolder | None:
         raise BentoMLException(f"no model to serve: {error}") from None
     if champion is None:
         return None
-    why = f"the champion {champion.tag} since {since}"
+    why = f"the champion {short(champion.tag)} since {since}"
     return ModelFolder(champion.folder, why, champion.version, follows=True)
 
 
@@ -71,7 +71,9 @@ def beside(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
     found = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
     try:
         previous = Registry(root).get("previous")
-        found["previous"] = ModelFolder(previous.folder, f"the champion before, {previous.tag}", previous.version)
+        found["previous"] = ModelFolder(
+            previous.folder, f"the champion before, {short(previous.tag)}", previous.version
+        )
     except UserError:
         pass  # there is none, or none that is whole
     return {name: folder for name, folder in found.items() if name in names and not _problem(folder.path, NEEDED)}

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 from bentoml.exceptions import BentoMLException
 
 from pipeline.params import Service
+from pipeline.registry import short
 from serving import model_folder, seeing
 from serving.engine import Engine, EngineError, Sampling, cannot
 from serving.errors import ApiError
@@ -187,9 +188,10 @@ class ServedModel:
             raise ApiError(503, message, code="model_failed", headers={"Retry-After": "10"})
         if served is None:
             raise ApiError(503, "the model is still being loaded", code="model_loading", headers={"Retry-After": "1"})
-        if name in (None, "champion", served.loaded.version):
+        if name in (None, "champion", served.loaded.version, short(served.loaded.version)):
             return served
-        known = {task.result().loaded.version: other for other, task in self._beside.items() if _is_there(task)}
+        loaded = {other: task.result().loaded.version for other, task in self._beside.items() if _is_there(task)}
+        known = {name: other for other, version in loaded.items() for name in (version, short(version))}
         other = known.get(str(name), str(name))
         if other not in self._others:
             message = f"there is no model of this name; there are {', '.join(self.names())}"

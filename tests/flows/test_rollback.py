@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.rollback import rollback
-from pipeline.registry import Registry
+from pipeline.registry import Registry, short
 from tests.conftest import Workspace
 from tests.flows.conftest import Prefect
 
@@ -52,19 +52,19 @@ def test_a_rollback_is_one_run_that_says_the_old_and_the_new_champion(prefect: P
     assert champion.tag == champions[1]
     assert (ended["name"], ended["message"]) == (
         "Completed",
-        f"the champion is {champions[1]}, after {champions[2]}: complaints | <b>",
+        f"the champion is {short(champions[1])}, after {short(champions[2])}: complaints | <b>",
     )
     assert Registry().history()[-1].why == "complaints | <b>"
     [artifact] = ended["artifacts"]
     assert artifact["key"] == "rollback"
-    assert f"| champion now | {champions[1]} |" in artifact["data"]
+    assert f"| champion now | {short(champions[1])} |" in artifact["data"]
     assert "| its perplexity | 10.5 |" in artifact["data"]
     assert "| why | complaints \\| &lt;b> |" in artifact["data"]
 
 
 def test_a_version_can_be_named_by_the_beginning_of_its_digits(prefect: Prefect, champions: list[str]) -> None:
     ended = run(prefect, version=champions[0].partition(":")[2][:8], why="further back")
-    assert ended["message"].startswith(f"the champion is {champions[0]}, after {champions[2]}")
+    assert ended["message"].startswith(f"the champion is {short(champions[0])}, after {short(champions[2])}")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from pipeline.command import UserError, run
 from pipeline.context import start_and_end
 from pipeline.evaluation.perplexity import score
 from pipeline.promote import Decision, carry_out, decide
-from pipeline.registry import Registry, Version, content_version
+from pipeline.registry import Registry, Version, content_version, short
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.test_kill import PROCESSES
 
@@ -303,7 +303,9 @@ def test_the_champion_as_candidate_is_refused_without_scoring(scene: Scene, monk
     before = Registry().history()
     decision = scene.decide(force="now!")
     assert not decision.verdict.promoted
-    assert decision.verdict.reasons == [f"The candidate is the champion already: both are version {champion.version}."]
+    assert decision.verdict.reasons == [
+        f"The candidate is the champion already: both are version {short(champion.version)}."
+    ]
     assert carry_out(decision) is None
     assert Registry().history() == before
 
@@ -472,9 +474,9 @@ def test_the_command_says_its_verdict_for_people_and_for_programs(
     new = Registry().champion()
     assert new is not None
     printed = capsys.readouterr().out
-    assert printed.startswith(f"Promoted: candidate {new.version} against the champion {old.version}\n")
+    assert printed.startswith(f"Promoted: candidate {short(new.version)} against the champion {short(old.version)}\n")
     assert max(map(len, printed.splitlines())) <= 100
-    assert f"Champion: {new.tag} (before: {old.tag})." in printed
+    assert f"Champion: {short(new.tag)} (before: {short(old.tag)})." in printed
 
     assert ask("--json") == 1
     assert "is the champion already" in json.loads(capsys.readouterr().out)["reasons"][0]

@@ -12,7 +12,7 @@ from bentoml._internal.models import ModelStore
 
 from pipeline import paths, registry
 from pipeline.command import UserError, run
-from pipeline.registry import Entry, Registry, Version, content_version
+from pipeline.registry import Entry, Registry, Version, content_version, short
 from tests.conftest import ROOT, Workspace
 
 NAME = "text-generator"
@@ -72,7 +72,7 @@ def test_a_version_is_the_hash_of_names_and_contents(tmp_path: Path) -> None:
     text = "".join(
         f"{name}\0{hashlib.sha256(content).hexdigest()}\0" for name, content in (("b/x", b"1"), ("b.json", b"2"))
     )
-    assert content_version(tmp_path) == hashlib.sha256(text.encode()).hexdigest()[:12]
+    assert content_version(tmp_path) == hashlib.sha256(text.encode()).hexdigest()[:40]
 
 
 def test_a_version_is_a_model_of_bentoml(ours: Registry, store: Path) -> None:
@@ -104,6 +104,18 @@ def test_bentoml_lists_and_gets_it(ours: Registry) -> None:
 def test_the_same_content_is_one_version_and_keeps_its_labels(ours: Registry) -> None:
     first = add(ours, "tales")
     assert ours.add(candidate("tales"), {"data": "other"}, {}) == first
+    assert ours.versions() == [first]
+
+
+def test_two_models_made_to_have_one_version_are_told_apart_by_their_files(
+    ours: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_version_of", lambda _: "0" * 40)
+    first = add(ours, "tales")
+    assert add(ours, "tales") == first
+    with pytest.raises(UserError, match="holds another model under this version"):
+        add(ours, "other")
+    ours.verify(first.tag)
     assert ours.versions() == [first]
 
 
@@ -147,6 +159,84 @@ def test_a_full_disk_leaves_nothing_behind(ours: Registry, store: Path, monkeypa
         add(ours, "new")
     assert ours.champion() == old
     assert sorted(path.name for path in (store.parent / ".registry").iterdir()) == ["lock", "users"]
+
+
+# Registries of older releases, whose versions had 12 digits
+
+
+def made_by_an_older_release(ours: Registry, store: Path) -> None:
+    """Rewrite a registry and its store as releases with versions of 12 digits wrote them."""
+    for version in ours.versions():
+        digits = version.version[:12]
+        record = json.loads((version.folder / "version.json").read_text(encoding="utf-8"))["record"]
+        described = version.folder / "model.yaml"
+        described.write_text(described.read_text(encoding="utf-8").replace(version.version, digits), encoding="utf-8")
+        file = {"size": described.stat().st_size, "sha256": hashlib.sha256(described.read_bytes()).hexdigest()}
+        record |= {"registry": str(Path("registry").resolve()), "files": record["files"] | {"model.yaml": file}}
+        checksum = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+        content = json.dumps({"sha256": checksum, "record": record})
+        (version.folder / "version.json").write_text(content, encoding="utf-8")
+        version.folder.rename(version.folder.with_name(digits))
+        for path in (Path("registry/history.jsonl"), Path("registry/champion.json"), store / NAME / "latest"):
+            if path.exists():
+                path.write_text(path.read_text(encoding="utf-8").replace(version.version, digits), encoding="utf-8")
+    Path("registry/id").unlink()
+    users = store.parent / ".registry" / "users"
+    shutil.rmtree(users)
+    users.mkdir()
+    folder = str(Path("registry").resolve())
+    (users / hashlib.sha256(folder.encode()).hexdigest()[:12]).write_text(folder, encoding="utf-8")
+
+
+def test_a_registry_of_an_older_release_goes_on(ours: Registry, workspace: Workspace, store: Path) -> None:
+    old, new, never = promote(ours, "old"), promote(ours, "new"), add(ours, "never promoted")
+    made_by_an_older_release(ours, store)
+    workspace.set(registry__keep=1)
+    ours = Registry()
+    now = ours.champion()
+    assert now is not None
+    assert (now.tag, now.version) == (short(new.tag), new.version)
+    assert {version.version for version in ours.versions()} == {old.version, new.version, never.version}
+    for name in (new.tag, short(new.tag), new.version, short(new.version), new.version[:6], "champion"):
+        assert ours.get(name) == now
+    assert add(ours, "new") == now  # the same content is one version
+    ours.rollback(None, "complaints")
+    assert champion(ours) == "old"
+    entry = ours.rolled_back(new.version)
+    assert entry is not None
+    assert entry.why == "complaints"
+    newest = promote(ours, "newest")
+    assert newest.tag == f"{NAME}:{newest.version}"
+    assert sorted(ours.prune()) == sorted([short(old.tag), short(new.tag), short(never.tag)])
+    assert ours.versions() == [newest]
+    assert [path.name for path in (store.parent / ".registry" / "users").iterdir()] == [
+        Path("registry/id").read_text(encoding="utf-8").strip()
+    ]
+
+
+def test_a_version_of_an_older_release_is_held_to_all_of_its_hashes_and_made_whole(ours: Registry, store: Path) -> None:
+    new = promote(ours, "new")
+    made_by_an_older_release(ours, store)
+    flip(new.folder.with_name(short(new.version)) / "model.safetensors")
+    with pytest.raises(UserError, match="does not hold what was added"):
+        ours.champion()
+    assert add(ours, "new").tag == short(new.tag)
+    ours.verify("champion")
+
+
+def test_another_model_that_begins_with_the_same_12_digits_is_another_version(
+    ours: Registry, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two folders can be made to collide in the 48 bits of an older release's version."""
+    old = promote(ours, "old")
+    made_by_an_older_release(ours, store)
+    version_of = registry._version_of
+    monkeypatch.setattr(registry, "_version_of", lambda sums: old.version[:12] + version_of(sums)[12:])
+    other = promote(ours, "other")
+    assert other.tag != short(old.tag)
+    assert ours.get("previous").tag == short(old.tag)
+    with pytest.raises(UserError, match="write one more digit"):
+        ours.get(other.version[:11])
 
 
 # The champion and its history
@@ -573,8 +663,8 @@ def test_the_command_shows_people_tables_and_scripts_json(
     assert "no versions yet" in call(capsys, monkeypatch, "list")
     old, new = promote(ours, "old"), promote(ours, "new")
     listed = call(capsys, monkeypatch, "list").splitlines()
-    assert re.fullmatch(rf"{new.tag}  champion  \S+  \S+  +perplexity 9", listed[1])
-    assert re.fullmatch(rf"{old.tag}  whole     \S+  \S+  +perplexity 9", listed[2])
+    assert re.fullmatch(rf"{short(new.tag)}  champion  \S+  \S+  +perplexity 9", listed[1])
+    assert re.fullmatch(rf"{short(old.tag)}  whole     \S+  \S+  +perplexity 9", listed[2])
     found = json.loads(call(capsys, monkeypatch, "list", "--json"))
     assert found["champion"] == new.tag
     assert [version["state"] for version in found["versions"]] == ["champion", "whole"]
@@ -582,7 +672,7 @@ def test_the_command_shows_people_tables_and_scripts_json(
     assert re.search(r"labels\.data +old\n", call(capsys, monkeypatch, "show", "previous"))
     assert json.loads(call(capsys, monkeypatch, "rollback", "--why", "complaints", "--json"))["to"] == old.tag
     told = call(capsys, monkeypatch, "history").splitlines()
-    assert re.match(rf"3  \S+ +\S+ +rollback  {new.tag}  {old.tag}  complaints", told[3])
+    assert re.match(rf"3  \S+ +\S+ +rollback  {short(new.tag)}  {short(old.tag)}  complaints", told[3])
     assert json.loads(call(capsys, monkeypatch, "history", "--json"))[2]["why"] == "complaints"
     assert json.loads(call(capsys, monkeypatch, "prune", "--json")) == []
 

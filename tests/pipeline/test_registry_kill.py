@@ -275,7 +275,7 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(project: Proje
     won, lost = sorted(told, key=lambda content: told[content] != "won")
     assert told[won] == "won"
     assert re.fullmatch(
-        f"the champion changed from {NAME}:.{{12}} to {NAME}:.{{12}} while {NAME}:.{{12}} was being judged; "
+        f"the champion changed from {NAME}:.{{40}} to {NAME}:.{{40}} while {NAME}:.{{40}} was being judged; "
         "run it again",
         told[lost],
     )

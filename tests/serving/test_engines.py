@@ -163,7 +163,7 @@ def test_a_drift_is_kept_and_refused_with_its_figure(sharp: Path) -> None:
         return CheckedStepper(stepper)
 
     for maker in (make, lambda: pytest.fail("checked again")):
-        with pytest.raises(EngineError, match=r"some drifts .* version [0-9a-f]{12}: .* at most 0\.\d+ is allowed"):
+        with pytest.raises(EngineError, match=r"some drifts .* version [0-9a-f]{40}: .* at most 0\.\d+ is allowed"):
             engines.require(sharp, "some", __file__, maker)  # type: ignore[arg-type]
 
 

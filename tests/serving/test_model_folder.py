@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bentoml.exceptions import BentoMLException
 
-from pipeline.registry import Registry, Version
+from pipeline.registry import Registry, Version, short
 from serving import model_folder
 from tests.serving.conftest import DATA, REPOSITORY
 
@@ -39,7 +39,7 @@ def test_the_champion_comes_before_the_candidate(tmp_path: Path, model: Path) ->
     new = promote(model, tmp_path)
     since = Registry(tmp_path).history()[0].at
     folder = model_folder.find(tmp_path)
-    why = f"the champion {new.tag} since {since}"
+    why = f"the champion {short(new.tag)} since {since}"
     assert folder == model_folder.ModelFolder(new.folder, why, new.version, follows=True)
     assert model_folder.version(folder.path) == new.version == model_folder.version(model)
 
@@ -119,7 +119,7 @@ def test_the_version_is_that_of_the_content(tmp_path: Path, model: Path) -> None
     copy = put(model, tmp_path)
     (copy / ".DS_Store").touch()
     version = model_folder.version(model)
-    assert len(version) == 12
+    assert len(version) == 40
     assert model_folder.version(copy) == version
     (copy / "manifest.json").write_text(json.dumps({"data": "other"}), encoding="utf-8")
     assert model_folder.version(copy) != version

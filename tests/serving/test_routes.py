@@ -49,7 +49,7 @@ def test_an_answer_says_what_it_takes_to_have_it_again(client: TestClient) -> No
     assert list(answer) == ["text", "finish_reason", "usage", "model", "data", "seed", "engine"]
     assert answer["data"] == DATA
     assert answer["engine"] in ("int8", "ctranslate2", "transformers")
-    assert re.fullmatch("[0-9a-f]{12}", answer["model"])
+    assert re.fullmatch("[0-9a-f]{40}", answer["model"])
     assert answer["usage"]["completion_tokens"] <= 8
     assert generate(client, seed=answer["seed"]).json() == answer
 

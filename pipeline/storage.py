@@ -1,0 +1,77 @@
+"""Locks, atomic writes and fsync.
+
+Names of locks and temporary files are predictable, and a project may come from a stranger: a link planted at such a
+name is never followed.
+"""
+
+import os
+from pathlib import Path
+from typing import IO
+
+from pipeline.command import UserError
+
+
+def no_follow(path: str, flags: int) -> int:
+    """Open a file, but never through a link at its name; an `opener` for `open`."""
+    if Path(path).is_symlink():
+        raise UserError(f"{path}: is a link, through which nothing is written; delete it and run the command again")
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def open_lock(path: Path) -> IO[str]:
+    """Open a lock file, made where it is missing, to be read and appended to."""
+    return open(path, "a+", encoding="utf-8", opener=no_follow)
+
+
+def create(path: Path) -> IO[bytes]:
+    """Open a new file for writing; what had its name before, such as a killed run's file or a link, is deleted."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")  # fails where something, a link included, has the name by now
+
+
+def beside(path: Path) -> Path:
+    """Return the temporary name under which `replace` writes what is to be at `path`."""
+    return path.with_name(f".{path.name}.new")
+
+
+def replace(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write a file that is at every moment either the old one or the new one, also after a power cut.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        content: Text is written as UTF-8.
+        mode: The new file's permissions, where they are not the usual ones.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = beside(path)
+    with create(new) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file's end with one write, and see it onto the disk."""
+    is_new = not path.exists()
+    file = no_follow(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        if os.write(file, content) != len(content):
+            raise OSError(28, "no space left", str(path))
+        os.fsync(file)
+    finally:
+        os.close(file)
+    if is_new:
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """See a file, or the names in a folder, onto the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
