@@ -341,7 +341,8 @@ def _stamp(path: Path, named_by: str = "params.yaml: data.path") -> list[Any]:
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise UserError(f"{named_by}: there is no file {str(path)!r}; put it there or name another") from None
+        hint = paths.meant(path)
+        raise UserError(f"{named_by}: there is no file {str(path)!r}; {hint}put it there or name another") from None
     return [str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns]
 
 

@@ -46,14 +46,14 @@ def _from_hub(base: str) -> Path:
     hub_model = _HUB_MODEL.fullmatch(base)
     if not hub_model:
         raise UserError(
-            f"params.yaml: base: there is no folder {base!r} here; expected 'starter', a folder with a model in it, "
-            f"or a hub model with its commit, such as {GPT2_AT_ITS_COMMIT}"
+            f"params.yaml: base: there is no folder {base!r} here; {paths.meant(Path(base))}name 'starter', a "
+            f"folder with a model in it or a hub model with its commit, such as {GPT2_AT_ITS_COMMIT}"
         )
     repository, commit = hub_model["repository"], hub_model["commit"]
     if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
         raise UserError(
-            f"params.yaml: base: found {base!r}, which is no folder here, and a hub model needs its commit: 40 hex "
-            f"digits after an @, from the model's page under Files, such as {GPT2_AT_ITS_COMMIT}"
+            f"params.yaml: base: found {base!r}, which is no folder here; {paths.meant(Path(base))}a hub model needs "
+            f"its commit: 40 hex digits after an @, from the model's page under Files, such as {GPT2_AT_ITS_COMMIT}"
         )
 
     if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub

@@ -26,7 +26,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.reader import ReaderError
 
 from pipeline import paths
 from pipeline.command import UserError, arg_parser, run
@@ -422,11 +423,19 @@ def load(path: Path = paths.PARAMS, root: Path | None = None) -> Params:
     Its paths start from `root`, the project's folder; without it, from the folder of `path`.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} is not here; run the command from the repository's root") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not readable as YAML: {' '.join(str(error).split())}") from None
+    try:
+        content = YAML(typ="safe").load(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        shown = raw.splitlines()[line - 1].decode("utf-8", "replace").strip()
+        raise UserError(
+            f"{path} is not readable as YAML: line {line} is not UTF-8: {shown!r}; save it as UTF-8"
+        ) from None
+    except YAMLError as error:
+        raise UserError(f"{path} is not readable as YAML: {_yaml_problem(raw.decode('utf-8'), error)}") from None
     try:
         found = Params.model_validate(content)
     except ValidationError as error:
@@ -436,6 +445,20 @@ def load(path: Path = paths.PARAMS, root: Path | None = None) -> Params:
     if clashes := list(paths.conflicts(root, found.data.path, found.base, found.watch.inbox)):
         raise UserError("\n".join(f"{path}: {clash}" for clash in clashes))
     return found
+
+
+def _yaml_problem(text: str, error: YAMLError) -> str:
+    """Return what is wrong with the YAML `text`, with the lines as they stand: where it shows and where it began."""
+    if isinstance(error, ReaderError):
+        before = text[: error.position]
+        return f"line {before.count(chr(10)) + 1} holds the control character {text[error.position]!r}; delete it"
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    lines = text.splitlines()
+    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None and mark.line < len(lines)]
+    quoted = [f"line {number}: {lines[number - 1]!r}" for number in dict.fromkeys(mark.line + 1 for mark in marks)]
+    problem = " ".join(str(error.problem).split())
+    return f"{problem} {error.context or ''}".strip() + (f" ({', from '.join(quoted)})" if quoted else "")
 
 
 def _sentence(problem: ErrorDetails) -> str:

@@ -1,7 +1,10 @@
 """Where each stage reads and writes, relative to the repository's root; `dvc.yaml` declares the same paths."""
 
+import difflib
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,3 +126,40 @@ def _around(path: Path, places: Mapping[Path, Path]) -> Path | None:
 def _owned(path: str, found: Path) -> str:
     place = "belongs to the pipeline" if Path(path) == found else f"is in {found}, which belongs to the pipeline"
     return f"{place} and may be overwritten or deleted by any run"
+
+
+def meant(path: Path) -> str:
+    """Return "did you mean …? Or " for a path that does not exist, to begin a sentence's advice; "" for no idea."""
+    place = Path(path.anchor)
+    for part in path.relative_to(place).parts:
+        if (place / part).exists():
+            place /= part
+            continue
+        try:
+            names = {child.name.casefold(): child.name for child in sorted(place.iterdir()) if child.name[0] != "."}
+        except OSError:  # no folder, or one that may not be read: there is nothing to name
+            names = {}
+        for close in difflib.get_close_matches(part.casefold(), names, n=3):
+            found = place.joinpath(names[close], *path.parts[len(place.parts) + 1 :])
+            if found.exists():
+                return f"did you mean {str(found)!r}? Or "
+        break
+    beside = Path("data", path.name)
+    return f"did you mean {str(beside)!r}? Or " if path.name and beside.exists() else ""
+
+
+def untracked(path: Path) -> str:
+    """Return what keeps no version of the file `path`, as the end of a sentence; "" where DVC or git tracks it.
+
+    So too outside a DVC repository, where no run is recorded.
+    """
+    if not Path(".dvc").is_dir() or any(Path(f"{part}.dvc").exists() for part in (path, *path.parents) if part.name):
+        return ""
+    if not _real(path).is_relative_to(_real(Path())):
+        return f"it is outside the project: copy it to data/ and track that: dvc add data/{path.name}"
+    command = ["git", "--literal-pathspecs", "--no-optional-locks", "ls-files", "--error-unmatch", "--", str(path)]
+    try:
+        in_git = subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+    except FileNotFoundError:
+        in_git = False
+    return "" if in_git else f"track it: dvc add {shlex.quote(str(path))}"

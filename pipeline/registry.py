@@ -658,7 +658,10 @@ def _hash_of_record(record: object) -> str:
 def _refuse_halves(folder: Path) -> None:
     """Raise UserError unless `folder` holds a whole model, in files of its own."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder, so there is no model to add; make one with `dvc repro`")
+        raise UserError(
+            f"{folder}: there is no such folder, so there is no model to add; {paths.meant(folder)}make one with "
+            "`dvc repro`"
+        )
     links = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_symlink()]
     if links:
         raise UserError(

@@ -56,6 +56,8 @@ def main() -> None:
         output.unlink(missing_ok=True)  # so that, where this run stops, no other run's results pass for its own
     seen = look(corpus, all_params.data, wanted)
     check_columns(seen, wanted)
+    if mend := paths.untracked(corpus):
+        say(f"{corpus} is not tracked by DVC, so none of its versions is kept and no run can be made again; {mend}")
     for output in (paths.CLEAN, paths.QUARANTINE):
         output.parent.mkdir(parents=True, exist_ok=True)
 

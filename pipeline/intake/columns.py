@@ -195,7 +195,7 @@ def _is_a_value(name: str, values: Sequence[str]) -> bool:
     if name.strip() and name in values:
         return True
     words = len(name.split())
-    return words > 3 and kind_of(values).startswith("text") and words >= min(len(value.split()) for value in values)
+    return words > 3 and kind_of(values).startswith("text") and 2 * words >= min(len(value.split()) for value in values)
 
 
 def longest_texts(kinds: Mapping[str, str]) -> list[str]:

@@ -5,13 +5,23 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import params
+from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.intake import encodings
 from pipeline.intake.advice import check_texts, with_advice
 from pipeline.intake.columns import category_problem, check_columns, text_columns, text_problem
 from pipeline.intake.json_lines import look_at_json
-from pipeline.intake.source import SAMPLE, Look, SettingsError, choices, likeliest, mixture, sample_lines, written
+from pipeline.intake.source import (
+    SAMPLE,
+    Look,
+    SettingsError,
+    choices,
+    clipped,
+    likeliest,
+    mixture,
+    sample_lines,
+    written,
+)
 from pipeline.intake.table import look_at_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
@@ -72,9 +82,13 @@ def _further(path: Path, wanted: params.Data, texts: params.Validate | None, set
 
 def _look(path: Path, wanted: params.Data, texts: params.Validate | None) -> Look:
     if path.is_dir():
-        raise UserError(f"params.yaml: data.path: {str(path)!r} is a folder; name the file in it that holds the texts")
+        what = f"params.yaml: data.path: {str(path)!r} is a folder"
+        raise UserError(f"{what}; name the file in it that holds the texts{_such_as(path)}")
     if not path.is_file():
-        raise UserError(f"params.yaml: data.path: there is no file {str(path)!r}; put the CSV there or name another")
+        raise UserError(
+            f"params.yaml: data.path: there is no file {str(path)!r}; {paths.meant(path)}put the CSV there or name "
+            "another"
+        )
     kind, compression = _kind(path, wanted)
     head = _head(path, "none", 4096)
     packed = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}.get(compression, b"")
@@ -122,6 +136,12 @@ def has_known_suffix(path: Path) -> bool:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     inner = suffixes[:-1] if suffixes and suffixes[-1] in _COMPRESSIONS else suffixes
     return bool(inner) and inner[-1] in _FORMATS
+
+
+def _such_as(folder: Path) -> str:
+    """Return the corpora in `folder` as the end of a sentence."""
+    names = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in _FORMATS)
+    return f", such as {clipped(names, 3)}" if names else ""
 
 
 def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:

@@ -48,7 +48,7 @@ def test_any_local_folder_with_a_causal_model_is_a_base(workspace: Workspace, ti
 
 
 def test_a_base_that_does_not_exist_is_named_with_what_is_expected(workspace: Workspace) -> None:
-    assert "there is no folder 'startr' here; expected 'starter', a folder" in refusal("startr")
+    assert "there is no folder 'startr' here; name 'starter', a folder" in refusal("startr")
 
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "openai-community/gpt2@main", "openai-community/gpt2@607a"])

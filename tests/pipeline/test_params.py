@@ -69,7 +69,11 @@ def test_a_missing_key_is_named(workspace: Workspace) -> None:
     ("content", "sentence"),
     [
         ("a: [", "params.yaml is not readable as YAML"),
-        ("a: 1\na: 2", "duplicate key"),
+        ("a: 1\na: 2", r"duplicate key .* \(line 2: 'a: 2', from line 1: 'a: 1'\)"),
+        ("a: 1\n\tb: 2", r"found a tab character .* \(line 2: '\\tb: 2'"),
+        ("a: 1\nb: 'x\nc: 2", r"found unexpected end of stream while scanning a quoted scalar \(.*line 2: \"b: 'x\"\)"),
+        ("a: 1\nb: c: d", r"mapping values are not allowed in this context \(line 2: 'b: c: d'\)"),
+        ("a: 1\nb: \x07", r"line 2 holds the control character '\\x07'; delete it"),
         ("", "params.yaml: the whole file: found None"),
         ("- 1", "params.yaml: the whole file: found"),
     ],

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -124,8 +125,35 @@ def test_what_no_parser_can_read_without_guessing_stops_the_stage(
 
 def test_a_missing_file_is_named(workspace: Workspace) -> None:
     workspace.set(data__path="data/none.csv")
-    with pytest.raises(UserError, match=r"data.path: there is no file 'data/none.csv'"):
+    with pytest.raises(UserError, match=r"data.path: there is no file 'data/none.csv'; put the CSV there"):
         validate.main()
+    workspace.write_corpus("id,text\n1,a\n")
+    for wrong in ("data/corpsu.csv", "Data/corpus.csv", "dta/corpus.csv", "corpus.csv"):
+        workspace.set(data__path=wrong)
+        with pytest.raises(UserError, match=rf"there is no file '{wrong}'; did you mean 'data/corpus.csv'\? Or put"):
+            validate.main()
+    workspace.set(data__path="data")
+    with pytest.raises(UserError, match=r"'data' is a folder; name the file in it .*, such as 'data/corpus.csv'"):
+        validate.main()
+
+
+def test_a_corpus_that_nothing_tracks_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("data/corpus.csv")
+    workspace.write_corpus("id,text\n1,a\n")
+    assert paths.untracked(path) == ""  # outside a DVC repository no run is recorded
+    Path(".dvc").mkdir()
+    assert paths.untracked(path) == "track it: dvc add data/corpus.csv"
+    assert paths.untracked(Path("../corpus.csv")).startswith("it is outside the project: copy it to data/")
+    with pytest.raises(UserError):  # its one text is in no split
+        validate.main()
+    assert "data/corpus.csv is not tracked by DVC" in capsys.readouterr().err
+    Path("data.dvc").write_text("outs: []\n")
+    assert paths.untracked(path) == ""
+    Path("data.dvc").unlink()
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    assert paths.untracked(path)
+    subprocess.run(["git", "add", str(path)], check=True)
+    assert paths.untracked(path) == ""
 
 
 def test_too_many_refused_rows_stop_the_stage_with_the_reasons(workspace: Workspace) -> None:
