@@ -39,6 +39,7 @@ from pipeline.workspace import run_stage
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
 _CHECKED_ROWS = 75_000  # at once, at least: Great Expectations takes 0.1 s for any number of rows up to about 100,000
+_CHECKED_BYTES = 32 << 20  # of texts that wait for that, at most: of rows of 100 kB, 75,000 would be 7.5 GB
 _COUNTED_TEXTS = 2_000  # whose tokens the report shows
 _FURTHER_FIELDS = "further_fields"  # column of quarantine.csv: what a broken row has beyond the corpus's columns
 _CLEAN = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
@@ -233,13 +234,16 @@ def _groups_of(cells: pa.Array, kept: NDArray[np.bool_]) -> list[str]:
 
 
 def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tuple[_Part, Inspection]]]:
-    """Yield as many parts together as Great Expectations is asked about at once."""
+    """Yield as many parts together as Great Expectations is asked about at once, or memory should hold."""
     group: list[tuple[_Part, Inspection]] = []
+    rows = size = 0
     for part, inspection in inspected:
         group.append((part, inspection))
-        if sum(len(grouped.rows) for grouped, _ in group) >= _CHECKED_ROWS:
+        rows += len(part.rows)
+        size += sum(column.nbytes for column in part.columns) + len(inspection.fingerprints.texts)
+        if rows >= _CHECKED_ROWS or size >= _CHECKED_BYTES:
             yield group
-            group = []
+            group, rows, size = [], 0, 0
     if group:
         yield group
 

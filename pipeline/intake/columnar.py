@@ -5,14 +5,22 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.command import UserError
 from pipeline.intake.json_lines import writable
+from pipeline.intake.parquet_pages import pages
 from pipeline.intake.records import BYTES, ROWS, Record
-from pipeline.intake.source import Look, check_reserved
+from pipeline.intake.source import LONGEST_RECORD, SAMPLE, Look, check_reserved, check_width
+
+_LARGEST_PAGE = 16 << 20  # bytes, and values, of a page
+_LARGEST_PAGES = 16 * _LARGEST_PAGE  # of all columns, one page of each, which are in memory together
+_ROWS_A_BYTE = 1000
+Sizes = npt.NDArray[np.int64]
 
 
 def look(path: Path) -> Look:
@@ -27,12 +35,15 @@ def look(path: Path) -> Look:
         raise UserError(f"{path}: two columns are called {twice[0]!r}; give each column its own name")
     if not columns or not rows:
         raise UserError(f"{path}: there is no row in {len(columns)} columns; expected one for each text")
+    check_width(f"{path}: ", len(columns))
     found = Look(path, "parquet", "none", columns=columns)
     check_reserved(found, f"{path}: ")
-    sample = []
+    sample: list[tuple[str, ...]] = []
+    size = 0
     for record in records(found, size=100):
         sample.append(tuple(record[1]))
-        if len(sample) == 100:
+        size += sum(map(len, record[1]))
+        if len(sample) == 100 or size > SAMPLE:
             break
     return Look(path, "parquet", "none", columns=columns, sample=tuple(sample))
 
@@ -40,22 +51,121 @@ def look(path: Path) -> Look:
 def records(found: Look, size: int | None = None) -> Iterator[Record]:
     """Yield the records, their ordinals from 1 as rows, reading `size` at once (as many as fit a chunk)."""
     path = found.path
+    unpacked, total, length = 0, 0, path.stat().st_size
     try:
-        # Without pre_buffer and with a small buffer pages are read one by one, not row groups whole.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            total, length = file.metadata.num_rows, path.stat().st_size
-            groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
-            widest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)
-            size = size or max(1, min(ROWS, int(BYTES / max(1, widest))))
-            row = unpacked = 0
-            for batch in file.iter_batches(batch_size=size):
-                unpacked += batch.nbytes
-                texts = [_texts(column) for column in batch.columns]
-                for fields in zip(*texts, strict=True):
-                    row += 1
-                    yield row, list(fields), None, unpacked, length * row // total
+        with pq.ParquetFile(path) as file:
+            total = file.metadata.num_rows
+        for first, batch in batches(path, size=size):
+            unpacked += int(_row_sizes(batch).sum())
+            texts = [_texts(column) for column in batch.columns]
+            for row, fields in enumerate(zip(*texts, strict=True), start=first):
+                if sum(map(len, fields)) > LONGEST_RECORD:
+                    raise _too_long(path, row)
+                yield row, list(fields), None, unpacked, length * row // total
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from None
+
+
+def batches(
+    path: Path, columns: list[str] | None = None, size: int | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Yield rows together, at most `size` and as many as fit a chunk, with the ordinal of the first, from 1.
+
+    Memory is bounded whatever the file holds: texts stay encoded by dictionaries as in the file, where a value that
+    repeats takes no room, and are cut into batches by what they take decoded. Raises UserError for a row or a page
+    beyond all bounds.
+    """
+    with pq.ParquetFile(path) as file:
+        metadata, schema = file.metadata, file.schema
+    leaves = [schema.column(index) for index in range(len(schema))]
+    largest = _largest_pages(path, metadata)
+    # What can be far longer unpacked than in its page: a value that a list repeats, or that shares a beginning.
+    wide = {leaf.path for leaf in leaves if leaf.max_repetition_level > 0} | _sharing(metadata)
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    widest = max(
+        sum(size for name, size in largest.items() if name in wide),
+        sum(max(0, leaf.length or 0) for leaf in leaves),  # of values of a fixed width
+        *(group.total_byte_size / max(1, group.num_rows) for group in groups),
+    )
+    most = max(1, min(size or ROWS, int(BYTES / max(1, widest))))
+    flat = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY" and leaf.path not in wide]
+    # Without pre_buffer and with a small buffer pages are read one by one, not row groups whole.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20, read_dictionary=flat) as file:
+        first = 1
+        for batch in file.iter_batches(batch_size=most, columns=columns, use_threads=False):
+            for start, length in _slices(path, first, batch):
+                yield first + start, batch.slice(start, length)
+            first += len(batch)
+
+
+def _largest_pages(path: Path, metadata: pq.FileMetaData) -> dict[str, int]:
+    """Return the size of each column's largest page, unpacked; raises UserError for what no writer of tables makes."""
+    if metadata.num_rows > _ROWS_A_BYTE * path.stat().st_size:
+        raise UserError(f"{path}: holds {metadata.num_rows:,} rows in {path.stat().st_size:,} bytes, as no texts do")
+    largest: dict[str, int] = {}
+    try:
+        for name, page in pages(path, metadata):
+            largest[name] = max(largest.get(name, 0), page.unpacked)
+            if page.unpacked > _LARGEST_PAGE or page.values > _LARGEST_PAGE:
+                raise UserError(
+                    f"{path}: a page of the column {name!r} has {page.unpacked:,} bytes unpacked and {page.values:,} "
+                    f"values, and at most {_LARGEST_PAGE:,} of each are read at once; write the file again with pages "
+                    "of 1 MB, the default of pandas, pyarrow and Spark"
+                )
+    except ValueError as error:
+        raise _unreadable(path, error) from None
+    if sum(largest.values()) > _LARGEST_PAGES:
+        raise UserError(
+            f"{path}: a page of each of its {len(largest):,} columns takes {sum(largest.values()):,} bytes unpacked, "
+            f"and at most {_LARGEST_PAGES:,} are read at once; keep the columns that hold texts and their categories"
+        )
+    return largest
+
+
+def _sharing(metadata: pq.FileMetaData) -> set[str]:
+    """Return the columns whose values are written as how they differ from the one before."""
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    columns = (group.column(index) for group in groups for index in range(group.num_columns))
+    return {column.path_in_schema for column in columns if "DELTA_BYTE_ARRAY" in column.encodings}
+
+
+def _slices(path: Path, first: int, batch: pa.RecordBatch) -> Iterator[tuple[int, int]]:
+    """Yield start and length of parts of `batch` that fit in a chunk when they are decoded."""
+    sizes = _row_sizes(batch)
+    longest = int(sizes.argmax())
+    if sizes[longest] > 4 * LONGEST_RECORD:  # bytes that a character takes at most
+        raise _too_long(path, first + longest)
+    start = size = 0
+    for at, row_size in enumerate(sizes.tolist()):
+        if at > start and size + row_size > BYTES:
+            yield start, at - start
+            start, size = at, 0
+        size += row_size
+    yield start, len(batch) - start
+
+
+def _row_sizes(batch: pa.RecordBatch) -> Sizes:
+    """Return about how many bytes each row takes when it is decoded."""
+    return sum(map(_sizes, batch.columns), np.zeros(len(batch), np.int64))
+
+
+def _sizes(column: pa.Array) -> Sizes:
+    kind = column.type
+    if pa.types.is_dictionary(kind) and len(column.dictionary):
+        of_value = _sizes(column.dictionary)
+        sizes: Sizes = of_value[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        return sizes
+    if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind):
+        lengths: Sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return lengths
+    return np.full(len(column), column.nbytes // max(1, len(column)), np.int64)
+
+
+def _too_long(path: Path, row: int) -> UserError:
+    return UserError(
+        f"{path}, row {row}: is longer than {LONGEST_RECORD:,} characters, the most that a row may have; split its "
+        "text into several rows, or delete it"
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

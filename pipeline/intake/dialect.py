@@ -5,11 +5,9 @@ import re
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from pipeline.intake.source import Look
+from pipeline.intake.source import LONGEST_RECORD, Look
 
-# A longer field is taken for a quote that was never closed; csv.reader holds 4 bytes for each character of a field.
-LONGEST_FIELD = 1 << 27
-csv.field_size_limit(LONGEST_FIELD)
+csv.field_size_limit(2 * LONGEST_RECORD)  # `unescaped_lines` may double a record
 
 DELIMITERS = (",", ";", "\t", "|")
 NO_DELIMITER = "\x1f"  # ASCII's own separator of fields, for a file of one column; no text holds it

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 BLOCK = 1 << 20  # bytes; the unit in which files are scanned
+BOMB_RATIO = 200  # bytes unpacked for one packed; text has 3 to 20, gzip can make 1,030 and zstd more
+BOMB_BYTES = 64 << 20  # unpacked, below which any ratio is harmless
 MARKS = {  # the longer ones first: UTF-32's begins with UTF-16's
     "utf-32-le": codecs.BOM_UTF32_LE,
     "utf-32-be": codecs.BOM_UTF32_BE,
@@ -40,6 +42,10 @@ class NulError(ValueError):
     """The text holds a NUL."""
 
 
+class BombError(ValueError):
+    """A packed file unpacks to far more than text does."""
+
+
 @dataclass(frozen=True)
 class Detected:
     """What the bytes look like: an encoding, or none with the likeliest ones, and a line as each would read."""
@@ -62,6 +68,7 @@ class Counting(io.RawIOBase):
             file if compression == "none" else pa.CompressedInputStream(pa.PythonFile(file, mode="r"), compression)
         )
         self._refuse_nul = refuse_nul
+        self._packed = compression != "none"
         self.unpacked = self.position = 0
 
     def readable(self) -> bool:
@@ -77,6 +84,8 @@ class Counting(io.RawIOBase):
         view[: len(data)] = data
         self.unpacked += len(data)
         self.position = self._file.tell()
+        if self._packed and self.unpacked > max(BOMB_BYTES, BOMB_RATIO * self.position):
+            raise BombError
         return len(data)
 
 
@@ -88,6 +97,11 @@ def opened(path: Path, compression: str, *, refuse_nul: bool = False) -> Iterato
             yield Counting(file, compression, refuse_nul=refuse_nul)
     except (UnicodeError, NulError):
         raise
+    except BombError:
+        raise UserError(
+            f"{path}: unpacks to more than {BOMB_RATIO} times its size, which text does not; if it is meant so, unpack "
+            f"it ({'gunzip' if compression == 'gzip' else 'unzstd'}) and name the unpacked file"
+        ) from None
     except OSError as error:
         if compression == "none" or error.errno is not None:
             raise UserError(

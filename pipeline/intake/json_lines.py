@@ -6,7 +6,16 @@ from collections import Counter
 from dataclasses import replace
 
 from pipeline.command import UserError
-from pipeline.intake.source import Look, SettingsError, check_reserved, clipped, lines, sample_lines
+from pipeline.intake.source import (
+    SAMPLE,
+    Look,
+    SettingsError,
+    check_reserved,
+    check_width,
+    clipped,
+    lines,
+    sample_lines,
+)
 
 
 def json_object(line: str) -> dict[str, str] | str:
@@ -21,6 +30,8 @@ def json_object(line: str) -> dict[str, str] | str:
             json.loads(start)
         except ValueError as error:
             return f"is no JSON ({error})"
+        except RecursionError:
+            return "is nested too deep"
         return "is no JSON object"
     try:
         pairs: list[tuple[str, object]] = _PLAIN.decode(start)
@@ -89,7 +100,7 @@ def is_json(line: str) -> bool:
     """Return whether `line` is a JSON object."""
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -97,6 +108,7 @@ def look_at_json(found: Look) -> Look:
     """Return `found` with the union of all objects' keys, in the order in which they first come."""
     keys: dict[str, None] = {}
     sample: list[dict[str, str]] = []
+    size = 0  # of the sample, in characters
     ends: Counter[str] = Counter()
     first, first_line = "", 0
     with lines(found) as (_, text):
@@ -108,8 +120,10 @@ def look_at_json(found: Look) -> Look:
             row = json_object(line)
             if isinstance(row, dict):
                 keys.update(dict.fromkeys(row))
-                if len(sample) < 100:
+                check_width(f"{found.path}, line {number}: with the keys of this object ", len(keys))
+                if len(sample) < 100 and size < SAMPLE:
                     sample.append(row)
+                    size += len(line)
     where = f"{found.path}, line {first_line}: "
     if first.startswith("["):
         raise UserError(

@@ -9,9 +9,9 @@ from typing import NamedTuple, NoReturn
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.advice import better_reading
-from pipeline.intake.dialect import LONGEST_FIELD, dialect, unescaped_lines
+from pipeline.intake.dialect import dialect, unescaped_lines
 from pipeline.intake.json_lines import json_object
-from pipeline.intake.source import Look, clipped, lines, sample_lines, shown
+from pipeline.intake.source import LONGEST_RECORD, Look, clipped, lines, sample_lines, shown
 
 ROWS = 50_000  # a chunk's records at most
 CELLS = 1_000_000  # and its fields, each of which is an object of 50 bytes and more
@@ -19,6 +19,7 @@ BYTES = 12 << 20  # and its bytes, roughly: a few chunks are in memory at once; 
 _LISTED = 10  # broken rows that an error shows
 _NEARLY_ALL = 0.8  # of the rows; where so many are broken, what is wrong is how the file is read
 _END_OF_DOS = "\x1a"
+_MOST_EMPTY = 1 << 20  # rows of delimiters that may pad a file, as many as a sheet of Excel has; more are rows
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,15 @@ def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
         of_lines = {"jsonl": _json_records, "text": _text_records}.get(look.format)
         records = of_lines(look, blank) if of_lines else _csv_records(look, blank, wanted)
     problems: list[Problem] = []
-    broken = count = start = before = told = read_before = 0
+    broken = count = start = before = told = read_before = cells = 0
     chunk = Chunk()
     nothing = [""] * len(look.columns)
     most = max(1, min(ROWS, CELLS // len(look.columns)))
     for row, fields, problem, unpacked, position in records:
         # A full chunk waits for the next record, so that blank lines at the end have a chunk to be counted in.
-        if chunk.rows and (len(chunk.rows) >= most or before - start >= BYTES):
+        if chunk.rows and (len(chunk.rows) >= most or before - start >= BYTES or cells >= CELLS):
             yield replace(chunk, bytes_read=read_before, blank_lines=blank.lines - told)
-            chunk, start, told = Chunk(), before, blank.lines
+            chunk, start, told, cells = Chunk(), before, blank.lines, 0
         before, read_before = unpacked, position
         count += 1
         if problem:
@@ -92,6 +93,7 @@ def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
                     problems.append(problem)
                 continue
             chunk.broken[len(chunk.rows)] = fields
+            cells += len(fields)
             fields = nothing.copy()
         if broken and wanted.broken_rows == "stop":
             continue  # only counting is left: nobody is to work on a file that will be refused
@@ -137,10 +139,10 @@ def _cause(look: Look, wanted: params.Data) -> str:
 
 def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Record]:
     width = len(look.columns)
-    last_line = [""]
     empty = array("q"), array("q")  # lines, and their numbers of fields: rows of delimiters that may be the last ones
     with lines(look) as (source, text):
-        reader = csv.reader(unescaped_lines(look, _remembered(text, last_line)), **dialect(look))
+        feed = _Feed(look, text)
+        reader = csv.reader(unescaped_lines(look, iter(feed)), **dialect(look))
         next_line, skip = 1, look.header
         held: Record | None = None  # a broken row waits for the next one: the last is said to be cut off, perhaps
 
@@ -155,15 +157,20 @@ def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Reco
         try:
             for fields in reader:
                 line, next_line = next_line, reader.line_num + 1
+                feed.next_record(next_line)
                 if skip:
                     skip = not any(map(str.strip, fields))  # blank lines and rows of delimiters above the header
                     blank.lines += skip * (next_line - line)
                     continue
                 if not (fields and fields[-1] and not fields[-1].isspace()) and reader.line_num == line:
-                    if len(fields) < 2 and not last_line[0].strip():
+                    if len(fields) < 2 and not feed.last.strip():
                         blank.lines += 1
                         continue
-                    if not any(fields) and not last_line[0].replace(look.delimiter, "").strip("\r\n"):
+                    if (
+                        not any(fields)
+                        and not feed.last.replace(look.delimiter, "").strip("\r\n")
+                        and len(empty[0]) < _MOST_EMPTY
+                    ):
                         empty[0].append(line)
                         empty[1].append(len(fields))
                         continue
@@ -185,11 +192,32 @@ def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Reco
             _raise_unreadable(look, wanted, next_line, reader.line_num, error)
 
 
-def _remembered(text: Iterator[str], last: list[str]) -> Iterator[str]:
-    """Return `text`, with the line that was read last in `last`."""
-    for line in text:
-        last[0] = line
-        yield line
+class _Feed:
+    """The lines that csv.reader is given, counted a record: it holds all of one, however many lines that has."""
+
+    def __init__(self, look: Look, text: Iterator[str]) -> None:
+        """Start at line 1."""
+        self._look, self._text = look, text
+        self.last = ""  # the line that was given last
+        self._begins, self._size = 1, 0  # the record's first line, its characters so far
+
+    def next_record(self, line: int) -> None:
+        """Begin a record at `line`."""
+        self._begins, self._size = line, 0
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the lines; raises UserError where a record has more than LONGEST_RECORD characters."""
+        for line in self._text:
+            self.last = line
+            self._size += len(line)
+            if self._size > LONGEST_RECORD:
+                quote = self._look.quote
+                raise UserError(
+                    f"{self._look.path}, line {self._begins}: the record that begins here has more than "
+                    f"{LONGEST_RECORD:,} characters, the most that a row may have; a quote ({quote}) that opens in it "
+                    "is probably never closed: close it, or split the text into several rows"
+                )
+            yield line
 
 
 def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Problem:
@@ -218,11 +246,6 @@ def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Pro
 def _raise_unreadable(look: Look, wanted: params.Data, line: int, last_line: int, error: csv.Error) -> NoReturn:
     """Raise UserError for the record that begins at `line`, in which csv.reader stopped."""
     where = f"{look.path}, line {line}: the record that begins here cannot be read as CSV"
-    if "field larger than field limit" in str(error):
-        raise UserError(
-            f"{where}: a field in it is longer than {LONGEST_FIELD:,} characters; a quote ({look.quote}) that opens in "
-            "it is probably never closed"
-        ) from None
     found = _excerpt(look, line, last_line)
     advice = better_reading(look, wanted, sample_lines(look))
     otherwise = f"; or {advice}" if advice else ""

@@ -14,6 +14,9 @@ from pipeline.intake import encodings
 from pipeline.intake.encodings import MARKS, NulError
 
 SAMPLE = 1 << 20  # bytes
+# A row is in memory whole, several times over: this many characters take up to 300 MB on the way to their refusal.
+LONGEST_RECORD = 1 << 22  # characters; War and Peace has 3.2 million
+MOST_COLUMNS = 1 << 14  # as in Excel
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _YAML_WORDS = ("false", "n", "no", "null", "off", "on", "true", "y", "yes")
 RESERVED = ("row", "reasons")  # the columns that quarantine.csv puts before the file's own
@@ -158,16 +161,33 @@ def lines(found: Look) -> Iterator[tuple["encodings.Counting", Iterator[str]]]:
             if found.bom:
                 buffer.read(len(MARKS[found.encoding]))
             text = io.TextIOWrapper(buffer, encoding=found.encoding, errors="strict", newline="")
-            yield source, text if utf8 else _without_nul(text)
+            yield source, _checked(found, text, refuse_nul=not utf8)
     except (UnicodeError, NulError):
         raise undecodable(found) from None
 
 
-def _without_nul(text: Iterator[str]) -> Iterator[str]:
-    for line in text:
-        if "\0" in line:
+def _checked(found: Look, text: io.TextIOWrapper, *, refuse_nul: bool) -> Iterator[str]:
+    """Yield the lines of `text`; raises UserError for one that is longer than LONGEST_RECORD."""
+    number = 0
+    while line := text.readline(LONGEST_RECORD + 1):
+        number += 1
+        if len(line) > LONGEST_RECORD:
+            raise UserError(
+                f"{found.path}, line {number}: is longer than {LONGEST_RECORD:,} characters ({clipped([line])}), the "
+                "most that a row may have; split its text into several rows, or delete the line"
+            )
+        if refuse_nul and "\0" in line:
             raise NulError
         yield line
+
+
+def check_width(where: str, columns: int) -> None:
+    """Raise UserError for more columns than a table of texts has."""
+    if columns > MOST_COLUMNS:
+        raise UserError(
+            f"{where}there are {columns:,} columns, and a corpus may have {MOST_COLUMNS:,}; keep those that hold "
+            "texts and their categories, or see whether the delimiter is right"
+        )
 
 
 class Sample(NamedTuple):

@@ -11,7 +11,7 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
 from pipeline.intake.json_lines import is_json
-from pipeline.intake.source import Look, Sample, SettingsError, check_reserved, clipped, shown
+from pipeline.intake.source import Look, Sample, SettingsError, check_reserved, check_width, clipped, shown
 from pipeline.intake.trial import Reading, read_sample
 
 QUOTES = ('"', "'", "")
@@ -37,6 +37,7 @@ def look_at_table(found: Look, wanted: params.Data, sample: Sample, names: Colle
     found = _with_line_ends(found, reading, sample)
     if not found.header:
         width = len(reading.records[0]) if reading.records else 1
+        check_width(f"{path}, line 1: ", width)
         columns = tuple(f"column_{number}" for number in range(1, max(1, width) + 1))
         mend = f"data.header: none: the columns are called {columns[0]} to {columns[-1]}"
         return replace(found, columns=columns, sample=_rows(reading.records), mends=(*found.mends, mend))
@@ -89,6 +90,7 @@ def _with_line_ends(found: Look, reading: Reading, sample: Sample) -> Look:
 def _with_header(found: Look, reading: Reading, sample: Sample) -> Look:
     records, where = reading.records, f"{found.path}, line {reading.line}: "
     header = records[0] if records else [""]
+    check_width(where, len(header))
     if sample.whole and len(records) == 1 and any("\n" in name or "\r" in name for name in header):
         raise SettingsError(
             f"{where}the header goes on to the end of the file, so a quote ({found.quote}) that opens in it is never "

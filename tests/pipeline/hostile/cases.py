@@ -817,7 +817,7 @@ def table() -> str:
 README = """# Hostile files
 
 Small files made to break an intake; `cases.py` says of each what must come of it, and `test_hostile.py` checks it: the
-rows with their lines and texts to the byte, or the refusal by its words. A field of 100 MB is made by the test.
+rows with their lines and texts to the byte, or the refusal by its words. The longest field is made by the test.
 Both the files and this table are written by `python -m tests.pipeline.hostile.cases`.
 
 """
