@@ -31,8 +31,6 @@ WIDTH, HEIGHT = 770, 1300  # of each half of the report: the verdict, and what w
 UI_WIDTH = 1280
 LOAD = 300.0  # seconds for a page to show what is looked for
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
-# Told once that there is a newer UI, nobody sees the offer again.
-NO_OFFER = "localStorage.setItem('prefect-v2-promo-dismissed', 'true')"
 
 
 class Browser:
@@ -144,7 +142,6 @@ def ui(port: int) -> None:
     verdict = latest(address, {"key": {"any_": ["verdict"]}})
     training = latest(address, {"key": {"any_": ["training"]}, "flow_run_id": {"any_": [verdict["flow_run_id"]]}})
     with browser() as page:
-        page("Page.addScriptToEvaluateOnNewDocument", source=NO_OFFER)
         if password:
             page("Page.addScriptToEvaluateOnNewDocument", source=login(password))
         page.open(f"{address}/dashboard", has("Polled"), UI_WIDTH, 600)

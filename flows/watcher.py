@@ -67,7 +67,7 @@ class Watcher:
         for schedule in deployment.schedules:
             if schedule.slug == _EARLIER:
                 self._client.delete_deployment_schedule(deployment.id, schedule.id)
-        if self._runs_already(deployment):
+        if deployment.paused or self._runs_already(deployment):
             return
         if reason := watch.due(wanted, deployment.parameters.get("texts") or ""):
             self._client.create_flow_run_from_deployment(deployment.id, name=runs.title(reason))

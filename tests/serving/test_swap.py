@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,8 +201,8 @@ def test_workers_follow_the_champion_under_load_without_a_failed_request_and_a_b
     assert PROMPT not in log
 
 
-def stream(server: Server, tokens: int, begun: threading.Barrier) -> list[str]:
-    """Return the events of a streamed text."""
+def stream(server: Server, tokens: int, begun: list[int]) -> list[str]:
+    """Return the events of a streamed text; `begun` grows at the first."""
     body = {**GREEDY, "max_new_tokens": tokens, "stream": True, "temperature": 1, "seed": 1}
     events = []
     with httpx.stream("POST", server.url + "/generate", json=body, timeout=300) as answer:
@@ -211,19 +211,32 @@ def stream(server: Server, tokens: int, begun: threading.Barrier) -> list[str]:
             if line.startswith(("data: ", "event: ")):
                 events.append(line)
                 if len(events) == 1:
-                    begun.wait(300)
+                    begun.append(1)
     return events
+
+
+def wait_until_begun(running: list[Future[list[str]]], begun: list[int]) -> None:
+    """Wait until all texts have begun; raises what one of them raised instead."""
+    until(lambda: len(begun) == len(running) or any(one.done() for one in running))
+    for one in running:
+        if one.done():
+            one.result()
 
 
 def test_at_sigterm_running_requests_finish_no_new_one_begins_and_the_exit_code_is_0(
     project: Project, slow_model: Path
 ) -> None:
-    project.set("drain_seconds: 30 ", "drain_seconds: 300 ")  # on a busy machine the texts take longer
-    project.promote(project.registry.add(slow_model, {}, {}))
-    begun = threading.Barrier(5)
+    # On a busy machine the texts take longer than the defaults allow.
+    for bound in ("drain_seconds: 30 ", "first_token_seconds: 30 ", "timeout: 120 "):
+        project.set(bound, f"{bound.split()[0]} 1000 ")
+    served = project.registry.add(slow_model, {}, {})
+    project.promote(served)
+    begun: list[int] = []
     with project.serving(workers=2) as server, ThreadPoolExecutor(4) as pool:
+        # The first worker that is ready answers for the service; the other would say that it is loading.
+        until(lambda: server.log.read_text(encoding="utf-8").count(f"serving model {served.version}") == 2)
         running = [pool.submit(stream, server, 250, begun) for _ in range(4)]
-        begun.wait(300)
+        wait_until_begun(running, begun)
         process = master(server)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -244,10 +257,10 @@ def test_at_sigterm_running_requests_finish_no_new_one_begins_and_the_exit_code_
 def test_what_runs_for_longer_than_the_bound_is_cut_off_and_says_so(project: Project, slow_model: Path) -> None:
     project.set("drain_seconds: 30 ", "drain_seconds: 0.3 ")
     project.promote(project.registry.add(slow_model, {}, {}))
-    begun = threading.Barrier(2)
+    begun: list[int] = []
     with project.serving() as server, ThreadPoolExecutor(1) as pool:
         running = pool.submit(stream, server, 500, begun)
-        begun.wait(300)
+        wait_until_begun([running], begun)
         process = master(server)
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(httpx.TransportError):  # cut off in mid-answer: nobody takes it for whole
