@@ -944,6 +944,9 @@ def main() -> None:
         echo(text)
 
 
+_LISTED = ("perplexity", "bits_per_byte")  # of the figures; --json has all
+
+
 def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
     champion, damage = None, None
     try:
@@ -955,7 +958,7 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
     made = {str(entry.to): entry for entry in registry.history() if entry.action in MOVES}
     measured = _measured(registry)
     found: list[dict[str, Any]] = []
-    rows = [["version", "state", "added", "last made champion", "figures"]]
+    rows = [["version", "state", "added (UTC)", "champion since", "figures"]]
     oldest_first = sorted(registry.tags(), key=lambda tag: readable[tag].created if tag in readable else "")
     for tag in reversed(oldest_first):
         row: dict[str, Any] = {
@@ -968,8 +971,10 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
         found.append({**row, "figures": figures, "labels": readable[tag].labels if tag in readable else {}})
         rows.append(
             [
-                *map(_shown, {**row, "tag": short(tag)}.values()),
-                ", ".join(f"{key} {_shown(figures[key])}" for key in figures),
+                short(tag),
+                str(row["state"]),
+                *(_minute(row[key]) for key in ("created", "champion_since")),
+                ", ".join(f"{key.replace('_', ' ')} {_shown(figures[key])}" for key in _LISTED if key in figures),
             ]
         )
     empty = "no versions yet; `python -m pipeline.promote` makes the first"
@@ -1098,15 +1103,25 @@ def _shown(value: object) -> str:
 
 
 def _history_table(entries: Sequence[Entry]) -> str:
-    rows = [["", "at", "who", "action", "from", "to", "why"]]
-    rows += [[str(e.serial), e.at, e.who, e.action, short(e.from_ or ""), short(e.to or ""), e.why] for e in entries]
-    return _table(rows)
+    from pipeline.text_table import wrap
+
+    shown = []
+    for entry in entries:
+        moved = " -> ".join(short(tag) for tag in (entry.from_, entry.to) if tag)
+        shown.append(f"{entry.serial:<3} {_minute(entry.at)} UTC  {entry.action:<8}  {moved}".rstrip())
+        shown.append(wrap(f"{entry.who}: {entry.why}", "    ", "    "))
+    return "\n".join(shown)
+
+
+def _minute(at: object) -> str:
+    """Return a UTC time of ISO 8601 to the minute; empty for None."""
+    return str(at)[:16].replace("T", " ") if at else ""
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows as text, in columns as wide as need be."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+    from pipeline.text_table import table  # not in a bento, where nobody runs this module's command
+
+    return table(rows)
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ def width() -> int:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` in aligned columns; the last one holds sentences, which go on in the next line. None is cut."""
+    """Return `rows` in aligned columns; cells that do not fit go on in the next line, and none is cut."""
     if not rows:
         return ""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    for at in range(len(rows[0])):
-        grid.add_column(overflow="fold", no_wrap=at < len(rows[0]) - 1)
+    for _ in rows[0]:
+        grid.add_column(overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, row))
     console = Console(file=io.StringIO(), width=width(), color_system=None, legacy_windows=False)
@@ -34,7 +34,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def bullets(sentences: Sequence[str]) -> str:
     """Return sentences as a wrapped list."""
-    return "\n".join(
-        textwrap.fill(sentence, width(), initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
-        for sentence in sentences
-    )
+    return "\n".join(wrap(sentence, "- ", "  ") for sentence in sentences)
+
+
+def wrap(text: str, first: str, rest: str) -> str:
+    """Return `text` in lines that begin with `first` and then `rest`; words are never broken at hyphens."""
+    return textwrap.fill(text, width(), initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -663,8 +663,9 @@ def test_the_command_shows_people_tables_and_scripts_json(
     assert "no versions yet" in call(capsys, monkeypatch, "list")
     old, new = promote(ours, "old"), promote(ours, "new")
     listed = call(capsys, monkeypatch, "list").splitlines()
-    assert re.fullmatch(rf"{short(new.tag)}  champion  \S+  \S+  +perplexity 9", listed[1])
-    assert re.fullmatch(rf"{short(old.tag)}  whole     \S+  \S+  +perplexity 9", listed[2])
+    minute = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.fullmatch(rf"{short(new.tag)}  champion  {minute}  {minute}  perplexity 9", listed[1])
+    assert re.fullmatch(rf"{short(old.tag)}  whole     {minute}  {minute}  perplexity 9", listed[2])
     found = json.loads(call(capsys, monkeypatch, "list", "--json"))
     assert found["champion"] == new.tag
     assert [version["state"] for version in found["versions"]] == ["champion", "whole"]
@@ -672,7 +673,9 @@ def test_the_command_shows_people_tables_and_scripts_json(
     assert re.search(r"labels\.data +old\n", call(capsys, monkeypatch, "show", "previous"))
     assert json.loads(call(capsys, monkeypatch, "rollback", "--why", "complaints", "--json"))["to"] == old.tag
     told = call(capsys, monkeypatch, "history").splitlines()
-    assert re.match(rf"3  \S+ +\S+ +rollback  {short(new.tag)}  {short(old.tag)}  complaints", told[3])
+    assert re.fullmatch(rf"3   {minute} UTC  rollback  {short(new.tag)} -> {short(old.tag)}", told[-2])
+    assert re.fullmatch(r"    \S+: complaints", told[-1])
+    assert max(map(len, told)) <= 100
     assert json.loads(call(capsys, monkeypatch, "history", "--json"))[2]["why"] == "complaints"
     assert json.loads(call(capsys, monkeypatch, "prune", "--json")) == []
 
