@@ -11,7 +11,7 @@ from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from pipeline.params import Service
 from serving.errors import ApiError
@@ -55,6 +55,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False  # some of a request head has come, but not all
         self._head = 0  # bytes of it
         self._undecided = 0  # bytes that came since the last piece of a body or end of a head
+        self._answered: RequestResponseCycle | None = None  # the request whose answer is under way; `cycle` is the last
         self._upgrade = False  # the request that is parsed offers another protocol
         self._timer: asyncio.TimerHandle | None = None  # closes the connection
         self._stalled: asyncio.TimerHandle | None = None  # likewise, while the client reads nothing
@@ -119,18 +120,26 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer with `error`, after the request that is being answered, and close."""
         answer = error.answer()
         self._discards = True
-        if self.cycle and not self.cycle.response_complete:
-            if not self.cycle.more_body or self.cycle.response_started:
-                self.cycle.keep_alive = False
+        cycle = self.cycle
+        if self.pipeline and cycle.more_body:  # the fault is in the body of one that was sent ahead: it is not begun
+            self.pipeline.popleft()
+            cycle = self.pipeline[0][0] if self.pipeline else self._answered
+        if cycle and not cycle.response_complete:
+            if not cycle.more_body or cycle.response_started:
+                cycle.keep_alive = False
                 return
-            self.cycle.disconnected = True  # the fault is in its own body
-            self.cycle.message_event.set()
+            cycle.disconnected = True  # the fault is in its own body
+            cycle.message_event.set()
         fields = [*self.server_state.default_headers, *answer.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % field for field in fields)
         self.transport.write(STATUS_LINE[error.status] + head + b"\r\n" + bytes(answer.body))
         self._close_in(_LINGER_SECONDS)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     # What comes in
 

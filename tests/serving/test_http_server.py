@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from serving import http_server
@@ -35,6 +37,10 @@ def app() -> FastAPI:
     async def wait(number: int) -> int:
         await made.state.going.wait()
         return number
+
+    @made.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: Exception) -> PlainTextResponse:
+        return PlainTextResponse("nobody reads this")
 
     @made.get("/large/answer")
     async def large() -> PlainTextResponse:
@@ -158,15 +164,22 @@ def test_what_is_no_http_is_refused_in_the_one_shape(port: int) -> None:
     assert error(broken) == (400, "bad_http")
 
 
-def test_a_fault_behind_a_request_that_runs_is_refused_after_its_answer() -> None:
+FAULT_IN_A_BODY = POST + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n"
+
+
+@pytest.mark.parametrize("fault", [b"nonsense\r\n\r\n", FAULT_IN_A_BODY, GET + b"\r\n" + FAULT_IN_A_BODY])
+def test_a_fault_behind_a_request_that_runs_ends_the_connection_after_the_answers_before_it(
+    fault: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     made = app()
     with serving(made) as (port, server), connected(port) as connection:
-        connection.sendall(b"GET /wait/7 HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"nonsense\r\n\r\n")
+        connection.sendall(b"GET /wait/7 HTTP/1.1\r\nHost: localhost\r\n\r\n" + fault)
         wait_for(lambda: bool(server.server_state.tasks))
         made.state.going.set()
         answer = received(connection)
     assert answer.startswith(b"HTTP/1.1 200")
-    assert answer.endswith(b"7")
+    assert answer.count(b"HTTP/1.1 200") == answer.count(b"HTTP/1.1") == 1 + fault.count(GET)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 @pytest.mark.parametrize("offer", [b"h2c", b"websocket", b"anything"])
@@ -185,18 +198,19 @@ def test_an_offer_of_another_protocol_is_declined_and_the_request_answered_with_
 
 
 def test_a_slow_head_times_out_and_an_idle_connection_is_closed() -> None:
-    with serving(head_seconds=0.2) as (port, _):
-        assert error(asked(port, GET)) == (408, "head_timeout")
-        assert asked(port) == b""
-        assert asked(port, b"\r\n") == b""  # what may stand before a request is none
-        after_a_request = asked(port, GET + b"\r\n", GET)
+    with serving(head_seconds=1.5) as (port, _), ThreadPoolExecutor(4) as pool:
+        sent = ([GET], [], [b"\r\n"], [GET + b"\r\n", GET])
+        slow, idle, newlines, after_a_request = pool.map(lambda parts: asked(port, *parts), sent)
+        assert error(slow) == (408, "head_timeout")
+        assert idle == b""
+        assert newlines == b""  # what may stand before a request is none
         assert after_a_request.startswith(b"HTTP/1.1 200")
         assert after_a_request.count(b"HTTP/1.1 408") == 1
 
 
 def test_a_request_may_take_longer_than_a_head() -> None:
     made = app()
-    with serving(made, head_seconds=0.1) as (port, server), connected(port) as connection:
+    with serving(made, head_seconds=1.5) as (port, server), connected(port) as connection:
         connection.sendall(b"GET /wait/7 HTTP/1.1\r\nHost: localhost\r\n" + CLOSE)
         wait_for(lambda: bool(server.server_state.tasks))
         with connected(port) as other:  # which has been closed by the time that the first is answered
@@ -207,7 +221,7 @@ def test_a_request_may_take_longer_than_a_head() -> None:
 
 def test_above_the_bound_of_connections_the_one_that_waited_longest_is_closed() -> None:
     made = app()
-    with serving(made, max_connections=3) as (port, server), contextlib.ExitStack() as stack:
+    with serving(made, max_connections=3, head_seconds=600) as (port, server), contextlib.ExitStack() as stack:
         running = stack.enter_context(connected(port))
         running.sendall(b"GET /wait/7 HTTP/1.1\r\nHost: localhost\r\n" + CLOSE)
         wait_for(lambda: bool(server.server_state.tasks))
