@@ -48,6 +48,18 @@ served = ServedModel(ROOT, _make_engine)
 _specifications: dict[bool, doors.ServedSpecification] = {}  # with and without keys
 
 
+def _our_specification(bentomls: Any) -> Any:
+    """Return BentoML's specification with our title and version, our routes first, and the version of its words."""
+    ours = routes.TAG
+    infrastructure = [tag for tag in bentomls.tags if tag.name == "Infrastructure"]
+    return attrs.evolve(
+        bentomls,
+        openapi="3.1.0",
+        info=attrs.evolve(bentomls.info, title=routes.TITLE, version=routes.VERSION, contact=None),
+        tags=[attrs.evolve(infrastructure[0], name=ours, description="Texts, and what writes them."), *infrastructure],
+    )
+
+
 class Guarded(bentoml.Service[Any]):
     """BentoML's service behind our doors, with its own errors (404, 504 …) in the shape that ours have."""
 
@@ -55,10 +67,10 @@ class Guarded(bentoml.Service[Any]):
     def openapi_spec(self) -> Any:
         """The specification; FastAPI's part of it is in the words of 3.1, which BentoML would call 3.0.2."""
         if server_context.worker_index is None:  # a build writes it down, for whoever will have which keys
-            return attrs.evolve(super().openapi_spec, openapi="3.1.0")
+            return _our_specification(super().openapi_spec)
         keyed = bool(Keys())
         if keyed not in _specifications:
-            specification = attrs.evolve(super().openapi_spec, openapi="3.1.0")
+            specification = _our_specification(super().openapi_spec)
             _specifications[keyed] = doors.ServedSpecification(specification, keyed)
         return _specifications[keyed]
 

@@ -21,7 +21,7 @@ def rollback(
     why: Annotated[str, Field(min_length=1, max_length=500)],
     version: str = "",
 ) -> State[None]:
-    """Make an earlier version the champion again; the service serves it after a restart.
+    """Make an earlier version the champion again; a running service takes it over within seconds.
 
     Args:
         why: The reason, in a sentence; it is kept in the registry's history (at most 500 characters).

@@ -28,6 +28,7 @@ from pipeline.command import UserError
 from pipeline.params import Service
 from serving import ports, proxies, seeing, supervisor
 from serving.errors import ApiError
+from serving.http_rules import wants_page
 from serving.keys import Keys
 from serving.limits import LIMITS
 
@@ -226,7 +227,7 @@ class _Key(_Door):
         self._keys = keys
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        if _is_open(scope["path"]):
+        if _is_open(scope["path"]) or wants_page(scope):
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
@@ -254,7 +255,7 @@ class _Rate(_Door):
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # content and when, the last used last
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        if _is_open(scope["path"]):
+        if _is_open(scope["path"]) or wants_page(scope):
             return
         caller = scope.get("api_key") or _network(scope)
         now = time.monotonic()

@@ -25,6 +25,15 @@ def source_hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+def wants_page(scope: Scope) -> bool:
+    """Return whether a request for `/` comes from a browser that wants a page; programs get JSON.
+
+    Browsers name text/html; programs name application/json, or take anything.
+    """
+    accept = ",".join(Headers(scope=scope).getlist("accept")).lower()
+    return scope["path"] == "/" and "text/html" in accept and "application/json" not in accept
+
+
 class HttpRules:
     """ASGI middleware in front of all routes."""
 

@@ -14,21 +14,28 @@ from serving.schema import GenerateRequest
 _PLACE = "{{ settings }}"
 
 
-def router() -> APIRouter:
-    """Return the route GET /playground, with a policy under which the page runs its own script and no other."""
+def response() -> HTMLResponse:
+    """Return the page, with a policy under which it runs its own script and no other."""
     html = page()
     headers = {
         "Content-Security-Policy": policy(html),
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
+        "Vary": "Accept",  # `/` is JSON for programs
     }
+    return HTMLResponse(html, headers=headers)
+
+
+def router() -> APIRouter:
+    """Return the route GET /playground."""
+    shown = response()
     routes = APIRouter()
 
     @routes.get("/playground", include_in_schema=False)
     async def playground() -> HTMLResponse:
         """Show the page."""
-        return HTMLResponse(html, headers=headers)
+        return shown
 
     return routes
 

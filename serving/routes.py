@@ -11,7 +11,7 @@ from serving import errors, generation, openai, playground
 from serving.body import BoundedRoute
 from serving.engine import FinishReason
 from serving.generation import Job
-from serving.http_rules import policy
+from serving.http_rules import policy, wants_page
 from serving.schema import (
     About,
     GenerateAnswer,
@@ -24,6 +24,10 @@ from serving.schema import (
 )
 from serving.served_model import ServedModel
 from serving.streaming import EventStream, UntilAnswered, unless_gone
+
+TITLE = "Text generation"  # of the specification, and so of Swagger's page
+VERSION = "1.0"  # of the routes and their bodies; the model's version is in every answer
+TAG = "Generation"
 
 _EVENTS = """data: {"text":" there was"}
 
@@ -42,9 +46,14 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     app.router.route_class = BoundedRoute
     errors.install(app)
 
-    @app.get("/", summary="What is served here", responses=errors_of())
-    async def about() -> About:
-        """Say which model is served, from where and why."""
+    page = playground.response()
+
+    @app.get("/", summary="What is served here", response_model=About, responses=errors_of(), tags=[TAG])
+    async def about(request: Request, response: Response) -> About | Response:
+        """Say which model is served, from where and why; a browser gets the playground."""
+        if wants_page(request.scope):
+            return page
+        response.headers["Vary"] = "Accept"
         loaded, folder = served.loaded, served.folder
         return About(
             name=name,
@@ -60,21 +69,21 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             swaps=served.swaps,
         )
 
-    @app.get("/health", summary="Whether it can generate", responses=errors_of())
+    @app.get("/health", summary="Whether it can generate", responses=errors_of(), tags=[TAG])
     async def health() -> Health:
         """Answer 200 when a model is loaded, else 503."""
         async with served.take() as loaded:
             return Health(status=served.status, model=loaded.version, data=loaded.data, refused=_refused(served))
 
-    app.include_router(openai.router(served))
+    app.include_router(openai.router(served), tags=[TAG])
     app.include_router(playground.router())
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         """Show the specification, with what BentoML brings along: nothing is fetched from elsewhere."""
-        page = get_swagger_ui_html(
+        swagger = get_swagger_ui_html(
             openapi_url="/docs.json",
-            title=name,
+            title=TITLE,
             swagger_js_url="/static_content/swagger-ui-bundle.js",
             swagger_css_url="/static_content/swagger-ui.css",
             swagger_favicon_url="/static_content/favicon-light-32x32.png",
@@ -83,14 +92,15 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data:",
         )  # Swagger writes styles
-        page.headers["Content-Security-Policy"] = policy(bytes(page.body).decode(), *sources)
-        return page
+        swagger.headers["Content-Security-Policy"] = policy(bytes(swagger.body).decode(), *sources)
+        return swagger
 
     @app.post(
         "/generate",
         summary="Write on from a prompt",
         response_model=GenerateAnswer,
         responses={**generated(_EVENTS), **errors_of(404, 504)},
+        tags=[TAG],
     )
     @app.post("/generate/", include_in_schema=False)
     async def generate(wanted: GenerateRequest, request: Request, until_answered: UntilAnswered) -> Response:

@@ -27,6 +27,7 @@ from pipeline.data_diff import DataDiff, clean_data, diff
 from pipeline.registry import NEEDED, Registry
 from pipeline.tokenize import data_hash
 from tests.conftest import ROOT
+from tests.pipeline.test_report import measured_in_a_browser
 
 pytestmark = pytest.mark.integration
 
@@ -330,6 +331,15 @@ def test_the_page_shows_texts_and_runs_none(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "<img" not in page
     assert page.count("&lt;script&gt;") >= 3
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_on_a_phone_every_column_of_every_table_is_in_sight(tmp_path: Path) -> None:
+    edited = [text.replace("the", "that") for text in HARBOUR[:2]]
+    html = data_diff.page(compare(tmp_path, HARBOUR, [*edited, *HARBOUR[3:], "A text of another kind: 12,345 words."]))
+    found, console = measured_in_a_browser(tmp_path, html.replace("<details", "<details open"), 360)
+    assert (found, console) == ([360, 0, []], "")
 
 
 def test_the_page_needs_no_network(tmp_path: Path) -> None:

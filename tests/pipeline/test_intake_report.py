@@ -1,5 +1,6 @@
 """The report page: what it says, that it hides what is private, and that it is one safe, readable, stable file."""
 
+import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,6 +29,7 @@ from pipeline.intake.report import (
     shares,
 )
 from tests.conftest import ROOT, Workspace
+from tests.pipeline.test_report import measured_in_a_browser
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 BOXES = {"table", "details", "figure", "section"}
@@ -108,6 +110,13 @@ def test_the_page_says_what_came_in_what_was_refused_and_by_which_setting(empty:
     assert "25 % of the texts are longer than tokenize.max_length (128 tokens)" in text
     assert "reports/validate/quarantine.csv" in text
     assert "30 A Text. 2 A text. 1.00" in text
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_on_a_phone_every_column_of_every_table_is_in_sight(empty: Callable[..., Summary], tmp_path: Path) -> None:
+    found, console = measured_in_a_browser(tmp_path, page(fill(empty())).replace("<details", "<details open"), 360)
+    assert (found, console) == ([360, 0, []], "")
 
 
 def test_examples_show_their_row_and_no_personal_data(empty: Callable[..., Summary]) -> None:

@@ -618,7 +618,10 @@ PROBE = """<!DOCTYPE html><iframe id="f" width="{width}" height="3000" srcdoc=""
 f.onload = () => {{ const d = f.contentDocument.documentElement;
   const wide = [...f.contentDocument.querySelectorAll("body *")].filter(e => !e.closest(".scroll") &&
     e.getBoundingClientRect().right > d.clientWidth).map(e => e.tagName + "." + e.getAttribute("class"));
-  out.textContent = JSON.stringify([f.contentWindow.innerWidth, d.scrollWidth - d.clientWidth, [...new Set(wide)]]); }};
+  const cut = [...f.contentDocument.querySelectorAll(".scroll")].filter(e => e.querySelector("table") &&
+    f.contentWindow.innerWidth < 480 && e.scrollWidth > e.clientWidth);  // columns out of sight on a phone
+  const found = [...new Set(wide), ...cut.map(e => e.textContent.trim().slice(0, 60))];
+  out.textContent = JSON.stringify([f.contentWindow.innerWidth, d.scrollWidth - d.clientWidth, found]); }};
 f.srcdoc = {html};
 </script>"""
 

@@ -94,6 +94,9 @@ def test_probes_and_pages_are_open_and_all_else_asks_for_the_key(monkeypatch: py
     assert asked.get("/playground").status_code == 200
     for path in ("/", "/metrics", "/nothing", "/readyz/../", "/docs.jsonx", "/playgrounds"):
         assert asked.get(path).status_code == 401
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    assert asked.get("/", headers=browser).status_code == 200  # the playground, which asks for the key
+    assert asked.get("/metrics", headers=browser).status_code == 401
 
 
 def test_a_changed_key_file_counts_from_the_next_request_and_fails_closed(

@@ -48,3 +48,36 @@ def test_every_page_has_a_policy_that_lets_in_its_own_scripts_alone(client: Test
             assert http_rules.source_hash(script) in scripts[1]
     for path in (*GETS, "/nothing"):
         assert client.get(path).headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_page"),
+    [
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", True),
+        ("TEXT/HTML", True),
+        ("*/*", False),
+        ("", False),
+        ("application/json", False),
+        ("application/json, text/html;q=0.5", False),
+    ],
+)
+def test_the_root_is_the_playground_for_browsers_and_json_for_programs(
+    client: TestClient, accept: str, is_page: bool
+) -> None:
+    answer = client.get("/", headers={"Accept": accept})
+    assert answer.headers["vary"] == "Accept"
+    if is_page:
+        assert answer.text == client.get("/playground").text
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+    else:
+        assert answer.json()["name"] == "gpt2"
+
+
+def test_the_specification_has_our_title_and_version_and_our_routes_first(client: TestClient) -> None:
+    told = client.get("/docs.json").json()
+    assert (told["info"]["title"], told["info"]["version"]) == ("Text generation", "1.0")
+    assert "contact" not in told["info"]
+    assert [tag["name"] for tag in told["tags"]] == ["Generation", "Infrastructure"]
+    for path in ("/", "/health", "/generate", "/v1/completions", "/v1/models"):
+        [route] = told["paths"][path].values()
+        assert route["tags"] == ["Generation"]

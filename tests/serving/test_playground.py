@@ -50,6 +50,7 @@ class Server:
         self.context: int | None = None
         self.key: str | None = None
         self.pause = 0.0  # seconds before each event
+        self.finish = "length"
         self.ending = "done"  # error: an error event; cut: the stream ends early; refused: no stream
         self.asked: list[dict[str, Any]] = []
         self.gone = threading.Event()  # a client went away in mid-stream
@@ -75,7 +76,7 @@ class Server:
         wanted = {name: value for name, value in body.items() if name != "stream"}
         text = f" {HOSTILE} {json.dumps(wanted, ensure_ascii=False)}"
         last = {
-            "finish_reason": "length", "usage": {"prompt_tokens": 5, "completion_tokens": len(text)},
+            "finish_reason": self.finish, "usage": {"prompt_tokens": 5, "completion_tokens": len(text)},
             "model": f"version of {body.get('model')}", "data": "0" * 64, "seed": body["seed"], "engine": "stand-in",
         }  # fmt: skip
         headers = {"X-Model-Version": last["model"]}
@@ -317,6 +318,9 @@ def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, serve
     server.context = 100
     tab.value("location.reload()")
     tab.until("document.getElementById('max_new_tokens')?.max === '99'")
+    assert tab.value("document.getElementById('max_new_tokens').value") == "99"  # the default is 128
+    tab.run()
+    assert server.asked[-1]["max_new_tokens"] == 99
 
 
 @needs_chromium
@@ -399,7 +403,23 @@ def test_an_answer_comes_with_version_times_speed_tokens_and_why_it_ended(tab: T
     assert 0.05 <= first < total
     assert float(found["speed"].split()[0]) == pytest.approx(written / total, rel=0.02)
     assert found["seed"] == str(server.asked[0]["seed"])
-    assert (found["version"], found["finish"]) == ("version of None"[:12], "length")
+    assert (found["version"], found["finish"]) == ("version of None"[:12], "stopped at the limit")
+
+
+@needs_chromium
+def test_a_text_that_was_stopped_at_the_limit_is_continued_by_its_model_in_its_place(tab: Tab, server: Server) -> None:
+    tab.run()
+    [first], [asked] = tab.texts(), server.asked
+    tab.click("Continue")
+    tab.until("document.getElementById('state').textContent === 'Done.'")
+    assert server.asked[1] == {**asked, "prompt": asked["prompt"] + first}
+    [both] = tab.texts()
+    assert both.startswith(first)
+    assert len(both) > 2 * len(first)
+    server.finish = "stop"
+    tab.run()
+    assert tab.figures()[0]["finish"] == "stop"
+    assert tab.value("document.querySelector('.continue').hidden")
 
 
 @needs_chromium
@@ -481,7 +501,7 @@ def test_running_again_ends_the_run_before(tab: Tab, server: Server) -> None:
     server.pause = 0
     tab.run()
     assert server.gone.wait(PATIENCE)
-    assert [found["finish"] for found in tab.figures()] == ["length"]
+    assert [found["finish"] for found in tab.figures()] == ["stopped at the limit"]
     assert tab.value("document.getElementById('stop').disabled") is True
 
 
@@ -525,7 +545,7 @@ def test_a_key_is_asked_for_when_the_server_does_and_kept_in_the_tab_alone(
     tab.press("Enter")
     tab.until("document.getElementById('door').hidden")
     tab.run()
-    assert tab.figures()[0]["finish"] == "length"
+    assert tab.figures()[0]["finish"] == "stopped at the limit"
     assert tab.value("[JSON.stringify(sessionStorage), localStorage.length, document.cookie]") == [
         '{"api_key":"sesame-key"}', 0, "",
     ]  # fmt: skip
@@ -605,7 +625,7 @@ def test_code_and_text_are_copied(tab: Tab, server: Server) -> None:
 @needs_chromium
 def test_with_the_real_service_playground_and_docs_work_offline(chromium: Tab, checkout: Path, tmp_path: Path) -> None:
     with serving("service:Gpt2", checkout, "/health") as real:
-        chromium.visit(f"{real.url}/playground", 360)
+        chromium.visit(f"{real.url}/", 360)
         chromium.until("document.getElementById('about').textContent.includes('model')")
         chromium.value("document.getElementById('settings').open = true")  # closed on a phone
         chromium.fill("prompt", "Once upon a time")
@@ -617,7 +637,7 @@ def test_with_the_real_service_playground_and_docs_work_offline(chromium: Tab, c
         [text], [figures] = chromium.texts(), chromium.figures()
         assert text, figures
         assert re.fullmatch("[0-9a-f]{12}", figures["version"])
-        assert figures["finish"] in ("stop", "length")
+        assert figures["finish"] in ("stop", "stopped at the limit")
         assert json.loads(in_shell(chromium.code("curl"), tmp_path))["text"] == text
         assert in_python(chromium.code("httpx"), tmp_path) == text
         assert in_python(chromium.code("openai"), tmp_path) == text
@@ -625,6 +645,8 @@ def test_with_the_real_service_playground_and_docs_work_offline(chromium: Tab, c
         assert chromium.complaints() == []
         chromium.visit(f"{real.url}/docs")
         chromium.until("document.querySelectorAll('.opblock').length > 3")
-        assert "/generate" in chromium.value("document.body.innerText")
+        shown = chromium.value("document.body.innerText")
+        assert shown.startswith("Text generation")
+        assert shown.index("/generate") < shown.index("/livez")
         assert chromium.hosts() == {real.url}
         assert chromium.complaints() == []
