@@ -235,8 +235,7 @@ def _check_header(found: Look, where: str) -> None:
         what = f"names {twice[0]!r} more than once" if twice[0] else f"leaves {count} columns without a name"
         raise SettingsError(
             f"{where}the header {what}",
-            "give each column its own name, delete what stands before the header, or set data.header: none in "
-            "params.yaml if there is none",
+            "give each column its own name, or delete what stands before the header",
         )
     check_reserved(found, where)
 

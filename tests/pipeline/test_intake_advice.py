@@ -8,14 +8,15 @@ import random
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from pipeline import params
+from pipeline import params, paths, validate
 from pipeline.command import UserError
 from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.look import look
 from pipeline.intake.records import read
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Workspace
 
 DEFAULTS = params.load(ROOT / "params.yaml")
 LABELS = ["Web", "Sport", "Kultur", "Panorama"]
@@ -106,3 +107,57 @@ def test_a_table_is_read_right_after_one_advice(tmp_path: Path, delimiter: str) 
 def test_every_table_is_read_right_after_one_advice(tmp_path: Path, delimiter: str) -> None:
     for number, combination in enumerate(COMBINATIONS):
         check(tmp_path, delimiter, combination, number)
+
+
+@pytest.mark.parametrize("padding", ["", "\n\n"])
+@pytest.mark.parametrize("name", ["corpus.csv", "corpus.txt", "corpus.tsv", "corpus.jsonl"])
+def test_plain_text_is_read_whole_after_one_advice(tmp_path: Path, name: str, padding: str) -> None:
+    texts = ["It was a dark night.", *sentences(40, seed=1)]
+    path = tmp_path / name
+    path.write_text(padding + "\n\n".join(texts), encoding="utf-8")
+    got, said = after_advice(path)
+    assert got == texts
+    assert "set data.format: text in params.yaml, with which the first 41 records have one field each" in said
+
+
+@pytest.mark.parametrize("header", ["text\n", "Beitrag\n", ""])
+@pytest.mark.parametrize("quote", ['"', "'"])
+def test_one_column_of_quoted_texts_is_read_whole_after_one_advice(tmp_path: Path, header: str, quote: str) -> None:
+    texts = sentences(40, seed=2)
+    path = tmp_path / "corpus.csv"
+    path.write_text(header + "".join(f"{quote}{text}{quote}\n" for text in texts), encoding="utf-8")
+    assert after_advice(path)[0] == texts
+
+
+def test_labels_in_bare_lines_are_not_taken_for_plain_text(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text("".join(f"{LABELS[at % 4]};{text}\n" for at, text in enumerate(sentences(40, seed=3))))
+    with pytest.raises(UserError) as caught:
+        look(path, DEFAULTS.data, DEFAULTS.validate_)
+    assert advised(caught.value) == {"data": {}, "validate": {}}
+
+
+def test_quotes_that_belong_to_the_texts_stay_where_the_settings_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text("id,text\n" + "".join(f"{number},'Number {number}'\n" for number in range(9)))
+    assert after_advice(path)[0][0] == "Number 0"
+    assert after_advice(path, quote="none")[0][0] == "'Number 0'"
+
+
+def test_rows_of_many_widths_are_not_set_aside_as_broken_but_refused(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text("id,text\n" + "".join(f"{number},a{', b' * (number % 5)}\n" for number in range(40)))
+    with pytest.raises(UserError, match="have 5 different numbers of fields, so their texts are cut at the delimiter"):
+        look(path, DEFAULTS.data.model_copy(update={"broken_rows": "quarantine"}), DEFAULTS.validate_)
+
+
+def test_validate_accepts_a_file_after_its_advice(workspace: Workspace) -> None:
+    texts = sentences(60, seed=4)
+    workspace.write_corpus(table(texts, None, ";", "'", "all", "blank").encode("utf-16"))
+    workspace.set(validate__rules__near_duplicate__severity="ignore")
+    with pytest.raises(UserError) as caught:
+        validate.main()
+    changes = advised(caught.value)
+    workspace.set(**{f"{section}__{key}": value for section in changes for key, value in changes[section].items()})
+    validate.main()
+    assert pq.read_table(paths.CLEAN)["text"].to_pylist() == texts
