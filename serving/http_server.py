@@ -7,6 +7,7 @@ this module knows uvicorn's internals; tests/serving/test_http_server.py runs ea
 
 import asyncio
 import functools
+import itertools
 from typing import Any
 
 import httptools
@@ -21,6 +22,8 @@ _MAX_FIELDS = 100  # header fields of a request, as in Apache
 _MAX_PIPELINED = 16  # requests that one connection may send before the first is answered
 _LINGER_SECONDS = 2.0  # for what a refused client still sends; a reset could take the answer with it
 _STALLED_SECONDS = 30.0  # in which a client must read some of its answer (48 kB at most)
+
+_turns = itertools.count(1)  # the order in which connections began to wait; the loop's clock has milliseconds only
 
 
 class Config(uvicorn.Config):
@@ -49,7 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take what uvicorn passes."""
         super().__init__(config, *arguments, **options)
         self.limits = config.limits
-        self.waiting_since: float | None = None  # for the end of a request head; None while a request is answered
+        self.waiting: int | None = None  # since when, for a whole request head; None while a request is answered
         self._refusal: ApiError | None = None  # why the parser was stopped
         self._discards = False  # what still comes is not read
         self._in_head = False  # some of a request head has come, but not all
@@ -68,8 +71,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait_for_head()
         if len(self.connections) <= self.limits.max_connections:
             return
-        waiting = [other for other in self.connections if isinstance(other, BoundedProtocol) and other.waiting_since]
-        oldest = min(waiting, key=lambda other: other.waiting_since or 0.0)
+        waiting = [other for other in self.connections if isinstance(other, BoundedProtocol) and other.waiting]
+        oldest = min(waiting, key=lambda other: other.waiting or 0)
         if oldest is self:  # all others have requests that run
             message = "the service has as many connections as it takes; come back later"
             self._refuse(ApiError(503, message, code="too_many_connections", headers={"Retry-After": "1"}))
@@ -98,7 +101,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         """Close the connection unless a whole request head comes in time."""
-        self.waiting_since = self.loop.time()
+        self.waiting = next(_turns)
         self._close_in(self.limits.head_seconds)
 
     def _close_in(self, seconds: float) -> None:
@@ -120,8 +123,10 @@ class BoundedProtocol(HttpToolsProtocol):
         """Answer with `error`, after the request that is being answered, and close."""
         answer = error.answer()
         self._discards = True
-        cycle = self.cycle
-        if self.pipeline and cycle.more_body:  # the fault is in the body of one that was sent ahead: it is not begun
+        cycle: RequestResponseCycle | None = self.cycle
+        if (
+            self.pipeline and self.cycle.more_body
+        ):  # the fault is in the body of one that was sent ahead: it is not begun
             self.pipeline.popleft()
             cycle = self.pipeline[0][0] if self.pipeline else self._answered
         if cycle and not cycle.response_complete:
@@ -197,7 +202,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._undecided = 0
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
-            self.waiting_since = None
+            self.waiting = None
             if self._timer:
                 self._timer.cancel()
             super().on_headers_complete()
