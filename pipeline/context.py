@@ -2,10 +2,19 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from pipeline.command import UserError
+
+
+def encoded_as_text(tokenizer: PreTrainedTokenizerBase, texts: Any, **more: bool) -> Any:
+    """Return what `tokenizer` makes of a text or several, without tokens around them.
+
+    A special token's name in a text, such as `<|endoftext|>`, is the characters that it has, not that token.
+    """
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False, **more)
 
 
 def context_of(config: PreTrainedConfig) -> int:
@@ -25,7 +34,7 @@ def check_prompts(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, co
     """Raise UserError for prompts of `evaluate` that leave a model no room: here, not after hours of training."""
     problems = []
     for prompt in prompts:
-        tokens = len(tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"])
+        tokens = len(encoded_as_text(tokenizer, prompt)["input_ids"])
         if tokens + 1 >= context:  # the start token
             problems.append(
                 f"params.yaml: evaluate.prompts: {prompt[:40]!r} has {tokens} tokens, but the base reads {context} with"

@@ -185,6 +185,7 @@ class NearDuplicate(Rule):
 class Rules(Section):
     """The rules for rows; a rule's name is the reason that `quarantine.csv` and the metrics give."""
 
+    repeated_header: Rule
     empty: Rule
     too_short: TooShort
     too_long: TooLong

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from pipeline import params, paths
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError
-from pipeline.context import check_prompts, context_of, start_and_end
+from pipeline.context import check_prompts, context_of, encoded_as_text, start_and_end
 from pipeline.workspace import run_stage
 
 SPLITS = ("train", "validation", "test")
@@ -137,11 +137,15 @@ def token_rows(
 
 
 def _documents(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase, budget: Counter[str]) -> Iterator[list[int]]:
-    """Yield the token ids of each text between its start and its end token."""
+    """Yield the token ids of each text between its start and its end token.
+
+    A text that holds a special token's name, such as `<|endoftext|>`, holds these characters and not that token, here
+    and wherever a text is read (`encoded_as_text`).
+    """
     start, end = start_and_end(tokenizer)
     rest = iter(texts)
     while chunk := list(islice(rest, _TEXTS_AT_ONCE)):
-        for ids in tokenizer(chunk, add_special_tokens=False, verbose=False)["input_ids"]:
+        for ids in encoded_as_text(tokenizer, chunk)["input_ids"]:
             budget["documents"] += 1
             yield [start, *ids, end]
 

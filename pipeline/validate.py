@@ -30,7 +30,7 @@ from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.look import look
 from pipeline.intake.quarantine import Quarantine
 from pipeline.intake.records import read
-from pipeline.intake.report import BROKEN_ROW, SPLITS, Summary, page
+from pipeline.intake.report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, page
 from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
 from pipeline.intake.source import Look, clipped
 from pipeline.intake.splits import splits_at
@@ -165,6 +165,10 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
             for part, found in group:
                 critical = list(islice(all_critical, len(part.rows)))
                 warnings = list(islice(all_warnings, len(part.rows)))
+                for position in part.headers:
+                    found_by = {"critical": critical, "warning": warnings}.get(wanted.rules.repeated_header.severity)
+                    if found_by:
+                        found_by[position] = (*found_by[position], REPEATED_HEADER)
                 for position in part.broken:
                     critical[position], warnings[position] = (BROKEN_ROW,), ()
                 refused = np.array([bool(reasons) for reasons in critical])
@@ -191,6 +195,7 @@ class _Part:
     rows: NDArray[np.int64]
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
+    headers: tuple[int, ...]  # positions of the rows that name the columns again
     columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
 
 
@@ -259,6 +264,7 @@ def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part,
             summary.rows_in += len(chunk.rows)
             summary.blank_lines += chunk.blank_lines
             texts = list(map(make_text, chunk.fields))
+            headers = tuple(at for at, fields in enumerate(chunk.fields) if _is_header(fields, seen))
             further = [""] * len(texts)
             for position, fields in chunk.broken.items():
                 chunk.fields[position] = [*fields, *[""] * width][:width]
@@ -268,8 +274,15 @@ def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part,
             arrays = [pa.array(column, pa.string()) for column in columns]
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
             rows = np.array(chunk.rows, dtype=np.int64)
-            yield _Part(rows, lengths, tuple(chunk.broken), arrays), texts
+            yield _Part(rows, lengths, tuple(chunk.broken), headers, arrays), texts
             bar.update(chunk.bytes_read - bar.n)
+
+
+def _is_header(fields: list[str], seen: Look) -> bool:
+    """Return whether a row holds the names of the columns, perhaps behind the byte order mark of another file."""
+    if not seen.header or not fields[-1].endswith(seen.columns[-1]):  # quickly, for almost all rows
+        return False
+    return [field.lstrip("\ufeff").strip() for field in fields] == [name.strip() for name in seen.columns]
 
 
 def _sort_out(
@@ -384,6 +397,7 @@ def _token_counts(texts: list[str]) -> list[int]:
     tokenizer = Tokenizer.from_file(str(paths.BASE_TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # as text, like `tokenize`
     return [len(encoding) + 2 for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
 
 

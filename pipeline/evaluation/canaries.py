@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.canaries import Canary as Canary
 from pipeline.canaries import canaries as canaries
 from pipeline.canaries import made_up_secret
-from pipeline.context import start_and_end
+from pipeline.context import encoded_as_text, start_and_end
 from pipeline.evaluation.perplexity import score
 
 _ALTERNATIVES = 127  # secrets that were not planted, among which a planted one is ranked: an exposure of 7 bits at most
@@ -28,8 +28,8 @@ def extracted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, plante
     given_away = 0
     for first in range(0, len(planted), _AT_ONCE):
         batch = planted[first : first + _AT_ONCE]
-        prompts = tokenizer([canary.prompt for canary in batch], add_special_tokens=False)["input_ids"]
-        texts = tokenizer([canary.prompt + canary.secret for canary in batch], add_special_tokens=False)["input_ids"]
+        prompts = encoded_as_text(tokenizer, [canary.prompt for canary in batch])["input_ids"]
+        texts = encoded_as_text(tokenizer, [canary.prompt + canary.secret for canary in batch])["input_ids"]
         rows = [[start, *tokens] for tokens in texts]
         longest = max(map(len, rows))
         # Padded behind, where causal attention never looks, so no mask is needed and any id will do.

@@ -11,6 +11,8 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.context import encoded_as_text
+
 _LONGEST_PERIOD = 32  # tokens, of a loop: about two sentences
 _LEAST_TURNS = 3  # what stands twice may be meant
 _LEAST_LOOP = 12  # tokens, so that "ha ha ha!" is none
@@ -39,7 +41,7 @@ def diversity(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, ended: S
     """
     if not texts or len(texts) != len(ended):
         raise ValueError(f"found {len(texts)} texts and {len(ended)} entries of ended; expected as many, and some")
-    ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    ids = encoded_as_text(tokenizer, list(texts))["input_ids"]
     lengths = [len(tokens) for tokens in ids]
     return {
         **{

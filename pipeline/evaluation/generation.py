@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.context import context_of, start_and_end
+from pipeline.context import context_of, encoded_as_text, start_and_end
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def openings(
     texts of one token they are empty, and a model begins at its start token. Cuts are made in the text itself, never
     inside a character, so a prompt and what follows are letter for letter how it begins.
     """
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = encoded_as_text(tokenizer, list(texts), return_offsets_mapping=True)
     ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]  # of each token, in characters
     lengths = sorted(map(len, ends), reverse=True)
     half = math.ceil(min(count, len(texts)) / 2)
@@ -72,7 +72,7 @@ def first_words(
     prompts = [" ".join(texts[at * len(texts) // count].split()[:words]) for at in range(count)]
     if not prompts:
         return []
-    encoded = tokenizer(prompts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    encoded = encoded_as_text(tokenizer, prompts, return_offsets_mapping=True)
     return [
         prompt if len(offsets) <= most_tokens else prompt[: offsets[most_tokens - 1][1]]
         for prompt, offsets in zip(prompts, encoded["offset_mapping"], strict=True)
@@ -94,7 +94,7 @@ def write(
     leaves no room in the model's context.
     """
     start, end = start_and_end(tokenizer)
-    ids = [[start, *tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]] for prompt in prompts]
+    ids = [[start, *encoded_as_text(tokenizer, prompt)["input_ids"]] for prompt in prompts]
     context = context_of(model.config)
     for prompt, its_ids in zip(prompts, ids, strict=True):
         if len(its_ids) >= context:

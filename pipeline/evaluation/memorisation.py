@@ -14,6 +14,7 @@ import pandas as pd
 from pydivsufsort import divsufsort, sa_search
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.context import encoded_as_text
 from pipeline.evaluation.perplexity import Score
 
 _PART_BYTES = 100_000_000  # of text; sorting it and searching in it take 5 bytes each: 0.5 GB
@@ -103,7 +104,7 @@ class Index:
 
 def _borders(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """Return (tokens before it, characters before it) of each place of `text` where a run may begin or end."""
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    offsets = encoded_as_text(tokenizer, text, return_offsets_mapping=True)["offset_mapping"]
     # A token begins where the one before ends: some tokenizers leave the white space between them out of the offsets.
     # A character of several tokens is in the offsets of each of them, and between these no run begins or ends.
     borders = [(0, 0)]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.command import UserError, arg_parser, echo_json, run
-from pipeline.context import context_of, start_and_end
+from pipeline.context import context_of, encoded_as_text, start_and_end
 from pipeline.evaluation.bootstrap import interval, resampled_ratio
 from pipeline.nats import MOST_NATS
 from pipeline.training import speed
@@ -98,7 +98,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[I
     start, _ = start_and_end(tokenizer)
     for first in range(0, len(texts), _TEXTS_AT_ONCE):
         some = list(texts[first : first + _TEXTS_AT_ONCE])
-        for tokens in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
+        for tokens in encoded_as_text(tokenizer, some)["input_ids"]:
             yield np.array([start, *tokens], dtype=np.int32)
 
 

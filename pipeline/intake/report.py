@@ -18,6 +18,7 @@ from pipeline.intake.source import Look
 
 SPLITS = ("train", "validation", "test")
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays
+REPEATED_HEADER = "repeated_header"  # the rule for a row that names the columns again
 BROKEN_ROW = "broken_row"  # the reason of a row that does not fit the header, where data.broken_rows is quarantine
 
 # ISO 3's preferred numbers, series R40: 40 steps a decade, each about 6 % above the one before. Every second, fourth
@@ -306,6 +307,10 @@ class RuleInWords:
 
 
 _IN_WORDS = {
+    REPEATED_HEADER: (
+        "the columns' names again, as where files were joined",
+        "Nothing to do; where it is a text, set the rule to ignore.",
+    ),
     "empty": ("no character that is not white space", "Give the row a text or delete it."),
     "too_short": ("fewer than {min_characters} characters after trimming", "Lower the bound if short texts matter."),
     "too_long": (

@@ -218,3 +218,11 @@ def test_gpt2s_own_tokenizer_gives_nanogpts_counts_on_tinyshakespeare(gpt2_token
     cut = int(0.9 * len(text))
     counts = [len(gpt2_tokenizer(part, verbose=False)["input_ids"]) for part in (text[:cut], text[cut:])]
     assert counts == [301_966, 36_059]
+
+
+def test_a_special_tokens_name_in_a_text_is_text(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    text = "So it ends.<|endoftext|> And goes on."
+    rows, budget = rows_of([text], tokenizer, "pad", 64, tmp_path)
+    ids = rows[0]["input_ids"][: budget["kept"]]
+    assert ids.count(tokenizer.eos_token_id) == 2  # before the text and behind it
+    assert tokenizer.decode(ids[1:-1]) == text

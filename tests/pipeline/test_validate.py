@@ -443,3 +443,13 @@ def test_a_real_file_of_bank_customers_questions_is_grouped_by_their_77_intents(
     given = dict(pd.read_csv(path)[["text", "category"]].iloc[::-1].values)  # of copies the first row counts
     assert clean["group"].tolist() == [given[text] for text in clean["text"]]
     assert sum(groups.values()) == len(clean)
+
+
+def test_the_header_again_of_files_joined_by_cat_is_no_text(workspace: Workspace) -> None:
+    content = as_csv(many(20)) + "\ufeff" + as_csv(many(60)[20:40]) + as_csv(many(60)[40:])
+    clean, quarantine, metrics = run_on(workspace, "\ufeff" + content)
+    assert clean["text"].tolist() == many(60)
+    assert quarantine["row"].tolist() == ["22", "43"]
+    assert quarantine["reasons"].tolist() == ["repeated_header", "duplicate repeated_header"]
+    assert metrics["reasons"] == {"duplicate": 1, "repeated_header": 2}
+    assert "names again" in paths.VALIDATE_REPORT.read_text()
