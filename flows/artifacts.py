@@ -25,11 +25,10 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.utilities.context import get_task_and_flow_run_ids
 from ruamel.yaml import YAML
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline import verdict as verdicts
 from pipeline.command import UserError
 from pipeline.intake.measures import redact
-from pipeline.intake.report import visible
 from pipeline.promote import Decision
 from pipeline.registry import MOVES, Entry, Registry, content_version, short
 from pipeline.report import Axis, rounded
@@ -41,7 +40,6 @@ _COLUMN = 36  # characters of a line of it: base, champion and candidate fit bes
 _LOCK = Path("dvc.lock")
 _SERVICE_SECONDS = 2.0  # for the service to answer
 _DASH = "\N{EN DASH}"
-_MEANS = re.compile(r"[\\`*_{}\[\]<>()#+!|~&$:@]")  # something to Markdown, HTML or a maker of links
 
 
 def write_all(
@@ -102,13 +100,13 @@ def verdict(decision: Decision) -> None:
 def safe_verdict(judged: verdicts.Verdict) -> str:
     """Return the verdict as Markdown without personal data (groups have names from the corpus), HTML and links."""
     text = redact(verdicts.markdown(judged), _region())
-    return re.sub(r"\\*\[", r"\\[", visible(text).replace("<", "&lt;"))  # a backslash before it would undo ours
+    return re.sub(r"\\*\[", r"\\[", escape.visible(text).replace("<", "&lt;"))  # a backslash before it would undo ours
 
 
 def training() -> None:
     """Write the loss curves of the last training, with its figures."""
     figures = _read(paths.FINETUNE_METRICS)
-    rows = "\n".join(f"| {key.replace('_', ' ')} | {rounded(value)} |" for key, value in figures.items())
+    rows = "\n".join(f"| {plain(key.replace('_', ' '))} | {plain(rounded(value))} |" for key, value in figures.items())
     svg = paths.LOSS_CURVE.read_text(encoding="utf-8") if paths.LOSS_CURVE.is_file() else ""
     picture = _picture(svg, "Training and validation loss") if svg.startswith("<svg ") else "There is no picture."
     create_markdown_artifact(f"{picture}\n\n| | |\n|---|---|\n{rows}\n", "training", "Loss during training")
@@ -180,9 +178,8 @@ def samples() -> None:
 
 def plain(text: str, region: str = "none", most: int = _TEXT) -> str:
     """Return `text`, redacted and cut to `most` characters, as a cell of a Markdown table that shows it literally."""
-    said = visible(" ".join(redact(text, region).split()))
-    said = said if len(said) <= most else f"{said[:most]} \N{HORIZONTAL ELLIPSIS}"
-    return _MEANS.sub(r"\\\g<0>", said)  # by backslashes: the UI shows numeric entities as they are written
+    said = " ".join(redact(text, region).split())
+    return escape.markdown(said if len(said) <= most else f"{said[:most]} \N{HORIZONTAL ELLIPSIS}")
 
 
 def _wrapped(cell: str) -> str:
@@ -202,7 +199,7 @@ def intake() -> None:
     said = (
         f"{found['rows_clean']:,} of {found['rows_in']:,} rows are clean; why others are not: {paths.VALIDATE_REPORT}"
     )
-    create_table_artifact(rows, "intake", said)
+    _write_table(rows, "intake", said)
 
 
 def versions(registry: Registry) -> None:
@@ -233,7 +230,7 @@ def versions(registry: Registry) -> None:
         )
     serving = f"Champion: {short(champion.version)}" if champion else "No champion"
     said = f"{damage}{serving}; the last {len(rows)} versions, the latest first"
-    create_table_artifact(rows or [{"version": "none yet"}], "versions", said)
+    _write_table(rows or [{"version": "none yet"}], "versions", said)
 
 
 def lineage(version: str | None = None) -> None:
@@ -263,7 +260,20 @@ def lineage(version: str | None = None) -> None:
         ("code", "git", manifest.get("git_revision") or _DASH, "what the stages are"),
     ]
     rows = [{"what": what, "where": where, "hash": hash_, "comes from": of} for what, where, hash_, of in steps]
-    create_table_artifact(rows, "lineage", "From the corpus to the version: dvc.lock and the model's manifest")
+    _write_table(rows, "lineage", "From the corpus to the version: dvc.lock and the model's manifest")
+
+
+def _write_table(rows: Sequence[Mapping[str, Any]], key: str, description: str) -> None:
+    """Write a table, whose cells the UI shows as they are, below a description, which it reads as Markdown."""
+    cells = [
+        {name: escape.terminal(str(value)) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
+    create_table_artifact(
+        [{escape.terminal(name): value for name, value in row.items()} for row in cells],
+        key,
+        escape.markdown(description),
+    )
 
 
 def links(service: str | None = None) -> None:
@@ -273,7 +283,7 @@ def links(service: str | None = None) -> None:
 
 def link_lines(service: str | None = None) -> str:
     """Return those lines, as a list in Markdown."""
-    lines = [f"- The report, to be opened on the machine of the run: `{paths.REPORT.resolve()}`"]
+    lines = [f"- The report, to be opened on the machine of the run: {escape.markdown(str(paths.REPORT.resolve()))}"]
     if not paths.REPORT.is_file():
         lines = ["- There is no report yet: it comes with the first verdict."]
     for path, what in (("/", "what is served"), ("/playground", "the playground"), ("/docs", "the service's API")):

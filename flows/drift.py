@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.look import look
@@ -55,12 +55,12 @@ class Drift:
         """Return the figures for people; `what` names the texts."""
         found = "Drift" if self.drifted else "No drift"
         return (
-            f"# {found} in {what}\n\n| | |\n|---|---|\n"
+            f"# {found} in {escape.markdown(what)}\n\n| | |\n|---|---|\n"
             f"| ratio of perplexities (interval) | {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}) |\n"
             f"| bound (`watch.drift`), for the interval's lower end | {self.bound:.3f} |\n"
             f"| perplexity of these texts | {self.perplexity:.2f} |\n"
             f"| perplexity of the test rows, at promotion | {self.reference:.2f} |\n"
-            f"| texts | {self.rows:,} |\n| champion | {self.champion} |\n"
+            f"| texts | {self.rows:,} |\n| champion | {escape.markdown(self.champion)} |\n"
         )
 
 

@@ -26,7 +26,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.urls import url_for
 
-from pipeline import params
+from pipeline import escape, params
 from pipeline.command import UserError
 from pipeline.intake.measures import redact
 
@@ -77,7 +77,7 @@ def failure(run: str, state: State[Any], page: str) -> tuple[str, str]:
 
 def safe(line: str) -> str:
     """Return the first line of `line` without personal data, keys, long quotations, and of bounded length."""
-    first = next(iter(redact(line).strip().splitlines()), "")
+    first = escape.terminal(next(iter(redact(line).strip().splitlines()), ""))
     said = _QUOTED.sub("\N{HORIZONTAL ELLIPSIS}", first)
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} \N{HORIZONTAL ELLIPSIS}"
 

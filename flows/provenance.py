@@ -27,7 +27,7 @@ from typing import Any
 from dvc.exceptions import OutputNotFoundError
 from ruamel.yaml import YAML
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.dvc_repo import open_repo
 from pipeline.revision import RECORDED, is_inside, sources
@@ -328,8 +328,8 @@ def _independent(git: _Git, tip: str | None, head: str | None) -> list[str]:
 
 def _message(subject: str, body: str | None, trailers: Mapping[str, str | None] | None = None) -> str:
     """Return a commit's message; each of its parts is one line."""
-    lines = [f"{key}: {' '.join(value.split())}" for key, value in (trailers or {}).items() if value]
-    parts = [" ".join(part.split()) for part in (subject, body) if part]
+    lines = [f"{key}: {escape.terminal(' '.join(value.split()))}" for key, value in (trailers or {}).items() if value]
+    parts = [escape.terminal(" ".join(part.split())) for part in (subject, body) if part]
     return "\n\n".join([*parts, *["\n".join(lines)] * bool(lines)]) + "\n"
 
 

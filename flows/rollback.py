@@ -10,6 +10,7 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows import runs
+from pipeline import escape
 from pipeline.command import UserError
 from pipeline.registry import Registry, short
 
@@ -34,7 +35,7 @@ def rollback(
         entry = registry.rollback(version or None, why)
         champion = registry.get(str(entry.to))
     except UserError as error:
-        return Failed(message=str(error))
+        return Failed(message=escape.visible(str(error)))
     now, before = short(str(entry.to)), short(entry.from_) if entry.from_ else "a damaged pointer"
     figures = champion.metadata.get("figures", {})
     rows = {
@@ -45,14 +46,10 @@ def rollback(
         "when (UTC)": entry.at,
     }
     rows |= {f"its {name}": f"{figures[name]:.4g}" for name in ("perplexity", "bits_per_byte") if name in figures}
-    table = "\n".join(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())
+    table = "\n".join(f"| {name} | {escape.markdown(str(value))} |" for name, value in rows.items())
     create_markdown_artifact(
-        f"# Rolled back to {now}\n\n| | |\n|---|---|\n{table}\n",
+        f"# Rolled back to {escape.markdown(now)}\n\n| | |\n|---|---|\n{table}\n",
         key="rollback",
-        description=f"{before} -> {now}: {entry.why}",
+        description=escape.markdown(f"{before} -> {now}: {entry.why}"),
     )
-    return Completed(message=f"the champion is {now}, after {before}: {entry.why}")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    return Completed(message=escape.terminal(f"the champion is {now}, after {before}: {entry.why}"))

@@ -32,6 +32,7 @@ from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
 from flows import child
+from pipeline import escape
 from pipeline.command import MISTAKE_OF_THE_CALLER, UserError
 from pipeline.dvc_repo import open_repo
 
@@ -223,10 +224,10 @@ def _lines(process: subprocess.Popen[bytes], deadline: float | None) -> Iterator
             for line in (_MOVES.sub("", line) for line in ended):
                 is_bar = line.endswith("\r") or _UNDER_WAY.search(line)
                 if line.strip() and not (is_bar and time.monotonic() - shown < _BAR):
-                    yield line.strip()
+                    yield escape.visible(line.strip())
                     shown = time.monotonic() if is_bar else shown
     if rest.strip():
-        yield rest.strip()
+        yield escape.visible(rest.strip())
 
 
 def _raise(node: str, code: int, lines: list[str]) -> NoReturn:

@@ -274,7 +274,9 @@ class _Look:
             return None
         at = datetime.now(UTC).isoformat(timespec="seconds")
         self._remember(drift={"at": at, "of": what, **asdict(found)})
-        create_markdown_artifact(found.markdown(what), key="drift", description=f"{found.sentence}, in {what}")
+        create_markdown_artifact(
+            found.markdown(what), key="drift", description=escape.markdown(f"{found.sentence}, in {what}")
+        )
         if not found.drifted:
             self._said.append(f"{found.sentence}, in {what}")
             return None

@@ -30,11 +30,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import regex
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.command import UserError, arg_parser, echo, echo_json, run
 from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
-from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares, visible
+from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares
 from pipeline.intake.splits import normalize
 from pipeline.registry import Registry, short
 
@@ -776,9 +776,13 @@ def page(found: DataDiff) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("pipeline", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("pipeline", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=escape.finalize,
     )
-    environment.filters |= {"percent": percent, "visible": visible}
+    environment.filters |= {"percent": percent}
     return environment.get_template("data_diff.html").render(
         found=found, reading=reading(found.length.psi), edited_from=EDITED
     )

@@ -43,6 +43,11 @@ def html(text: str) -> Markup:
     return escape(visible(text))
 
 
+def finalize(value: object) -> Markup:
+    """Return what a Jinja environment is to show of a value: all that pages show, paths too, comes through here."""
+    return value if isinstance(value, Markup) else html(str(value))
+
+
 def as_json(content: Any, *, ascii_only: bool = False, indent: int | None = 2) -> str:
     """Return `content` as JSON that holds no invisible or misleading character as such; it reads back the same."""
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only, default=str)

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.command import say
 from pipeline.context import context_of
 from pipeline.evaluation import canaries, memorisation, perplexity
@@ -216,8 +216,8 @@ def _page(samples: list[dict[str, str]]) -> str:
     """Return the samples as Markdown, for people."""
     parts = ["# The same prompts, base and candidate"]
     for sample in samples:
-        parts.append(f"## {sample['prompt']} …")
-        parts.extend(f"**{name}**: … {sample[name].strip()}" for name in MODELS)
+        parts.append(f"## {escape.markdown(sample['prompt'])} …")
+        parts.extend(f"**{name}**: … {escape.markdown(sample[name])}" for name in MODELS)
     return "\n\n".join(parts) + "\n"
 
 

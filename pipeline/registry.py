@@ -32,7 +32,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pipeline import params, paths, registry_users, storage
+from pipeline import escape, params, paths, registry_users, storage
 from pipeline.command import UserError, arg_parser, echo, echo_json, run, say, utf8_text
 
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")  # what a model cannot be served without
@@ -1011,13 +1011,13 @@ def _diff(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
 def _rollback(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
     entry = registry.rollback(wanted.version, wanted.why)
     before = short(entry.from_) if entry.from_ else "a damaged pointer"
-    return entry.as_json(), f"the champion is {short(str(entry.to))}, after {before}: {entry.why}"
+    return entry.as_json(), escape.terminal(f"the champion is {short(str(entry.to))}, after {before}: {entry.why}")
 
 
 def _delete(registry: Registry, wanted: argparse.Namespace) -> tuple[object, str]:
     registry.delete(wanted.version)
     entry = registry.history()[-1]
-    return entry.as_json(), f"deleted {short(str(entry.from_))}: {entry.why}"
+    return entry.as_json(), escape.terminal(f"deleted {short(str(entry.from_))}: {entry.why}")
 
 
 def _prune(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:

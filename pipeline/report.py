@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from pipeline import data_diff, params, paths
+from pipeline import data_diff, escape, params, paths
 from pipeline.command import UserError
 from pipeline.intake.measures import redact
-from pipeline.intake.report import percent, visible
+from pipeline.intake.report import percent
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -200,7 +200,6 @@ def page(run: Run) -> str:
 @cache
 def _template() -> "Template":
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("pipeline", "templates"),
@@ -208,7 +207,7 @@ def _template() -> "Template":
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=escape.finalize,
     )
     environment.filters |= {"figure": _figure, "rounded": rounded, "words": _words}
     return environment.get_template("report.html")
@@ -244,13 +243,12 @@ def rounded(value: Any, kind: str = "") -> str:
 
 def _figure(value: Any, kind: str = "") -> "Markup":
     """Return a figure, rounded, with the whole of it, as the JSON has it, for programs."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     if value is None:
-        return escape(rounded(value))
-    return Markup('<data value="{}">{}</data>').format(
-        visible(value if isinstance(value, str) else json.dumps(value)), visible(rounded(value, kind))
-    )
+        return escape.html(rounded(value))
+    exact = value if isinstance(value, str) else json.dumps(value)
+    return Markup('<data value="{}">{}</data>').format(escape.html(exact), escape.html(rounded(value, kind)))
 
 
 _IN_WORDS = {  # a figure's key in the metrics: what it is, and how it reads
@@ -442,14 +440,14 @@ _DRAWN = {"svg", "rect", "path", "text", "polyline", "circle"}  # the elements o
 
 def _picture(svg: str, words: str) -> "Markup | None":
     """Return the loss curves' file as a part of the page; None where it is not as `finetune` writes it."""
-    from markupsafe import Markup, escape
+    from markupsafe import Markup
 
     if not svg.startswith("<svg ") or set(re.findall(r"<[/\s]*([^\s/>]*)", svg)) - _DRAWN:
         return None
     if re.search(r"[\s\"'/](on\w+|(xlink:)?href|style)\s*=", svg):
         return None
     svg = svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
-    return Markup(f'<svg role="img" aria-label="{escape(visible(words))}" {svg.removeprefix("<svg ")}')  # noqa: S704 - checked above
+    return Markup(f'<svg role="img" aria-label="{escape.html(words)}" {svg.removeprefix("<svg ")}')  # noqa: S704 - checked above
 
 
 def _words_of_loss(manifest: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline import escape
+
 _WIDTH = 100  # columns; wider lines are hard to read, and many terminals wrap them
 
 
@@ -25,7 +27,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     for _ in rows[0]:
         grid.add_column(overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(escape.terminal(cell)) for cell in row))
     console = Console(file=io.StringIO(), width=width(), color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(grid)

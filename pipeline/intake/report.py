@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.intake.measures import redact
 from pipeline.intake.source import Look
 
@@ -286,16 +286,6 @@ def excerpt(text: str, reason: str = "", region: str = "none") -> str:
     return ("…" if start else "") + redacted[start:end] + ("…" if goes_on else "")
 
 
-# Controls, the two line separators that HTML would show as nothing, characters that turn the reading direction of what
-# follows, and halves of surrogate pairs, which no file can hold: all are shown by their code.
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
-
-
-def visible(text: str) -> str:
-    """Return `text` with what cannot be seen, or would harm the page, written as its code point."""
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
 @dataclass(frozen=True)
 class RuleInWords:
     """A rule for a person: what it says, where it is set, and what helps."""
@@ -387,7 +377,6 @@ def in_words(reason: str, rules: params.Rules) -> RuleInWords:
 def page(summary: Summary) -> str:
     """Return the page: one HTML file without scripts that needs no network; equal for an equal summary."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("pipeline", "templates"),
@@ -395,7 +384,7 @@ def page(summary: Summary) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=escape.finalize,
     )
     environment.filters |= {"count": "{:,}".format, "percent": percent, "bytes": byte_size, "figure": figure}
     tokens = Histogram()

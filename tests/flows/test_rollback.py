@@ -9,6 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.rollback import rollback
+from pipeline import escape
 from pipeline.registry import Registry, short
 from tests.conftest import Workspace
 from tests.flows.conftest import Prefect
@@ -57,9 +58,9 @@ def test_a_rollback_is_one_run_that_says_the_old_and_the_new_champion(prefect: P
     assert Registry().history()[-1].why == "complaints | <b>"
     [artifact] = ended["artifacts"]
     assert artifact["key"] == "rollback"
-    assert f"| champion now | {short(champions[1])} |" in artifact["data"]
+    assert f"| champion now | {escape.markdown(short(champions[1]))} |" in artifact["data"]
     assert "| its perplexity | 10.5 |" in artifact["data"]
-    assert "| why | complaints \\| &lt;b> |" in artifact["data"]
+    assert "| why | complaints \\| \\<b\\> |" in artifact["data"]
 
 
 def test_a_version_can_be_named_by_the_beginning_of_its_digits(prefect: Prefect, champions: list[str]) -> None:

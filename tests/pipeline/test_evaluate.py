@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline import evaluate, params, paths
+from pipeline import escape, evaluate, params, paths
 from pipeline.registry import content_version
 from tests.conftest import LINES, Workspace
 
@@ -55,7 +55,7 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
         "My neighbour bought",
     ]
     assert all(sample["base"] == sample["candidate"] for sample in samples)
-    assert samples[0]["base"] in paths.SAMPLES_PAGE.read_text()
+    assert escape.markdown(samples[0]["base"]) in paths.SAMPLES_PAGE.read_text()
     plotted = pd.read_csv(paths.PERPLEXITY_PLOT)
     assert plotted["model"].tolist() == ["base", "candidate"]
     assert plotted["perplexity"].tolist() == pytest.approx([found["base"]["perplexity"]] * 2)
