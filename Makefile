@@ -5,13 +5,25 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: model up why test serve bento check
+.PHONY: model up why test serve bento check lock sbom
 
-# The exact versions that are known to work together; made again only when what it hangs on changes.
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
-	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
+
+# The exact versions that are known to work together, each file checked against its hash; torch is the exception, for
+# one version of it exists in several builds. Made again only when what it depends on changes, and from the start where
+# an earlier attempt ended half-way.
+.venv/installed: pyproject.toml requirements.lock requirements-dev.lock requirements-build.lock constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	@if [ -e .venv/unfinished ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -m venv --clear .venv || { \
+	    echo "error: $(PYTHON) -m venv failed, see above; on Debian and Ubuntu: apt install python3-venv. Then run make again" >&2; \
+	    exit 1; }; fi
+	@touch .venv/unfinished
+	$(PIP) --require-hashes --no-deps -r requirements-build.lock
+	$(PIP) --require-hashes --no-deps --no-build-isolation -r requirements.lock -r requirements-dev.lock
+	$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(PIP) --no-deps --no-build-isolation -e .
+	@rm .venv/unfinished
 	touch $@
 
 model: .venv/installed
@@ -40,3 +52,11 @@ check: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
+
+# Adds what pyproject.toml asks for and constraints.txt has not, by hash; `make lock UPGRADE=--upgrade`: the newest of all.
+lock:
+	python -m deploy.lock $(UPGRADE)
+
+# What the environment is made of, as CycloneDX.
+sbom: .venv/installed
+	@python -m deploy.sbom

@@ -41,7 +41,7 @@ from pipeline.command import UserError, arg_parser, run
 from pipeline.registry import Registry, Version
 
 LIBRARIES = ("torch", "transformers", "bentoml", "uvicorn", "aiohttp")
-COPIED = ("serving", "pipeline", "service.py", "bentofile.yaml", "params.yaml", "constraints.txt")
+COPIED = ("serving", "pipeline", "service.py", "bentofile.yaml", "params.yaml", "constraints.txt", "requirements.lock")
 WORKERS = 2
 NOISE = 0.03  # of each weight: enough that every model writes something else, little enough that it still writes
 SHORT, LONG = 8, 48  # tokens

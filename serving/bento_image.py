@@ -27,10 +27,12 @@ ENV BENTOML_HOME=/tmp/bentoml
 
 HEALTHCHECK --interval=10s --timeout=6s --start-period=120s CMD ["python", "-c", "{_PROBE}"]"""
 
+_PINS = ("constraints.txt", "requirements.lock")  # versions; hashes of all but torch, which uv checks as constraints
+
 
 @attrs.define
 class CheckedImage(Image):
-    """BentoML's image: refuses a bento without a whole model, and holds its packages to constraints.txt."""
+    """BentoML's image: refuses a bento without a whole model, and holds its packages to the lock."""
 
     base_image: str = "python:3.11-slim-bookworm"
     distro: str = "any"  # by a name that it knows BentoML would install a compiler, git and GnuPG: of no use here
@@ -49,8 +51,10 @@ class CheckedImage(Image):
         """Return the requirements; BentoML's own method would first install uv into the caller's environment."""
         python = bento_fs / "env" / "python"  # copied into the image before packages are installed there
         python.mkdir(parents=True)
-        shutil.copy(bento_fs / "src" / "constraints.txt", python)
-        return f"--extra-index-url ${{TORCH_INDEX}}\n{self.python_requirements}-c constraints.txt\n"
+        for name in _PINS:
+            shutil.copy(bento_fs / "src" / name, python)
+        pins = "".join(f"-c {name}\n" for name in _PINS)
+        return f"--extra-index-url ${{TORCH_INDEX}}\n{self.python_requirements}{pins}"
 
 
 def _check(source: Path) -> None:

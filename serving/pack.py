@@ -26,7 +26,15 @@ from serving import model_folder
 
 _NAME = "gpt2"  # of the bento; bentofile.yaml has it too
 _BENTOFILE = "bentofile.yaml"
-_CODE = (_BENTOFILE, "service.py", "params.yaml", "constraints.txt", "serving", "pipeline")  # include chooses in it
+_CODE = (
+    _BENTOFILE,
+    "service.py",
+    "params.yaml",
+    "constraints.txt",
+    "requirements.lock",
+    "serving",
+    "pipeline",
+)  # include chooses in it
 
 
 def pack(root: Path, name: str | None = None) -> str:

@@ -115,6 +115,45 @@ def test_images_have_a_version_and_no_file_holds_a_password_or_names_a_registry(
         assert set(asked) <= claims
 
 
+def test_every_container_has_bounds_and_what_listens_has_probes() -> None:
+    for pod in pods():
+        for box in pod["containers"]:
+            assert box["resources"]["limits"]["memory"]
+            if "ports" in box:
+                assert {"startupProbe", "livenessProbe"} <= box.keys()
+    for name, service in compose().items():
+        assert service["mem_limit"], name
+        assert service["pids_limit"], name
+    run = json.loads(TEMPLATES["docker"].read_text())["variables"]["properties"]
+    assert run["container_create_kwargs"]["default"]["pids_limit"]
+    assert run["mem_limit"]["default"]
+
+
+def test_nobody_speaks_to_a_pod_but_by_a_policy() -> None:
+    policies = {one["metadata"]["name"]: one["spec"] for one in read(DEPLOY / "kubernetes" / "network.yaml")}
+    assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    apps = {one["spec"]["selector"]["app"] for path in MANIFESTS for one in read(path) if one["kind"] == "Service"}
+    assert apps == {"server", "service"}
+    for app in apps:
+        assert policies[app]["podSelector"] == {"matchLabels": {"app": app}}
+        assert policies[app]["ingress"]
+    kustomization = read(DEPLOY / "kubernetes" / "kustomization.yaml")[0]
+    assert {path.name for path in MANIFESTS} - {"kustomization.yaml"} == set(kustomization["resources"])
+
+
+def test_images_of_others_are_asked_for_by_their_digest() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    assert re.search(r"^ARG BASE$", text, re.MULTILINE)
+    [check] = re.findall(r'^RUN (case "\$\{BASE\}".*esac)$', text, re.MULTILINE)
+    for base, code in (("python:3.11", 1), ("python:3.11@sha256:0123", 0)):
+        done = subprocess.run(["sh", "-c", check], env={"BASE": base}, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert ("name it by its digest" in done.stderr) == bool(code)
+    assert compose()["postgres"]["image"].startswith("${POSTGRES_IMAGE:?by its digest")
+    assert compose()["server"]["build"]["args"]["BASE"].startswith("${BASE:?by its digest")
+    assert "--require-hashes" in text
+
+
 @pytest.mark.integration
 def test_the_settings_are_a_containers_only_where_they_let_nobody_in(tmp_path: Path) -> None:
     def run(**environment: str) -> subprocess.CompletedProcess[str]:

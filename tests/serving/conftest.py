@@ -74,7 +74,7 @@ def checkout(tmp_path: Path, model: Path) -> Path:
     folder = tmp_path / "checkout"
     for name in ("serving", "pipeline"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("service.py", "bentofile.yaml", "params.yaml", "constraints.txt"):
+    for name in ("service.py", "bentofile.yaml", "params.yaml", "constraints.txt", "requirements.lock"):
         shutil.copy(REPOSITORY / name, folder)
     shutil.copytree(model, folder / "models" / "candidate")
     return folder

@@ -64,6 +64,7 @@ def test_the_manifests_objects_belong_together() -> None:
         if kind == "HorizontalPodAutoscaler":
             assert one["spec"]["scaleTargetRef"]["name"] == objects["Deployment"]["metadata"]["name"]
         else:
+            selector = one["spec"].get("podSelector", selector)
             assert selector.get("matchLabels", selector) == labels, kind
     [box] = deployment()["spec"]["containers"]
     ports = {port["name"] for port in box["ports"]}

@@ -141,7 +141,8 @@ def test_a_bento_serves_from_elsewhere_when_the_checkout_is_gone(checkout: Path,
     packed = tmp_path / "home" / "bentos" / "gpt2" / version
     requirements = (packed / "env" / "python" / "requirements.txt").read_text(encoding="utf-8")
     assert "torch" in requirements
-    assert requirements.endswith("-c constraints.txt\n")
-    assert (packed / "env" / "python" / "constraints.txt").is_file()
+    assert requirements.endswith("-c constraints.txt\n-c requirements.lock\n")
+    for name in ("constraints.txt", "requirements.lock"):
+        assert (packed / "env" / "python" / name).is_file()
     assert json.loads((packed / "src" / "models" / "candidate" / "manifest.json").read_text(encoding="utf-8"))
     assert not [file for file in (packed / "src").rglob("*.py") if file.name in ("finetune.py", "evaluate.py")]
