@@ -1,5 +1,6 @@
 """What the tests share: a tiny GPT-2, made here, and a workspace in which stages run as they do for a user."""
 
+import inspect
 import os
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pytest
 import torch
@@ -15,6 +17,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from pipeline import paths
+
+# By default httpx gives up after 5 seconds, less than a busy machine may take; all its functions share this object.
+for _phase in ("connect", "read", "write", "pool"):
+    setattr(inspect.signature(httpx.get).parameters["timeout"].default, _phase, 300.0)
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("base", "validate", "tokenize", "finetune", "evaluate")

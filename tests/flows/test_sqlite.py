@@ -11,8 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from flows.sqlite import ImmediateSqlite
 
 
-async def pause_while_a_run_is_written(config: AioSqliteConfiguration) -> list[str]:
-    """Read, let another transaction try to write and commit, then write: what a click on Pause does on the server."""
+async def pause_while_a_run_is_written(config: AioSqliteConfiguration, seconds: float) -> list[str]:
+    """Read, let another transaction write and commit for at most `seconds`, then write.
+
+    That is what a click on Pause does on the server while a run changes its state.
+    """
     engine = await config.engine()
     async with engine.begin() as connection:
         await connection.execute(sa.text("create table writes (who text)"))
@@ -25,7 +28,7 @@ async def pause_while_a_run_is_written(config: AioSqliteConfiguration) -> list[s
         async with AsyncSession(engine) as session, config.begin_transaction(session):
             await session.execute(sa.text("select * from writes"))
             run = asyncio.create_task(write_a_run())
-            await asyncio.wait([run], timeout=1)  # it commits now, or waits for the lock until this block has ended
+            await asyncio.wait([run], timeout=seconds)
             await session.execute(sa.text("insert into writes values ('pause')"))
         await run
         async with AsyncSession(engine) as session:
@@ -36,11 +39,11 @@ async def pause_while_a_run_is_written(config: AioSqliteConfiguration) -> list[s
 
 def test_a_write_between_a_transactions_read_and_its_write_waits(tmp_path: Path) -> None:
     config = ImmediateSqlite(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
-    assert asyncio.run(pause_while_a_run_is_written(config)) == ["pause", "run"]
+    assert asyncio.run(pause_while_a_run_is_written(config, 0.5)) == ["pause", "run"]  # the run waits for the pause
 
 
 def test_prefects_own_transactions_are_refused_there(tmp_path: Path) -> None:
     """Why flows/sqlite.py is needed; when this fails, Prefect begins its transactions with the lock itself."""
     config = AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
     with pytest.raises(sa.exc.OperationalError, match="database is locked"):
-        asyncio.run(pause_while_a_run_is_written(config))
+        asyncio.run(pause_while_a_run_is_written(config, 300))
