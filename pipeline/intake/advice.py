@@ -132,9 +132,12 @@ def _has_fields(lines: Sequence[str]) -> bool:
     given = [line for line in lines if line.strip()]
     for delimiter in DELIMITERS:
         pairs = [line.rstrip("\r\n").split(delimiter, 1) for line in given if delimiter in line]
-        spaced = sum(pair[1][:1] == " " for pair in pairs)
-        if len(pairs) >= _MOSTLY * len(given) and spaced < len(pairs) / 2:
-            return not kind_of([pair[0] for pair in pairs]).startswith("text")
+        if len(pairs) < _MOSTLY * len(given):
+            continue
+        kind = kind_of([pair[0] for pair in pairs[1:] or pairs])  # line 1 may be a header
+        spaced = sum(pair[1][:1] == " " for pair in pairs) >= len(pairs) / 2
+        if kind in ("dates", "numbers") or not (spaced or kind.startswith("text")):
+            return True
     return False
 
 

@@ -131,10 +131,13 @@ def test_one_column_of_quoted_texts_is_read_whole_after_one_advice(tmp_path: Pat
 
 def test_labels_in_bare_lines_are_not_taken_for_plain_text(tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
-    path.write_text("".join(f"{LABELS[at % 4]};{text}\n" for at, text in enumerate(sentences(40, seed=3))))
-    with pytest.raises(UserError) as caught:
-        look(path, DEFAULTS.data, DEFAULTS.validate_)
-    assert advised(caught.value) == {"data": {}, "validate": {}}
+    labelled = "".join(f"{LABELS[at % 4]};{text}\n" for at, text in enumerate(sentences(40, seed=3)))
+    dated = 'day, another day, heat, place\n2011-01-01, 24 October 2011, 0,\n2011-01-03, , "6,000", Galway\n'
+    for content in (labelled, dated):
+        path.write_text(content)
+        with pytest.raises(UserError) as caught:
+            look(path, DEFAULTS.data, DEFAULTS.validate_)
+        assert advised(caught.value)["data"] == {}
 
 
 def test_quotes_that_belong_to_the_texts_stay_where_the_settings_say_so(tmp_path: Path) -> None:
