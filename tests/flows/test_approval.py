@@ -16,7 +16,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import approval
 from flows.approval import Answer
-from pipeline import params, paths
+from pipeline import escape, params, paths
 from pipeline.promote import carry_out
 from pipeline.registry import Registry, content_version
 from tests.conftest import ROOT, Workspace
@@ -136,7 +136,7 @@ def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: P
         assert "prompt 3 " not in shown
         assert long not in shown
         assert "Promoted: candidate cccccccccccc" in artifact["data"]
-        assert str(paths.REPORT.resolve()) in artifact["data"]
+        assert escape.markdown(str(paths.REPORT.resolve())) in artifact["data"]
         assert f"| prompt 3 | candidate 3<br/>{long} | \\!\\[x\\]\\(http\\://example.org\\) |" in artifact["data"]
         parent = prefect.post("flow_runs/filter", flows={"name": {"any_": ["asks"]}}, sort="START_TIME_DESC", limit=1)
         assert parent[0]["state"]["type"] == "RUNNING", "it keeps its slot"

@@ -18,7 +18,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows import artifacts
-from pipeline import paths
+from pipeline import escape, paths
 from pipeline.command import UserError
 from pipeline.promote import Decision
 from pipeline.registry import Entry, Registry, short
@@ -270,7 +270,7 @@ def test_links_name_the_reports_path_and_only_addresses_that_answer(prefect: Pre
         address = f"http://127.0.0.1:{server.server_port}"
         data = in_a_run(prefect, lambda: artifacts.links(address))["links"]["data"]
         server.shutdown()
-    assert str(paths.REPORT.resolve()) in data
+    assert escape.markdown(str(paths.REPORT.resolve())) in data
     assert [link.get("href") for link in rendered(data).iter("a")] == [f"{address}/", f"{address}/docs"]
     assert "did not answer" in in_a_run(prefect, lambda: artifacts.links(address))["links"]["data"]
 
