@@ -24,7 +24,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import IO, Literal
 
-from pipeline import escape, params, paths
+from pipeline import escape, params, paths, storage
 from pipeline.command import UserError
 from pipeline.intake.look import has_known_suffix, look
 from pipeline.intake.records import read
@@ -143,7 +143,7 @@ def _finish(root: Path, corpus: Path) -> list[Taken]:
     try:
         entry = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        _beside(corpus).unlink(missing_ok=True)  # written before its journal
+        storage.beside(corpus).unlink(missing_ok=True)  # written before its journal
         return []
     taken = []
     if (beside := Path(entry.pop("beside"))).exists():
@@ -177,9 +177,9 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
     place.parent.mkdir(exist_ok=True)
     taken = Taken(source.name, rows, "", _below(root, place))
     before = _stamp(corpus)
-    beside = _beside(corpus)
+    beside = storage.beside(corpus)
     _append(beside, corpus, into, root / ADDITION, header)
-    write(root / JOURNAL, json.dumps({**asdict(taken), "source": str(source), "beside": str(beside)}))
+    storage.replace(root / JOURNAL, json.dumps({**asdict(taken), "source": str(source), "beside": str(beside)}))
     if _stamp(corpus) != before:
         beside.unlink()
         (root / JOURNAL).unlink()
@@ -199,7 +199,7 @@ def _refuse(root: Path, source: Path, why: str, details: str = "") -> Taken:
     place = _free(inbox / "refused" / _plain(source.name))
     place.parent.mkdir(exist_ok=True)
     why = printable(why.replace(str(source), str(inbox / source.name)))
-    write(place.with_name(f"{place.name}.txt"), f"{why}\n{details}")  # first: a refusal always has its reason
+    storage.replace(place.with_name(f"{place.name}.txt"), f"{why}\n{details}")  # first: a refusal always has its reason
     _move(source, place)
     return Taken(source.name, 0, why, _below(root, place))
 
@@ -221,7 +221,7 @@ def _attempt(root: Path, source: Path) -> Iterator[None]:
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     attempts = before.get(name, 0) + 1
     if attempts <= _MOST_ATTEMPTS:
-        write(path, json.dumps({name: attempts}))
+        storage.replace(path, json.dumps({name: attempts}))
     try:
         if attempts > _MOST_ATTEMPTS:
             raise UserError(
@@ -268,7 +268,8 @@ def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> 
                 f"{clipped(corpus.columns)}; give it the same, in any order"
             )
         order = [seen.columns.index(name) for name in corpus.columns]
-        with path.open("w", encoding=corpus.encoding, newline="") as file:
+        path.unlink(missing_ok=True)
+        with path.open("x", encoding=corpus.encoding, newline="") as file:
             add = _writer(file, corpus, csv.QUOTE_MINIMAL if corpus.quote else csv.QUOTE_NONE)
             # A row of white space alone would read as no row.
             add_blank = _writer(file, corpus, csv.QUOTE_ALL) if corpus.quote else add
@@ -320,7 +321,7 @@ def _records(seen: Look, wanted: params.Data) -> Iterator[tuple[int, list[str]]]
 
 def _append(beside: Path, corpus: Path, seen: Look, addition: Path, header: int) -> None:
     """Write the corpus as it is, byte for byte, and the rows behind it, to a file beside it."""
-    with beside.open("wb") as file:
+    with storage.create(beside) as file:
         with corpus.open("rb") as old:
             shutil.copyfileobj(old, file, 1 << 20)
             ends = [mark.encode(seen.encoding) for mark in ("\n", "\r")]
@@ -334,10 +335,6 @@ def _append(beside: Path, corpus: Path, seen: Look, addition: Path, header: int)
         os.fsync(file.fileno())
     beside.chmod(corpus.stat().st_mode | 0o200)  # where it was a link into DVC's cache, it was read-only
     _sync(beside.parent)
-
-
-def _beside(corpus: Path) -> Path:
-    return corpus.with_name(f".{corpus.name}.new")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -361,17 +358,6 @@ def _move(source: Path, target: Path) -> None:
     source.rename(target)
     _sync(target.parent)
     _sync(source.parent)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    beside = path.with_name(f".{path.name}.new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import params, paths
+from pipeline import params, paths, storage
 from pipeline.command import UserError
 
 FOLDER = paths.REGISTRY / "overrides"
@@ -82,7 +82,7 @@ def put_back(root: Path, say: Callable[[str], None]) -> None:
                 f"params.yaml was changed during a run with overrides ({', '.join(overrides)}) and is not readable as"
                 f" YAML now: it is left as it is, and what it was before the run is in {kept.relative_to(root)}"
             )
-    _beside(path).unlink(missing_ok=True)
+    storage.beside(path).unlink(missing_ok=True)
     done = folder.with_suffix(".unfinished")  # renamed first: a kill in the middle must not leave half of it
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
@@ -143,7 +143,7 @@ def _value(content: Any, key: str) -> Any:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write the whole file or nothing of it, with the mode it had."""
-    beside = _beside(path)
+    beside = storage.beside(path)
     _write(beside, content)
     if path.exists():
         shutil.copymode(path, beside)
@@ -151,12 +151,8 @@ def _replace(path: Path, content: bytes) -> None:
     _sync(path.parent)
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.new")
-
-
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with storage.create(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

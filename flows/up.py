@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from flows import child, settings
-from pipeline import command, params, paths
+from pipeline import command, params, paths, storage
 from pipeline.command import CRASH, OutputLost, UserError, arg_parser, echo, run
 from serving import ports
 
@@ -58,7 +58,7 @@ class Part:
         if self.log.exists() and self.log.stat().st_size > _KEPT:
             self.log.rename(self.log.with_suffix(".log.1"))
         # Straight into the file, not through this process: they must not stand still, or fail, because it does.
-        with self.log.open("ab", buffering=0) as log:
+        with open(self.log, "ab", buffering=0, opener=storage.no_follow) as log:
             log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
             self._process = subprocess.Popen(  # noqa: S603 - our own commands
                 [sys.executable, "-P", child.__file__, str(patience), "0", sys.executable, *command],
@@ -312,7 +312,7 @@ def _alone(root: Path) -> Iterator[None]:
     """Hold this folder's `make up`; raises UserError where another one runs: two would share one database."""
     path = root / _LOCK
     path.parent.mkdir(exist_ok=True)
-    with path.open("a+", encoding="utf-8") as lock:
+    with storage.open_lock(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

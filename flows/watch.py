@@ -28,7 +28,7 @@ from pydantic import Field
 
 from flows import inbox, runs
 from flows.reasons import rows_since
-from pipeline import escape, params, paths, workspace
+from pipeline import escape, params, paths, storage, workspace
 from pipeline.command import UserError
 from pipeline.registry import Registry
 
@@ -319,7 +319,7 @@ class _Look:
 
 
 def _write(memory: dict[str, Any]) -> None:
-    inbox.write(ROOT / MEMORY, json.dumps(memory, indent=2) + "\n")
+    storage.replace(ROOT / MEMORY, json.dumps(memory, indent=2) + "\n")
 
 
 def _raise_if_busy() -> None:
@@ -360,7 +360,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _alone() -> Iterator[None]:
     """Hold off another look while one is under way; raises UserError where there is one."""
     (ROOT / _LOCK).parent.mkdir(parents=True, exist_ok=True)
-    with (ROOT / _LOCK).open("a") as lock:
+    with storage.open_lock(ROOT / _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

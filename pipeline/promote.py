@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import params, paths, verdict
+from pipeline import params, paths, storage, verdict
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
 from pipeline.registry import Registry, Version, content_version, short
 from pipeline.verdict import Verdict
@@ -221,10 +220,7 @@ def _scores(texts: "HeldOut", metrics: Mapping[str, Any]) -> Any:
 
 def _write(judged: Verdict) -> None:
     """Write verdict.json, whole or not at all."""
-    paths.VERDICT.parent.mkdir(parents=True, exist_ok=True)
-    beside = paths.VERDICT.with_suffix(".part")
-    beside.write_text(json.dumps(verdict.as_json(judged), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, paths.VERDICT)  # noqa: PTH105 - Path.replace does the same and says less of it
+    storage.replace(paths.VERDICT, json.dumps(verdict.as_json(judged), indent=2, ensure_ascii=False) + "\n")
 
 
 def _report(

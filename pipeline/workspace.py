@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from pipeline import paths
+from pipeline import paths, storage
 from pipeline.command import UserError, arg_parser, run
 
 LOCK = paths.REGISTRY / "workspace.lock"
@@ -38,7 +38,7 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
-    with path.open("a+", encoding="utf-8") as lock:
+    with storage.open_lock(path) as lock:
         while not _taken(lock):
             holder = _holder(lock)
             if holder and holder["claim"] == os.environ.get(_CLAIM):

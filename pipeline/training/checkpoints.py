@@ -16,6 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from pipeline import storage
 from pipeline.command import UserError, say
 
 KEPT = 2  # the last, and the one before it in case the last is damaged
@@ -99,7 +100,7 @@ def locked(folder: Path, patience: float) -> Iterator[None]:
     path = folder / "lock"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("a+", encoding="utf-8") as lock:
+        with storage.open_lock(path) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

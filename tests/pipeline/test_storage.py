@@ -1,0 +1,81 @@
+"""Locks and temporary files have names that anybody knows: a link planted there is never written through."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths, promote, storage, workspace
+from pipeline.command import UserError
+from pipeline.training import checkpoints
+from pipeline.verdict import unchanged
+from tests.conftest import ROOT
+
+
+def claim(folder: Path) -> None:
+    with workspace.claim(folder, "a test"):
+        pass
+
+
+def lock_checkpoints(folder: Path) -> None:
+    with checkpoints.locked(folder, patience=0):
+        pass
+
+
+def append(folder: Path) -> None:
+    storage.append(folder / "log", b"new")
+
+
+def write_verdict(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        promote._write(unchanged({"version": "0" * 40}, "2026-11-28T00:00:00+00:00"))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        (str(workspace.LOCK), claim),
+        ("lock", lock_checkpoints),
+        ("log", append),
+        (str(storage.beside(paths.VERDICT)), write_verdict),
+    ],
+)
+@pytest.mark.parametrize("dangling", [False, True])
+def test_a_planted_link_is_not_written_through(
+    tmp_path: Path, name: str, write: Callable[[Path], None], dangling: bool
+) -> None:
+    precious = tmp_path / "precious"
+    if not dangling:
+        precious.write_text("mine", encoding="utf-8")
+    planted = tmp_path / "project" / name
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(precious)
+    try:
+        write(tmp_path / "project")
+    except UserError as error:
+        assert f"{planted}: is a link, through which nothing is written; delete it" in str(error)  # noqa: PT017
+    else:
+        assert not planted.is_symlink()
+    assert precious.exists() is not dangling
+    assert dangling or precious.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_file_is_replaced_whole_with_the_permissions_that_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    storage.replace(path, "one")
+    storage.beside(path).write_text("what a killed run left", encoding="utf-8")
+    storage.replace(path, b"two", mode=0o640)
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o640)
+    assert [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_temporary_names_and_locks_are_opened_in_one_place() -> None:
+    for package in ("flows", "pipeline", "serving"):
+        for path in (ROOT / package).rglob("*.py"):
+            if path.name != "storage.py":
+                found = re.findall(
+                    r"""\{[\w.]+\}\.(?:new|part|tmp)["']|open\(["']a\+?["']""", path.read_text(encoding="utf-8")
+                )
+                assert not found, f"{path}: use pipeline.storage"
