@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 from serving import seeing
@@ -172,13 +172,24 @@ def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
     return list(ids) if ids and ids[0] == engine.start else [engine.start, *ids]
 
 
-def start(loaded: Loaded, prompt: str | Sequence[int], sampling: Sampling, stop: tuple[str, ...] = ()) -> Job:
+def start(
+    loaded: Loaded,
+    prompt: str | Sequence[int],
+    sampling: Sampling,
+    stop: tuple[str, ...] = (),
+    *,
+    by_default: bool = False,
+) -> Job:
     """Let a request in: have `loaded` write on from a short text, or from token ids, up to one of the strings `stop`.
 
-    Raises ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
+    With `by_default` the request named no max_new_tokens, so it is lowered to what the context leaves. Raises
+    ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
     """
     engine = loaded.engine
     ids = with_start(engine, _encode(engine, prompt) if isinstance(prompt, str) else prompt)
+    if by_default:
+        room = max(1, engine.context - len(ids))
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
     if len(ids) + sampling.max_new_tokens > engine.context:
         message = (
             f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "

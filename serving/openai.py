@@ -177,7 +177,8 @@ class _Work:
 
     def _job(self, prompt: _Prompt, sampling: Sampling) -> Job:
         try:
-            return generation.start(self._loaded, prompt.ids, sampling, tuple(self._wanted.stop))
+            by_default = "max_tokens" not in self._wanted.model_fields_set
+            return generation.start(self._loaded, prompt.ids, sampling, tuple(self._wanted.stop), by_default=by_default)
         except ApiError as error:
             if error.code != "context_length_exceeded":
                 raise

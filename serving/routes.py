@@ -107,7 +107,8 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
         """Write on from a prompt: all at once, or with `stream` as it is being written."""
         loaded = await until_answered.enter_async_context(served.take(wanted.model))
         ids = await generation.encode(loaded.engine, wanted.prompt)
-        job = generation.start(loaded, ids, wanted.sampling(), tuple(wanted.stop or ()))
+        by_default = "max_new_tokens" not in wanted.model_fields_set
+        job = generation.start(loaded, ids, wanted.sampling(), tuple(wanted.stop or ()), by_default=by_default)
         until_answered.callback(job.cancel)
         if wanted.stream:
             return await EventStream.begun(request, _events(job), job.headers())

@@ -224,6 +224,17 @@ def test_more_tokens_than_the_context_are_refused_with_both_numbers(client: Test
     assert error(generate(client, prompt="a " * CONTEXT, max_new_tokens=1), 400)["param"] == "prompt"
 
 
+@pytest.mark.parametrize("route", ["/generate", "/v1/completions"])
+def test_without_a_number_of_tokens_a_text_may_fill_what_the_context_leaves(client: TestClient, route: str) -> None:
+    prompt = "a " * (CONTEXT - 20)
+    while (answer := client.post(route, json={"prompt": prompt})).status_code == 400:
+        assert error(answer, 400)["param"] == "prompt"  # never the number that nobody gave
+        prompt = prompt[:-2]
+    usage = answer.json()["usage"]
+    assert usage["prompt_tokens"] + usage["completion_tokens"] <= CONTEXT
+    assert usage["prompt_tokens"] > CONTEXT - 20
+
+
 @pytest.mark.parametrize("path", ["/nothing", "/generate/more", "/docs/nothing"])
 def test_an_unknown_path_is_404(client: TestClient, path: str) -> None:
     error(client.get(path), 404)
