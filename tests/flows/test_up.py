@@ -239,7 +239,7 @@ def test_beside_prefects_port_only_the_worker_has_one_for_its_runs_which_asks_fo
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_person_logs_in_with_the_password_and_a_choice_of_the_second_ui_leads_back_to_the_dashboard(
+def test_a_person_logs_in_comes_back_from_the_second_ui_to_the_dashboard_and_finds_forms_without_errors(
     first: Up,
 ) -> None:
     with browser() as page:
@@ -254,6 +254,13 @@ def test_a_person_logs_in_with_the_password_and_a_choice_of_the_second_ui_leads_
         for path in ("/", "/v2", "/v2/runs/flow-run/1"):
             page.open(f"{first.origin}{path}", dashboard, 1280, 800)
         assert page.value("document.cookie") == "prefect_ui_version=v1"
+
+        first.let_in()
+        for name, field in (("retrain", "needs.approval"), ("watch", "new.rows"), ("rollback", "version")):
+            deployment = first.api.get(f"deployments/name/{name}/{name}").json()["id"]
+            shows_form = f"/{field}/i.test(document.body.innerText)"
+            page.open(f"{first.origin}/deployments/deployment/{deployment}/run", shows_form, 1280, 2000)
+            assert "Property is type" not in page.value("document.body.innerText")
 
 
 def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
