@@ -29,8 +29,9 @@ from pipeline import escape, params, paths
 from pipeline import verdict as verdicts
 from pipeline.command import UserError
 from pipeline.intake.measures import redact
+from pipeline.model_version import content_version, short
 from pipeline.promote import Decision
-from pipeline.registry import MOVES, Entry, Registry, content_version, short
+from pipeline.registry import MOVES, Entry, Registry
 from pipeline.report import Axis, rounded
 
 VERSIONS = 20  # in the table

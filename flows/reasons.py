@@ -22,7 +22,8 @@ from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, sa
 from pipeline.dvc_repo import open_repo
 from pipeline.intake.look import look
 from pipeline.intake.records import read
-from pipeline.registry import Registry, content_version, is_same_version, short
+from pipeline.model_version import content_version, is_same_version, short
+from pipeline.registry import Registry
 
 _BYTES_A_SECOND = 60e6  # that are counted; 90e6 were seen. Only said, for files that take some time
 _LISTED = 4  # changes of a kind; more are counted

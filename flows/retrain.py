@@ -30,7 +30,8 @@ from flows import notify, provenance, reasons, runs, stages
 from flows import overrides as overriding
 from pipeline import params, workspace
 from pipeline.command import UserError
-from pipeline.registry import Registry, Version, short
+from pipeline.model_version import short
+from pipeline.registry import Registry, Version
 
 if TYPE_CHECKING:  # at run time it brings pandas and more along, which a run without news can do without
     from pipeline.promote import Decision

@@ -12,7 +12,8 @@ from pydantic import Field
 from flows import runs
 from pipeline import escape
 from pipeline.command import UserError
-from pipeline.registry import Registry, short
+from pipeline.model_version import short
+from pipeline.registry import Registry
 
 ROOT = Path()  # a deployment's working folder
 

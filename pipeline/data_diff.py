@@ -36,7 +36,8 @@ from pipeline.intake.duplicates import minima
 from pipeline.intake.measures import redact
 from pipeline.intake.report import Bar, Histogram, excerpt, percent, shares
 from pipeline.intake.splits import normalize
-from pipeline.registry import Registry, short
+from pipeline.model_version import short
+from pipeline.registry import Registry
 
 # Two texts are one text edited from this similarity on: the Jaccard index of their sets of 5-character pieces.
 EDITED = 0.5

@@ -23,7 +23,7 @@ from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
 from pipeline.evaluation.generation import Generated, Openings, first_words, openings, write
 from pipeline.evaluation.perplexity import Score
-from pipeline.registry import content_version
+from pipeline.model_version import content_version
 from pipeline.training import speed
 from pipeline.workspace import run_stage
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage, verdict
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
-from pipeline.registry import Registry, Version, content_version, short
+from pipeline.model_version import content_version, short
+from pipeline.registry import Registry, Version
 from pipeline.verdict import Verdict
 
 if TYPE_CHECKING:  # at run time it brings torch along, which a refusal can do without

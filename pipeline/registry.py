@@ -27,23 +27,31 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline import escape, params, paths, registry_users, storage
 from pipeline.command import UserError, arg_parser, echo, echo_json, run, say, utf8_text
+from pipeline.model_version import (
+    DIGITS,
+    MODEL_YAML,
+    NEEDED,
+    RECORD,
+    SHOWN,
+    is_same_version,
+    model_files,
+    sha256,
+    short,
+    sums_of,
+    version_of,
+)
 
-NEEDED = ("config.json", "model.safetensors", "tokenizer.json")  # what a model cannot be served without
 MOVES = ("promote", "force", "rollback")  # the actions that set the pointer
 LOCK_SECONDS = 10.0  # how long a change waits for another one to end
 
-_MODEL_YAML = "model.yaml"  # BentoML's
-_RECORD = "version.json"  # ours
-_DIGITS = 40  # of a version: 160 bits, so that nobody makes two models of one version
-_SHOWN = 12  # of them to people; and all that there were of a version in older releases
-_TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{_SHOWN}}}|[0-9a-f]{{{_DIGITS}}})")
+_TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{SHOWN}}}|[0-9a-f]{{{DIGITS}}})")
 _QUICKLY_HASHED = 1_000_000  # bytes; larger files are hashed by `verify` and before a move, not at every look
 _COMMAND = "python -m pipeline.registry"
 
@@ -104,26 +112,6 @@ class _State:
     entries: list[Entry] = field(default_factory=list)  # the pointer's own entry among them
     pointer: Entry | None = None
     damage: str = ""  # of the pointer, as a sentence; empty when it is whole, or when nothing was ever promoted
-
-
-def content_version(folder: Path) -> str:
-    """Return the version of the model in `folder`: 40 hex digits of a SHA-256 over its files and their names.
-
-    What file managers leave behind (names that begin with a dot) and what the store adds is no part of a model.
-    """
-    return _version_of(_sums(folder))
-
-
-def short(name: str) -> str:
-    """Return a tag or a version as people are shown it, and may write it: with 12 of its digits."""
-    model, colon, version = name.rpartition(":")
-    return f"{model}{colon}{version[:_SHOWN]}"
-
-
-def is_same_version(one: str, other: str) -> bool:
-    """Say whether two tags or versions are of one model, where one may be of an older release, with fewer digits."""
-    digits = [name.rpartition(":")[2] for name in (one, other)]
-    return digits[0] == digits[1] or (_SHOWN in map(len, digits) and digits[0][:_SHOWN] == digits[1][:_SHOWN])
 
 
 class Registry:
@@ -213,7 +201,7 @@ class Registry:
         """
         _refuse_halves(folder)
         with self._changing() as state:
-            sums = _sums(folder)
+            sums = sums_of(folder)
             tag = self._tag_for(sums)
             if not self._holds(tag, sums):
                 with self._staged(folder, labels, metadata) as (tag, staged):
@@ -362,27 +350,27 @@ class Registry:
     def _is_called(self, tag: str, name: str) -> bool:
         """Say whether `name` is the beginning of a version, with the model's name before it or not."""
         model, _, digits = name.rpartition(":")
-        whole = tag.partition(":")[2] if self._record_damage(tag) else _version_of(self._recorded(tag))
+        whole = tag.partition(":")[2] if self._record_damage(tag) else version_of(self._recorded(tag))
         return bool(digits) and model in ("", tag.partition(":")[0]) and whole.startswith(digits)
 
     def _place(self, tag: str) -> Path:
         return _home() / "models" / Path(*tag.split(":"))
 
     def _record(self, tag: str) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self._place(tag) / _RECORD).read_text(encoding="utf-8"))["record"]
+        record: dict[str, Any] = json.loads((self._place(tag) / RECORD).read_text(encoding="utf-8"))["record"]
         return record
 
     def _recorded(self, tag: str) -> dict[str, str]:
         """Return the SHA-256 of each of a version's files, as they were added."""
-        return {name: file["sha256"] for name, file in self._record(tag)["files"].items() if name != _MODEL_YAML}
+        return {name: file["sha256"] for name, file in self._record(tag)["files"].items() if name != MODEL_YAML}
 
     def _version(self, tag: str) -> Version:
-        record, version = self._record(tag), _version_of(self._recorded(tag))
+        record, version = self._record(tag), version_of(self._recorded(tag))
         return Version(tag, version, self._place(tag), record["created"], record["labels"], record["metadata"])
 
     def _tag_for(self, sums: Mapping[str, str]) -> str:
         """Return the tag of the model with these files; that of an older release where it is in the store so."""
-        tag = f"{self._name}:{_version_of(sums)}"
+        tag = f"{self._name}:{version_of(sums)}"
         old = short(tag)
         return old if not self._record_damage(old) and self._recorded(old) == sums else tag
 
@@ -414,14 +402,14 @@ class Registry:
         if not place.is_dir():
             return f"{tag} is not in the store: {place} is missing"
         try:
-            content = json.loads((place / _RECORD).read_text(encoding="utf-8"))
+            content = json.loads((place / RECORD).read_text(encoding="utf-8"))
             whole = content["sha256"] == _hash_of_record(content["record"])
         except (OSError, ValueError, TypeError, KeyError):
             whole = False
         if not whole:
-            return f"{tag} is damaged: {place / _RECORD} is missing or not as it was written"
+            return f"{tag} is damaged: {place / RECORD} is missing or not as it was written"
         digits = tag.partition(":")[2]
-        is_this = _version_of(self._recorded(tag))[: len(digits)] == digits
+        is_this = version_of(self._recorded(tag))[: len(digits)] == digits
         return "" if is_this else f"{tag} is damaged: {place} holds another version"
 
     def _damage(self, tag: str, thorough: bool) -> str:
@@ -436,9 +424,9 @@ class Registry:
                 return f"{tag} is damaged: {path} is missing"
             if (size := path.stat().st_size) != file.size:
                 return f"{tag} is damaged: {path} has {size:,} bytes, but {file.size:,} were added"
-            if (thorough or size < _QUICKLY_HASHED) and _sha256(path) != file.sha256:
+            if (thorough or size < _QUICKLY_HASHED) and sha256(path) != file.sha256:
                 return f"{tag} is damaged: {path} does not hold what was added"
-        more = sorted(set(_model_files(place)) - set(files))
+        more = sorted(set(model_files(place)) - set(files))
         return f"{tag} is damaged: {place / more[0]} was not added with it" if more else ""
 
     def _last_good(self, entries: Sequence[Entry]) -> str | None:
@@ -519,14 +507,14 @@ class Registry:
         aside = Path(tempfile.mkdtemp(prefix="new-", dir=self._store()))
         try:
             staged = aside / "version"
-            for name in _model_files(folder):
+            for name in model_files(folder):
                 (staged / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, staged / name)
-            files = {name: _file(staged / name) for name in _model_files(staged)}
+            files = {name: _file(staged / name) for name in model_files(staged)}
             tag = self._tag_for({name: file.sha256 for name, file in files.items()})
             metadata = copy.deepcopy(dict(metadata))
             created = _write_model_yaml(staged, tag, labels, metadata)
-            files[_MODEL_YAML] = _file(staged / _MODEL_YAML)
+            files[MODEL_YAML] = _file(staged / MODEL_YAML)
             record = {
                 "created": created,
                 "registry": registry_users.key(self._folder.resolve()),
@@ -535,7 +523,7 @@ class Registry:
                 "files": {name: asdict(file) for name, file in files.items()},
             }
             content = {"sha256": _hash_of_record(record), "record": record}
-            (staged / _RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (staged / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for path in (*staged.rglob("*"), staged):
                 storage.sync(path)
             yield tag, staged
@@ -624,31 +612,8 @@ class Registry:
 # The model's files
 
 
-def _model_files(folder: Path) -> list[str]:
-    """Return the names of a model's files, in the order that its version goes by."""
-    names = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    return [name.as_posix() for name in sorted(names) if name.as_posix() not in (_MODEL_YAML, _RECORD)]
-
-
-def _version_of(sums: Mapping[str, str]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(sums, key=PurePosixPath):
-        total.update(f"{name}\0{sums[name]}\0".encode())
-    return total.hexdigest()[:_DIGITS]
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each of a model's files."""
-    return {name: _sha256(folder / name) for name in _model_files(folder)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
 def _file(path: Path) -> _File:
-    return _File(path.stat().st_size, _sha256(path))
+    return _File(path.stat().st_size, sha256(path))
 
 
 def _hash_of_record(record: object) -> str:
@@ -687,7 +652,7 @@ def _write_model_yaml(folder: Path, tag: str, labels: Mapping[str, str], metadat
         metadata=_without_none(metadata),
         context=ModelContext(framework_name="transformers", framework_versions={}),
     )
-    with (folder / _MODEL_YAML).open("w", encoding="utf-8") as content:
+    with (folder / MODEL_YAML).open("w", encoding="utf-8") as content:
         info.dump(content)
     created: datetime = info.creation_time
     return created.isoformat(timespec="seconds")
@@ -718,7 +683,7 @@ def _mend_latest(models: Path) -> None:
     latest = models / "latest"
     if latest.is_file() and (models / latest.read_text(encoding="utf-8").strip()).is_dir():
         return
-    left = sorted(models.glob(f"*/{_MODEL_YAML}"), key=lambda path: path.stat().st_mtime_ns)
+    left = sorted(models.glob(f"*/{MODEL_YAML}"), key=lambda path: path.stat().st_mtime_ns)
     if left:
         storage.replace(latest, left[-1].parent.name)
     elif models.is_dir():
@@ -1066,14 +1031,14 @@ def _facts(registry: Registry, version: Version) -> dict[str, Any]:
         "metadata": version.metadata,
         "manifest": manifest,
         "files": {
-            name: f"{size:,} bytes, SHA-256 {_sha256(version.folder / name)[:8]}…"
+            name: f"{size:,} bytes, SHA-256 {sha256(version.folder / name)[:8]}…"
             for name, size in _sizes(version).items()
         },
     }
 
 
 def _sizes(version: Version) -> dict[str, int]:
-    return {name: (version.folder / name).stat().st_size for name in _model_files(version.folder)}
+    return {name: (version.folder / name).stat().st_size for name in model_files(version.folder)}
 
 
 def _data_diff(old: Version, new: Version) -> tuple[dict[str, Any] | None, str | None, str]:

@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 
 from pipeline import params
 from pipeline.evaluation.bootstrap import Gain, paired_gain
-from pipeline.registry import short
+from pipeline.model_version import short
 from pipeline.text_table import bullets, table
 
 if TYPE_CHECKING:

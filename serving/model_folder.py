@@ -11,7 +11,8 @@ from bentoml.exceptions import BentoMLException
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.model_safety import unsafe
-from pipeline.registry import NEEDED, Registry, content_version, short
+from pipeline.model_version import NEEDED, content_version, short
+from pipeline.registry import Registry
 
 POINTER = paths.REGISTRY / "champion.json"
 

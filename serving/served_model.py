@@ -23,8 +23,8 @@ from weakref import WeakKeyDictionary
 
 from bentoml.exceptions import BentoMLException
 
+from pipeline.model_version import short
 from pipeline.params import Service
-from pipeline.registry import short
 from serving import model_folder, seeing
 from serving.engine import Engine, EngineError, Sampling, cannot
 from serving.errors import ApiError

@@ -17,8 +17,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from flows import approval
 from flows.approval import Answer
 from pipeline import escape, params, paths
+from pipeline.model_version import content_version
 from pipeline.promote import carry_out
-from pipeline.registry import Registry, content_version
+from pipeline.registry import Registry
 from tests.conftest import ROOT, Workspace
 from tests.flows.conftest import Prefect, within
 from tests.flows.test_artifacts import a_decision, candidate, put

@@ -20,8 +20,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from flows import artifacts
 from pipeline import escape, paths
 from pipeline.command import UserError
+from pipeline.model_version import short
 from pipeline.promote import Decision
-from pipeline.registry import Entry, Registry, short
+from pipeline.registry import Entry, Registry
 from pipeline.training import curve
 from pipeline.verdict import Gate, Verdict
 from tests.conftest import ROOT, Workspace

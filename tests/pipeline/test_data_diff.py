@@ -24,7 +24,8 @@ from scipy.stats import ks_2samp
 from pipeline import data_diff, paths
 from pipeline.command import UserError, run
 from pipeline.data_diff import DataDiff, clean_data, diff
-from pipeline.registry import NEEDED, Registry
+from pipeline.model_version import NEEDED
+from pipeline.registry import Registry
 from pipeline.tokenize import data_hash
 from tests.conftest import ROOT
 from tests.pipeline.test_report import measured_in_a_browser

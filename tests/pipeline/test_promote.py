@@ -28,8 +28,9 @@ from pipeline.canaries import canaries
 from pipeline.command import UserError, run
 from pipeline.context import start_and_end
 from pipeline.evaluation.perplexity import score
+from pipeline.model_version import content_version, short
 from pipeline.promote import Decision, carry_out, decide
-from pipeline.registry import Registry, Version, content_version, short
+from pipeline.registry import Registry, Version
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.test_kill import PROCESSES
 

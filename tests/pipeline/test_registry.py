@@ -12,7 +12,8 @@ from bentoml._internal.models import ModelStore
 
 from pipeline import paths, registry
 from pipeline.command import UserError, run
-from pipeline.registry import Entry, Registry, Version, content_version, short
+from pipeline.model_version import NEEDED, content_version, short
+from pipeline.registry import Entry, Registry, Version
 from tests.conftest import ROOT, Workspace
 
 NAME = "text-generator"
@@ -34,7 +35,7 @@ def candidate(content: str, folder: str = "models/candidate") -> Path:
     """Make a folder with what stands for a model."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    for name in (*registry.NEEDED, "manifest.json"):
+    for name in (*NEEDED, "manifest.json"):
         (path / name).write_text(json.dumps({"content": content, "of": name}), encoding="utf-8")
     return path
 
@@ -110,7 +111,7 @@ def test_the_same_content_is_one_version_and_keeps_its_labels(ours: Registry) ->
 def test_two_models_made_to_have_one_version_are_told_apart_by_their_files(
     ours: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_version_of", lambda _: "0" * 40)
+    monkeypatch.setattr(registry, "version_of", lambda _: "0" * 40)
     first = add(ours, "tales")
     assert add(ours, "tales") == first
     with pytest.raises(UserError, match="holds another model under this version"):
@@ -230,8 +231,8 @@ def test_another_model_that_begins_with_the_same_12_digits_is_another_version(
     """Two folders can be made to collide in the 48 bits of an older release's version."""
     old = promote(ours, "old")
     made_by_an_older_release(ours, store)
-    version_of = registry._version_of
-    monkeypatch.setattr(registry, "_version_of", lambda sums: old.version[:12] + version_of(sums)[12:])
+    version_of = registry.version_of
+    monkeypatch.setattr(registry, "version_of", lambda sums: old.version[:12] + version_of(sums)[12:])
     other = promote(ours, "other")
     assert other.tag != short(old.tag)
     assert ours.get("previous").tag == short(old.tag)

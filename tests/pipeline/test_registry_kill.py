@@ -17,6 +17,7 @@ from bentoml._internal.models import ModelStore
 
 from pipeline import registry
 from pipeline.command import UserError
+from pipeline.model_version import NEEDED
 from pipeline.registry import Registry
 
 pytestmark = pytest.mark.integration
@@ -54,7 +55,7 @@ class Project:
         """Return a folder with what stands for a model."""
         folder = self.folder / f"candidate-{content}"
         folder.mkdir(exist_ok=True)
-        for name in (*registry.NEEDED, "manifest.json"):
+        for name in (*NEEDED, "manifest.json"):
             (folder / name).write_text(json.dumps({"content": content}), encoding="utf-8")
         return folder
 

@@ -18,7 +18,8 @@ import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
-from pipeline.registry import Registry, Version, content_version
+from pipeline.model_version import content_version
+from pipeline.registry import Registry, Version
 from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving
 from tests.sockets import ports
 
