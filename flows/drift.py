@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.intake.columns import check_columns, text_of
+from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.look import look
 from pipeline.intake.measures import measure
 from pipeline.intake.quarantine import restore
@@ -132,7 +132,7 @@ def _texts(path: Path, wanted: params.Params) -> Iterator[str]:
     check_columns(seen, wanted.validate_)
     text = text_of(seen.columns, wanted.validate_)
     for chunk in read(seen, wanted.data):
-        yield from map(text, chunk.fields)
+        yield from map(unix_line_ends, map(text, chunk.fields))
 
 
 def _validated(root: Path, wanted: params.Params) -> Iterator[str]:

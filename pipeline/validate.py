@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest
 from itertools import islice
+from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from pipeline import params, paths
 from pipeline.command import UserError, say
-from pipeline.intake.columns import check_columns, text_of
+from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.look import look
 from pipeline.intake.quarantine import Quarantine
@@ -112,14 +113,12 @@ class _Shelf:
     """The rows between the two passes: a file of Arrow batches, one a chunk."""
 
     def __init__(self, path: Path, seen: Look, wanted: params.Validate) -> None:
-        """Name the file and its columns; texts have one of their own only where a template makes them."""
+        """Name the file and its columns: the corpus's as they are in it, for the quarantine, and the texts."""
         self.path = path
         self.fields = [f"field_{number}" for number in range(len(seen.columns))]
-        by_template = wanted.template != "none"
-        self.text = "text" if by_template else self.fields[seen.columns.index(wanted.column)]
         self.category = None if wanted.category == "none" else self.fields[seen.columns.index(wanted.category)]
         numbers = [("row", pa.int64()), ("characters", pa.int64()), ("split_key", pa.uint64()), ("key", pa.uint64())]
-        texts = ("reasons", "warnings", *self.fields, _FURTHER_FIELDS, *(["text"] if by_template else []))
+        texts = ("reasons", "warnings", *self.fields, _FURTHER_FIELDS, "text")
         self.schema = pa.schema([*numbers, *((name, pa.string()) for name in texts)])
         self._first_rows: list[int] = []
 
@@ -147,7 +146,7 @@ class _Shelf:
         with pa.OSFile(str(self.path)) as file, pa.ipc.open_file(file) as reader:
             for row in rows:
                 batch = reader.get_batch(int(np.searchsorted(self._first_rows, row, side="right")) - 1)
-                found[row] = batch[self.text][int(np.searchsorted(batch["row"].to_numpy(), row))].as_py()
+                found[row] = batch["text"][int(np.searchsorted(batch["row"].to_numpy(), row))].as_py()
         return found
 
 
@@ -196,7 +195,7 @@ class _Part:
     characters: NDArray[np.int64]  # of the texts
     broken: tuple[int, ...]  # positions of the rows that do not fit the columns; their texts are ""
     headers: tuple[int, ...]  # positions of the rows that name the columns again
-    columns: list[pa.Array]  # the corpus's, further fields, and the texts where a template makes them
+    columns: list[pa.Array]  # the corpus's, further fields, and the texts
 
 
 class _Categories:
@@ -235,7 +234,7 @@ class _Categories:
 
 def _groups_of(cells: pa.Array, kept: NDArray[np.bool_]) -> list[str]:
     """Return the groups of the rows that are `kept`: the category's cells, trimmed."""
-    return [cell.strip() for cell in cells.filter(pa.array(kept)).to_pylist()]
+    return [unix_line_ends(cell.strip()) for cell in cells.filter(pa.array(kept)).to_pylist()]
 
 
 def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tuple[_Part, Inspection]]]:
@@ -257,20 +256,21 @@ def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part,
     """Yield the corpus's chunks with their texts, behind a progress bar on a terminal; count its rows in `summary`."""
     seen = summary.look
     make_text = text_of(seen.columns, all_params.validate_)
-    by_template = all_params.validate_.template != "none"
     width = len(seen.columns)
     with tqdm(total=summary.size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
         for chunk in read(seen, all_params.data):
             summary.rows_in += len(chunk.rows)
             summary.blank_lines += chunk.blank_lines
-            texts = list(map(make_text, chunk.fields))
+            as_in_file = list(map(make_text, chunk.fields))
+            texts = list(map(unix_line_ends, as_in_file))
+            summary.fixes["line_ends"] += sum(map(ne, as_in_file, texts))
             headers = tuple(at for at, fields in enumerate(chunk.fields) if _is_header(fields, seen))
             further = [""] * len(texts)
             for position, fields in chunk.broken.items():
                 chunk.fields[position] = [*fields, *[""] * width][:width]
                 if fields[width:]:
                     further[position] = json.dumps(fields[width:], ensure_ascii=False)
-            columns = [*zip(*chunk.fields, strict=True), further, *([texts] if by_template else [])]
+            columns = [*zip(*chunk.fields, strict=True), further, texts]
             arrays = [pa.array(column, pa.string()) for column in columns]
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
             rows = np.array(chunk.rows, dtype=np.int64)
@@ -314,7 +314,7 @@ def _sort_out(
             reasons = list(map(_joined, batch["reasons"].to_pylist(), critical))
             refused = np.array([bool(row_reasons) for row_reasons in reasons])
             splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
-            texts = batch[shelf.text]
+            texts = batch["text"]
             kept = texts.filter(pa.array(~refused))
             written = [rows[~refused], kept, splits[~refused].tolist()]
             if shelf.category:
@@ -412,6 +412,7 @@ def _metrics(summary: Summary) -> dict[str, Any]:
         "rows_quarantined": summary.rows_refused,
         "reasons": dict(sorted(summary.refused.items())),
         "warnings": dict(sorted(summary.warned.items())),
+        "fixes": dict(sorted((+summary.fixes).items())),
         "splits": {split: summary.splits[split] for split in SPLITS},
         **groups,
     }

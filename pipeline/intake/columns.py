@@ -14,7 +14,8 @@ from pipeline.intake.source import Look, SettingsError, clipped, written
 def text_of(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[str]], str]:
     """Return the function that gives a record's text: its column, or the template filled in.
 
-    A text from a template is "" when any column it uses is blank. Raises UserError for a column that is not there.
+    A text from a template is "" when any column it uses is blank. Line ends are as in the file: `unix_line_ends` is the
+    caller's. Raises UserError for a column that is not there.
     """
     if wanted.template == "none":
         at = _position(columns, wanted.column, "validate.column")
@@ -36,6 +37,11 @@ def text_of(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[s
         return "".join(piece + value for piece, value in zip(pieces, values, strict=True)) + end
 
     return rendered
+
+
+def unix_line_ends(text: str) -> str:
+    """Return `text` with LF for CR LF and CR, so that a model does not learn the line ends of Windows exports."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _parts(template: str) -> list[tuple[str, str | None]]:

@@ -233,6 +233,7 @@ class Summary:
     rows_refused: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # reason -> rows; a row counts for each of its reasons
     warned: Counter[str] = field(default_factory=Counter)  # likewise; these rows are clean
+    fixes: Counter[str] = field(default_factory=Counter)  # what was changed in texts -> rows
     splits: Counter[str] = field(default_factory=Counter)  # split -> clean rows
     groups: Counter[str] = field(default_factory=Counter)  # value of validate.category -> clean rows
     examples: Examples = field(init=False)  # of refused rows

@@ -70,7 +70,6 @@ def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
         " leading",
         'a "quoted" word',
         "two\nlines",
-        "three\r\nlines",
         "=1+1",
         "é 漢字 🙂",
         "None",
@@ -79,7 +78,22 @@ def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
     workspace.set(validate__rules__few_letters__severity="ignore")
     clean, _, _ = run_on(workspace, as_csv(many() + texts))
     assert clean["text"].tolist() == many() + texts
-    assert clean["row"].tolist()[60:] == [62, 63, 64, 65, 66, 68, 70, 71, 72, 73]  # where each record begins
+    assert clean["row"].tolist()[60:] == [62, 63, 64, 65, 66, 68, 69, 70, 71]  # where each record begins
+
+
+@pytest.mark.parametrize("template", ["none", "{text}"])
+def test_line_ends_inside_texts_become_lf_and_are_counted_and_the_quarantine_keeps_the_files(
+    workspace: Workspace, template: str
+) -> None:
+    workspace.set(validate__template=template, validate__category="topic")
+    texts = [*many(), "Dear\r\nSir,\r\r\nyours\r", "Dear\nMadam", "one@example.com\r\ntwo"]
+    content = in_groups(texts, ["a\r\nb", "a\nb", "a\rb"] * 21)
+    clean, _, metrics = run_on(workspace, content)
+    assert clean["text"].tolist() == [*many(), "Dear\nSir,\n\nyours\n", "Dear\nMadam"]
+    assert set(clean["group"]) == {"a\nb"}
+    assert metrics["fixes"] == {"line_ends": 2}
+    assert "CR LF or CR became LF in 2 rows" in paths.VALIDATE_REPORT.read_text()
+    assert b"one@example.com\r\ntwo" in paths.QUARANTINE.read_bytes()
 
 
 def test_a_byte_order_mark_is_not_part_of_the_header(workspace: Workspace) -> None:
@@ -332,7 +346,7 @@ def test_a_row_that_is_read_but_written_nowhere_is_noticed(
 
 def in_groups(texts: list[str], groups: list[str]) -> str:
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(["topic", "text"])
     writer.writerows(zip(groups, texts, strict=True))
     return file.getvalue()
