@@ -344,6 +344,8 @@ class JsonLines(logging.Formatter):
 
 def configure_logging() -> None:
     """Add request ids to BentoML's log; with LOG_FORMAT=json make each of its lines a JSON object."""
+    for name in ("opentelemetry.baggage", "opentelemetry.trace"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # their warnings quote headers, also of callers without a key
     names = ("bentoml", "circus", "uvicorn.error", None)
     for handler in {handler for name in names for handler in logging.getLogger(name).handlers}:
         handler.addFilter(_Context())

@@ -140,6 +140,26 @@ def test_one_line_a_request_says_what_came_of_it_and_probes_have_none(
     assert (fields["method"], fields["route"], fields["status"]) == ("GET", "/{unmatched}", 404)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"baggage": f"{SECRET} without a value"},
+        {"baggage": f"={SECRET}"},
+        {"baggage": f"{SECRET}é=1".encode("latin-1")},
+        {"baggage": SECRET * 1000},
+        {"baggage": f"{SECRET}={'x' * 5000}"},
+        {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": f"{SECRET} without a value"},
+        dict.fromkeys(("traceparent", "cookie", "user-agent", "content-type", "referer", "x-forwarded-for"), SECRET),
+    ],
+)
+def test_no_header_is_in_the_log(
+    client: TestClient, log: pytest.LogCaptureFixture, headers: dict[str, str | bytes]
+) -> None:
+    client.get("/health", headers={name: s if isinstance(s, bytes) else s.encode() for name, s in headers.items()})
+    assert "GET /health 200" in log.text
+    assert SECRET not in log.text
+
+
 def test_with_log_format_json_each_line_is_an_object_with_the_request_s_id() -> None:
     program = """
 import logging
