@@ -2,10 +2,13 @@
 
 uvicorn closes its socket at once, but BentoML's master keeps its own copy open until the worker has ended, so that new
 connections would hang, then be reset. Here the worker goes on answering, with 503, until it has nothing left to do.
+A worker whose supervisor was killed stops in the same way.
 """
 
 import asyncio
+import contextlib
 import logging
+import os
 import signal
 import threading
 from types import FrameType
@@ -19,6 +22,7 @@ from serving.errors import ApiError
 logger = logging.getLogger("bentoml.serving")
 
 _STILL_ANSWERED = ("/livez", "/healthz", "/metrics")  # a probe that failed would have the process killed
+_SUPERVISOR_SECONDS = 1  # between two checks that the supervisor still runs
 _LAST_SECONDS = 1  # for the answers 503 of what was cut off
 
 
@@ -29,6 +33,7 @@ class Drain:
         """Wrap `app`; requests that run at SIGTERM have `seconds`."""
         self._app = app
         self._seconds = seconds
+        self._supervisor = os.getppid()
         self._running: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()  # while draining: nothing runs any more
         self._began: asyncio.Event | None = None
@@ -104,9 +109,8 @@ class Drain:
         signal.signal(number, begin)
 
     async def _drain(self) -> None:
-        """Wait for SIGTERM, then for the requests that run, then let uvicorn end."""
-        assert self._began is not None
-        await self._began.wait()
+        """Wait for the end to begin, then for the requests that run, then let uvicorn end."""
+        await self._begin()
         logger.info("shutting down: requests that run (%d) have %g s", len(self._running), self._seconds)
         if not await self._done(self._seconds):
             logger.warning("shutting down: cutting off requests that still run (%d)", len(self._running))
@@ -117,6 +121,16 @@ class Drain:
         if server:  # it would wait for ever for clients that do not read their answers
             server.config.timeout_graceful_shutdown = _LAST_SECONDS
         self._uvicorn(signal.SIGTERM, None)
+
+    async def _begin(self) -> None:
+        """Wait for SIGTERM or the end of the supervisor: an orphan would keep the port, and nothing would stop it."""
+        assert self._began is not None
+        while os.getppid() == self._supervisor:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._began.wait(), _SUPERVISOR_SECONDS)
+                return
+        logger.error("the supervisor of this worker was killed: the worker ends, too")
+        self._began.set()
 
     async def _done(self, seconds: float) -> bool:
         """Wait until nothing runs any more; return whether that came within the time."""

@@ -55,6 +55,8 @@ def create_arbiter(watchers: list[Any], *, threaded: bool = False, **options: An
             watcher.env.pop(metric_store.FOLDER, None)
         else:
             watcher.env[metric_store.FOLDER] = str(_metrics())
+        # Also what a killed worker leaves, and torch's cache, which has a name in /tmp that anybody could take first.
+        watcher.env["TMPDIR"] = str(_temporary())
     return kind(
         watchers,
         endpoint=f"ipc://{folder()}/control",
@@ -84,6 +86,7 @@ def folder() -> Path:
         made = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temporary))
         fcntl.flock(os.open(made, os.O_RDONLY), fcntl.LOCK_EX)  # held open until the process ends
         (made / "metrics").mkdir()
+        (made / "temporary").mkdir()
     except OSError as error:
         raise BentoMLException(
             f"no folder for the sockets of the service's supervisor: {error.filename}: {error.strerror}; "
@@ -95,6 +98,10 @@ def folder() -> Path:
 
 def _metrics() -> Path:
     return folder() / "metrics"
+
+
+def _temporary() -> Path:
+    return folder() / "temporary"
 
 
 def _delete_stale(temporary: Path) -> None:

@@ -11,12 +11,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import httpx
+import psutil
 import pytest
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
@@ -379,12 +380,23 @@ async def _pass(app: ASGIApp, address: str) -> None:
 
 
 @contextmanager
-def uvicorn(tmp_path: Path, **environment: str) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Serve `tests.serving.test_doors:served` in a process of its own."""
+def uvicorn(
+    tmp_path: Path, runner: tuple[str, ...] = (), **environment: str
+) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
+    """Serve `tests.serving.test_doors:served` in a process of its own, or of the command `runner`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [sys.executable, "-m", "uvicorn", "--factory", "tests.serving.test_doors:served", "--port", str(port)]
+    command = [
+        *runner,
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "tests.serving.test_doors:served",
+        "--port",
+        str(port),
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env={**os.environ, "SIGNS": str(tmp_path), **environment}, stdout=log, stderr=log
@@ -517,3 +529,22 @@ def test_what_runs_longer_than_the_bound_is_cut_off_and_no_cut_answer_looks_whol
             with pytest.raises(httpx.RemoteProtocolError):
                 stream.result()
             process.wait(300)
+
+
+@pytest.mark.integration
+def test_a_worker_whose_supervisor_was_killed_finishes_its_requests_and_ends(tmp_path: Path) -> None:
+    supervising = (sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])")
+    with uvicorn(tmp_path, supervising) as (port, supervisor), ThreadPoolExecutor(1) as pool:
+        [worker] = psutil.Process(supervisor.pid).children()
+        try:
+            running = pool.submit(answer, f"http://127.0.0.1:{port}/slow")
+            _wait((tmp_path / "slow began").exists)
+            supervisor.kill()
+            _wait(lambda: answer(f"http://127.0.0.1:{port}/readyz")[0] == 503)
+            (tmp_path / "slow may end").touch()
+            assert running.result() == (200, None, "close")
+            _wait(lambda: not _listens(port))
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
+    assert b"the supervisor of this worker was killed" in (tmp_path / "log").read_bytes()
