@@ -1,5 +1,6 @@
 """params.yaml is checked as a whole, before any work."""
 
+import os
 import subprocess
 import sys
 
@@ -74,13 +75,33 @@ def test_a_missing_key_is_named(workspace: Workspace) -> None:
         ("a: 1\nb: 'x\nc: 2", r"found unexpected end of stream while scanning a quoted scalar \(.*line 2: \"b: 'x\"\)"),
         ("a: 1\nb: c: d", r"mapping values are not allowed in this context \(line 2: 'b: c: d'\)"),
         ("a: 1\nb: \x07", r"line 2 holds the control character '\\x07'; delete it"),
+        ("a: é\nb: \x07", r"line 2 holds the control character '\\x07'; delete it"),
+        ("a: é\n\0", r"line 2 holds the control character '\\x00'; delete it"),
+        ("a: 1\nb: 2024-13-45", r"cannot read '2024-13-45' \(month must be in 1..12\) \(line 2: 'b: 2024-13-45'\)"),
+        ("a: 1\nb: [!!int x]", r"cannot read 'x' \(.*\) \(line 2"),
+        ("a: !!bool x", r"cannot read 'x' .* \(line 1"),
+        ("a: 1\nb: " + "9" * 5000, r"cannot read '999+\.\.\.9+' .* \(line 2: 'b: 9+\.\.\.9+'\)"),
+        ("a: 0x" + "f" * 5000, r"the number '0xf+\.\.\.f+' is beyond 9223372036854775807 \(line 1"),
+        ("a: -9223372036854775809", r"the number '-9223372036854775809' is beyond"),
+        ("base: " + "[" * 18 + "]" * 18, r"base: found \[+\.\.\.\]+, but it should be a valid string"),
+        ("a: 1\nb: " + "{c: " * 50_000, "params.yaml, line 2: is nested more than 20 levels deep"),
+        ("? " * 50_000, "params.yaml, line 1: is nested more than 20 levels deep"),
+        ("a: 1\n" + "k" * 100_000 + ": c", r"could not find expected ':' .*'k+\.\.\.k+"),
         ("", "params.yaml: the whole file: found None"),
         ("- 1", "params.yaml: the whole file: found"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_refused(workspace: Workspace, content: str, sentence: str) -> None:
     (workspace.folder / "params.yaml").write_text(content)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        params.load()
+    assert max(map(len, str(caught.value).splitlines())) < 600
+
+
+def test_a_pipe_is_not_waited_for(workspace: Workspace) -> None:
+    (workspace.folder / "params.yaml").unlink()
+    os.mkfifo(workspace.folder / "params.yaml")
+    with pytest.raises(UserError, match=r"params.yaml is no regular file"):
         params.load()
 
 
@@ -99,8 +120,6 @@ def test_the_command_prints_sentences_and_no_traceback(workspace: Workspace) -> 
 
 
 def _importable() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
