@@ -23,6 +23,7 @@ from pipeline.intake.measures import measure
 from pipeline.intake.quarantine import restore
 from pipeline.intake.records import read
 from pipeline.intake.rules import Checker, row_suite
+from pipeline.intake.source import RESERVED
 from pipeline.intake.splits import digest_of, normalize
 from pipeline.nats import exp
 from pipeline.registry import Version
@@ -144,9 +145,11 @@ def _validated(root: Path, wanted: params.Params) -> Iterator[str]:
     if (root / paths.QUARANTINE).exists():
         with (root / paths.QUARANTINE).open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file)
-            text = text_of([restore(name) for name in next(rows)[2:]], wanted.validate_)
+            header = next(rows)
+            of_corpus = [at for at, name in enumerate(header) if name not in RESERVED]
+            text = text_of([restore(header[at]) for at in of_corpus], wanted.validate_)
             for row in rows:
-                yield text([restore(cell) for cell in row[2:]])
+                yield text([restore(row[at]) for at in of_corpus])
 
 
 def _clean_looking(texts: Iterable[str], known: npt.NDArray[np.uint64], wanted: params.Params) -> list[str]:

@@ -165,9 +165,10 @@ class ControlCharacters(Rule):
 
 
 class FewLetters(Rule):
-    """Share of letters among the characters that are not white space, at least."""
+    """Share of letters, and of what counts `also`, among the characters that are not white space, at least."""
 
     min_letters: Share
+    also: Annotated[tuple[Literal["digits", "symbols"], ...], Field(strict=False)]
 
 
 class Script(Rule):

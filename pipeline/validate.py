@@ -28,11 +28,12 @@ from pipeline import params, paths
 from pipeline.command import UserError, say
 from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.duplicates import Duplicates, Findings
+from pipeline.intake.explain import Explainer
 from pipeline.intake.look import look
 from pipeline.intake.quarantine import Quarantine
 from pipeline.intake.records import read
-from pipeline.intake.report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, page
-from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
+from pipeline.intake.report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, copies_sentence, page
+from pipeline.intake.rules import Checker, Reasons, corpus_suite, duplicate_suite, row_suite
 from pipeline.intake.source import Look, clipped
 from pipeline.intake.splits import splits_at
 from pipeline.intake.workers import Inspection, inspect_all
@@ -45,6 +46,7 @@ _COUNTED_TEXTS = 2_000  # whose tokens the report shows
 _FURTHER_FIELDS = "further_fields"  # column of quarantine.csv: what a broken row has beyond the corpus's columns
 _CLEAN = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
 _GROUP = pa.field("group", pa.string())  # behind these where there is a category
+_VALUES = pa.map_(pa.string(), pa.float64())  # of the rules that a row breaks
 _MOST_GROUPS = 200  # with more, too few rows share one for figures of its own: the column is one of names or numbers
 _LONGEST_GROUP = 200  # characters; what is longer is a text
 
@@ -119,7 +121,7 @@ class _Shelf:
         self.category = None if wanted.category == "none" else self.fields[seen.columns.index(wanted.category)]
         numbers = [("row", pa.int64()), ("characters", pa.int64()), ("split_key", pa.uint64()), ("key", pa.uint64())]
         texts = ("reasons", "warnings", *self.fields, _FURTHER_FIELDS, "text")
-        self.schema = pa.schema([*numbers, *((name, pa.string()) for name in texts)])
+        self.schema = pa.schema([*numbers, ("values", _VALUES), *((name, pa.string()) for name in texts)])
         self._first_rows: list[int] = []
 
     def fill(self, batches: Iterator[list[Any]]) -> None:
@@ -173,11 +175,14 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
                 refused = np.array([bool(reasons) for reasons in critical])
                 categories.check(part, refused)
                 duplicates.add(part.rows, found.fingerprints, refused)
+                if "few_letters" in found.measures:
+                    summary.low_letters.add(found.measures["few_letters"], part.rows, part.columns[-1])
                 yield [
                     part.rows,
                     part.characters,
                     found.fingerprints.digests[:, 0],
                     found.fingerprints.digests[:, 1],
+                    _values(critical, warnings, found.measures),
                     list(map(" ".join, critical)),
                     list(map(" ".join, warnings)),
                     *part.columns,
@@ -185,6 +190,16 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
 
     shelf.fill(batches())
     return checker.results
+
+
+def _values(critical: Reasons, warnings: Reasons, measures: dict[str, NDArray[Any]]) -> pa.Array:
+    """Return for each row the values of the rules that it breaks."""
+    rows = enumerate(zip(critical, warnings, strict=True))
+    values = [
+        [(name, float(measures[name][at])) for name in (*of_row, *warned) if name in measures]
+        for at, (of_row, warned) in rows
+    ]
+    return pa.array(values, _VALUES)
 
 
 @dataclass(frozen=True)
@@ -298,7 +313,7 @@ def _sort_out(
     if all_params.data.broken_rows == "quarantine":
         columns.append(_FURTHER_FIELDS)
         fields.append(_FURTHER_FIELDS)
-    sample = _Sample()
+    sample, explainer = _Sample(), Explainer(wanted.rules)
     schema = _CLEAN.append(_GROUP) if shelf.category else _CLEAN
     with (
         pq.ParquetWriter(clean, schema) as file,
@@ -314,8 +329,7 @@ def _sort_out(
             reasons = list(map(_joined, batch["reasons"].to_pylist(), critical))
             refused = np.array([bool(row_reasons) for row_reasons in reasons])
             splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
-            texts = batch["text"]
-            kept = texts.filter(pa.array(~refused))
+            kept = batch["text"].filter(pa.array(~refused))
             written = [rows[~refused], kept, splits[~refused].tolist()]
             if shelf.category:
                 groups = _groups_of(batch[shelf.category], ~refused)
@@ -323,9 +337,12 @@ def _sort_out(
                 written.append(groups)
             beside.do(file.write_table, pa.table(written, schema=schema))
             sample.add(batch["key"].to_numpy()[~refused], kept)
+            warned = list(map(_joined, batch["warnings"].to_pylist(), warnings))
+            decisions = _Decisions(reasons, warned, batch["values"], found)
             for position in np.flatnonzero(refused).tolist():
                 cells = [batch[name][position].as_py() for name in fields]
-                quarantine.add(int(rows[position]), reasons[position], cells)
+                details = explainer.details(reasons[position], *decisions.grounds(position))
+                quarantine.add(int(rows[position]), reasons[position], details, cells)
 
             summary.rows_refused += int(refused.sum())
             summary.parts.add(rows, refused, lengths)
@@ -333,9 +350,11 @@ def _sort_out(
                 chosen = ~refused & (splits == split)
                 summary.splits[split] += int(chosen.sum())
                 summary.lengths[split].add(lengths[chosen])
-            warned = list(map(_joined, batch["warnings"].to_pylist(), warnings))
-            _note(summary, batch, texts, found, reasons, warned)
-    for pairs in (summary.exact_pairs, summary.near_pairs):
+            _note(summary, batch, explainer, decisions)
+    texts_of_close = shelf.texts({row for _, row, _ in duplicates.closest})
+    for similarity, row, earlier_row in duplicates.closest:
+        summary.close_pairs.add(row, texts_of_close[row], earlier_row, similarity)
+    for pairs in (summary.exact_pairs, summary.near_pairs, summary.close_pairs):
         pairs.complete(shelf.texts({pair.earlier_row for pair in pairs.kept}))
     return checker.results, quarantine.rows, sample.texts
 
@@ -345,21 +364,39 @@ def _joined(earlier: str, further: tuple[str, ...]) -> str:
     return " ".join(sorted((*earlier.split(), *further))) if further else earlier
 
 
-def _note(
-    summary: Summary, batch: pa.RecordBatch, texts: pa.Array, found: Findings, reasons: list[str], warned: list[str]
-) -> None:
+@dataclass(frozen=True)
+class _Decisions:
+    """What is decided of a chunk's rows, and on what grounds."""
+
+    reasons: list[str]
+    warned: list[str]
+    values: pa.Array  # of _VALUES
+    found: Findings
+
+    def grounds(self, position: int) -> tuple[dict[str, float], int]:
+        """Return the values of the rules that a row breaks, and the earlier row that it repeats (0 for none)."""
+        values = dict(self.values[position].as_py())
+        values["near_duplicate"] = float(self.found.similarity[position])
+        earlier = self.found.duplicate_of[position] or self.found.near_duplicate_of[position]
+        return values, int(earlier)
+
+
+def _note(summary: Summary, batch: pa.RecordBatch, explainer: Explainer, decisions: _Decisions) -> None:
     """Count the reasons and warnings of a chunk's rows in `summary`, and keep examples."""
+    found = decisions.found
     for position, row in enumerate(batch["row"].to_pylist()):
-        if not (reasons[position] or warned[position]):
+        reasons, warned = decisions.reasons[position], decisions.warned[position]
+        if not (reasons or warned):
             continue
-        text = texts[position].as_py()
-        for reason in reasons[position].split():
+        text = batch["text"][position].as_py()
+        grounds = decisions.grounds(position)
+        for reason in reasons.split():
             summary.refused[reason] += 1
-            summary.examples.add(row, reason, text)
-        if not reasons[position]:
-            for reason in warned[position].split():
+            summary.examples.add(row, reason, text, explainer.explain(reason, *grounds))
+        if not reasons:
+            for reason in warned.split():
                 summary.warned[reason] += 1
-                summary.warning_examples.add(row, reason, text)
+                summary.warning_examples.add(row, reason, text, explainer.explain(reason, *grounds))
         if found.duplicate_of[position]:
             summary.exact_pairs.add(row, text, int(found.duplicate_of[position]))
         elif found.near_duplicate_of[position]:
@@ -437,10 +474,11 @@ def _check_corpus(summary: Summary, unaccounted: int) -> tuple[str, list[dict[st
     if "rows_unaccounted" in broken:
         raise RuntimeError(f"{unaccounted} rows are neither clean nor quarantined: {statistics}")
     if "refused_share" in broken:
+        copies = f". {copies_sentence(summary)}" if 2 * summary.refused["duplicate"] >= summary.rows_refused else ""
         return (
             f"{corpus}: {share:.0%} of {summary.rows_in} rows are refused ({_counts(summary)}), more than "
             f"validate.max_refused allows ({wanted.max_refused:.0%}); see {paths.VALIDATE_REPORT}, "
-            "then mend the rows, or change the rule (validate.rules) or that bound in params.yaml"
+            f"then mend the rows, or change the rule (validate.rules) or that bound in params.yaml{copies}"
         ), checker.results
     for split in SPLITS:
         if split in broken:

@@ -33,6 +33,7 @@ SEED = 42
 SIGNATURE = 64  # permutations of which a byte is kept, to tell hopeless pairs without reading their texts
 KEPT = 128  # rows of a bucket that a further one is compared with
 CHECKED = 5  # pairs of a row that are checked on the pieces, the likeliest first
+CLOSEST = 5  # pairs below the threshold that are kept to show where it cuts
 LONGEST = 1_000_000  # characters; longer texts are not kept, their similarity is what the signatures say (+-0.05)
 SAMPLE = 20_000  # pieces of a text that are compared; of more, so many by hash (+-0.003)
 BLOCK = 2**16  # characters hashed at once: what a core's own cache holds
@@ -128,6 +129,8 @@ class Duplicates:
         self._found = Findings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
         self.crowded = 0
         """Rows that were compared with only the latest KEPT of those that share a band with them."""
+        self.closest: list[tuple[float, int, int]] = []
+        """The most similar pairs compared that stayed: similarity, row, earlier row; the most similar first."""
 
     def add(self, rows: NDArray[np.int64], fingerprints: Fingerprints, refused: NDArray[np.bool_]) -> None:
         """Take in the next rows: their numbers, rising over all chunks, and which of them a row rule refuses."""
@@ -206,6 +209,7 @@ class Duplicates:
             pieces = self._reader(texts.fileno())
             for position, buckets in self._shared_buckets(alone, progress):
                 start, stayed = starts[buckets - 1], seen[buckets]
+                closest = []
                 room = starts[buckets] - start
                 self.crowded += bool((stayed > room).any())
                 rivals = [
@@ -221,13 +225,19 @@ class Duplicates:
                     for index in likely.tolist():
                         ours, theirs = pieces(position), pieces(int(candidates[index]))
                         checked = _jaccard(ours, theirs) if len(ours) and len(theirs) else agreement[index]
-                        if checked >= threshold:
+                        if checked < threshold:
+                            pair = (float(checked), int(self._numbers[position]), int(self._numbers[candidates[index]]))
+                            closest.append(pair)
+                        else:
                             near_duplicate_of[position] = self._numbers[candidates[index]]
                             similarity[position] = checked
                             break
-                if not similarity[position]:
-                    kept[start + stayed % room] = position
-                    seen[buckets] = stayed + 1
+                if similarity[position]:
+                    continue
+                if closest:
+                    self.closest = sorted([*self.closest, *closest], key=lambda pair: (-pair[0], *pair[1:]))[:CLOSEST]
+                kept[start + stayed % room] = position
+                seen[buckets] = stayed + 1
 
     def _number_buckets(self, alone: NDArray[np.int64]) -> NDArray[np.uint32]:
         """Number, from 1, the buckets (the keys of a band that several rows have) and write each row's into `scratch`.

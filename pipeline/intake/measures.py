@@ -36,7 +36,12 @@ Finder = Callable[[str], Iterator[Span]]
 SEARCHED_CHARACTERS = 10_000
 BLOCK_CHARACTERS = 2**18  # looked up at once: the arrays stay in the processor's cache, and memory stays flat
 
-LETTER, VISIBLE, CONTROL, DAMAGE, TELLING, WANTED = (1 << bit for bit in range(6))
+CONTENT, VISIBLE, CONTROL, DAMAGE, TELLING, WANTED = (1 << bit for bit in range(6))
+# What rule few_letters can count besides letters. Lines and boxes drawn of characters are no more than punctuation.
+_ALSO_CONTENT = {
+    "digits": r"\p{N}",
+    "symbols": r"[[\p{So}\p{Emoji_Modifier}]--\p{Block=Box_Drawing}--\p{Block=Block_Elements}--\uFFFC\uFFFD]",
+}
 PERSONAL = ("secret", "email", "iban", "card", "phone")  # in the order in which `redact` trusts them
 
 
@@ -56,7 +61,7 @@ def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[
     wanted = {name for name in type(rules).model_fields if getattr(rules, name).severity != "ignore"}
     characters = np.fromiter((len(text.strip()) for text in texts), np.int64, len(texts))
     scripts = rules.script.scripts if "script" in wanted else ()
-    letters, visible, controls, damaged, telling, of_scripts = _count(texts, scripts)
+    content, visible, controls, damaged, telling, of_scripts = _count(texts, scripts, rules.few_letters.also)
     # A lone surrogate is no character: it is counted as damage above, and Arrow could not hold it.
     searchable = [text.encode("utf-8", "replace").decode() if damaged[at] else text for at, text in enumerate(texts)]
 
@@ -70,7 +75,7 @@ def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[
     if "control_characters" in wanted:
         measures["control_characters"] = controls
     if "few_letters" in wanted:
-        measures["few_letters"] = _share(letters, visible)
+        measures["few_letters"] = _share(content, visible)
     if "script" in wanted:
         measures["script"] = _share(of_scripts, telling)
     for at in np.flatnonzero(_refused(measures, rules, len(texts)) & (characters > SEARCHED_CHARACTERS)):
@@ -116,9 +121,9 @@ def _share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDA
     return np.divide(part, whole, out=np.ones(len(whole)), where=whole > 0)
 
 
-def _count(texts: Sequence[str], scripts: tuple[str, ...]) -> npt.NDArray[np.int64]:
+def _count(texts: Sequence[str], scripts: tuple[str, ...], also: tuple[str, ...]) -> npt.NDArray[np.int64]:
     """Return how many characters of each text have each property: an array of shape (6, texts)."""
-    properties = _properties(scripts)
+    properties = _properties(scripts, also)
     counts = np.zeros((6, len(texts)), np.int64)
     for block, owners, starts in _blocks(texts):
         characters = np.frombuffer(block.encode("utf-32-le", "surrogatepass"), np.uint32)
@@ -152,13 +157,14 @@ def _blocks(texts: Sequence[str]) -> Iterator[tuple[str, list[int], list[int]]]:
 
 
 @cache
-def _properties(scripts: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+def _properties(scripts: tuple[str, ...], also: tuple[str, ...]) -> npt.NDArray[np.uint8]:
     """Return a table from code points to the properties that count here.
 
-    LETTER: letters and the marks that belong to them. VISIBLE: all but white space. CONTROL: Unicode's category Cc but
-    tab and line breaks, and the two overrides that turn the reading order of what follows (the marks, embeddings and
-    isolates of right-to-left text are text). DAMAGE: what stands for a lost character or can be none. TELLING: letters
-    of some script, unlike those common to several; WANTED: letters of these scripts.
+    CONTENT: letters and the marks that belong to them, and what counts `also` for the rule few_letters. VISIBLE: all
+    but white space. CONTROL: Unicode's category Cc but tab and line breaks, and the two overrides that turn the reading
+    order of what follows (the marks, embeddings and isolates of right-to-left text are text). DAMAGE: what stands for a
+    lost character or can be none. TELLING: letters of some script, unlike those common to several; WANTED: letters of
+    these scripts.
     """
     table = np.zeros(0x110000, np.uint8)
     every = "".join(map(chr, range(0x110000)))
@@ -167,7 +173,9 @@ def _properties(scripts: tuple[str, ...]) -> npt.NDArray[np.uint8]:
         for match in regex.finditer(f"{pattern}+", every, regex.V1):
             table[slice(*match.span())] |= bit
 
-    mark(r"[\p{L}\p{M}]", LETTER)
+    mark(r"[\p{L}\p{M}]", CONTENT)
+    for kind in also:
+        mark(_ALSO_CONTENT[kind], CONTENT)
     mark(r"[\p{Cc}\u202D\u202E--[\t\n\r]]", CONTROL)
     mark(r"[\p{Cs}\p{Noncharacter_Code_Point}\uFFFD]", DAMAGE)
     mark(r"[\p{L}--\p{Script=Common}--\p{Script=Inherited}]", TELLING)

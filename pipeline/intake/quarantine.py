@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from pipeline.intake.source import RESERVED
+
 # What makes Excel, LibreOffice or Sheets take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - these very characters
 
@@ -20,14 +22,17 @@ def restore(cell: str) -> str:
 
 
 class Quarantine:
-    """`quarantine.csv` being written: `row`, `reasons` joined by a space, then the corpus's columns; in UTF-8."""
+    """`quarantine.csv` being written, in UTF-8: the columns RESERVED, then the corpus's.
+
+    `reasons` are joined by a space; `reason_details` has the value and the bound of each that has them.
+    """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Write the header."""
         self._file = path.open("w", encoding="utf-8", newline="")
         self.rows = 0  # written so far
         self._writer = csv.writer(self._file)  # lines end in CRLF, so that a CR in a cell is quoted as well
-        self._writer.writerow(["row", "reasons", *map(protect, columns)])
+        self._writer.writerow([*RESERVED, *map(protect, columns)])
 
     def __enter__(self) -> "Quarantine":
         """Return itself."""
@@ -39,7 +44,7 @@ class Quarantine:
         """Close the file."""
         self._file.close()
 
-    def add(self, row: int, reasons: str, fields: Sequence[str]) -> None:
+    def add(self, row: int, reasons: str, details: str, fields: Sequence[str]) -> None:
         """Write one refused row."""
         self.rows += 1
-        self._writer.writerow([row, reasons, *map(protect, fields)])
+        self._writer.writerow([row, reasons, details, *map(protect, fields)])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import escape, params, paths
+from pipeline.intake.explain import Lowest
 from pipeline.intake.measures import redact
 from pipeline.intake.source import Look
 
@@ -174,6 +175,7 @@ class Example:
 
     row: int
     text: str
+    found: str = ""  # the rule's value and bound
 
 
 class Examples:
@@ -184,11 +186,11 @@ class Examples:
         self.region, self.most = region, most
         self.of: dict[str, list[Example]] = {}
 
-    def add(self, row: int, reason: str, text: str) -> None:
+    def add(self, row: int, reason: str, text: str, found: str = "") -> None:
         """Keep the row if it is among the first of its reason."""
         kept = self.of.setdefault(reason, [])
         if len(kept) < self.most:
-            kept.append(Example(row, excerpt(text, reason, self.region)))
+            kept.append(Example(row, excerpt(text, reason, self.region), found))
 
 
 @dataclass
@@ -240,6 +242,8 @@ class Summary:
     warning_examples: Examples = field(init=False)
     exact_pairs: Pairs = field(init=False)
     near_pairs: Pairs = field(init=False)
+    close_pairs: Pairs = field(init=False)  # the most similar ones that are no near-duplicates
+    low_letters: Lowest = field(init=False)  # the shares nearest to the bound of few_letters that it let in
     lengths: dict[str, Histogram] = field(default_factory=lambda: {split: Histogram() for split in SPLITS})
     parts: Parts = field(default_factory=Parts)
     token_counts: list[int] = field(default_factory=list)  # tokens of each clean text of a sample; empty: not counted
@@ -252,7 +256,17 @@ class Summary:
         """Make what redacts as the rules look for phone numbers."""
         region = self.wanted.rules.phone.region
         self.examples, self.warning_examples = Examples(region), Examples(region)
-        self.exact_pairs, self.near_pairs = Pairs(region), Pairs(region)
+        self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(region), Pairs(region), Pairs(region)
+        self.low_letters = Lowest(self.wanted.rules.few_letters.min_letters)
+
+    def few_letters_let_in(self) -> list[tuple[float, Example]]:
+        """Return the rows with the lowest shares that few_letters let in; those of mostly letters are no news."""
+        region = self.wanted.rules.phone.region
+        return [
+            (share, Example(row, excerpt(text, region=region)))
+            for share, row, text in self.low_letters.kept
+            if share < 0.5
+        ]
 
     @property
     def rows_clean(self) -> int:
@@ -317,8 +331,8 @@ _IN_WORDS = {
         "Remove them where the text comes from.",
     ),
     "few_letters": (
-        "less than {min_letters} of the characters that are not white space are letters",
-        "Lower the bound if tables, code or numbers are what you want to learn.",
+        "less than {min_letters} of the characters that are not white space are letters, or of the kinds: {also}",
+        "Lower the bound if lines of punctuation are what you want to learn.",
     ),
     "script": (
         "less than {min_share} of the letters are of the scripts {scripts}",
@@ -347,11 +361,11 @@ _IN_WORDS = {
     ),
     "duplicate": (
         "an earlier row has the same text, but for case, white space and Unicode form",
-        "Nothing to do: the earlier row stays.",
+        "The earlier row stays; with severity: warning all copies stay, and count as often as they come.",
     ),
     "near_duplicate": (
         "at least {similarity} similar to an earlier row's text (Jaccard of their 5-character pieces)",
-        "Nothing to do: the earlier row stays. Raise the bound if texts count as copies that are none.",
+        "The earlier row stays. Raise the bound if texts count as copies that are none.",
     ),
 }
 
@@ -368,7 +382,7 @@ def in_words(reason: str, rules: params.Rules) -> RuleInWords:
     rule = getattr(rules, reason)
     bounds = {name: value for name, value in rule if name != "severity"}
     says, helps = _IN_WORDS[reason]
-    shown = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in bounds.items()}
+    shown = {name: ", ".join(value) or "none" if isinstance(value, tuple) else value for name, value in bounds.items()}
     where = f"validate.rules.{reason}"
     return RuleInWords(
         rule.severity, says.format(**shown), tuple(f"{where}.{name}" for name in (*bounds, "severity")), helps
@@ -407,6 +421,7 @@ def page(summary: Summary) -> str:
         part_length_bars=length_bars,
         part_rows=[int(rows) for rows in summary.parts.rows[: len(summary.parts)]],
         advice=advice(summary),
+        let_in=summary.few_letters_let_in(),
         zip=zip,
         percent=percent,
         figure=figure,
@@ -423,6 +438,8 @@ def advice(summary: Summary) -> list[str]:
         rule = in_words(reason, wanted.rules)
         if count / rows >= 0.01 and reason not in COPIES:
             found.append(f"{reason} ({percent(count / rows)} of the rows): {rule.helps} Setting: {rule.settings[0]}.")
+    if summary.refused["duplicate"] / max(1, rows) >= 0.05:
+        found.append(f"{copies_sentence(summary)}.")
     cut = sum(count > summary.max_tokens for count in summary.token_counts)
     if cut > 0.05 * len(summary.token_counts):
         length = int(np.quantile(summary.token_counts, 0.95, method="higher"))
@@ -443,6 +460,15 @@ def advice(summary: Summary) -> list[str]:
             "number and reasons. Then run dvc repro."
         )
     return found
+
+
+def copies_sentence(summary: Summary) -> str:
+    """Return how many rows are refused as exact copies, and which setting keeps them."""
+    return (
+        f"{percent(summary.refused['duplicate'] / summary.rows_in)} of the rows have the text of an earlier one: to "
+        "keep them all, as a weight by frequency, set validate.rules.duplicate.severity: warning in params.yaml (all "
+        "copies of a text stay in one split)"
+    )
 
 
 def percent(share: float) -> str:

@@ -47,16 +47,21 @@ def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
     return _suite("rows", [(name, _severity(rules, name), bound) for name, bound in row_bounds(rules).items()])
 
 
+def duplicate_bounds(rules: params.Rules) -> dict[str, dict[str, Any]]:
+    """Return the bounds of `duplicate_suite`, by rule."""
+    return {
+        "duplicate": {"max_value": 0},
+        "near_duplicate": {"max_value": rules.near_duplicate.similarity, "strict_max": True},
+    }
+
+
 def duplicate_suite(rules: params.Rules) -> "gx.ExpectationSuite":
     """Return the bounds on `duplicate` (1 for a copy of an earlier text) and `near_duplicate`.
 
     The latter is the similarity to the most similar earlier text (0 to 1), or 1 for a near-copy and 0 for none.
     """
-    bounds: dict[str, dict[str, Any]] = {
-        "duplicate": {"max_value": 0},
-        "near_duplicate": {"max_value": rules.near_duplicate.similarity, "strict_max": True},
-    }
-    return _suite("duplicates", [(name, _severity(rules, name), bound) for name, bound in bounds.items()])
+    bounds = duplicate_bounds(rules).items()
+    return _suite("duplicates", [(name, _severity(rules, name), bound) for name, bound in bounds])
 
 
 def corpus_suite(wanted: params.Validate) -> "gx.ExpectationSuite":

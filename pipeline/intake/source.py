@@ -19,7 +19,7 @@ LONGEST_RECORD = 1 << 22  # characters; War and Peace has 3.2 million
 MOST_COLUMNS = 1 << 14  # as in Excel
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _YAML_WORDS = ("false", "n", "no", "null", "off", "on", "true", "y", "yes")
-RESERVED = ("row", "reasons")  # the columns that quarantine.csv puts before the file's own
+RESERVED = ("row", "reasons", "reason_details")  # the columns that quarantine.csv puts before the file's own
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace:
     paths.QUARANTINE.parent.mkdir(parents=True)
     with Quarantine(paths.QUARANTINE, ["text"]) as file:
         for row, text in enumerate(refused, 22):
-            file.add(row, "email", [text])
+            file.add(row, "email", "", [text])
     assert sorted(new_texts(Path(), params.load())) == sorted(ODD[:10])
 
 

@@ -27,11 +27,14 @@ def wanted(**rules: Any) -> params.Validate:
     return FROM_PARAMS.model_copy(update={"rules": FROM_PARAMS.rules.model_copy(update=changed)})
 
 
+AT_08 = wanted(near_duplicate={"similarity": 0.8})
+
+
 def found_in(
     texts: Sequence[str],
     refused: Sequence[int] = (),
     cuts: Sequence[int] = (),
-    settings: params.Validate = FROM_PARAMS,
+    settings: params.Validate = AT_08,
 ) -> Findings:
     """Return what is found in the rows 1, 2, ... with those in `refused` refused by a row rule."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -114,9 +117,33 @@ def test_a_row_that_is_refused_for_itself_makes_no_other_a_near_duplicate() -> N
 def test_a_copy_that_may_stay_goes_with_its_original() -> None:
     texts = [LINES[0], LINES[0] + "!", LINES[0] + "!"]
     assert found_in(texts).near_duplicate_of.tolist() == [0, 1, 0]
-    kept = found_in(texts, settings=wanted(duplicate={"severity": "ignore"}))
+    kept = found_in(texts, settings=wanted(duplicate={"severity": "ignore"}, near_duplicate={"similarity": 0.8}))
     assert kept.duplicate_of.tolist() == [0, 0, 2]
     assert kept.near_duplicate_of.tolist() == [0, 1, 1]
+
+
+def test_by_default_short_texts_that_differ_in_one_word_stay_and_copies_with_a_slip_go() -> None:
+    pairs = [
+        ("The sum of two even numbers is even, as you can check with a few examples.",
+         "The sum of two odd numbers is even, as you can check with a few examples."),
+        ("Can my friends top up my account?", "How can my friends top up my account?"),
+        ("I do recommend the blue one for small kitchens and for flats.",
+         "I don't recommend the blue one for small kitchens and for flats."),
+    ]  # fmt: skip
+    for pair in pairs:
+        assert not found_in(pair, settings=FROM_PARAMS).near_duplicate_of.any(), pair
+        assert jaccard(*pair) >= 0.7
+    slip = " ".join(LINES[:2])
+    found = found_in([slip, slip.replace(".", "!")], settings=FROM_PARAMS)
+    assert found.near_duplicate_of.tolist() == [0, 1]
+
+
+def test_the_pairs_just_below_the_bound_are_kept_to_show_where_it_cuts(tmp_path: Path) -> None:
+    texts = [LINES[0], LINES[0].replace("quick", "quiet"), LINES[1]]
+    search = Duplicates(tmp_path, FROM_PARAMS.rules)
+    search.add(np.array([2, 5, 9]), fingerprint(texts, FROM_PARAMS), np.zeros(3, bool))
+    search.find()
+    assert search.closest == [(jaccard(texts[0], texts[1]), 5, 2)]
 
 
 def test_texts_shorter_than_a_piece_are_near_only_to_their_equals() -> None:
@@ -170,8 +197,8 @@ def test_rows_that_share_a_band_with_too_many_are_counted(tmp_path: Path, monkey
     monkeypatch.setattr(duplicates, "KEPT", 2)
     text = " ".join(LINES)
     letters = ["".join(random.Random(number).choices(string.ascii_lowercase, k=60)) for number in range(300)]
-    search = Duplicates(tmp_path, FROM_PARAMS.rules)
-    search.add(np.arange(300) + 1, fingerprint([text + end for end in letters], FROM_PARAMS), np.zeros(300, bool))
+    search = Duplicates(tmp_path, AT_08.rules)
+    search.add(np.arange(300) + 1, fingerprint([text + end for end in letters], AT_08), np.zeros(300, bool))
     search.find()
     assert search.crowded > 0
 
@@ -221,7 +248,7 @@ def test_a_fingerprint_carries_the_place_of_the_text_among_the_splits() -> None:
 
 
 def test_a_text_has_the_same_fingerprint_on_every_machine() -> None:
-    prints = fingerprint([LINES[0]], FROM_PARAMS)
+    prints = fingerprint([LINES[0]], AT_08)
     assert prints.bands[0, :3].tolist() == [1332170992, 3706928447, 2293110627]
     assert prints.signatures[0, :6].tolist() == [35, 28, 80, 209, 226, 126]
 

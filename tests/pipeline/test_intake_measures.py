@@ -271,12 +271,62 @@ def test_a_text_refused_as_empty_is_not_too_short_as_well(severity: str, expecte
     assert measures.measure([" \n"], wanted)["too_short"].tolist() == [expected]
 
 
+# Texts as they are, and what is none: the default bound tells them apart.
+CONTENT = [
+    *(
+        "A++++",
+        "A+++++++++",
+        "5/5",
+        "10/10!!!!",
+        "\U0001f44d\U0001f44d\U0001f44d",
+        "\u2764\ufe0f!!!",
+        "\U0001f60d!!!!!!",
+    ),
+    *(
+        "\u2605\u2605\u2605\u2606\u2606",
+        "\U0001f1e9\U0001f1ea",
+        "1.5, 2.5, -3",
+        "2024-01-01 12.5 7",
+        "| 1 | 2 |",
+        "E=mc\u00b2",
+    ),
+    "x = 3 * (y + 2)",
+]
+JUNK = [
+    *(
+        "------",
+        "????",
+        ";;;;",
+        "...",
+        "=====",
+        "|---|---|",
+        "~~~~",
+        "\u250c\u2500\u2500\u2510",
+        "\u2588\u2588\u2588",
+        "* * *",
+    ),
+    *("$$$$", "+++", "-- 1 --------------------------------", "\ufffc\ufffc", "\u201c\u201d"),
+]
+
+
+def test_numbers_ratings_and_emoji_are_content_and_lines_of_punctuation_are_none() -> None:
+    bound = DEFAULTS.few_letters.min_letters
+    assert [text for text in CONTENT if number(text, "few_letters") < bound] == []
+    assert [text for text in JUNK if number(text, "few_letters") >= bound] == []
+
+
 @pytest.mark.parametrize(
     ("text", "share"),
     [("abcd", 1), ("ab 12", 0.5), ("1234", 0), ("", 1), ("é漢я", 1), ("हिन्दी", 1), ("e\u0301", 1), ("a 🙂", 0.5)],
 )
 def test_letters_and_their_marks_are_counted_in_every_script(text: str, share: float) -> None:
-    assert number(text, "few_letters") == share
+    assert number(text, "few_letters", also=[]) == share
+
+
+def test_what_counts_besides_letters_is_a_setting() -> None:
+    text = "a1 \U0001f600-"
+    shares = [number(text, "few_letters", also=also) for also in ([], ["digits"], ["symbols"], ["digits", "symbols"])]
+    assert shares == [0.25, 0.5, 0.5, 0.75]
 
 
 @pytest.mark.parametrize(
@@ -417,6 +467,7 @@ def by_the_book(text: str) -> dict[str, float]:
     """Count one character after another, as the rules are stated."""
     visible = [character for character in text if not character.isspace()]
     letters = [character for character in visible if regex.match(r"\p{L}|\p{M}", character)]
+    content = [character for character in visible if regex.match(r"\p{L}|\p{M}|\p{N}", character)]
     greek = [character for character in letters if regex.match(r"\p{L}", character)]
     greek = [character for character in greek if not regex.match(r"\p{Script=Zyyy}|\p{Script=Zinh}", character)]
     controls = [
@@ -428,7 +479,7 @@ def by_the_book(text: str) -> dict[str, float]:
         "empty": float(not visible),
         "too_long": len(text.strip()),
         "control_characters": len(controls),
-        "few_letters": len(letters) / len(visible) if visible else 1,
+        "few_letters": len(content) / len(visible) if visible else 1,
         "script": sum("GREEK" in unicodedata.name(c, "") for c in greek) / len(greek) if greek else 1,
     }
 
@@ -436,7 +487,8 @@ def by_the_book(text: str) -> dict[str, float]:
 @given(st.lists(st.text(ANY_CHARACTER | st.sampled_from("aα 1\0\ufffd\u202e\u200f")), max_size=8))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_counting_by_table_is_counting_by_the_book(texts: list[str]) -> None:
-    found = measures.measure(texts, rules(script={"severity": "critical", "scripts": ["Greek"]}))
+    wanted = rules(script={"severity": "critical", "scripts": ["Greek"]}, few_letters={"also": ["digits"]})
+    found = measures.measure(texts, wanted)
     expected = [by_the_book(text) for text in texts]
     for rule in ("empty", "too_long", "control_characters", "few_letters", "script"):
         assert found[rule].tolist() == [numbers[rule] for numbers in expected], rule

@@ -106,7 +106,7 @@ def test_the_page_says_what_came_in_what_was_refused_and_by_which_setting(empty:
     assert "Intake of data/corpus.csv" in text
     assert "rows came in 500 are clean (90 %) 450 are refused (10 %) 50" in text
     assert "email 50 10 % critical an e-mail address validate.rules.email.severity" in text
-    assert "few_letters 2 0.4 % critical less than 0.25 of the characters" in text
+    assert "few_letters 2 0.4 % critical less than 0.1 of the characters" in text
     assert "25 % of the texts are longer than tokenize.max_length (128 tokens)" in text
     assert "reports/validate/quarantine.csv" in text
     assert "30 A Text. 2 A text. 1.00" in text

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,7 +46,8 @@ def test_a_row_is_refused_for_each_reason_whole_and_with_its_line(workspace: Wor
     copy = many()[0].upper().replace(" ", "  ") + " "
     texts = [*many(), "", "  ", "x" * 2001, copy]
     clean, quarantine, metrics = run_on(workspace, as_csv(texts))
-    assert list(quarantine.columns) == ["row", "reasons", "id", "text"]
+    assert list(quarantine.columns) == ["row", "reasons", "reason_details", "id", "text"]
+    assert quarantine["reason_details"].tolist() == ["", "", "too_long: 2001 (at most 2000)", "duplicate: of row 2"]
     assert quarantine[["row", "reasons", "id", "text"]].values.tolist() == [
         ["62", "empty", "60", ""],
         ["63", "empty", "61", "  "],
@@ -75,7 +77,6 @@ def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
         "None",
         "1.0",
     ]
-    workspace.set(validate__rules__few_letters__severity="ignore")
     clean, _, _ = run_on(workspace, as_csv(many() + texts))
     assert clean["text"].tolist() == many() + texts
     assert clean["row"].tolist()[60:] == [62, 63, 64, 65, 66, 68, 69, 70, 71]  # where each record begins
@@ -226,6 +227,46 @@ def test_no_cell_of_the_quarantine_runs_as_a_formula_and_each_can_be_had_back(wo
     assert [restore(cell) for cell in quarantine["id"]] == cells
 
 
+def test_a_refusal_and_a_near_miss_are_shown_with_value_bound_and_earlier_row(workspace: Workspace) -> None:
+    story = " ".join(many(3))
+    near_copy, near_miss = story.replace("Text 0", "Text: 0"), f"{many()[50]} Indeed"
+    texts = [*many(), story, near_copy, near_miss, "A++++", "\U0001f44d\U0001f44d", "-- 1 ------------------"]
+    clean, quarantine, _ = run_on(workspace, as_csv(texts))
+    assert clean["text"].tolist() == [*many(), story, near_miss, "A++++", "\U0001f44d\U0001f44d"]
+    near, few = quarantine["reason_details"]
+    assert re.fullmatch(r"near_duplicate: 0\.9\d+ to row 62 \(below 0\.9\)", near)
+    assert re.fullmatch(r"few_letters: 0\.0\d+ \(at least 0\.1\)", few)
+    report = paths.VALIDATE_REPORT.read_text()
+    assert few.removeprefix("few_letters: ") in report
+    let_in = report.split('<h2 id="let-in">')[1].split("</section>")[0]
+    assert "A++++" in let_in
+    assert "------" not in let_in
+    below = report.split("below the bound, so both stay")[1].split("</table>")[0]
+    assert near_miss in below
+    assert ">52</td>" in below
+
+
+def test_where_copies_dominate_the_message_names_the_setting_that_keeps_them_all_in_one_split(
+    workspace: Workspace,
+) -> None:
+    reviews = [*many(), *["Love it!", "love it!", "LOVE IT!"] * 10]
+    workspace.write_corpus(as_csv(reviews))
+    with pytest.raises(
+        UserError, match=r"32\.2 % of the rows have .* set validate.rules.duplicate.severity: warning in"
+    ):
+        validate.main()
+    for severity in ("warning", "ignore"):
+        workspace.set(validate__rules__duplicate__severity=severity)
+        validate.main()
+        clean = pd.read_parquet(paths.CLEAN)
+        copies = clean[clean["text"].str.lower() == "love it!"]
+        assert len(copies) == 30
+        assert copies["split"].nunique() == 1
+        assert json.loads(paths.VALIDATE_METRICS.read_text())["warnings"] == (
+            {"duplicate": 29} if severity == "warning" else {}
+        )
+
+
 def test_a_rule_of_severity_warning_keeps_the_row_and_counts_it(workspace: Workspace) -> None:
     workspace.set(validate__rules__email__severity="warning")
     clean, quarantine, metrics = run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
@@ -259,8 +300,8 @@ def test_broken_rows_are_quarantined_whole_where_params_allow_it(workspace: Work
     workspace.set(data__broken_rows="quarantine")
     _, quarantine, metrics = run_on(workspace, as_csv(many()) + "60,too,many,fields\n61\n")
     assert quarantine.values.tolist() == [
-        ["62", "broken_row", "60", "too", '["many", "fields"]'],
-        ["63", "broken_row", "61", "", ""],
+        ["62", "broken_row", "", "60", "too", '["many", "fields"]'],
+        ["63", "broken_row", "", "61", "", ""],
     ]
     assert metrics["rows_in"] == 62
     assert metrics["reasons"] == {"broken_row": 2}
