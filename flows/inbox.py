@@ -39,6 +39,7 @@ _MOST_ATTEMPTS = 3
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _LONGEST_NAME = 255  # bytes, on every file system in use
 _UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart", "~")  # how programs call a file that is still coming
+_FOLDERS = (".taking", "done", "refused")  # in the inbox: where its files are moved to
 _LINE_ENDS = {"CRLF": "\r\n", "CR": "\r"}  # else LF
 
 
@@ -70,9 +71,13 @@ def waiting(inbox: Path) -> dict[str, list[int]]:
 
 
 def staying(inbox: Path) -> dict[str, str]:
-    """Return the files that stay in the inbox, with a sentence that says why."""
+    """Return what stays in the inbox, with a sentence that says why."""
     theirs = followed(inbox) if inbox.is_dir() else set()
     found = {}
+    for name in _names(inbox, folders=True):
+        found[name] = (
+            f"{printable(inbox / name)} stays in the inbox: it is a folder; put its files into the inbox itself"
+        )
     for name in _names(inbox):
         if not has_known_suffix(Path(name)):
             found[name] = (
@@ -87,14 +92,15 @@ def staying(inbox: Path) -> dict[str, str]:
     return found
 
 
-def _names(inbox: Path) -> list[str]:
-    """Return the names of the files that somebody may have put there to be taken."""
-    try:
-        entries = sorted(entry.name for entry in os.scandir(inbox) if not entry.is_dir())
+def _names(inbox: Path, *, folders: bool = False) -> list[str]:
+    """Return the names of the files, or of the folders, that somebody may have put there to be taken."""
+    try:  # links are no folders: whether one leads to a folder, a link to itself cannot tell
+        found = sorted(entry.name for entry in os.scandir(inbox) if entry.is_dir(follow_symlinks=False) == folders)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(f"watch.inbox: {inbox} may not be read ({error.strerror}); allow it") from None
+    entries = [name for name in found if not (folders and name in _FOLDERS)]
     return [name for name in entries if not name.startswith(".") and not name.endswith(_UNFINISHED)]
 
 
@@ -116,6 +122,7 @@ def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Take
     """
     inbox, corpus = root / wanted.watch.inbox, root / wanted.data.path
     taken = _finish(root, corpus)
+    _check_folders(inbox)
     taking = inbox / ".taking"
     taking.mkdir(parents=True, exist_ok=True)
     into = _corpus(corpus, wanted)
@@ -138,21 +145,37 @@ def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Take
     return taken
 
 
+def _check_folders(inbox: Path) -> None:
+    """Raise UserError where something else has the name of a folder that files are moved to, such as a link."""
+    for name in _FOLDERS:
+        if os.path.lexists(inbox / name) and ((inbox / name).is_symlink() or not (inbox / name).is_dir()):
+            raise UserError(
+                f"{inbox / name} is no folder, and the inbox moves files to a folder of that name; rename it, and the "
+                "inbox's files are taken"
+            )
+
+
 def _finish(root: Path, corpus: Path) -> list[Taken]:
     """Do what is left of the append that the journal tells of; return the file where its rows are in the corpus."""
     try:
         entry = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
+        beside, source = Path(entry.pop("beside")), Path(entry.pop("source"))
+        file = Taken(**entry)
     except FileNotFoundError:
         storage.beside(corpus).unlink(missing_ok=True)  # written before its journal
         return []
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(
+            f"{root / JOURNAL} is damaged, so it cannot be told whether the rows of the file in .taking are at the end "
+            f"of {corpus}: see, take that file away if they are, and delete {root / JOURNAL}"
+        ) from None
     taken = []
-    if (beside := Path(entry.pop("beside"))).exists():
+    if beside.exists():
         beside.unlink()  # the corpus is the old one, and the file is taken again
     else:
-        source = Path(entry.pop("source"))
         if source.exists():
-            _move(source, root / entry["place"])
-        taken.append(Taken(**entry))
+            _move(source, root / file.place)
+        taken.append(file)
     (root / JOURNAL).unlink()
     return taken
 
@@ -218,8 +241,10 @@ def _attempt(root: Path, source: Path) -> Iterator[None]:
     """
     path = root / ATTEMPTS
     name = str(source)
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    attempts = before.get(name, 0) + 1
+    try:
+        attempts = int(json.loads(path.read_text(encoding="utf-8"))[name]) + 1
+    except (FileNotFoundError, ValueError, LookupError, TypeError):  # of no file, of another one, or damaged
+        attempts = 1
     if attempts <= _MOST_ATTEMPTS:
         storage.replace(path, json.dumps({name: attempts}))
     try:

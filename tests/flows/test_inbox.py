@@ -258,6 +258,55 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     assert "is no regular file" in refused.refused
 
 
+def test_links_and_folders_keep_no_file_from_being_taken(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (place.inbox / "itself.csv").symlink_to("itself.csv")
+    (place.inbox / "itself").symlink_to("itself")
+    (place.inbox / "folder.csv").symlink_to(tmp_path)
+    (place.inbox / "more").mkdir()
+    place.put("id,text\n3,three\n", "next.csv")
+    assert [(file.name, file.rows, "is a link" in file.refused) for file in place.take()] == [
+        ("folder.csv", 0, True),
+        ("itself.csv", 0, True),
+        ("next.csv", 1, False),
+    ]
+    stays = inbox.staying(place.inbox)
+    assert sorted(stays) == ["itself", "more"]
+    assert "it is a folder" in stays["more"]
+
+
+@pytest.mark.parametrize("name", [".taking", "done", "refused"])
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_file_or_a_link_in_the_place_of_the_inboxs_own_folders_is_said_and_left_alone(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n3,three\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.csv").write_text("id,text\n4,four\n")
+    if kind == "link":
+        (place.inbox / name).symlink_to(elsewhere)
+    else:
+        (place.inbox / name).touch()
+    with pytest.raises(UserError, match=f"{name} is no folder"):
+        place.take()
+    assert (place.inbox / "new.csv").exists()
+    assert [path.name for path in elsewhere.iterdir()] == ["mine.csv"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"beside": 1, "source": 2}', '{"beside": "a", "source": "b"}'])
+def test_a_damaged_journal_is_said_and_nothing_is_taken_twice(tmp_path: Path, content: str) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n3,three\n")
+    (tmp_path / inbox.JOURNAL).write_text(content)
+    with pytest.raises(UserError, match=r"inbox.json is damaged"):
+        place.take()
+    (tmp_path / inbox.JOURNAL).unlink()
+    (tmp_path / inbox.ATTEMPTS).write_text(content)
+    assert [file.rows for file in place.take()] == [1]
+
+
 def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path: Path) -> None:
     place = Place(tmp_path)
     for name in ("README.md", "make.py", "none", "x.csv.dvc", "x.csv", "of-git.csv", "MINE.CSV"):
