@@ -57,7 +57,7 @@ def records(found: Look, size: int | None = None) -> Iterator[Record]:
             total = file.metadata.num_rows
         for first, batch in batches(path, size=size):
             unpacked += int(_row_sizes(batch).sum())
-            texts = [_texts(column) for column in batch.columns]
+            texts = [_texts_of(path, name, column) for name, column in zip(found.columns, batch.columns, strict=True)]
             for row, fields in enumerate(zip(*texts, strict=True), start=first):
                 if sum(map(len, fields)) > LONGEST_RECORD:
                     raise _too_long(path, row)
@@ -171,6 +171,18 @@ def _too_long(path: Path, row: int) -> UserError:
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = " ".join(str(error).split())[:200]
     return UserError(f"{path}: cannot be read as Parquet ({reason}); it is cut off or damaged: write or fetch it again")
+
+
+def _texts_of(path: Path, name: str, column: pa.Array) -> list[str]:
+    """Return a column's values as text; raises UserError for such as have none in Python, like a year beyond 9999."""
+    try:
+        return _texts(column)
+    except (ValueError, LookupError, ArithmeticError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: the column {name!r} ({str(column.type)[:100]}) holds what cannot be written as text ({reason}); "
+            "leave the column out, or write it as text"
+        ) from None
 
 
 def _texts(column: pa.Array) -> list[str]:

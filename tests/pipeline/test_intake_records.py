@@ -264,6 +264,30 @@ def test_parquet_that_only_says_that_it_is_utf8_does_not_crash(tmp_path: Path) -
     assert fields_of(path) == [["caf\ufffd\\udce9"], ["ok"]]
 
 
+FAR = pa.array([2**60], pa.timestamp("us"))
+LYING = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff"], pa.binary()).buffers())
+ONE = pa.array([0, 1], pa.int32())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (pa.array([1], pa.timestamp("us", "Not/AZone")), "('Not/AZone')"),
+        (pa.ListArray.from_arrays(ONE, FAR), "date value out of range"),
+        (pa.ListArray.from_arrays(ONE, pa.array([2**30], pa.date32())), "days=1073741824"),
+        (pa.ListArray.from_arrays(ONE, LYING), "can't decode byte 0xff"),
+        (pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"]), "duplicate field names"),
+    ],
+    ids=["unknown zone", "moment", "day", "no UTF-8", "two fields of one name"],
+)
+def test_parquet_values_that_have_no_text_are_refused_by_column(tmp_path: Path, values: pa.Array, said: str) -> None:
+    path = tmp_path / "corpus.parquet"
+    pq.write_table(pa.table({"text": ["a"], "other": values}), path)
+    with pytest.raises(UserError, match=r"the column 'other' .* holds what cannot be written as text") as caught:
+        fields_of(path)
+    assert said in str(caught.value)
+
+
 def text(columns: list[str], fields: list[str], **changes: str) -> str:
     return text_of(columns, DEFAULTS.validate_.model_copy(update=changes))(fields)
 
