@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -674,13 +675,14 @@ def _examples(
     }
     old = _texts_at(files[0], {at for at, *_ in edited} | {at for at, _ in left["old"]})
     new = _texts_at(files[1], {at for _, at, *_ in edited} | {at for at, _ in left["new"]})
+    mask = partial(redact, region=region)
     return Examples(
         edited=[
-            {"old": row_old, "new": row_new, "parts": marked(redact(old[at_old], region), redact(new[at_new], region))}
+            {"old": row_old, "new": row_new, "parts": marked(mask(old[at_old]), mask(new[at_new]))}
             for at_old, at_new, row_old, row_new in edited
         ],
-        removed=[{"row": row, "text": excerpt(old[at], region=region)} for at, row in left["old"]],
-        added=[{"row": row, "text": excerpt(new[at], region=region)} for at, row in left["new"]],
+        removed=[{"row": row, "text": excerpt(old[at], mask=mask)} for at, row in left["old"]],
+        added=[{"row": row, "text": excerpt(new[at], mask=mask)} for at, row in left["new"]],
         histogram=_histogram(old=lengths[0], new=lengths[1]),
     )
 

@@ -191,6 +191,12 @@ class Phone(Rule):
     region: Name
 
 
+class PersonName(Rule):
+    """Names of persons, as a spaCy pipeline tells them."""
+
+    model: Name
+
+
 class NearDuplicate(Rule):
     """Similarity (Jaccard) to an earlier text from which on a text counts as its copy."""
 
@@ -214,6 +220,10 @@ class Rules(Section):
     card: Rule
     iban: Rule
     secret: Rule
+    social_security: Rule
+    record_number: Rule
+    birth_date: Rule
+    person_name: PersonName
     duplicate: Rule
     near_duplicate: NearDuplicate
 

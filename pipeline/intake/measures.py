@@ -10,8 +10,9 @@ needs them.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import regex
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import credentials
+from pipeline.intake import credentials, identifiers
 from pipeline.intake.rules import row_bounds
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[
     """Return for each rule of rows that is not ignored one number for each text, as its bound is stated.
 
     Counts (int64): `too_short` and `too_long` characters without the white space around them, `encoding_damage` lost
-    or garbled places, `control_characters`, and findings of `email`, `phone`, `card`, `iban` and `secret`. Shares
+    or garbled places, `control_characters`, and findings of `email`, `phone`, `card`, `iban`, `secret` and
+    `identifiers.RULES`. Shares
     (float64): `few_letters`, `script`. 0 or 1 (int64): `empty`, `language` (1: not one of those wanted).
 
     An empty text has no other fault: where `empty` refuses it, it counts as long enough. A text of more than
@@ -83,7 +85,7 @@ def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[
     if "language" in wanted:
         measures["language"] = _of_other_languages(searchable, rules.language)
     finders = {name: finder for name, finder in _finders(rules.phone.region).items() if name in wanted}
-    measures |= _search(searchable, finders)
+    measures |= _search(searchable, finders | identifiers.finders(rules))
     if "encoding_damage" in wanted:
         measures["encoding_damage"] += damaged
     return measures
@@ -101,13 +103,14 @@ def _refused(measures: dict[str, npt.NDArray[Any]], rules: params.Rules, count: 
     return refused
 
 
-def redact(text: str, region: str = "none") -> str:
+def redact(text: str, region: str = "none", further: Mapping[str, tuple[str, Finder]] = MappingProxyType({})) -> str:
     """Return `text` with [email], [phone], [card], [iban] and [secret] in place of such data.
 
-    `region` is that of the rule `phone`. Give whole texts: half a card number is not recognised as one.
+    `region` is that of the rule `phone`; `further` are finders such as those of `identifiers.finders`. Give whole
+    texts: half a card number is not recognised as one.
     """
-    finders = _finders(region)
-    for name in PERSONAL:
+    finders = {**_finders(region), **further}
+    for name in (*PERSONAL, *further):
         pieces, kept = [], 0
         for start, end in finders[name][1](text):
             pieces += [text[kept:start], f"[{name}]"]

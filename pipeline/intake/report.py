@@ -6,17 +6,20 @@ a fixed amount each, and come to the same whichever way the corpus was cut into 
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from pipeline import escape, params, paths
+from pipeline.intake import identifiers
 from pipeline.intake.explain import Lowest
-from pipeline.intake.measures import redact
+from pipeline.intake.measures import PERSONAL, redact
 from pipeline.intake.source import Look
 
+Mask = Callable[[str], str]
 SPLITS = ("train", "validation", "test")
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays
 REPEATED_HEADER = "repeated_header"  # the rule for a row that names the columns again
@@ -181,16 +184,16 @@ class Example:
 class Examples:
     """The first rows of each reason."""
 
-    def __init__(self, region: str = "none", most: int = 5) -> None:
-        """Start empty; keep `most` rows a reason; `region` is that of the rule `phone`."""
-        self.region, self.most = region, most
+    def __init__(self, mask: Mask = redact, most: int = 5) -> None:
+        """Start empty; keep `most` rows a reason; `mask` takes personal data out of their texts."""
+        self.mask, self.most = mask, most
         self.of: dict[str, list[Example]] = {}
 
     def add(self, row: int, reason: str, text: str, found: str = "") -> None:
         """Keep the row if it is among the first of its reason."""
         kept = self.of.setdefault(reason, [])
         if len(kept) < self.most:
-            kept.append(Example(row, excerpt(text, reason, self.region), found))
+            kept.append(Example(row, excerpt(text, reason, self.mask), found))
 
 
 @dataclass
@@ -207,20 +210,20 @@ class Pair:
 class Pairs:
     """The first pairs of duplicates."""
 
-    def __init__(self, region: str = "none", most: int = 5) -> None:
-        """Start empty; keep `most` pairs; `region` is that of the rule `phone`."""
-        self.region, self.most = region, most
+    def __init__(self, mask: Mask = redact, most: int = 5) -> None:
+        """Start empty; keep `most` pairs; `mask` takes personal data out of their texts."""
+        self.mask, self.most = mask, most
         self.kept: list[Pair] = []
 
     def add(self, row: int, text: str, earlier_row: int, similarity: float = 1.0) -> None:
         """Keep the pair if it is among the first."""
         if len(self.kept) < self.most:
-            self.kept.append(Pair(row, excerpt(text, region=self.region), earlier_row, similarity))
+            self.kept.append(Pair(row, excerpt(text, mask=self.mask), earlier_row, similarity))
 
     def complete(self, texts: Mapping[int, str]) -> None:
         """Give the pairs their earlier texts, by row; `{pair.earlier_row for pair in kept}` are the rows to look up."""
         for pair in self.kept:
-            pair.earlier_text = excerpt(texts[pair.earlier_row], region=self.region)
+            pair.earlier_text = excerpt(texts[pair.earlier_row], mask=self.mask)
 
 
 @dataclass
@@ -238,6 +241,7 @@ class Summary:
     fixes: Counter[str] = field(default_factory=Counter)  # what was changed in texts -> rows
     splits: Counter[str] = field(default_factory=Counter)  # split -> clean rows
     groups: Counter[str] = field(default_factory=Counter)  # value of validate.category -> clean rows
+    mask: Mask = field(init=False)
     examples: Examples = field(init=False)  # of refused rows
     warning_examples: Examples = field(init=False)
     exact_pairs: Pairs = field(init=False)
@@ -253,17 +257,17 @@ class Summary:
     stopped: str = ""  # the sentence with which the stage stopped, if it did
 
     def __post_init__(self) -> None:
-        """Make what redacts as the rules look for phone numbers."""
-        region = self.wanted.rules.phone.region
-        self.examples, self.warning_examples = Examples(region), Examples(region)
-        self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(region), Pairs(region), Pairs(region)
-        self.low_letters = Lowest(self.wanted.rules.few_letters.min_letters)
+        """Make what masks personal data as the rules look for it."""
+        rules = self.wanted.rules
+        self.mask = partial(redact, region=rules.phone.region, further=identifiers.finders(rules))
+        self.examples, self.warning_examples = Examples(self.mask), Examples(self.mask)
+        self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(self.mask), Pairs(self.mask), Pairs(self.mask)
+        self.low_letters = Lowest(rules.few_letters.min_letters)
 
     def few_letters_let_in(self) -> list[tuple[float, Example]]:
         """Return the rows with the lowest shares that few_letters let in; those of mostly letters are no news."""
-        region = self.wanted.rules.phone.region
         return [
-            (share, Example(row, excerpt(text, region=region)))
+            (share, Example(row, excerpt(text, mask=self.mask)))
             for share, row, text in self.low_letters.kept
             if share < 0.5
         ]
@@ -282,16 +286,16 @@ _LONGEST_DATUM = 5_000  # a private key of 4096 bits has 3,300 characters
 _FOUND = {
     "encoding_damage": re.compile("[\ufffd\x80-\x9f\ud800-\udfff]"),
     "control_characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]"),
-    **{reason: re.compile(rf"\[{reason}\]") for reason in ("email", "phone", "card", "iban", "secret")},
+    **{reason: re.compile(rf"\[{reason}\]") for reason in (*PERSONAL, *identifiers.RULES)},
 }
 
 
-def excerpt(text: str, reason: str = "", region: str = "none") -> str:
-    """Return `text` redacted and cut to 200 characters around what `reason` is about, an ellipsis where it goes on.
+def excerpt(text: str, reason: str = "", mask: Mask = redact) -> str:
+    """Return `text` redacted by `mask` and cut to 200 characters around what `reason` is about.
 
-    `region` is that of the rule `phone`.
+    An ellipsis stands where it goes on.
     """
-    redacted = redact(text[:_REDACTED], region)
+    redacted = mask(text[:_REDACTED])
     if len(text) > _REDACTED:
         redacted = redacted[:-_LONGEST_DATUM]
     found = _FOUND[reason].search(redacted) if reason in _FOUND else None
@@ -358,6 +362,19 @@ _IN_WORDS = {
     "secret": (
         "a key or token of a known service, or a private key",
         "Revoke the secret, then replace it by a placeholder.",
+    ),
+    "social_security": (
+        "a social security number of the USA, in the form that is issued",
+        "Replace it by a placeholder, so that no model can repeat it.",
+    ),
+    "record_number": (
+        "a number of a patient's record or insurance, behind a word that says so",
+        "Replace it by a placeholder, so that no model can repeat it.",
+    ),
+    "birth_date": ("a date behind a word such as born", "Replace it by the year, or by a placeholder."),
+    "person_name": (
+        "a person's name, as the spaCy pipeline {model} tells it",
+        "Replace it by a placeholder, so that no model can repeat it.",
     ),
     "duplicate": (
         "an earlier row has the same text, but for case, white space and Unicode form",

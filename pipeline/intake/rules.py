@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params
+from pipeline.intake import identifiers
 
 if TYPE_CHECKING:  # Great Expectations takes seconds to import, and worker processes need none of it
     import great_expectations as gx
@@ -39,6 +40,7 @@ def row_bounds(rules: params.Rules) -> dict[str, dict[str, float]]:
         "card": {"max_value": 0},
         "iban": {"max_value": 0},
         "secret": {"max_value": 0},
+        **{name: {"max_value": 0} for name in identifiers.RULES},
     }
 
 

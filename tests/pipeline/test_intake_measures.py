@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import credentials, measures
+from pipeline.intake import credentials, identifiers, measures
 from tests.conftest import ROOT, real
 
 DEFAULTS = params.load(ROOT / "params.yaml").validate_.rules
@@ -371,7 +371,7 @@ def test_a_name_that_does_not_exist_is_the_users_mistake(rule: str, change: dict
 def test_there_is_a_number_for_each_rule_of_rows_that_is_not_ignored() -> None:
     texts = ["one", "two"]
     found = measures.measure(texts, DEFAULTS)
-    of_others = {"repeated_header", "script", "language", "duplicate", "near_duplicate"}
+    of_others = {"repeated_header", "script", "language", *identifiers.RULES, "duplicate", "near_duplicate"}
     assert set(found) == set(params.Rules.model_fields) - of_others
     assert {len(values) for values in found.values()} == {2}
     ignored = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})

@@ -1,0 +1,113 @@
+"""Health data and what identifies a person: social security and record numbers, birth dates, names.
+
+The numbers and dates are found by the patterns and checks of presidio-analyzer, an optional package; only names need a
+model, a spaCy pipeline. A pattern that many harmless numbers fit counts only behind a word that says what follows.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from pipeline import params
+from pipeline.command import UserError
+
+if TYPE_CHECKING:
+    from presidio_analyzer import PatternRecognizer
+
+Span = tuple[int, int]
+Finder = Callable[[str], Iterator[Span]]
+
+RULES = ("social_security", "record_number", "birth_date", "person_name")
+_SURE = 0.5  # presidio's score from which a pattern counts without such a word
+_BEFORE = 40  # characters before a finding in which the word must be
+_BIRTH = r"born|birth|birthday|birthdate|d\.?o\.?b\.?|geboren|geb\.|geburtsdatum|née?|nacimiento|naissance"
+_RECORD = r"mrn|medical|patient|record|chart|member|subscriber|insurance|policy|claim|medicare|mbi|nhs|dea"
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
+# What RE2 finds in every text with a finding.
+_PREFILTERS = {
+    "social_security": r"[0-9]{3}[ .-]?[0-9]{2}[ .-]?[0-9]{4}",
+    "record_number": rf"(?i:{_RECORD})",
+    "birth_date": rf"(?i:{_BIRTH})",
+    "person_name": r"\pL",
+}
+
+
+def finders(rules: params.Rules) -> dict[str, tuple[str, Finder]]:
+    """Return for each of RULES that is not ignored its prefilter and what yields the places of its findings, in order.
+
+    Raises UserError where presidio-analyzer, or the model for names, is not installed.
+    """
+    wanted = [name for name in RULES if getattr(rules, name).severity != "ignore"]
+    return {name: (_PREFILTERS[name], _finder(name, rules.person_name.model)) for name in wanted}
+
+
+@cache
+def _finder(name: str, model: str) -> Finder:
+    try:
+        from presidio_analyzer import Pattern, PatternRecognizer
+        from presidio_analyzer import predefined_recognizers as known
+    except ImportError:
+        raise UserError(
+            f"params.yaml: validate.rules.{name} needs presidio-analyzer, which is not installed; install it with "
+            "pip install -c constraints.txt presidio-analyzer, or set the rule's severity to ignore"
+        ) from None
+    if name == "person_name":
+        return _names(model)
+    if name == "social_security":
+        return _by_pattern([known.UsSsnRecognizer()], r"ssns?|social|security", _SURE)
+    if name == "birth_date":
+        written = [
+            Pattern("day month year", rf"\b[0-3]?[0-9]\.? {_MONTH},? [12][0-9]{{3}}\b", 0.4),
+            Pattern("month day year", rf"\b{_MONTH} [0-3]?[0-9],? [12][0-9]{{3}}\b", 0.4),
+        ]
+        dates = [known.DateRecognizer(), PatternRecognizer(supported_entity="DATE_TIME", patterns=written)]
+        return _by_pattern(dates, _BIRTH, None)
+    mrn = Pattern("medical record number", r"\b[A-Z]{0,3}-?[0-9]{5,12}\b", 0.4)
+    numbers = [
+        PatternRecognizer(supported_entity="MEDICAL_RECORD", patterns=[mrn]),
+        known.UsMbiRecognizer(),
+        known.MedicalLicenseRecognizer(),
+        known.NhsRecognizer(),
+        known.UsHealthInsuranceMemberIdRecognizer(),
+    ]
+    return _by_pattern(numbers, _RECORD, None)
+
+
+def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, sure: float | None) -> Finder:
+    """Return what finds the recognizers' matches that stand behind one of `words`, or have a score of `sure`."""
+    word = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+
+    def find(text: str) -> Iterator[Span]:
+        found: list[Any] = []
+        for recognizer in recognizers:
+            found += recognizer.analyze(text, recognizer.supported_entities, None)
+        end = 0
+        for result in sorted(found, key=lambda result: (result.start, -result.end)):
+            certain = sure is not None and result.score >= sure
+            if result.start >= end and (certain or word.search(text[max(0, result.start - _BEFORE) : result.start])):
+                end = result.end
+                yield result.start, result.end
+
+    return find
+
+
+def _names(model: str) -> Finder:
+    """Return what finds the names of persons with a spaCy pipeline."""
+    import spacy
+
+    try:
+        pipeline = spacy.load(model)
+    except OSError:
+        raise UserError(
+            f"params.yaml: validate.rules.person_name.model: there is no spaCy pipeline {model!r}; install it with "
+            f"python -m spacy download {model}, or name another one or its folder"
+        ) from None
+
+    def find(text: str) -> Iterator[Span]:
+        return ((entity.start_char, entity.end_char) for entity in pipeline(text).ents if entity.label_ in _PERSON)
+
+    return find
+
+
+_PERSON = ("PERSON", "PER")  # as English and as most other pipelines call them
