@@ -154,9 +154,12 @@ async def encode(engine: Engine, text: str) -> list[int]:
 
 
 def _encode(engine: Engine, text: str) -> list[int]:
+    name = engine.tokenizer.id_to_token(engine.start)  # a text may begin with it; everywhere else it is text
+    begun = name is not None and text.startswith(name)
     # A batch of one: `encode` does not let go of Python's lock meanwhile.
-    ids: list[int] = engine.tokenizer.encode_batch([text], add_special_tokens=False)[0].ids
-    return ids
+    [found] = engine.tokenizer.encode_batch([text[len(name or "") :] if begun else text], add_special_tokens=False)
+    ids: list[int] = found.ids
+    return [engine.start, *ids] if begun else ids
 
 
 def _require_room(engine: Engine) -> None:

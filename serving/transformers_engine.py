@@ -57,6 +57,7 @@ def tokenizer_of(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
         )
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True  # a special token's name in a text is text, as it is in training
     start = fast.bos_token_id
     return tokenizer, fast.eos_token_id if start is None else start, fast.eos_token_id
 

@@ -71,6 +71,20 @@ def test_a_prompt_that_begins_with_the_start_token_gets_no_second_one(client: Te
     assert started == alone
 
 
+def test_a_special_tokens_name_inside_a_prompt_is_text_in_every_route(client: TestClient) -> None:
+    name = "<|endoftext|>"
+    inside = generate(client, prompt=f"{PROMPT}{name}", seed=1).json()["usage"]["prompt_tokens"]
+    alone = generate(client, prompt=PROMPT, seed=1).json()["usage"]["prompt_tokens"]
+    assert inside > alone + 1
+    wanted = {"prompt": [f"{name}{PROMPT}", f"{name}{PROMPT}{name}"], "max_tokens": 1, "echo": True, "logprobs": 0}
+    begun, ended = (
+        choice["logprobs"]["tokens"] for choice in client.post("/v1/completions", json=wanted).json()["choices"]
+    )
+    assert begun[0] == ended[0] == name
+    assert name not in ended[1:]
+    assert len(ended) > len(begun) + 1
+
+
 def test_a_stop_string_may_stand_alone_or_in_a_list(client: TestClient) -> None:
     stop = generate(client, seed=1).json()["text"][3]
     alone = generate(client, seed=1, stop=stop).json()
