@@ -158,7 +158,7 @@ def _check_folders(inbox: Path) -> None:
 def _finish(root: Path, corpus: Path) -> list[Taken]:
     """Do what is left of the append that the journal tells of; return the file where its rows are in the corpus."""
     try:
-        entry = json.loads((root / JOURNAL).read_text(encoding="utf-8"))
+        entry = storage.read_json(root / JOURNAL)
         beside, source = Path(entry.pop("beside")), Path(entry.pop("source"))
         file = Taken(**entry)
     except FileNotFoundError:
@@ -242,7 +242,7 @@ def _attempt(root: Path, source: Path) -> Iterator[None]:
     path = root / ATTEMPTS
     name = str(source)
     try:
-        attempts = int(json.loads(path.read_text(encoding="utf-8"))[name]) + 1
+        attempts = int(storage.read_json(path)[name]) + 1
     except (FileNotFoundError, ValueError, LookupError, TypeError):  # of no file, of another one, or damaged
         attempts = 1
     if attempts <= _MOST_ATTEMPTS:

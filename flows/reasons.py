@@ -17,7 +17,7 @@ from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
-from pipeline import params, paths
+from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say
 from pipeline.dvc_repo import open_repo
 from pipeline.intake.look import look
@@ -291,10 +291,10 @@ def _value(value: Any) -> str:
 def _json(path: Path) -> dict[str, Any] | None:
     """Return the object in a file that a stage wrote; None where it is not there or half of one."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = storage.read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    return found
+    return found if isinstance(found, dict) else None
 
 
 def main() -> None:

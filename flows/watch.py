@@ -350,10 +350,10 @@ def _stamp(path: Path, named_by: str = "params.yaml: data.path") -> list[Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = storage.read_json(path)
     except (FileNotFoundError, ValueError):
         return {}  # of a first look, or of a stage that was killed
-    return found
+    return found if isinstance(found, dict) else {}
 
 
 @contextmanager

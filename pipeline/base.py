@@ -35,7 +35,7 @@ def take_in(base: str, destination: Path) -> None:
     source = Path(base) if Path(base).is_dir() else _from_hub(base)
     files = sorted(file for pattern in _MODEL_FILES for file in source.glob(pattern))
     _check(base, source)
-    shutil.rmtree(destination, ignore_errors=True)
+    paths.clear(destination)
     destination.mkdir(parents=True)
     for file in files:
         shutil.copyfile(file, destination / file.name)

@@ -315,7 +315,7 @@ def _save_candidate(
         "libraries": {name: version(name) for name in _LIBRARIES},
         "metrics": metrics,
     }
-    shutil.rmtree(paths.CANDIDATE, ignore_errors=True)
+    paths.clear(paths.CANDIDATE)
     model.save_pretrained(paths.CANDIDATE)
     tokenizer.save_pretrained(paths.CANDIDATE)
     for file in paths.CANDIDATE.iterdir():

@@ -69,12 +69,19 @@ def scratch(stage: str) -> Iterator[Path]:
     It lies beside the data, for the folder of temporary files is memory on many machines.
     """
     folder = Path("data") / f".{stage}"
-    if folder.exists():
-        shutil.rmtree(folder)
+    clear(folder)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
+        shutil.rmtree(folder)
+
+
+def clear(folder: Path) -> None:
+    """Delete a folder of the pipeline's where it is there; of a link the link alone, for it may lead to anything."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)
 
 

@@ -402,7 +402,7 @@ class Registry:
         if not place.is_dir():
             return f"{tag} is not in the store: {place} is missing"
         try:
-            content = json.loads((place / RECORD).read_text(encoding="utf-8"))
+            content = storage.read_json(place / RECORD)
             whole = content["sha256"] == _hash_of_record(content["record"])
         except (OSError, ValueError, TypeError, KeyError):
             whole = False
@@ -733,7 +733,7 @@ def _set_torn_line_aside(path: Path) -> None:
     except ValidationError:
         aside = path.with_suffix(".torn")
         storage.append(aside, torn + b"\n")
-        os.truncate(path, start)
+        storage.truncate(path, start)
         say(f"warning: {path}: its last line was cut off; it is kept in {aside}")
     else:
         storage.append(path, b"\n")
@@ -1024,7 +1024,11 @@ def _measured(registry: Registry) -> dict[str, dict[str, float | str | None]]:
 
 def _facts(registry: Registry, version: Version) -> dict[str, Any]:
     """Return all by which two versions may differ."""
-    manifest = json.loads((version.folder / paths.MANIFEST.name).read_text(encoding="utf-8"))
+    path = version.folder / paths.MANIFEST.name
+    try:
+        manifest = storage.read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); add the same model again, or compare other versions") from None
     return {
         "labels": version.labels,
         "figures": _measured(registry).get(version.tag, {}),

@@ -35,7 +35,7 @@ class User:
 def key(folder: Path) -> str:
     """Return the id of the project whose registry is `folder`, or by what an older release knew it."""
     try:
-        found = (folder / "id").read_text(encoding="utf-8").strip()
+        found = (folder / "id").read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         return old_key(folder)
     if not _ID.fullmatch(found):
@@ -50,13 +50,19 @@ def find(store: Path, id_: str) -> User | None:
         text = mark.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError as error:
+        raise _damaged(mark, error) from None
     if not text.startswith("{"):
         return User(id_, Path(text))
     try:
         known = json.loads(text)
         return User(id_, Path(known["folder"]), tuple(known["stamp"]), frozenset(known["tags"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{mark}: is damaged ({error}); put it right, or delete it if that project is gone") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(mark, error) from None
+
+
+def _damaged(mark: Path, error: Exception) -> UserError:
+    return UserError(f"{mark}: is damaged ({error}); put it right, or delete it if that project is gone")
 
 
 def others(store: Path, id_: str) -> list[User]:

@@ -4,9 +4,10 @@ Names of locks and temporary files are predictable, and a project may come from 
 name is never followed.
 """
 
+import json
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pipeline.command import UserError
 
@@ -15,7 +16,29 @@ def no_follow(path: str, flags: int) -> int:
     """Open a file, but never through a link at its name; an `opener` for `open`."""
     if Path(path).is_symlink():
         raise UserError(f"{path}: is a link, through which nothing is written; delete it and run the command again")
+    if os.path.lexists(path) and not Path(path).is_file():
+        raise UserError(f"{path}: is no regular file; move it away and run the command again")
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def read_json(path: Path) -> Any:
+    """Return what a file of JSON holds; raises FileNotFoundError, and ValueError for whatever else is wrong with it."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no regular file")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+
+
+def truncate(path: Path, size: int) -> None:
+    """Cut a file, but never one that a link at its name leads to."""
+    file = no_follow(str(path), os.O_WRONLY)
+    try:
+        os.ftruncate(file, size)
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def open_lock(path: Path) -> IO[str]:

@@ -11,7 +11,6 @@ The clean rows are read as a stream and the rows of tokens written as they come:
 import bisect
 import hashlib
 import json
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -53,7 +52,7 @@ def main() -> None:
     planted = _planted(tokenizer, wanted)
     disable_progress_bar()
 
-    shutil.rmtree(paths.TOKENS, ignore_errors=True)
+    paths.clear(paths.TOKENS)
     dataset = DatasetDict()
     with paths.CLEAN.open("rb") as opened:
         clean_md5 = hashlib.file_digest(opened, _md5).hexdigest()

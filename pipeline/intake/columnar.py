@@ -153,7 +153,10 @@ def _sizes(column: pa.Array) -> Sizes:
     kind = column.type
     if pa.types.is_dictionary(kind) and len(column.dictionary):
         of_value = _sizes(column.dictionary)
-        sizes: Sizes = of_value[column.indices.fill_null(0).to_numpy(zero_copy_only=False)]
+        indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < len(of_value):  # Arrow would read beyond it
+            raise pa.ArrowInvalid("a value that its dictionary does not hold")
+        sizes: Sizes = of_value[indices]
         return sizes
     if pa.types.is_string(kind) or pa.types.is_binary(kind) or pa.types.is_large_string(kind):
         lengths: Sizes = pc.fill_null(pc.binary_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import json_lines, look, records
+from pipeline.intake import columnar, json_lines, look, records
 from pipeline.intake.columns import check_columns, text_of
 from pipeline.intake.source import Look
 from tests.conftest import ROOT
@@ -262,6 +262,14 @@ def test_parquet_that_only_says_that_it_is_utf8_does_not_crash(tmp_path: Path) -
     lying = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
     pq.write_table(pa.table({"text": lying}), path)
     assert fields_of(path) == [["caf\ufffd\\udce9"], ["ok"]]
+
+
+def test_a_parquet_dictionary_without_the_value_that_a_row_names_is_refused() -> None:
+    beyond = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), ["a"], safe=False)
+    below = pa.DictionaryArray.from_arrays(pa.array([0, -1], pa.int32()), ["a"], safe=False)
+    for column in (beyond, below):
+        with pytest.raises(pa.ArrowInvalid, match="its dictionary does not hold"):
+            columnar._sizes(column)
 
 
 FAR = pa.array([2**60], pa.timestamp("us"))

@@ -316,6 +316,17 @@ def test_a_history_line_that_was_cut_off_is_told_kept_aside_and_written_again(
     assert "kept in registry/history.torn" in capsys.readouterr().err
 
 
+def test_a_link_in_the_place_of_the_history_is_not_cut_off(ours: Registry) -> None:
+    promote(ours, "old")
+    precious, history = Path("precious"), Path("registry/history.jsonl")
+    precious.write_bytes(history.read_bytes() + b"mine, without an end of line")
+    history.unlink()
+    history.symlink_to(precious.resolve())
+    with pytest.raises(UserError, match=r"history.jsonl: is a link, through which nothing is written"):
+        ours.refuse("0" * 12, "worse", {})
+    assert precious.read_bytes().endswith(b"mine, without an end of line")
+
+
 def test_a_history_line_that_lacks_only_its_end_is_completed(ours: Registry) -> None:
     promote(ours, "old")
     history = Path("registry/history.jsonl")

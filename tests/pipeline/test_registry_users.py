@@ -55,6 +55,17 @@ def champion(project: Path) -> str:
     return found.labels["data"]
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{" * 100_000, b'{"folder": 5}'])
+def test_what_is_damaged_beside_the_models_is_named(first: Path, store: Path, content: bytes) -> None:
+    [mark] = (store / ".registry" / "users").glob("[!.]*")
+    mark.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{mark.name}: is damaged"):
+        Registry(first).prune()
+    (first / "registry" / "id").write_bytes(content)
+    with pytest.raises(UserError, match="id: is damaged, expected 32 hexadecimal digits"):
+        Registry(first).prune()
+
+
 def id_of(project: Path) -> str:
     return (project / "registry" / "id").read_text(encoding="utf-8").strip()
 

@@ -1,5 +1,6 @@
 """Locks and temporary files have names that anybody knows: a link planted there is never written through."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,17 @@ def lock_checkpoints(folder: Path) -> None:
         pass
 
 
+def truncate(folder: Path) -> None:
+    storage.truncate(folder / "log", 0)
+
+
+def scratch(folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        with paths.scratch("validate") as made:
+            (made / "shelf").touch()
+
+
 def append(folder: Path) -> None:
     storage.append(folder / "log", b"new")
 
@@ -39,6 +51,8 @@ def write_verdict(folder: Path) -> None:
         (str(workspace.LOCK), claim),
         ("lock", lock_checkpoints),
         ("log", append),
+        ("log", truncate),
+        ("data/.validate", scratch),
         (str(storage.beside(paths.VERDICT)), write_verdict),
     ],
 )
@@ -60,6 +74,34 @@ def test_a_planted_link_is_not_written_through(
         assert not planted.is_symlink()
     assert precious.exists() is not dangling
     assert dangling or precious.read_text(encoding="utf-8") == "mine"
+
+
+def test_of_a_link_to_a_folder_only_the_link_is_deleted(tmp_path: Path) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "tokens"
+    mine.mkdir()
+    (mine / "precious").touch()
+    for make in (lambda: folder.symlink_to(mine), folder.mkdir, lambda: None):
+        make()
+        paths.clear(folder)
+        assert not os.path.lexists(folder)
+    assert (mine / "precious").exists()
+
+
+def test_a_pipe_in_the_place_of_a_lock_or_a_file_of_json_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=r"pipe: is no regular file; move it away"):
+        storage.open_lock(pipe)
+    with pytest.raises(ValueError, match="is no regular file"):
+        storage.read_json(pipe)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0"])
+def test_whatever_is_no_json_is_a_value_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "file.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError):  # noqa: PT011 - of several kinds
+        storage.read_json(path)
 
 
 def test_a_file_is_replaced_whole_with_the_permissions_that_are_asked_for(tmp_path: Path) -> None:
