@@ -77,8 +77,6 @@ def record_inputs(root: Path, reason: str, say: Callable[[str], None]) -> Record
         head = git.commit("HEAD")
         if wanted.retrain.record == "branch":
             ref = f"refs/heads/{wanted.retrain.branch}"
-            if git.code("check-ref-format", ref):
-                raise UserError(f"params.yaml: retrain.branch: git takes no branch named {wanted.retrain.branch!r}")
             git.check_free(ref)
         elif head is None:
             raise _Refused("a DVC experiment needs a commit to start from, and there is none")

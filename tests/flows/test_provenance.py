@@ -442,13 +442,6 @@ def test_a_branch_that_somebody_moved_meanwhile_is_left_to_them(repository: Repo
     assert repository.git("rev-parse", "retrain") == repository.git("rev-parse", "main")
 
 
-@pytest.mark.parametrize("name", ["a..b", "two words", "end.lock"])
-def test_a_name_that_no_branch_can_have_is_refused(repository: Repository, name: str) -> None:
-    repository.set(retrain__branch=name)
-    with pytest.raises(UserError, match=r"retrain\.branch: git takes no branch named"):
-        record_inputs(repository.folder, "a test", unexpected)
-
-
 def test_none_records_nothing_and_says_nothing(repository: Repository) -> None:
     edit(repository)
     repository.set(retrain__record="none")
