@@ -28,7 +28,6 @@ from dvc.exceptions import OutputNotFoundError
 from ruamel.yaml import YAML
 
 from pipeline import escape, params, paths
-from pipeline.command import UserError
 from pipeline.dvc_repo import open_repo
 from pipeline.revision import RECORDED, is_inside, sources
 

@@ -14,7 +14,6 @@ import pytest
 
 from flows import provenance
 from flows.provenance import Recorded, handed_on, record_inputs, record_result
-from pipeline.command import UserError
 from pipeline.revision import RECORDED
 from tests.conftest import ROOT, Workspace
 
