@@ -12,7 +12,7 @@ from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serving import doors, errors, http_server, model_folder, proxies, routes, seeing, supervisor
+from serving import doors, errors, http_server, model_folder, proxies, request_timeout, routes, seeing, supervisor
 from serving.bento_image import CheckedImage
 from serving.drain import Drain
 from serving.engine import Engine
@@ -89,6 +89,7 @@ class Guarded(bentoml.Service[Any]):
         self.add_asgi_middleware(seeing.Unseen)
         inner: Any = super().to_asgi(is_main)
         seeing.trace_whole_requests(inner)
+        request_timeout.install(inner)
         guarded = HttpRules(errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds)))
         return proxies.TrustedProxies(seeing.Seen(guarded, inner.routes), proxies.trusted())
 

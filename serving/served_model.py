@@ -451,7 +451,13 @@ def _first_line(error: BaseException) -> str:
 
 
 def _give_memory_back() -> None:
-    """Have Python drop what only points in circles, and the C library give freed pages back to the system."""
+    """Collect garbage, return heap pages to the OS, and leave what stays loaded out of later collections.
+
+    A full collection that visits the half a million objects of torch and the model stops every request for 0.6 s.
+    """
+    gc.unfreeze()  # a model that went may be in cycles
     gc.collect()
+    gc.freeze()
+    gc.collect()  # nearly nothing: Python waits for a quarter of what the last collection left
     with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call
         ctypes.CDLL(None).malloc_trim(0)

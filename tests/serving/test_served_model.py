@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import json
 import re
 import shutil
@@ -572,3 +573,24 @@ async def test_a_candidate_that_has_changed_does_not_score_for_the_one_that_is_s
         with pytest.raises(ApiError, match="gone or others, so it writes but cannot score") as caught:
             await served.scorer(loaded)
         assert caught.value.status == 503
+
+
+def test_a_collection_leaves_out_what_is_loaded_until_memory_is_given_back() -> None:
+    class Model:
+        def __init__(self) -> None:
+            self.cycle = self
+
+    loaded = Model()
+    gone = weakref.ref(loaded)
+    served_model._give_memory_back()
+    try:
+        del loaded
+        gc.collect()
+        assert gone() is not None  # not visited
+        served_model._give_memory_back()
+        assert gone() is None
+        made_since = weakref.ref(Model())
+        gc.collect()
+        assert made_since() is None  # the garbage of requests
+    finally:
+        gc.unfreeze()
