@@ -36,7 +36,7 @@ ADDITION = paths.REGISTRY / "inbox.rows"
 ATTEMPTS = paths.REGISTRY / "inbox.attempts"  # how often a file was begun by a process that did not end it
 _MOST_ATTEMPTS = 3
 # The machine's fault, not the file's: it is taken again later.
-_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _LONGEST_NAME = 255  # bytes, on every file system in use
 _UNFINISHED = (".part", ".tmp", ".crdownload", ".filepart", "~")  # how programs call a file that is still coming
 _FOLDERS = (".taking", "done", "refused")  # in the inbox: where its files are moved to

@@ -9,7 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from errno import EDQUOT, EFBIG, EMFILE, ENOSPC, EROFS
+from errno import EBADF, EDQUOT, EFBIG, EMFILE, ENOSPC, EROFS
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -24,6 +24,7 @@ _OUTPUT_CLOSED = 141  # likewise by SIGPIPE: whoever read the output has read en
 EXIT_CODES = "Exit codes: 0 done, {no}2 a mistake that you can fix, as one sentence says, 3 a crash."
 
 _FIXES = {
+    EBADF: "leave it open, or send it to /dev/null",
     ENOSPC: "free some space, then run it again",
     EDQUOT: "free some space of your quota, then run it again",
     EFBIG: "raise the limit on the size of files (`ulimit -f`), then run it again",
@@ -78,6 +79,10 @@ class OutputLost(Exception):  # noqa: N818 - it reads as what happened
 
 def _print(*lines: str) -> None:
     """Print lines at once; raises OutputLost where they cannot be written."""
+    if sys.stdout is None:  # closed by whoever started the command
+        if lines:
+            raise OutputLost(OSError(EBADF, "is closed, so nothing can be printed"))
+        return
     try:
         for line in lines:
             print(line)  # noqa: T201 - the one place

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 import reprlib
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -66,6 +67,13 @@ def _checked_path(path: str) -> str:
         raise ValueError(f"found {_clipped(path)}, with a control character or half a character; no path holds these")
     if any(len(part.encode()) > _LONGEST_NAME for part in Path(path).parts):
         raise ValueError(f"found a name longer than {_LONGEST_NAME} bytes: {path[:40]!r}...; use a shorter one")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"found {_clipped(path)}, which cannot be written in this machine's encoding of file names "
+            f"({sys.getfilesystemencoding()}); set PYTHONUTF8=1, or rename it"
+        ) from None
     return path if "://" in path else os.path.normpath(path)
 
 

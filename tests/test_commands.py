@@ -110,6 +110,12 @@ def test_output_that_has_no_room_is_a_sentence_and_no_answer(code: str) -> None:
     assert (ended, err) == (2, "error: the output: No space left on device; free some space, then run it again\n")
 
 
+def test_a_closed_output_is_a_sentence_where_something_is_to_be_printed() -> None:
+    said = "error: the output: is closed, so nothing can be printed; leave it open, or send it to /dev/null\n"
+    assert run("sys.__dict__.update(stdout=None) or echo('yes')") == (2, "", said)
+    assert run("sys.__dict__.update(stdout=None)") == (0, "", "")
+
+
 def test_a_reader_who_has_read_enough_is_no_fault() -> None:
     read, write = os.pipe()
     os.close(read)

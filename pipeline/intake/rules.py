@@ -136,7 +136,7 @@ class Checker:
         a number.
         """
         frame = frame.reset_index(drop=True)  # Great Expectations answers with labels of the index
-        if frame.empty:
+        if not len(frame):  # `empty` is true too where all rules are off: rows without a column
             raise RuntimeError(f"there are no {self._definition.name} to apply the rules to")
         result = self._definition.run(batch_parameters={"dataframe": frame}, result_format=_RESULT_FORMAT)
         found: dict[str, dict[int, list[str]]] = {"critical": {}, "warning": {}}

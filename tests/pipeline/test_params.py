@@ -119,6 +119,16 @@ def test_the_command_prints_sentences_and_no_traceback(workspace: Workspace) -> 
     assert done.stderr == "error: params.yaml: finetune.epochs: found 0, but it should be greater than or equal to 1\n"
 
 
+def test_a_path_beyond_the_machines_encoding_is_a_sentence(workspace: Workspace) -> None:
+    workspace.set(data__path="data/caf\u00e9.csv")
+    command = [sys.executable, "-m", "pipeline.params"]
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**_importable(), **ascii_only}
+    done = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, env=environment)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "this machine's encoding of file names (ascii); set PYTHONUTF8=1" in done.stderr
+
+
 def _importable() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline import paths, validate
+from pipeline import params, paths, validate
 from pipeline.command import UserError
 from pipeline.intake import records
 from pipeline.intake.quarantine import restore
@@ -283,6 +283,13 @@ def test_a_rule_of_severity_ignore_is_not_looked_at(workspace: Workspace) -> Non
     _, quarantine, metrics = run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
     assert quarantine.empty
     assert metrics["warnings"] == {}
+
+
+def test_with_all_rules_off_every_row_is_clean(workspace: Workspace) -> None:
+    off = {f"validate__rules__{name}__severity": "ignore" for name in params.Rules.model_fields}
+    workspace.set(**off)
+    clean, quarantine, _ = run_on(workspace, as_csv([*many(), "jane.doe@example.org", *many()]))
+    assert (len(clean), len(quarantine)) == (2 * len(many()) + 1, 0)
 
 
 def test_no_near_copy_of_a_test_text_is_in_training_whichever_comes_first(workspace: Workspace) -> None:
