@@ -28,7 +28,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         grid.add_column(overflow="fold")
     for row in rows:
         grid.add_row(*(Text(escape.terminal(cell)) for cell in row))
-    console = Console(file=io.StringIO(), width=width(), color_system=None, legacy_windows=False)
+    # Also on a narrower terminal, which then wraps the line: a version cut in two could not be copied.
+    console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(grid)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
