@@ -377,7 +377,7 @@ async def _mixed(name: str, folder: Path, short: int, long: int, length: int, se
 def main() -> None:
     """Measure as the arguments say and print what came of it."""
     parser = arg_parser()
-    parser.add_argument("name", choices=DESIGNS)
+    parser.add_argument("name", choices=[*DESIGNS, "CTranslate2"], help="CTranslate2 is for `bare` alone")
     parser.add_argument("folder", type=Path)
     parser.add_argument("load", choices=("mixed", "bare"))
     parser.add_argument("numbers", type=int, nargs="+")

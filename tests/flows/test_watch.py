@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows import watch as watching
 from flows.watch import watch
-from pipeline import paths
+from pipeline import escape, paths
 from pipeline.registry import Registry
 from pipeline.workspace import claim
 from tests.conftest import LINES
@@ -250,7 +250,8 @@ def test_few_new_rows_wait_unless_they_drift(drifting: Watched, tiny_gpt2: Path)
     assert said.endswith(reason)
     assert (drift["of"], drift["rows"], drift["drifted"]) == ("the corpus's new rows", 30, True)
     [artifact] = drifting.prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [drifting.last]}})
-    assert (artifact["key"], artifact["description"]) == ("drift", f"{reason}, in the corpus's new rows")
+    described = escape.markdown(f"{reason}, in the corpus's new rows")
+    assert (artifact["key"], artifact["description"]) == ("drift", described)
     asked = {"filter": {"event": {"name": ["corpus.drifted"]}, "occurred": {"since": drift["at"]}}}
     assert within(300, lambda: drifting.prefect.post("events/filter", **asked)["total"] == 1)
 
