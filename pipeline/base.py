@@ -56,9 +56,6 @@ def _from_hub(base: str) -> Path:
             f"its commit: 40 hex digits after an @, from the model's page under Files, such as {GPT2_AT_ITS_COMMIT}"
         )
 
-    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
-        del os.environ["HF_HUB_OFFLINE"]  # read by the import below
-
     from huggingface_hub import snapshot_download
     from huggingface_hub import utils as hub
     from huggingface_hub.errors import (
@@ -122,4 +119,6 @@ def _check(base: str, source: Path) -> None:
 
 
 if __name__ == "__main__":
+    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
+        del os.environ["HF_HUB_OFFLINE"]  # read when huggingface_hub is imported, which nothing above does
     run_stage(main)

@@ -69,6 +69,15 @@ def exact_products() -> Iterator[None]:
     torch.set_float32_matmul_precision("highest")
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Fail a test after which a variable is gone or different, for the next one to trip over."""
+    before = dict(os.environ)
+    yield
+    lost = {name for name, value in before.items() if os.environ.get(name) != value}
+    assert lost <= {"PYTEST_CURRENT_TEST"}
+
+
 class Workspace:
     """A folder like a user's checkout, with its own params.yaml."""
 
