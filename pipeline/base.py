@@ -23,6 +23,8 @@ _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 def main() -> None:
     """Run the stage."""
+    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
+        del os.environ["HF_HUB_OFFLINE"]  # read when huggingface_hub is imported, which nothing above does
     take_in(params.load().base, paths.BASE)
 
 
@@ -119,6 +121,4 @@ def _check(base: str, source: Path) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
-        del os.environ["HF_HUB_OFFLINE"]  # read when huggingface_hub is imported, which nothing above does
     run_stage(main)

@@ -25,7 +25,7 @@ def refusal(name: str) -> str:
 
 def test_the_starter_is_a_gpt2_of_at_most_8_mb(workspace: Workspace) -> None:
     shutil.copytree(ROOT / "starter", workspace.folder / "starter")
-    base.main()
+    base.take_in("starter", paths.BASE)
     model = AutoModelForCausalLM.from_pretrained(paths.BASE)
     assert type(model).__name__ == "GPT2LMHeadModel"
     committed = [file for file in (ROOT / "starter").iterdir() if file.is_file()]
