@@ -273,7 +273,7 @@ def test_a_full_size_gpt2_with_gpt2s_own_tokenizer_trains(workspace: Workspace) 
     workspace.set(finetune__dropout=0.0)  # in three steps, chance would decide by how much the loss falls
     from pipeline import base
 
-    base.main()
+    base.take_in("gpt2", paths.BASE)
     paths.CLEAN.parent.mkdir()
     splits = ["train"] * 6 + ["validation", "test"]
     pd.DataFrame({"row": range(8), "text": LINES * 2, "split": splits}).to_parquet(paths.CLEAN)
