@@ -30,13 +30,13 @@ model: .venv/installed
 	python -m pipeline.params
 	python -m pipeline.dvc_repo
 	dvc repro
-	@python -m pipeline.summary
+	@python -m pipeline.reporting.summary
 
 up: .venv/installed
-	python -m flows.up
+	python -m flows.local_stack
 
 why: .venv/installed
-	@python -m flows.reasons
+	@python -m flows.triggers
 
 # Two at a time, with a thread each: most tests wait for a server or a stage.
 test: .venv/installed

@@ -12,18 +12,19 @@ from bentoml._internal.context import server_context
 from bentoml._internal.utils.analytics import usage_stats
 from starlette.types import ASGIApp
 
-from serving import doors, errors, http_server, model_folder, proxies, request_timeout, routes, seeing, supervisor
+from serving import access, errors, http_server, model_folder, proxies, request_timeout, supervisor, telemetry
 from serving.bento_image import CheckedImage
-from serving.drain import Drain
-from serving.engine import Engine
+from serving.engines.protocol import Engine
 from serving.http_rules import HttpRules
 from serving.keys import Keys
-from serving.limits import LIMITS, ROOT
 from serving.served_model import ServedModel
+from serving.settings import LIMITS, ROOT
+from serving.shutdown import Drain
+from serving.tasks import causal_lm
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 usage_stats.do_not_track.cache_clear()  # the command line has asked before it came here
-seeing.configure_logging()
+telemetry.configure_logging()
 
 NAME = "gpt2"
 _LOADING_SECONDS = 10  # in which a worker takes no requests, so that one that was started again tells nobody to wait
@@ -39,23 +40,23 @@ else:
 
 
 def _make_engine(folder: Path) -> Engine:
-    from serving import engines  # torch, which BentoML's master has no use for
+    from serving.engines import selection  # torch, which BentoML's master has no use for
 
-    return engines.make(folder, LIMITS.engine)
+    return selection.make(folder, LIMITS.engine)
 
 
 served = ServedModel(ROOT, _make_engine)
-_specifications: dict[bool, doors.ServedSpecification] = {}  # with and without keys
+_specifications: dict[bool, access.ServedSpecification] = {}  # with and without keys
 
 
 def _our_specification(bentomls: Any) -> Any:
     """Return BentoML's specification with our title and version, our routes first, and the version of its words."""
-    ours = routes.TAG
+    ours = causal_lm.TAG
     infrastructure = [tag for tag in bentomls.tags if tag.name == "Infrastructure"]
     return attrs.evolve(
         bentomls,
         openapi="3.1.0",
-        info=attrs.evolve(bentomls.info, title=routes.TITLE, version=routes.VERSION, contact=None),
+        info=attrs.evolve(bentomls.info, title=causal_lm.TITLE, version=causal_lm.VERSION, contact=None),
         tags=[attrs.evolve(infrastructure[0], name=ours, description="Texts, and what writes them."), *infrastructure],
     )
 
@@ -71,7 +72,7 @@ class Guarded(bentoml.Service[Any]):
         keyed = bool(Keys())
         if keyed not in _specifications:
             specification = _our_specification(super().openapi_spec)
-            _specifications[keyed] = doors.ServedSpecification(specification, keyed)
+            _specifications[keyed] = access.ServedSpecification(specification, keyed)
         return _specifications[keyed]
 
     @property
@@ -82,16 +83,16 @@ class Guarded(bentoml.Service[Any]):
     def inject_config(self) -> None:
         """Refuse to start where anyone could come in: only here it is known where the service will be bound."""
         super().inject_config()
-        doors.check_start()
+        access.check_start()
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Wrap the whole app: middleware that is added to a service sits inside of what answers 404 and 504."""
-        self.add_asgi_middleware(seeing.Unseen)
+        self.add_asgi_middleware(telemetry.Unseen)
         inner: Any = super().to_asgi(is_main)
-        seeing.trace_whole_requests(inner)
+        telemetry.trace_whole_requests(inner)
         request_timeout.install(inner)
-        guarded = HttpRules(errors.ErrorShape(Drain(doors.wrap(inner), LIMITS.drain_seconds)))
-        return proxies.TrustedProxies(seeing.Seen(guarded, inner.routes), proxies.trusted())
+        guarded = HttpRules(errors.ErrorShape(Drain(access.wrap(inner), LIMITS.drain_seconds)))
+        return proxies.TrustedProxies(telemetry.Seen(guarded, inner.routes), proxies.trusted())
 
 
 @bentoml.service(
@@ -100,10 +101,10 @@ class Guarded(bentoml.Service[Any]):
     image=CheckedImage(),
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
     traffic={"timeout": LIMITS.timeout + _SPARE_SECONDS},
-    http={"host": "127.0.0.1"},  # wider needs API keys, see serving/doors.py
-    logging={"access": {"enabled": False}},  # ours has no paths in it, see serving/seeing.py
+    http={"host": "127.0.0.1"},  # wider needs API keys, see serving/access.py
+    logging={"access": {"enabled": False}},  # ours has no paths in it, see serving/telemetry.py
 )
-@bentoml.asgi_app(routes.make_app(NAME, served), path="/")
+@bentoml.asgi_app(causal_lm.make_app(NAME, served), path="/")
 class Gpt2:
     """A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate, and it writes on."""
 

@@ -239,10 +239,10 @@ class Tokens:
 
     def __init__(self, folder: Path) -> None:
         """Load the engine that the service would choose."""
-        from serving import engines
-        from serving.engine import Sampling
+        from serving.engines import selection
+        from serving.engines.protocol import Sampling
 
-        self._engine = engines.make(folder, "auto")
+        self._engine = selection.make(folder, "auto")
         self._sampling = Sampling
 
     async def write(self, request: Request) -> None:

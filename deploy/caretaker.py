@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from flows import notify, settings
-from flows.rounds import Rounds
+from flows.runtime import notify, settings
+from flows.runtime.rounds import Rounds
 from pipeline import params
 from pipeline.command import UserError, arg_parser, echo, run
 

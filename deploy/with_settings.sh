@@ -3,7 +3,7 @@
 #   sh deploy/with_settings.sh COMMAND...
 set -eu
 address="${PREFECT_API_URL:-}" # of a server elsewhere; the settings name the one on this machine
-settings="$(python -m flows.settings)"
+settings="$(python -m flows.runtime.settings)"
 eval "$settings"
 if [ -n "$address" ]; then export PREFECT_API_URL="$address"; fi
 exec "$@"

@@ -21,7 +21,7 @@ import httpx
 from websockets.sync.client import connect
 from websockets.sync.connection import Connection
 
-from flows.settings import read_password
+from flows.runtime.settings import read_password
 from pipeline.command import arg_parser, run
 
 ROOT = Path(__file__).parent.parent

@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
+from pipeline.evaluation.nats import exp
 from pipeline.intake.columns import check_columns, text_of, unix_line_ends
-from pipeline.intake.look import look
-from pipeline.intake.measures import measure
 from pipeline.intake.quarantine import restore
-from pipeline.intake.records import read
+from pipeline.intake.reader import read
+from pipeline.intake.row_metrics import measure
 from pipeline.intake.rules import Checker, row_suite
+from pipeline.intake.sniff import look
 from pipeline.intake.source import RESERVED
 from pipeline.intake.splits import digest_of, normalize
-from pipeline.nats import exp
-from pipeline.registry import Version
+from pipeline.registry.store import Version
 
 _MOST = 1000  # texts that are scored: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough
 _FIGURES = ("perplexity", "perplexity_low", "perplexity_high")

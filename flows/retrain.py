@@ -26,12 +26,13 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import Field
 
-from flows import notify, provenance, reasons, runs, stages
-from flows import overrides as overriding
+from flows import triggers
+from flows.runtime import notify, provenance, runs, stages
+from flows.runtime import overrides as overriding
 from pipeline import params, workspace
 from pipeline.command import UserError
-from pipeline.model_version import short
-from pipeline.registry import Registry, Version
+from pipeline.registry.model_version import short
+from pipeline.registry.store import Registry, Version
 
 if TYPE_CHECKING:  # at run time it brings pandas and more along, which a run without news can do without
     from pipeline.promote import Decision
@@ -80,7 +81,7 @@ def retrain(
             return Cancelled(name="Missed", message="a newer slot of the schedule is due, and one run catches up")
         with _claimed(), overriding.overridden(ROOT, _changes(corpus, overrides), log.warning):
             stages.free_locks(ROOT)
-            why = reasons.why(ROOT, **reasons.started_by(flow_run.tags, reason or None))
+            why = triggers.why(ROOT, **triggers.started_by(flow_run.tags, reason or None))
             runs.rename(why.sentence)
             log.info("why: %s", why.sentence)
             if not (why.run or force):
@@ -95,7 +96,7 @@ def retrain(
             if not (asks and decision.verdict.promoted):
                 return _end(decision, recorded, why.sentence, message)
         # A person may take a day, so the folder is free meanwhile; `carry_out` finds out if the candidate was replaced.
-        from flows import approval
+        from flows.runtime import approval
 
         wanted = params.load().retrain
         asked = f"candidate {short(decision.verdict.candidate['version'])}\n{notify.page_of(flow_run.id)}"
@@ -176,13 +177,14 @@ def _run_stages(
 @task(name="verdict", task_run_name="verdict", cache_policy=NO_CACHE, persist_result=False)
 def _judge() -> State[Any]:
     """Compare the candidate with the champion."""
-    from pipeline import promote, verdict
+    from pipeline import promote
+    from pipeline.verdict import judge
 
     try:
         decision = promote.decide(params.load(), Registry(ROOT))
     except UserError as error:
         return Failed(message=str(error))
-    said = verdict.summary(decision.verdict)
+    said = judge.summary(decision.verdict)
     return Completed(name="Yes" if decision.verdict.promoted else "No", message=said, data=decision)
 
 
@@ -209,11 +211,11 @@ def _end(
     decision: "Decision", recorded: provenance.Recorded | None, why: str, message: str, who: str | None = None
 ) -> State[None]:
     """Carry the verdict out, record and show it, pack the bento where that is asked for; return the run's state."""
-    from pipeline import verdict
+    from pipeline.verdict import judge
 
     log = get_run_logger()
     new: Version | None = _result(_carry_out(decision, why, who, return_state=True))
-    said = verdict.summary(decision.verdict)
+    said = judge.summary(decision.verdict)
     trailers = {
         "Version": new.version if new else decision.verdict.candidate["version"],
         "Verdict": "promoted" if new else "not promoted",
@@ -227,7 +229,7 @@ def _end(
 
 
 def _show(decision: "Decision | None") -> None:
-    from flows import artifacts
+    from flows.runtime import artifacts
 
     service = os.environ.get("SERVICE_URL")  # of `make up`
     artifacts.write_all(decision, get_run_logger().warning, registry=Registry(ROOT), service=service)

@@ -9,11 +9,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows import runs
+from flows.runtime import runs
 from pipeline import escape
 from pipeline.command import UserError
-from pipeline.model_version import short
-from pipeline.registry import Registry
+from pipeline.registry.model_version import short
+from pipeline.registry.store import Registry
 
 ROOT = Path()  # a deployment's working folder
 

@@ -2,7 +2,7 @@
 
 It trains nothing itself, and starts nothing while somebody is at work in the folder: what it found then waits for a
 later look. What it saw is in `registry/watch.json`. `due` says cheaply whether a look would find something to do:
-`flows.watcher` asks it every minute and runs the flow only then.
+`flows.runtime.watcher` asks it every minute and runs the flow only then.
 """
 
 import fcntl
@@ -26,11 +26,11 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows import inbox, runs
-from flows.reasons import rows_since
+from flows.runtime import drop_folder, runs
+from flows.triggers import rows_since
 from pipeline import escape, params, paths, storage, workspace
 from pipeline.command import UserError
-from pipeline.registry import Registry
+from pipeline.registry.store import Registry
 
 ROOT = Path()  # a deployment's working folder
 MEMORY = paths.REGISTRY / "watch.json"
@@ -114,13 +114,13 @@ def _unseen(wanted: params.Params, texts: str, memory: dict[str, Any]) -> tuple[
 def _unseen_in_inbox(wanted: params.Params, seen: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return stamp and reason of files that wait whole, or stay and were not told of; put into `seen` what is there."""
     folder = ROOT / wanted.watch.inbox
-    there, stays = inbox.waiting(folder), inbox.staying(folder)
+    there, stays = drop_folder.waiting(folder), drop_folder.staying(folder)
     before = seen.get("inbox", {})
     seen["inbox"] = there
     found: dict[str, tuple[Any, str]] = {}
     if whole := {name: stamp for name, stamp in there.items() if before.get(name) == stamp and name not in stays}:
         found["inbox"] = (whole, f"in the inbox: {', '.join(whole)}")
-    elif inbox.is_unfinished(ROOT, wanted):
+    elif drop_folder.is_unfinished(ROOT, wanted):
         found["inbox"] = ("unfinished", "a file was being taken from the inbox when something ended that")
     if untold := [name for name in stays if name not in seen.get("stays", {})]:
         found["stays"] = (untold, f"stays in the inbox: {', '.join(untold)}")
@@ -171,7 +171,7 @@ class _Look:
                     problems.append(str(error))
                 except Exception as error:  # nor does a fault of ours, which the log shows whole
                     get_run_logger().error("the look failed: %s", escape.visible(traceback.format_exc()))
-                    problems.append(f"{type(error).__name__}: {inbox.printable(str(error))}")
+                    problems.append(f"{type(error).__name__}: {drop_folder.printable(str(error))}")
             self._remember(looked=self._due)
         except workspace.Busy as busy:
             self._said.append(f"waits: {busy}")
@@ -184,22 +184,22 @@ class _Look:
     def _empty_the_inbox(self) -> None:
         """Append what lies whole in the inbox to the corpus."""
         folder = ROOT / self._wanted.watch.inbox
-        there, stays = inbox.waiting(folder), inbox.staying(folder)
+        there, stays = drop_folder.waiting(folder), drop_folder.staying(folder)
         before = self._memory.get("inbox", {})
         whole = [name for name, stamp in there.items() if before.get(name) == stamp and name not in stays]
         self._said += [why for name, why in stays.items() if name not in self._memory.get("stays", {})]
         self._remember(inbox=there, stays=stays)
         self._said += [
-            f"{inbox.printable(name)} is in the inbox: taken if it is the same at the next look"
+            f"{drop_folder.printable(name)} is in the inbox: taken if it is the same at the next look"
             for name in there
             if name not in whole and name not in stays
         ]
-        if not whole and not inbox.is_unfinished(ROOT, self._wanted):
+        if not whole and not drop_folder.is_unfinished(ROOT, self._wanted):
             return
         with workspace.claim(ROOT, _WHO):
-            taken = inbox.take(ROOT, self._wanted, whole)
+            taken = drop_folder.take(ROOT, self._wanted, whole)
         for file in taken:
-            name, place = inbox.printable(file.name), inbox.printable(file.place)
+            name, place = drop_folder.printable(file.name), drop_folder.printable(file.place)
             if file.refused:
                 get_run_logger().error(file.refused)
                 self._said.append(f"refused {name}: {file.refused} (it is in {place})")

@@ -18,12 +18,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import escape, params, paths
 from pipeline.command import say
-from pipeline.context import context_of
 from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
 from pipeline.evaluation.generation import Generated, Openings, first_words, openings, write
 from pipeline.evaluation.perplexity import Score
-from pipeline.model_version import content_version
+from pipeline.modeling.context import context_of
+from pipeline.registry.model_version import content_version
 from pipeline.training import speed
 from pipeline.workspace import run_stage
 

@@ -35,10 +35,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import UserError, say
-from pipeline.context import check_prompts, context_of
-from pipeline.nats import MOST_NATS
+from pipeline.evaluation.nats import MOST_NATS
+from pipeline.modeling import lora
+from pipeline.modeling.context import check_prompts, context_of
 from pipeline.revision import git_revision
-from pipeline.training import checkpoints, curve, devices, estimate, lora, speed
+from pipeline.training import checkpoints, curve, devices, estimate, speed
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.speed import Precision
 from pipeline.training.trainer import ResumableTrainer, Stopped, saved_choices

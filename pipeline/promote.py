@@ -17,11 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import params, paths, storage, verdict
+from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
-from pipeline.model_version import content_version, short
-from pipeline.registry import Registry, Version
-from pipeline.verdict import Verdict
+from pipeline.registry.model_version import content_version, short
+from pipeline.registry.store import Registry, Version
+from pipeline.verdict import judge
+from pipeline.verdict.judge import Verdict
 
 if TYPE_CHECKING:  # at run time it brings torch along, which a refusal can do without
     from pipeline.evaluate import Evaluated, HeldOut
@@ -57,7 +58,7 @@ def decide(all_params: params.Params, registry: Registry, force: str | None = No
     champion = registry.champion()
     at = datetime.now(UTC).isoformat(timespec="seconds")
     if champion and champion.version == metrics["candidate"]["version"]:
-        judged = verdict.unchanged(metrics["candidate"], at)
+        judged = judge.unchanged(metrics["candidate"], at)
         _write(judged)  # but no page: the one of the promotion stays
         return Decision(judged, registry, champion, page=None)
     _check_version(metrics, "base", paths.BASE)
@@ -75,7 +76,7 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
     judged, registry = decision.verdict, decision.registry
     if judged.difference is None:
         return None  # nothing was compared, so there is nothing to record
-    said = verdict.summary(judged) + (f" ({why})" if why else "")
+    said = judge.summary(judged) + (f" ({why})" if why else "")
     figures = _figures(judged)
     version: str = judged.candidate["version"]
     if not judged.promoted:
@@ -127,7 +128,7 @@ def _judge(
         for figures, bytes_, seconds in zip((metrics["candidate"], opponent), size, latency, strict=True)
     )
     left = registry.rolled_back(candidate["version"])
-    judged = verdict.judge(
+    judged = judge.judge(
         candidate,
         opponent,
         candidate_scores,
@@ -158,8 +159,8 @@ def measure(candidate: Path, opponent: Path) -> tuple[Pair, Pair]:
     """
     import torch
 
-    from pipeline.context import context_of, start_and_end
     from pipeline.evaluate import load_model
+    from pipeline.modeling.context import context_of, start_and_end
 
     models = [load_model(folder) for folder in (candidate, opponent)]
     tokens = min(_TOKENS, *(context_of(model.config) for model, _ in models))
@@ -221,7 +222,7 @@ def _scores(texts: "HeldOut", metrics: Mapping[str, Any]) -> Any:
 
 def _write(judged: Verdict) -> None:
     """Write verdict.json, whole or not at all."""
-    storage.replace(paths.VERDICT, json.dumps(verdict.as_json(judged), indent=2, ensure_ascii=False) + "\n")
+    storage.replace(paths.VERDICT, json.dumps(judge.as_json(judged), indent=2, ensure_ascii=False) + "\n")
 
 
 def _report(
@@ -231,7 +232,7 @@ def _report(
     metrics: Mapping[str, Any],
     measured: "Evaluated | None",
 ) -> Path:
-    from pipeline import report
+    from pipeline.reporting import report
 
     shown = None
     if champion:
@@ -242,7 +243,7 @@ def _report(
             "labels": champion.labels,
         }
     collected = report.collect(
-        verdict.as_json(judged),
+        judge.as_json(judged),
         {**metrics, **({"champion": measured.figures} if measured else {})},
         champion=shown,
         champion_folder=champion.folder if champion else None,
@@ -289,9 +290,9 @@ def main() -> None:
     judged = decision.verdict
     new = None if arguments.dry_run else carry_out(decision, why=arguments.force if judged.forced is None else None)
     if arguments.json:
-        echo_json(verdict.as_json(judged))
+        echo_json(judge.as_json(judged))
     else:
-        echo(verdict.text(judged) + "\n" + _ending(decision, new, arguments.dry_run))
+        echo(judge.text(judged) + "\n" + _ending(decision, new, arguments.dry_run))
     if not judged.promoted:
         sys.exit(NO)
 

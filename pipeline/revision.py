@@ -8,7 +8,7 @@ from pipeline import params
 
 # What a candidate hangs on, as git sees it; the corpus and the base besides, wherever they are.
 SOURCES = ("constraints.txt", "data", "dvc.yaml", "params.yaml", "pipeline", "starter")
-# Tells the stages the revision in which a retraining recorded what they are about to read (`flows.provenance`).
+# Tells the stages the revision in which a retraining recorded what they are about to read (`flows.runtime.provenance`).
 RECORDED = "RETRAIN_REVISION"
 
 

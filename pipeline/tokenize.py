@@ -27,7 +27,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from pipeline import params, paths
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError
-from pipeline.context import check_prompts, context_of, encoded_as_text, start_and_end
+from pipeline.modeling.context import check_prompts, context_of, encoded_as_text, start_and_end
 from pipeline.workspace import run_stage
 
 SPLITS = ("train", "validation", "test")

@@ -29,14 +29,14 @@ from pipeline.command import UserError, say
 from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.explain import Explainer
-from pipeline.intake.look import look
 from pipeline.intake.quarantine import Quarantine
-from pipeline.intake.records import read
-from pipeline.intake.report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, copies_sentence, page
+from pipeline.intake.reader import read
 from pipeline.intake.rules import Checker, Reasons, corpus_suite, duplicate_suite, row_suite
+from pipeline.intake.sniff import look
 from pipeline.intake.source import Look, clipped
 from pipeline.intake.splits import splits_at
 from pipeline.intake.workers import Inspection, inspect_all
+from pipeline.reporting.intake_report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, copies_sentence, page
 from pipeline.workspace import run_stage
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started

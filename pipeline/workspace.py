@@ -52,7 +52,7 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
         now = f"{datetime.now():%Y-%m-%d %H:%M:%S}"
         lock.write(json.dumps({"who": who, "pid": os.getpid(), "since": now, "claim": token}))
         lock.flush()
-        # `flows.child` takes it along, so that a killed holder's lock is held until its last process has ended.
+        # `flows.runtime.supervisor` inherits it, so that a killed holder's lock is held until its last process ends.
         os.set_inheritable(lock.fileno(), True)
         before = os.environ.get(_CLAIM)
         os.environ[_CLAIM] = token

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import seeing
+from serving import telemetry
 
 logger = logging.getLogger("bentoml.serving")
 
@@ -50,7 +50,7 @@ class ApiError(Exception):
 
     def answer(self) -> JSONResponse:
         """Return the error as a response, and count it."""
-        seeing.refused(self.status, self.code)
+        telemetry.refused(self.status, self.code)
         return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from weakref import WeakSet
 
-from serving import seeing
-from serving.engine import Engine, EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
+from serving import telemetry
+from serving.detokenizer import Writer
+from serving.engines.protocol import Engine, EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
 from serving.errors import ApiError
-from serving.limits import LIMITS
 from serving.served_model import Loaded
-from serving.text import Writer
+from serving.settings import LIMITS
 
 _SHORT = 2_000  # characters, which are tokens within a millisecond
 _tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizing")
@@ -47,7 +47,7 @@ class Job:
         self.completion_tokens = 0  # so far, with the end token and those of a stop string
         self._writer = Writer(loaded.engine.tokenizer, prompt, stop)
         self._stream = loaded.engine.submit(prompt, sampling)
-        self._seen = seeing.Writing(loaded.version, len(prompt))
+        self._seen = telemetry.Writing(loaded.version, len(prompt))
         self._began = self._stream.loop.time()
         # One timer, moved on when there is a first token: one for each token would cost a tenth of handling it.
         self._timer = self._end_in(min(LIMITS.first_token_seconds, LIMITS.timeout))

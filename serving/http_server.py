@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pipeline.params import Service
 from serving.errors import ApiError
-from serving.limits import LIMITS
+from serving.settings import LIMITS
 
 _MAX_FIELDS = 100  # header fields of a request, as in Apache
 _MAX_PIPELINED = 16  # requests that one connection may send before the first is answered

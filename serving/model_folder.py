@@ -10,9 +10,9 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline import paths
 from pipeline.command import UserError
-from pipeline.model_safety import unsafe
-from pipeline.model_version import NEEDED, content_version, short
-from pipeline.registry import Registry
+from pipeline.modeling.safety import unsafe
+from pipeline.registry.model_version import NEEDED, content_version, short
+from pipeline.registry.store import Registry
 
 POINTER = paths.REGISTRY / "champion.json"
 

@@ -10,10 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from serving import generation
 from serving.body import BoundedRoute
-from serving.engine import Engine, Sampling, Token, cannot
+from serving.engines.protocol import Engine, Sampling, Token, cannot
 from serving.errors import ApiError
 from serving.generation import Job
-from serving.limits import LIMITS
 from serving.openai_schema import (
     Choice,
     Completion,
@@ -27,6 +26,7 @@ from serving.openai_schema import (
 from serving.schema import errors_of, generated
 from serving.scoring_thread import ScoringThread
 from serving.served_model import Loaded, ServedModel
+from serving.settings import LIMITS
 from serving.streaming import EventStream, UntilAnswered, unless_gone
 
 _LEAST_TOP_P = 1e-9  # OpenAI's may be 0, which leaves the likeliest token alone, as this does

@@ -18,9 +18,9 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault
 
-from serving.engine import FinishReason
-from serving.limits import LIMITS
+from serving.engines.protocol import FinishReason
 from serving.schema import RequestModel, Seed, Stop, StopString, Usage
+from serving.settings import LIMITS
 
 MOST_CHOICES = LIMITS.max_concurrency  # texts that one request may ask for, prompts times n
 MOST_LOGPROBS = 5

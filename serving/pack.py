@@ -21,8 +21,8 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline import params, paths
 from pipeline.command import UserError, arg_parser, echo, run, say
-from pipeline.model_version import content_version
-from pipeline.registry import Registry
+from pipeline.registry.model_version import content_version
+from pipeline.registry.store import Registry
 from serving import model_folder
 
 _NAME = "gpt2"  # of the bento; bentofile.yaml has it too

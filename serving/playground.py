@@ -8,8 +8,8 @@ from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from serving.http_rules import source_hash
-from serving.limits import LIMITS
 from serving.schema import GenerateRequest
+from serving.settings import LIMITS
 
 _PLACE = "{{ settings }}"
 

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.params import Service
-from serving.limits import LIMITS
+from serving.settings import LIMITS
 
 _VARIABLE = "FORWARDED_ALLOW_IPS"  # uvicorn's name for the same
 _MAX_HOPS = 10  # proxies between the caller and the service

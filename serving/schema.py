@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from serving.engine import FinishReason, Sampling
-from serving.limits import LIMITS
+from serving.engines.protocol import FinishReason, Sampling
+from serving.settings import LIMITS
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 Stop = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]

@@ -1,7 +1,7 @@
 """Scoring runs one prompt at a time, in a thread that ends when no prompt is left.
 
 It takes all cores for a while, so two at once gain nothing; and a thread that stayed would slow the engine down, see
-`serving.scheduler.Scheduler`. How many prompts may wait here is bounded by `serving.generation.start`.
+`serving.engines.scheduler.Scheduler`. How many prompts may wait here is bounded by `serving.generation.start`.
 """
 
 import asyncio

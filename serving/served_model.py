@@ -23,16 +23,16 @@ from weakref import WeakKeyDictionary
 
 from bentoml.exceptions import BentoMLException
 
-from pipeline.model_version import short
 from pipeline.params import Service
-from serving import model_folder, seeing
-from serving.engine import Engine, EngineError, Sampling, cannot
+from pipeline.registry.model_version import short
+from serving import model_folder, telemetry
+from serving.engines.protocol import Engine, EngineError, Sampling, cannot
 from serving.errors import ApiError
-from serving.limits import LIMITS
 from serving.model_folder import Mark, ModelFolder
+from serving.settings import LIMITS
 
 if TYPE_CHECKING:
-    from serving.scoring import Scorer  # torch, which BentoML's master has no use for
+    from serving.engines.scoring import Scorer  # torch, which BentoML's master has no use for
 
 logger = logging.getLogger("bentoml.serving")
 
@@ -281,7 +281,7 @@ class ServedModel:
 
     def _tell_metrics(self) -> None:
         if self._served:
-            seeing.serving(self._served.loaded.version, self._served.loaded.engine.name)
+            telemetry.serving(self._served.loaded.version, self._served.loaded.engine.name)
 
     def _find_folders(self) -> tuple[ModelFolder, dict[str, ModelFolder]]:
         others = model_folder.beside(self._root, self._limits.beside)
@@ -310,7 +310,7 @@ class ServedModel:
             with contextlib.suppress(_RefusedError):  # then there is nothing to serve, as before
                 await self._swap(replace(previous, why=f"{previous.why}, as the champion was refused", follows=True))
                 self._tell_metrics()
-        seeing.swap_refused()
+        telemetry.swap_refused()
         if self._served is None:
             self.status = "failed"
             logger.error("the model could not be loaded: %s", reason)
@@ -435,7 +435,7 @@ async def _try(engine: Engine) -> None:
 def _make_scorer(folder: Path, version: str) -> "Scorer":
     if model_folder.version(folder) != version:
         raise _RefusedError(f"the files of model {version} are gone or others, so it writes but cannot score")
-    from serving.scoring import Scorer
+    from serving.engines.scoring import Scorer
 
     try:
         with ThreadPoolExecutor(max_workers=1) as thread:  # ends: one that stayed would slow the engine, see Scheduler

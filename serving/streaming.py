@@ -10,9 +10,9 @@ from fastapi import Depends, Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving import seeing
+from serving import telemetry
 from serving.errors import ApiError, log_crash, of_status
-from serving.limits import LIMITS
+from serving.settings import LIMITS
 
 T = TypeVar("T")
 Event = Mapping[str, Any]  # a JSON object
@@ -83,7 +83,7 @@ async def _lines(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[by
         if not isinstance(crash, ApiError):
             log_crash(crash)
         error = crash if isinstance(crash, ApiError) else of_status(500, {})
-        seeing.refused(error.status, error.code)
+        telemetry.refused(error.status, error.code)
         yield b"event: error\n" + _line(error.body)
     else:
         yield b"data: [DONE]\n\n"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline.registry import Registry
+from pipeline.registry.store import Registry
 from tests.conftest import ROOT, STAGES, Clone
 from tests.serving.conftest import serving
 from tests.test_dvc_yaml import outputs

@@ -19,11 +19,14 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from flows import artifacts, drift, notify, provenance, rollback, stages
-from pipeline import command, data_diff, evaluate, params, paths, registry, validate
+from flows import drift, rollback
+from flows.runtime import artifacts, notify, provenance, stages
+from pipeline import command, evaluate, params, paths, validate
+from pipeline.data_diff import compare
 from pipeline.promote import Decision
-from pipeline.registry import Registry
-from pipeline.verdict import Gate, Verdict
+from pipeline.registry import store
+from pipeline.registry.store import Registry
+from pipeline.verdict.judge import Gate, Verdict
 from tests.conftest import LINES, Workspace
 
 LOADED = "evil.png"
@@ -89,8 +92,8 @@ def test_a_corpus_with_odd_names_and_cells(workspace: Workspace, ended: Callable
 
     old = shutil.copy(paths.CLEAN, workspace.folder / f"{column}.parquet")
     pd.DataFrame({"row": [2], "text": [f"{MARK} new"], "split": ["train"]}).to_parquet(paths.CLEAN)
-    ended(data_diff.main, str(old), str(paths.CLEAN), "--page", "diff.html")
-    ended(data_diff.main, str(old), str(paths.CLEAN), "--json")
+    ended(compare.main, str(old), str(paths.CLEAN), "--page", "diff.html")
+    ended(compare.main, str(old), str(paths.CLEAN), "--json")
     check_html(Path("diff.html").read_text(encoding="utf-8"))
 
     workspace.set(validate__column=MARK)
@@ -154,9 +157,9 @@ def test_a_registry_with_odd_reasons_names_and_labels(
         ["history", "--json"],
         ["diff", "previous", "champion"],
     ):
-        ended(registry.main, *arguments)
-    assert "\\u001b]0;owned" in ended(registry.main, "rollback", "--why", MARK)
-    ended(registry.main, "show", MARK)
+        ended(store.main, *arguments)
+    assert "\\u001b]0;owned" in ended(store.main, "rollback", "--why", MARK)
+    ended(store.main, "show", MARK)
 
     state = rollback.rollback.fn(why=MARK)
     check_terminal(state.message or "")

@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 
 from pipeline import base, evaluate, finetune
 from pipeline.command import UserError
-from serving import ctranslate2_engine, model_folder, transformers_engine
+from serving import model_folder
+from serving.engines import ctranslate2, transformers
 from tests.conftest import ROOT
 
 PRODUCT = [
@@ -100,16 +101,16 @@ def planted(tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def convert(folder: Path) -> None:
-    ctranslate2_engine._convert(folder, folder.parent / "converted")
+    ctranslate2._convert(folder, folder.parent / "converted")
 
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     "base": lambda folder: base.take_in(str(folder), folder.parent / "base"),
     "finetune": lambda folder: finetune.load_base(folder, 0.1),
     "evaluate": evaluate.load_model,
-    "transformers": transformers_engine.load,
-    "tokenizer": transformers_engine.tokenizer_of,
-    "ctranslate2": ctranslate2_engine.unfit,
+    "transformers": transformers.load,
+    "tokenizer": transformers.tokenizer_of,
+    "ctranslate2": ctranslate2.unfit,
     "conversion": convert,
 }
 CODE = {
@@ -141,7 +142,7 @@ def test_the_folders_own_generation_never_runs(planted: Planted) -> None:
 def test_weights_come_from_safetensors_alone(planted: Planted) -> None:
     (planted.folder / "model.safetensors").unlink()
     torch.save({}, planted.folder / "pytorch_model.bin")
-    for load in (evaluate.load_model, transformers_engine.load, lambda folder: finetune.load_base(folder, 0.1)):
+    for load in (evaluate.load_model, transformers.load, lambda folder: finetune.load_base(folder, 0.1)):
         with pytest.raises(OSError, match=r"model\.safetensors"):
             load(planted.folder)
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.canaries import Canary as Canary
 from pipeline.canaries import canaries as canaries
 from pipeline.canaries import made_up_secret
-from pipeline.context import encoded_as_text, start_and_end
 from pipeline.evaluation.perplexity import score
+from pipeline.modeling.context import encoded_as_text, start_and_end
 
 _ALTERNATIVES = 127  # secrets that were not planted, among which a planted one is ranked: an exposure of 7 bits at most
 _AT_ONCE = 16  # canaries read together: 16 x 32 tokens x GPT-2's 50,257 logits are 100 MB

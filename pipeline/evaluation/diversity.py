@@ -11,7 +11,7 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.context import encoded_as_text
+from pipeline.modeling.context import encoded_as_text
 
 _LONGEST_PERIOD = 32  # tokens, of a loop: about two sentences
 _LEAST_TURNS = 3  # what stands twice may be meant

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.context import context_of, encoded_as_text, start_and_end
+from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import pandas as pd
 from pydivsufsort import divsufsort, sa_search
 from transformers import PreTrainedTokenizerBase
 
-from pipeline.context import encoded_as_text
 from pipeline.evaluation.perplexity import Score
+from pipeline.modeling.context import encoded_as_text
 
 _PART_BYTES = 100_000_000  # of text; sorting it and searching in it take 5 bytes each: 0.5 GB
 _BETWEEN = b"\xff"  # between two rows; UTF-8 has no such byte, so no run of a text crosses it

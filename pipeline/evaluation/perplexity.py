@@ -20,9 +20,9 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.command import UserError, arg_parser, echo_json, run
-from pipeline.context import context_of, encoded_as_text, start_and_end
 from pipeline.evaluation.bootstrap import interval, resampled_ratio
-from pipeline.nats import MOST_NATS
+from pipeline.evaluation.nats import MOST_NATS
+from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
 from pipeline.training import speed
 
 _TEXTS_AT_ONCE = 1000  # through the tokenizer, whose lists take ten times the memory of the ids

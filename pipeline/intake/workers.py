@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import params
 from pipeline.intake.duplicates import Fingerprints, fingerprint
-from pipeline.intake.measures import measure
+from pipeline.intake.row_metrics import measure
 
 T = TypeVar("T")
 

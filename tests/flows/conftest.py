@@ -239,7 +239,15 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         "PREFECT_CLI_PROMPT": "false",
         "DO_NOT_TRACK": "1",
     }
-    server = ["uvicorn", "--factory", "flows.server:app", "--host", "127.0.0.1", "--port", str(port)]  # as in `make up`
+    server = [
+        "uvicorn",
+        "--factory",
+        "flows.runtime.server:app",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]  # as in `make up`
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     with background(command, folder, environment) as log, pytest.MonkeyPatch.context() as here:
         here.setenv("DO_NOT_TRACK", "1")  # for flows that a test runs in its own process

@@ -102,7 +102,9 @@ def test_training_does_not_outlive_its_worker(
         assert (project.folder / "checkpoint").read_text() == "whole"
     with claim(Path(), "another", patience=300):
         pass
-    if number == signal.SIGKILL:  # after SIGTERM Prefect leaves it Running (#16746): `flows.crashed` sees to that
+    if (
+        number == signal.SIGKILL
+    ):  # after SIGTERM Prefect leaves it Running (#16746): `flows.runtime.zombie_runs` sees to that
         assert prefect.ended(run)["type"] == "CRASHED"
 
 

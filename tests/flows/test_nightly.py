@@ -29,8 +29,8 @@ from prefect.settings import (
 )
 from prefect.states import Cancelling
 
-from flows.settings import HOME
-from pipeline.registry import Registry, Version
+from flows.runtime.settings import HOME
+from pipeline.registry.store import Registry, Version
 from tests.conftest import ROOT, Clone
 from tests.flows.conftest import within
 
@@ -134,7 +134,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"BENTOML_HOME": str(clone.folder / ".bentoml"), "OMP_NUM_THREADS": "1"}
     environment["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # not 10: the test is in a hurry
-    command = [sys.executable, "-m", "flows.up", "--port", str(port), "--no-service", "--no-password"]
+    command = [sys.executable, "-m", "flows.local_stack", "--port", str(port), "--no-service", "--no-password"]
     log = (clone.folder / "up.log").open("w")
     up = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     settings = {

@@ -10,8 +10,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from flows.rollback import rollback
 from pipeline import escape
-from pipeline.model_version import short
-from pipeline.registry import Registry
+from pipeline.registry.model_version import short
+from pipeline.registry.store import Registry
 from tests.conftest import Workspace
 from tests.flows.conftest import Prefect
 

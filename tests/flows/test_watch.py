@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from flows import watch as watching
 from flows.watch import watch
 from pipeline import escape, paths
-from pipeline.registry import Registry
+from pipeline.registry.store import Registry
 from pipeline.workspace import claim
 from tests.conftest import LINES
 from tests.flows.conftest import Prefect, Project, within
@@ -302,7 +302,7 @@ def test_a_fault_in_the_inbox_keeps_the_look_from_nothing_else(
     def fault(*_: object) -> None:
         raise LookupError("a fault of ours, caf\udce9")
 
-    monkeypatch.setattr("flows.inbox.take", fault)
+    monkeypatch.setattr("flows.runtime.drop_folder.take", fault)
     watched.put("text\nFrom the inbox.\n")
     watched.project.write_corpus("text\nA.\nB.\n")
     watched.look()

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pipeline import escape, evaluate, params, paths
-from pipeline.model_version import content_version
+from pipeline.registry.model_version import content_version
 from tests.conftest import LINES, Workspace
 
 pytestmark = pytest.mark.integration

@@ -26,13 +26,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline import evaluate, params, paths, promote
 from pipeline.canaries import canaries
 from pipeline.command import UserError, run
-from pipeline.context import start_and_end
 from pipeline.evaluation.perplexity import score
-from pipeline.model_version import content_version, short
+from pipeline.modeling.context import start_and_end
 from pipeline.promote import Decision, carry_out, decide
-from pipeline.registry import Registry, Version
+from pipeline.registry.model_version import content_version, short
+from pipeline.registry.store import Registry, Version
 from tests.conftest import ROOT, Workspace
-from tests.pipeline.test_kill import PROCESSES
+from tests.pipeline.training.test_kill import PROCESSES
 
 pytestmark = pytest.mark.integration
 
@@ -40,7 +40,7 @@ COLOURS = ("red", "brown", "golden", "black", "small", "old")
 ANIMALS = ("fox", "dog", "cat", "king", "rat", "ox")
 PLACES = ("river", "bank", "mat", "crown", "apple", "rain")
 # A session has one server from which processes are forked, so it imports what its other user needs as well.
-PROCESSES.set_forkserver_preload(["tests.pipeline.test_kill", "tests.pipeline.test_promote"])
+PROCESSES.set_forkserver_preload(["tests.pipeline.training.test_kill", "tests.pipeline.test_promote"])
 
 
 def sentences(count: int, seed: int) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from pipeline import paths, promote, storage, workspace
 from pipeline.command import UserError
 from pipeline.training import checkpoints
-from pipeline.verdict import unchanged
+from pipeline.verdict.judge import unchanged
 from tests.conftest import ROOT
 
 

@@ -112,7 +112,7 @@ def test_a_holder_that_is_killed_leaves_no_stuck_lock() -> None:
 
 
 def test_a_killed_holders_lock_is_held_by_a_child_that_took_it_along() -> None:
-    # As flows.stages starts flows.child; other children, as DVC starts its stages, do not get it.
+    # As flows.runtime.stages starts flows.runtime.supervisor; other children, as DVC starts its stages, do not get it.
     line = (
         "import subprocess; child = subprocess.Popen(['sleep', '600'], close_fds=False); print(child.pid, flush=True)"
     )

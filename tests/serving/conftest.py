@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-    from serving.transformers_engine import TransformersEngine
+    from serving.engines.transformers import TransformersEngine
 
 REPOSITORY = Path(__file__).parents[2]
 CONTEXT = 64  # of `tiny_gpt2`
@@ -43,7 +43,7 @@ def model(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine(model: Path) -> "TransformersEngine":
-    from serving.transformers_engine import TransformersEngine
+    from serving.engines.transformers import TransformersEngine
 
     return TransformersEngine(model)
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from serving import generation
-from serving.engine import EngineError, FinishReason, Sampling, Stream, Token
+from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token
 from serving.errors import ApiError
 from serving.generation import Job, start
 from serving.model_folder import ModelFolder

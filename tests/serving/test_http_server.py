@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from serving import http_server
-from serving.limits import LIMITS
+from serving.settings import LIMITS
 
 GET = b"GET /path HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /length HTTP/1.1\r\nHost: localhost\r\n"

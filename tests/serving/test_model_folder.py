@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from bentoml.exceptions import BentoMLException
 
-from pipeline.model_version import short
-from pipeline.registry import Registry, Version
+from pipeline.registry.model_version import short
+from pipeline.registry.store import Registry, Version
 from serving import model_folder
 from tests.serving.conftest import DATA, REPOSITORY
 

@@ -19,12 +19,12 @@ from transformers import AutoModelForCausalLM
 
 from serving import errors, generation
 from serving import openai as openai_routes
-from serving.engine import EngineError, Sampling, Stream, Token
-from serving.limits import LIMITS
+from serving.engines.protocol import EngineError, Sampling, Stream, Token
+from serving.engines.scoring import Scorer
 from serving.model_folder import ModelFolder
 from serving.openai_schema import MOST_CHOICES
-from serving.scoring import Scorer
 from serving.served_model import Loaded
+from serving.settings import LIMITS
 from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, serving
 
 START = END = "<|endoftext|>"

@@ -21,8 +21,8 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from docs.picture import Browser, browser
 from serving import playground
-from serving.limits import LIMITS
 from serving.schema import GenerateRequest
+from serving.settings import LIMITS
 from tests.serving.conftest import serving
 
 needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")

@@ -8,7 +8,7 @@ from bentoml.exceptions import BentoMLException
 from starlette.types import Receive, Scope, Send
 
 from serving import proxies
-from serving.limits import LIMITS
+from serving.settings import LIMITS
 
 
 def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ("10.0.0.0/8",), **headers: str) -> tuple[Any, str]:

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from pipeline.registry import Registry, Version
+from pipeline.registry.store import Registry, Version
 from serving import model_folder, served_model
-from serving.engine import EngineError, Sampling, Stream, Token
+from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.limits import LIMITS
 from serving.served_model import Loaded, ServedModel
+from serving.settings import LIMITS
 from tests.serving.conftest import REPOSITORY
 
 QUICK = LIMITS.model_copy(update={"follow_seconds": 0.01, "drain_seconds": 0.3, "beside_minutes": 60})
@@ -313,7 +313,7 @@ async def test_every_byte_of_large_weights_is_checked(project: Project, monkeypa
         content[-1] ^= 1
         weights.write_bytes(content)
         monkeypatch.setattr(
-            "pipeline.registry._QUICKLY_HASHED", 0
+            "pipeline.registry.store._QUICKLY_HASHED", 0
         )  # the registry holds large files to their size alone
         await served._look()
         assert served.refused
@@ -553,7 +553,7 @@ async def test_the_scorer_of_a_model_is_made_once_and_goes_with_it(
             made.append(weakref.ref(self))
 
     made: list[weakref.ref[Scorer]] = []
-    monkeypatch.setitem(sys.modules, "serving.scoring", SimpleNamespace(Scorer=Scorer))
+    monkeypatch.setitem(sys.modules, "serving.engines.scoring", SimpleNamespace(Scorer=Scorer))
     first = project.promote("first")
     async with following(project) as served:
         async with served.take() as loaded:

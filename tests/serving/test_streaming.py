@@ -12,10 +12,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from serving import errors, generation, routes, streaming
-from serving.engine import EngineError
+from serving import errors, generation, streaming
+from serving.engines.protocol import EngineError
 from serving.model_folder import ModelFolder
 from serving.served_model import Loaded
+from serving.tasks import causal_lm
 from tests.serving.conftest import DATA, PROMPT
 from tests.serving.test_generation import Told, limit, run
 
@@ -144,7 +145,7 @@ def served(engine: Told) -> Served:
 
 @pytest.fixture
 def app(served: Served) -> Any:
-    made: Any = routes.make_app
+    made: Any = causal_lm.make_app
     app: FastAPI = made("test", served)
     return errors.ErrorShape(app)
 

@@ -22,11 +22,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.registry import Registry, Version
-from serving import engines, int8_engine
-from serving.engine import Engine
-from serving.limits import LIMITS
+from pipeline.registry.store import Registry, Version
+from serving.engines import int8, selection
+from serving.engines.protocol import Engine
 from serving.served_model import ServedModel
+from serving.settings import LIMITS
 from tests.serving.conftest import PROMPT, Server, serving
 
 pytestmark = pytest.mark.integration
@@ -282,12 +282,12 @@ def test_a_model_that_was_replaced_is_gone_and_its_memory_with_it(
         torch.manual_seed(seed)
         GPT2LMHeadModel(GPT2Config(**{**settings, "n_embd": 512, "n_layer": 8, "n_head": 8})).save_pretrained(folder)
         versions.append(project.registry.add(folder, {}, {}))
-    if engine == "int8" and (reason := int8_engine.unfit(versions[0].folder)):
+    if engine == "int8" and (reason := int8.unfit(versions[0].folder)):
         pytest.skip(reason)
     made: list[weakref.ref[Engine]] = []
 
     def make(folder: Path) -> Engine:
-        new = engines.make(folder, engine)
+        new = selection.make(folder, engine)
         made.append(weakref.ref(new))
         return new
 

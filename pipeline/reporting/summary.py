@@ -1,0 +1,58 @@
+"""The last `dvc repro` in ten lines: what came in, what training did, how much better it got, and what to do next."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline import params, paths
+from pipeline.command import UserError, arg_parser, echo, run
+from pipeline.reporting.text_table import table
+
+
+def summary() -> list[tuple[str, str]]:
+    """Return a name and a value for each line; raises UserError where a stage has not run."""
+    validate, finetune, evaluate = (
+        _metrics(path) for path in (paths.VALIDATE_METRICS, paths.FINETUNE_METRICS, paths.EVALUATE_METRICS)
+    )
+    base, candidate = evaluate["base"], evaluate["candidate"]
+    return [
+        ("corpus", f"{validate['corpus']}: {validate['rows_in']:,} rows, {validate['rows_clean']:,} clean"),
+        ("quarantined", f"{validate['rows_quarantined']:,} rows, see {paths.QUARANTINE}"),
+        ("base", params.load().base),
+        ("training", f"{finetune['steps']:,} steps, best of {finetune['epochs']} epochs: {finetune['best_epoch']}"),
+        ("perplexity", f"{_perplexity(base)} -> {_perplexity(candidate)}, on the test rows"),
+        ("bits per byte", f"{base['bits_per_byte']:.2f} -> {candidate['bits_per_byte']:.2f}"),
+        ("candidate", str(paths.CANDIDATE)),
+        ("samples", str(paths.SAMPLES_PAGE)),
+        ("plots", "dvc plots show"),
+        ("next", "python -m pipeline.promote   (is it better, beyond noise? then it is served)"),
+    ]
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here, so there is no run to show; run `dvc repro`") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); run `dvc repro`") from None
+    return found
+
+
+def _perplexity(figures: dict[str, Any]) -> str:
+    low, middle, high = (_three_digits(figures[f"perplexity{end}"]) for end in ("_low", "", "_high"))
+    return f"{middle} ({low} to {high})"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    """Print the summary."""
+    arg_parser().parse_args()
+    echo(table(summary()))
+
+
+if __name__ == "__main__":
+    run(main)

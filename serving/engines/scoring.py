@@ -1,0 +1,45 @@
+"""What the reference model thinks of given tokens: for OpenAI's `echo`, on which evaluation harnesses rely."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from serving.engines.protocol import Token
+from serving.engines.transformers import context_of, load, read, reads_in_parts
+
+_LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in float32
+
+
+class Scorer:
+    """The model in a folder, in float32 on a CPU; safe to call from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        """Load the model; raises what transformers raises."""
+        self._model = load(folder)
+        self.context = context_of(self._model)
+        vocabulary = self._model.get_input_embeddings().weight.shape[0]
+        self._at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if reads_in_parts(self._model) else sys.maxsize
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int], top: int = 0) -> list[Token]:
+        """Return each of `ids` with the logarithm of its probability after those before it, and the `top` likeliest.
+
+        The first has none: nothing is before it. Raises ValueError for more tokens than the context holds.
+        """
+        if len(ids) > self.context:
+            raise ValueError(f"{len(ids)} tokens to score, expected at most the context's {self.context}")
+        tokens = [Token(token) for token in ids[:1]]
+        cache: dict[str, Any] = {}
+        for begin in range(0, len(ids) - 1, self._at_once):
+            end = min(begin + self._at_once, len(ids) - 1)
+            logprobs = torch.log_softmax(read(self._model, cache, ids[begin:end], 0), dim=-1)
+            targets = torch.tensor(ids[begin + 1 : end + 1])
+            own = logprobs.gather(-1, targets[:, None])[:, 0].tolist()
+            values, likeliest = torch.topk(logprobs, min(top, logprobs.shape[-1]))
+            for at, (token, logprob) in enumerate(zip(targets.tolist(), own, strict=True)):
+                best = zip(likeliest[at].tolist(), values[at].tolist(), strict=True)
+                tokens.append(Token(token, logprob, tuple(best)))
+        return tokens

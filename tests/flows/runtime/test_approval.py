@@ -1,0 +1,321 @@
+"""A person approves or rejects through the server's API, as the UI does it, while the run waits."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+from flows.runtime import approval
+from flows.runtime.approval import Answer
+from pipeline import escape, params, paths
+from pipeline.promote import carry_out
+from pipeline.registry.model_version import content_version
+from pipeline.registry.store import Registry
+from tests.conftest import ROOT, Workspace
+from tests.flows.conftest import Prefect, within
+from tests.flows.runtime.test_artifacts import a_decision, candidate, put
+
+pytestmark = pytest.mark.integration
+SECONDS = 1 / 3600  # in hours
+
+
+@pytest.fixture(autouse=True, scope="module")
+def logs_are_sent(prefect: Prefect) -> Iterator[None]:
+    """Send what Prefect logs while its server is still there."""
+    yield
+    APILogHandler().flush()
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approval, "_POLL", 0.2)
+
+
+class Asking:
+    """A run that asks, in this process, and the question's run as the API shows it."""
+
+    def __init__(self, prefect: Prefect, **wanted: Any) -> None:
+        self.prefect, self.said = prefect, list[str]()
+        self.wanted = params.load().retrain.model_copy(update={"approval_hours": 60 * SECONDS, **wanted})
+        self.answer: Answer | None = None
+        self.state: State[Any] | None = None
+
+    def asked(self) -> None:
+        """Ask, and wait for the answer."""
+
+        @flow(name="asks")
+        def asks() -> Answer:
+            return approval.approved(a_decision(), self.wanted, self.said.append)
+
+        environment = self.prefect.environment
+        settings = {PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_HOME: environment["PREFECT_HOME"]}
+        with temporary_settings(settings):
+            self.state = asks(return_state=True)
+            self.answer = self.state.result()
+
+    def question(self) -> dict[str, Any]:
+        """Return the question's run, once it waits."""
+        found: list[dict[str, Any]] = []
+
+        def waits() -> bool:
+            found[:] = paused(self.prefect)
+            return len(found) == 1
+
+        assert within(300, waits)
+        return found[0]
+
+
+def paused(prefect: Prefect) -> list[dict[str, Any]]:
+    state = {"state": {"type": {"any_": ["PAUSED"]}}}
+    found: list[dict[str, Any]] = prefect.post(
+        "flow_runs/filter", flows={"name": {"any_": ["approval"]}}, flow_runs=state
+    )
+    return found
+
+
+def resume(prefect: Prefect, run: dict[str, Any], **form: Any) -> str:
+    return str(prefect.post(f"flow_runs/{run['id']}/resume", run_input=form)["status"])
+
+
+@contextmanager
+def meanwhile(person: Callable[[], None]) -> Iterator[None]:
+    """Let a person act while the block runs; the person's assertions count."""
+    failed: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            person()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    yield
+    thread.join()
+    if failed:
+        raise failed[0]
+
+
+@pytest.fixture
+def store(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    return workspace
+
+
+def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: Prefect, store: Workspace) -> None:
+    asking = Asking(prefect)
+    long = "word " * 400 + "end"
+    written = [
+        {
+            "prompt": f"prompt {number} ",
+            "champion": "![x](http://example.org)",
+            "candidate": f"candidate {number}\n{long}",
+        }
+        for number in range(4)
+    ]
+    put(paths.SAMPLES, written)
+    put(paths.REPORT, "<html></html>")
+
+    def person() -> None:
+        run = asking.question()
+        shown = prefect.api.get(f"flow_runs/{run['id']}/input/paused-{'c' * 12}-description").text
+        assert "Promoted: candidate cccccccccccc" in shown
+        assert "**reject**" in shown
+        assert run["name"] == f"WAITS for approval: {'c' * 12}"
+        [artifact] = prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run["id"]]}})
+        assert f"/artifacts/artifact/{artifact['id']}" in shown
+        assert all(f"prompt {number} " in shown for number in range(3))  # three pairs in the form
+        assert "prompt 3 " not in shown
+        assert long not in shown
+        assert "Promoted: candidate cccccccccccc" in artifact["data"]
+        assert escape.markdown(str(paths.REPORT.resolve())) in artifact["data"]
+        assert f"| prompt 3 | candidate 3<br/>{long} | \\!\\[x\\]\\(http\\://example.org\\) |" in artifact["data"]
+        parent = prefect.post("flow_runs/filter", flows={"name": {"any_": ["asks"]}}, sort="START_TIME_DESC", limit=1)
+        assert parent[0]["state"]["type"] == "RUNNING", "it keeps its slot"
+        assert resume(prefect, run) == "REJECT", "the form must be filled in"
+        assert resume(prefect, run, decision="perhaps") == "REJECT"
+        assert resume(prefect, run, decision="approve", name=" Ada\n L. ", comment="reads\nwell") == "ACCEPT"
+
+    with meanwhile(person):
+        asking.asked()
+    assert asking.answer == Answer(True, "Ada L. (in Prefect's UI)", "reads well")
+    assert asking.said[-1] == "approved by Ada L. (in Prefect's UI): reads well"
+    [question] = prefect.post("flow_runs/filter", flow_runs={"name": {"like_": f"approval of {'c' * 12}"}})
+    assert question["name"] == f"approval of {'c' * 12}: approved by Ada L. (in Prefect's UI): reads well"
+
+    candidate("a model")
+    version = content_version(paths.CANDIDATE)
+    decision = replace(a_decision(), registry=Registry(name="texts"))
+    decision = replace(decision, verdict=replace(decision.verdict, candidate={"version": version, "perplexity": 10.0}))
+    carry_out(decision, who=asking.answer.by, why=str(asking.answer))
+    (entry,) = decision.registry.history()
+    assert (entry.action, entry.who) == ("promote", "Ada L. (in Prefect's UI)")
+    assert "(approved by Ada L. (in Prefect's UI): reads well)" in entry.why
+
+
+def test_a_person_rejects_and_the_refusal_is_on_record(prefect: Prefect, store: Workspace) -> None:
+    asking = Asking(prefect, approval_default="approve")
+
+    def person() -> None:
+        assert resume(prefect, asking.question(), decision="reject", comment="it rhymes") == "ACCEPT"
+
+    with meanwhile(person):
+        asking.asked()
+    assert asking.answer == Answer(False, "a person in Prefect's UI", "it rhymes")
+
+    decision = approval.rejected(a_decision(), asking.answer)
+    assert carry_out(decision) is None
+    (entry,) = decision.registry.history()
+    assert (entry.action, entry.to) == ("refuse", f"texts:{'c' * 12}")
+    assert "It was rejected by a person in Prefect's UI: it rhymes." in entry.why
+
+
+@pytest.mark.parametrize("default", ["approve", "reject"])
+def test_after_the_time_limit_the_default_is_the_answer(prefect: Prefect, store: Workspace, default: Any) -> None:
+    asking = Asking(prefect, approval_hours=SECONDS, approval_default=default)
+    asking.asked()
+    assert asking.answer is not None
+    assert asking.answer.approved == (default == "approve")
+    assert "the time limit of" in asking.answer.by
+    assert asking.state is not None
+    assert asking.state.is_completed()
+    assert paused(prefect) == []
+
+
+def test_a_question_that_is_cancelled_is_a_rejection(prefect: Prefect, store: Workspace) -> None:
+    asking = Asking(prefect, approval_default="approve")
+
+    def person() -> None:
+        run = asking.question()
+        prefect.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+
+    with meanwhile(person):
+        asking.asked()
+    assert asking.answer is not None
+    assert not asking.answer.approved
+    assert paused(prefect) == []
+
+
+def test_the_question_outlives_a_server_that_is_away(
+    prefect: Prefect, store: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's own retries are over after a minute; here the server is away for three looks after them."""
+    import httpx
+    from prefect.client.orchestration import SyncPrefectClient
+
+    read, away = SyncPrefectClient.read_flow_run, iter(range(3))
+
+    def reads(self: SyncPrefectClient, flow_run_id: Any) -> Any:
+        if next(away, None) is not None:
+            raise httpx.ConnectError("refused")
+        return read(self, flow_run_id)
+
+    asking = Asking(prefect)
+
+    def person() -> None:
+        run = asking.question()
+        monkeypatch.setattr(SyncPrefectClient, "read_flow_run", reads)
+        assert within(300, lambda: next(away, None) is None)
+        resume(prefect, run, decision="approve")
+
+    with meanwhile(person):
+        asking.asked()
+    assert asking.answer is not None
+    assert asking.answer.approved
+
+
+RUNS = """
+import os, sys
+from pathlib import Path
+from prefect import flow
+from prefect.concurrency import _leases
+from prefect.flow_runs import pause_flow_run
+sys.path.insert(0, os.environ["TESTED"])
+from flows import approval
+from tests.flows.runtime.test_artifacts import a_decision
+from pipeline import params
+
+_leases._RENEWAL_FRACTION = 0.005  # looks after its lease every 1.5 s instead of every 225
+approval._POLL = 0.2
+
+@flow(name="leased")
+def leased(how: str):
+    wanted = params.load(Path(os.environ["TESTED"]) / "params.yaml").retrain
+    if how == "approval":
+        return str(approval.approved(a_decision(), wanted, print))
+    pause_flow_run(timeout=60, poll_interval=1)
+"""
+
+
+@pytest.fixture
+def leased(prefect: Prefect, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the id of a deployment of RUNS, of which one run at a time is allowed."""
+    (tmp_path / "runs.py").write_text(RUNS)
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    deployed = prefect.post(
+        "deployments/",
+        name=tmp_path.name,
+        flow_id=prefect.post("flows/", name="leased")["id"],
+        entrypoint=f"{tmp_path / 'runs.py'}:leased",
+        path=str(tmp_path),
+        work_pool_name=worker,
+        job_variables={"working_dir": str(tmp_path), "env": {"TESTED": str(ROOT), "PATH": os.environ["PATH"]}},
+        concurrency_limit=1,
+        concurrency_options={"collision_strategy": "CANCEL_NEW"},
+        enforce_parameter_schema=False,
+    )
+    return str(deployed["id"])
+
+
+@pytest.mark.slow
+def test_a_run_of_a_deployment_with_a_limit_waits_keeps_its_slot_and_goes_on(prefect: Prefect, leased: str) -> None:
+    run = prefect.start(leased, how="approval")
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    within(6, lambda: False)  # several renewals of its lease
+    assert prefect.state(run)["type"] == "RUNNING"
+    assert resume(prefect, paused(prefect)[0], decision="approve") == "ACCEPT"
+    assert prefect.ended(run)["type"] == "COMPLETED"
+
+
+@pytest.mark.slow
+def test_prefects_own_pause_does_not_survive_a_deployments_limit(prefect: Prefect, leased: str) -> None:
+    """Why the question is a run of its own; when this fails, `pause_flow_run` has become possible."""
+    run = prefect.start(leased, how="pause")
+    assert within(300, lambda: prefect.state(run)["type"] == "PAUSED"), prefect.state(run)
+    assert within(300, lambda: prefect.state(run)["type"] in ("CRASHED", "FAILED")), prefect.state(run)
+    assert any("Concurrency lease renewal failed" in line for line in prefect.logs(run))
+
+
+@pytest.mark.slow
+def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
+    prefect: Prefect, leased: str, store: Workspace
+) -> None:
+    import signal
+
+    run = prefect.start(leased, how="approval")
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    left = paused(prefect)[0]["id"]
+    os.kill(int(prefect.api.get(f"flow_runs/{run}").json()["infrastructure_pid"]), signal.SIGKILL)
+    assert prefect.ended(run)["type"] == "CRASHED"
+    Asking(prefect, approval_hours=SECONDS).asked()
+    assert prefect.state(left)["type"] == "CANCELLED"
+    assert "which asked, has ended; the next run asks again" in prefect.state(left)["message"]
+
+
+@pytest.mark.slow
+def test_a_retraining_that_is_cancelled_while_it_asks_leaves_no_question(prefect: Prefect, leased: str) -> None:
+    run = prefect.start(leased, how="approval")
+    assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
+    left = paused(prefect)[0]["id"]
+    prefect.post(f"flow_runs/{run}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert prefect.ended(run)["type"] == "CANCELLED"
+    assert within(300, lambda: prefect.state(left)["type"] != "PAUSED"), prefect.state(left)

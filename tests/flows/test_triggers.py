@@ -1,0 +1,280 @@
+"""The line that says why a retraining would run now, or why not: from a real DVC project and a real registry."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows.triggers import Reason, started_by, why
+from pipeline import paths
+from pipeline.command import UserError
+from pipeline.registry.store import Registry
+from tests.conftest import ROOT
+from tests.flows.conftest import Project
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning"),  # DVC calls it
+]
+VERSION = "0123456789ab"
+
+
+def write_json(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def judged(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a project all stages of which have run, and whose candidate was judged and refused, to be copied."""
+    folder = tmp_path_factory.mktemp("judged")
+    project = object.__new__(Project)
+    project.folder = folder / "project"
+    shutil.copytree(fresh_project, project.folder)
+    project.run("dvc", "repro", "-q")
+    write_json(project.folder / paths.MANIFEST, {})
+    write_json(project.folder / paths.EVALUATE_METRICS, {"candidate": {"version": VERSION}})
+    write_json(project.folder / paths.VALIDATE_METRICS, {"corpus": "data/corpus.csv", "rows_in": 1})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENTOML_HOME", str(folder / "bentoml"))
+        Registry(project.folder).refuse(VERSION, "Not promoted: Worse than the champion.", {})
+    return project.folder
+
+
+@pytest.fixture
+def ready(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Return such a project of the test's own; it is the current folder."""
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    project = object.__new__(Project)
+    project.folder = tmp_path / "project"
+    shutil.copytree(judged, project.folder)
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def test_nothing_new_names_the_verdict_and_its_outcome(ready: Project) -> None:
+    found = why(Path())
+    now = datetime.now().astimezone()
+    assert re.fullmatch(
+        rf"nothing new since the verdict of {now:%Y}-\d\d-\d\d \d\d:\d\d \(not promoted: Worse than the champion\)",
+        found.sentence,
+    )
+    assert found == Reason(False, found.sentence, (), {"candidate": VERSION})
+
+
+def test_the_time_of_the_verdict_is_this_machines(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = datetime.fromisoformat(Registry().history()[-1].at)
+    assert at.tzinfo == UTC
+    monkeypatch.setenv("TZ", "Etc/GMT-5")  # five hours ahead
+    time.tzset()
+    try:
+        hour = f"{(at.hour + 5) % 24:02}:{at.minute:02}"
+        assert hour in why(Path()).sentence
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_new_rows_are_counted_by_the_intake(ready: Project) -> None:
+    ready.write_corpus('text\nOnce upon a time.\n"Two\nlines."\nThree.\n')
+    found = why(Path())
+    assert (found.run, found.sentence, found.kinds) == (True, "new rows: 2 (data/corpus.csv)", ("rows",))
+    assert found.details["rows"] == {"path": "data/corpus.csv", "before": 1, "now": 3, "new": 2}
+
+
+def test_rows_that_were_edited_or_taken_out_are_told_apart_from_new_ones(ready: Project) -> None:
+    ready.write_corpus("text\nTwice upon a time.\n")
+    assert why(Path()).sentence == "rows changed: 1 as before (data/corpus.csv)"
+    write_json(paths.VALIDATE_METRICS, {"corpus": "data/corpus.csv", "rows_in": 1200})
+    assert why(Path()).sentence == "fewer rows: 1,200 -> 1 (data/corpus.csv)"
+
+
+def test_a_corpus_that_cannot_be_read_is_a_reason_with_the_sentence_of_the_failure_to_come(ready: Project) -> None:
+    ready.write_corpus("text\nOnce, upon a time.\n")
+    found = why(Path())
+    assert found.run
+    assert found.sentence.startswith(
+        "the corpus changed and cannot be read, a run will fail with it: data/corpus.csv, line 2: 2 fields"
+    )
+    assert "\n" not in found.sentence
+
+
+def test_after_a_validate_that_refused_the_corpus_its_rows_are_counted_whole(ready: Project) -> None:
+    paths.VALIDATE_METRICS.unlink()  # as the stage does when it begins
+    ready.write_corpus("text\nA.\nB.\n")
+    assert why(Path()).sentence == "the corpus changed: 2 rows (data/corpus.csv)"
+
+
+def test_another_corpus_is_named_with_the_setting(ready: Project) -> None:
+    ready.write_corpus("text\nA.\nB.\n", "data/mine.csv")
+    found = why(Path())
+    assert found.sentence == "another corpus: 2 rows (data/mine.csv)"
+    assert found.kinds == ("rows",)
+
+
+def test_settings_are_given_with_both_values_and_code_by_its_file(ready: Project) -> None:
+    ready.set(finetune__epochs=4)
+    found = why(Path())
+    assert (found.sentence, found.kinds) == ("params.yaml: finetune.epochs 3 -> 4", ("params",))
+    ready.script("finetune.py", "pass")
+    found = why(Path())
+    assert found.sentence == "params.yaml: finetune.epochs 3 -> 4; code changed: finetune.py"
+    assert found.details == {"candidate": VERSION, "params": {"finetune.epochs": [3, 4]}, "code": ["finetune.py"]}
+
+
+def test_a_changed_setting_that_no_stage_reads_is_no_reason(ready: Project) -> None:
+    ready.set(service__timeout=61)
+    assert not why(Path()).run
+
+
+def test_a_command_that_changed_is_a_reason(ready: Project) -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("cmd: python finetune.py", "cmd: python -u finetune.py"))
+    assert why(Path()).sentence == "code changed: the command of finetune"
+
+
+def test_outputs_that_are_gone_or_were_changed_by_hand_are_a_reason(ready: Project) -> None:
+    Path("made/model.txt").unlink()
+    assert why(Path()).sentence == "outputs missing: made/model.txt"
+    Path("made/model.txt").write_text("mine")
+    assert why(Path()).sentence == "outputs changed by hand: made/model.txt"
+
+
+def test_a_run_that_ended_between_two_stages_is_a_reason(ready: Project) -> None:
+    ready.write_corpus("text\nOnce upon another time.\n")
+    ready.run("dvc", "repro", "-q", "--single-item", "data/corpus.csv.dvc")
+    ready.run("dvc", "repro", "-q", "--single-item", "validate")
+    found = why(Path())
+    assert (found.sentence, found.kinds) == ("an earlier run ended before tokenize", ("unfinished",))
+
+
+def test_without_a_candidate_that_is_the_reason(project: Project) -> None:
+    found = why(Path())
+    assert (found.run, found.sentence, found.kinds) == (True, "no candidate yet", ("candidate",))
+
+
+def test_a_candidate_without_a_verdict_is_a_reason(ready: Project) -> None:
+    write_json(paths.EVALUATE_METRICS, {"candidate": {"version": "ba9876543210"}})
+    assert why(Path()).sentence == "the candidate ba9876543210 has no verdict yet"
+
+
+def test_a_verdict_that_was_only_written_counts_where_it_was_no_and_is_a_reason_where_it_was_yes(
+    ready: Project,
+) -> None:
+    version = "ba9876543210"
+    write_json(paths.EVALUATE_METRICS, {"candidate": {"version": version}})
+    verdict = {"candidate": {"version": version}, "promoted": False, "reasons": ["It loops."]}
+    write_json(paths.VERDICT, {**verdict, "at": "2026-11-22T02:30:00+00:00"})
+    found = why(Path())
+    assert not found.run
+    assert found.sentence.endswith("(not promoted: It loops)")
+    write_json(paths.VERDICT, {**verdict, "promoted": True, "at": "2026-11-22T02:30:00+00:00"})
+    found = why(Path())
+    assert (found.run, found.kinds) == (True, ("verdict",))
+    assert re.fullmatch(
+        rf"the candidate {version} passed on 2026-11-2\d \d\d:\d\d and was not promoted", found.sentence
+    )
+
+
+def test_a_candidate_that_was_promoted_and_rolled_back_from_is_not_judged_again_by_itself(
+    ready: Project, tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    registry = Registry()
+    champion = None
+    for content in ("old", "new"):
+        folder = tmp_path / content
+        shutil.copytree(tiny_gpt2, folder)
+        write_json(folder / "manifest.json", {"content": content})
+        version = registry.add(folder, {}, {})
+        registry.move(version, expected=champion, action="promote", why="Promoted: Better than the champion.")
+        champion = version.tag
+    write_json(paths.EVALUATE_METRICS, {"candidate": {"version": str(champion).partition(":")[2]}})
+    assert why(Path()).sentence.endswith("(promoted: Better than the champion)")
+    registry.rollback(None, "complaints")
+    found = why(Path())
+    assert not found.run
+    assert found.sentence.endswith("(promoted, then rolled back: complaints)")
+
+
+def test_a_persons_reason_is_one_by_itself(ready: Project) -> None:
+    found = why(Path(), asked="the boss\nwants it")
+    assert (found.run, found.kinds) == (True, ("person",))
+    assert found.sentence.startswith('a person: "the boss wants it"; nothing new since the verdict of ')
+    ready.set(finetune__epochs=4)
+    found = why(Path(), asked="more epochs")
+    assert found.sentence == 'a person: "more epochs"; params.yaml: finetune.epochs 3 -> 4'
+
+
+def test_what_started_the_run_stands_before_what_it_found(ready: Project) -> None:
+    found = why(Path(), trigger="schedule")
+    assert not found.run
+    assert found.sentence.startswith("schedule: nothing new since the verdict of ")
+    ready.write_corpus("text\nOnce upon a time.\nTwice.\n")
+    assert why(Path(), trigger="schedule").sentence == "schedule and new rows: 1 (data/corpus.csv)"
+    assert why(Path(), trigger="drift 1.31 > 1.20").sentence == "drift 1.31 > 1.20 and new rows: 1 (data/corpus.csv)"
+    told_by_the_watch = "new rows: 1 (data/corpus.csv)"
+    assert why(Path(), trigger=told_by_the_watch).sentence == told_by_the_watch
+
+
+def test_tags_and_words_tell_who_started_a_run() -> None:
+    assert started_by(["auto-scheduled", "text-generator"], None) == {"trigger": "schedule"}
+    assert started_by(["watch"], "drift 1.31 > 1.20") == {"trigger": "drift 1.31 > 1.20"}
+    assert started_by([], "an event corpus.changed was posted") == {"trigger": "an event corpus.changed was posted"}
+    assert started_by([], "because") == {"asked": "because"}
+
+
+def test_looking_changes_nothing(ready: Project) -> None:
+    ready.write_corpus("text\nOnce upon another time.\n")
+
+    def state() -> dict[str, bytes]:
+        files = (path for path in Path().rglob("*") if path.is_file())
+        return {str(path): path.read_bytes() for path in files if not str(path).startswith((".dvc/tmp", ".dvc/cache"))}
+
+    before = state()
+    why(Path())
+    assert state() == before
+
+
+def test_the_answer_while_a_stage_is_at_work_does_not_wait_for_it(ready: Project) -> None:
+    with (Path() / ".dvc" / "tmp" / "rwlock").open("w") as lock:
+        json.dump({"write": {str(Path("made/model.txt").absolute()): {"pid": 1, "cmd": "x"}}, "read": {}}, lock)
+    assert not why(Path()).run
+
+
+def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Project) -> None:
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "flows.triggers", *arguments]
+        return subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+
+    done = ask()
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("nothing new since the verdict of ")
+    assert done.stdout.count("\n") == 1
+    ready.set(finetune__epochs=4)
+    done = ask("--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["sentence"] == "params.yaml: finetune.epochs 3 -> 4"
+    Path("dvc.yaml").write_text("stages: {validate: {cmds: x}}")
+    done = ask()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: dvc cannot tell what changed: ")
+
+
+def test_params_that_are_wrong_are_the_users_mistake(ready: Project) -> None:
+    ready.set(finetune__epochs=0)
+    with pytest.raises(UserError, match=r"finetune\.epochs"):
+        why(Path())
+
+
+def test_a_corpus_under_another_spelling_of_its_path_is_no_other_corpus(ready: Project) -> None:
+    ready.write_corpus("text\nA.\nB.\n")
+    ready.set(data__path="./data/corpus.csv")
+    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")
+    write_json(paths.VALIDATE_METRICS, {"corpus": "./data//corpus.csv", "rows_in": 1})  # of an earlier version
+    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")

@@ -1,0 +1,225 @@
+"""What a look at the raw bytes says, beyond the hostile files: settings, detection, what counts as unsure."""
+
+import csv
+import io
+from pathlib import Path
+
+import pytest
+
+from pipeline import params
+from pipeline.command import UserError
+from pipeline.intake import encodings, reader, sniff
+from pipeline.intake.source import Look
+from tests.conftest import ROOT
+
+
+def settings(**changes: str) -> params.Data:
+    return params.load(ROOT / "params.yaml").data.model_copy(update=changes)
+
+
+def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> Look:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return sniff.look(path, settings(**changes))
+
+
+def refusal(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> str:
+    with pytest.raises(UserError) as caught:
+        seen(folder, content, name, **changes)
+    return str(caught.value)
+
+
+def test_a_plain_csv_is_described_and_nothing_is_mended(tmp_path: Path) -> None:
+    found = seen(tmp_path, "id,text\n1,a\n")
+    assert (found.format, found.compression, found.encoding, found.line_ends) == ("csv", "none", "utf-8", "LF")
+    assert (found.delimiter, found.quote, found.escape, found.header) == (",", '"', "", True)
+    assert found.columns == ("id", "text")
+    assert found.sample == (("1", "a"),)
+    assert (found.mends, found.notes) == ((), ())
+
+
+def test_line_ends_are_those_of_rows_and_not_those_inside_quotes(tmp_path: Path) -> None:
+    assert seen(tmp_path, 'id,text\r\n1,"a\nb\rc"\r\n').line_ends == "CRLF"
+    assert seen(tmp_path, "id,text\r\n1,a\n").line_ends == "mixed"
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a folder; name the file in it"):
+        sniff.look(tmp_path, settings())
+    with pytest.raises(UserError, match="there is no file"):
+        sniff.look(tmp_path / "none.csv", settings())
+
+
+@pytest.mark.parametrize(
+    ("name", "format_", "compression"),
+    [
+        ("a.csv", "csv", "none"),
+        ("a.b.TSV", "tsv", "none"),
+        ("a.tab", "tsv", "none"),
+    ],
+)
+def test_the_name_tells_the_format(tmp_path: Path, name: str, format_: str, compression: str) -> None:
+    found = seen(tmp_path, "id\ttext\n1\ta\n", name, delimiter="\t")
+    assert (found.format, found.compression) == (format_, compression)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_a_delimiter_is_found_beside_texts_full_of_the_others(tmp_path: Path, delimiter: str) -> None:
+    file = io.StringIO()
+    texts = ["a, b; c", "d | e, f\tg", "h; i", "j\tk | l", "no mark", "m, n, o; p"]
+    csv.writer(file, delimiter=delimiter).writerows([["id", "text"], *enumerate(texts)])
+    found = seen(tmp_path, file.getvalue(), delimiter="auto")
+    assert found.delimiter == delimiter
+    assert found.mends
+
+
+def test_a_delimiter_that_no_character_can_be_is_refused(tmp_path: Path) -> None:
+    assert "name two different characters" in refusal(tmp_path, "a,b\n1,2\n", quote=",")
+    assert "set data.escape: none" in refusal(tmp_path, "a,b\n1,2\n", escape='"')
+    assert "found a line break" in refusal(tmp_path, "a,b\n1,2\n", delimiter="\n")
+
+
+def test_an_encoding_of_no_text_is_refused(tmp_path: Path) -> None:
+    assert "no encoding of text" in refusal(tmp_path, "a,b\n1,2\n", encoding="rot13")
+
+
+def test_a_mark_that_contradicts_the_setting_is_refused(tmp_path: Path) -> None:
+    content = b"\xef\xbb\xbfid,text\n1,a\n"
+    assert "set data.encoding: utf-8" in refusal(tmp_path, content, encoding="cp1252")
+    assert seen(tmp_path, content, encoding="utf-8-sig").columns == ("id", "text")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sentence"),
+    [
+        (
+            "cp1252",
+            "Die Straße war naß, und die Türen öffneten sich für große Mädchen; wir hörten Gelächter im Häuschen",
+        ),
+        ("cp1252", "¿Dónde está la niña? El señor habló mañana con su compañía de la situación económica según él"),
+        ("cp1250", "Zażółć gęślą jaźń, pchnąć w tę łódź jeża lub ośm skrzyń fig"),
+        ("cp1251", "Быстрая коричневая лиса прыгает через ленивую собаку"),
+        ("koi8-r", "Быстрая коричневая лиса прыгает через ленивую собаку"),
+        ("cp1253", "Καλημέρα κόσμε, τι κάνεις σήμερα το πρωί;"),
+        ("big5", "天氣很好我們去公園散步吧請問圖書館在哪裡"),
+        ("gb18030", "天气很好我们去公园散步吧请问图书馆在哪里"),
+        ("euc-jp", "吾輩は猫である。名前はまだ無い。東京へ行きました。"),
+        ("shift_jis", "吾輩は猫である。名前はまだ無い。東京へ行きました。"),
+        ("euc-kr", "안녕하세요 오늘 날씨가 정말 좋네요 산책하러 갈까요"),
+    ],
+)
+def test_a_legacy_encoding_is_found_and_shown_by_a_line(tmp_path: Path, encoding: str, sentence: str) -> None:
+    lines = ["text", *["plain words first"] * 2000, *[f'"{sentence}"'] * 3]  # beyond what a short sample would see
+    found = seen(tmp_path, ("\n".join(lines) + "\n").encode(encoding), encoding="auto")
+    assert sentence.encode(found.encoding) == sentence.encode(encoding)
+    assert "line 2002 reads" in found.mends[0]
+    assert sentence[:10] in found.mends[0]
+
+
+def test_an_encoding_that_cannot_be_told_is_asked_for_with_what_each_would_read(tmp_path: Path) -> None:
+    said = refusal(tmp_path, "text\nthe café\n".encode("cp1252"), encoding="auto")
+    assert "line 2: data.encoding: auto cannot tell the encoding; name it in data.encoding" in said
+    assert "cp1252 reads 'the café'" in said
+
+
+FRENCH = [
+    "L\u2019été dernier on a goûté un pâté",
+    "« école » fermée à midi",
+    "l\u2019école",
+    "«être» ou ne pas être",
+    "NESCAFÉ® Noël",
+    "NESCAFÉ® Gold",
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac-roman"])
+def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_path: Path, encoding: str) -> None:
+    content = ("text\n" + "".join(f"{sentence}\n" for sentence in FRENCH * 9)).encode(encoding)
+    assert any(not line.isascii() and line.decode("utf-8", "ignore").encode() == line for line in content.splitlines())
+    assert seen(tmp_path, content, encoding="auto").encoding == encoding
+    with pytest.raises(UserError) as caught:
+        list(reader.read(seen(tmp_path, content), settings()))
+    assert f"set data.encoding: {encoding} in params.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        (
+            [*(line.encode("cp1252") for line in FRENCH * 9), "café Straße".encode()],
+            "54 are cp1252, the best reading; against it speaks line 56, which is UTF-8 ('café Straße') and would read "
+            "'cafÃ© StraÃŸe'",
+        ),
+        (
+            [*(line.encode() for line in FRENCH * 9), "café".encode("cp1252")],
+            "54 are utf-8, the best reading; against it speaks line 56, which may be meant as 'café'; save that line",
+        ),
+    ],
+)
+def test_of_a_file_that_mixes_encodings_the_best_and_the_lines_against_it_are_named(
+    tmp_path: Path, lines: list[bytes], sentence: str
+) -> None:
+    said = refusal(tmp_path, b"text\n" + b"\n".join(lines) + b"\n", encoding="auto")
+    assert "mixes encodings: of 55 lines outside ASCII" in said
+    assert sentence in said
+
+
+def test_utf_16_is_told_from_where_its_nuls_are() -> None:
+    text = "id,text\n1,Hello there.\n"
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
+        assert encodings.wide_encoding_of(text.encode(encoding)) == encoding
+        assert encodings.wide_encoding_of("天氣很好\n謝謝您\n".encode(encoding)) == encoding
+    assert encodings.wide_encoding_of(text.encode()) is None
+    assert encodings.wide_encoding_of(b"id,text\n1,a\0b\n") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The quick brown fox jumps over the lazy dog.",
+        "Zażółć gęślą jaźń, pchnąć w tę łódź jeża lub ośm skrzyń fig",
+        "Ngày mai trời sẽ mưa và chúng tôi sẽ ở nhà",
+        "Быстрая коричневая лиса прыгает через ленивую собаку",
+        "吾輩は猫である。名前はまだ無い。東京へ行きました。",
+        "天气很好我们去公园散步吧请问图书馆在哪里",
+        "안녕하세요 오늘 날씨가 정말 좋네요 산책하러 갈까요",
+        "मौसम अच्छा है, चलो बगीचे में टहलने चलते हैं",
+    ],
+)
+def test_utf_16_is_told_from_text_with_stray_nuls(text: str) -> None:
+    for encoding in ("utf-16-le", "utf-16-be"):
+        assert encodings.wide_encoding_of(f"id,text\n1,{text}\n2,{text}\n".encode(encoding)) == encoding
+    content = f"id,text\n1,{text}\n2,{text}\n".encode()
+    for stray in (b"\0\n", b"\n\0"):
+        assert encodings.wide_encoding_of(content.replace(b"\n", stray)) is None
+        for at in range(len(content)):
+            assert encodings.wide_encoding_of(content[:at] + stray + content[at:]) is None
+
+
+def test_all_settings_that_a_file_needs_are_named_at_once(tmp_path: Path) -> None:
+    rows = "".join(f"{number};L'été dernier, on a goûté un pâté à l'orée de la forêt.\r\n" for number in range(9))
+    path = tmp_path / "corpus.csv"
+    path.write_bytes(f"Nr;Texte\r\n{rows}".encode("cp1252"))
+    with pytest.raises(UserError) as caught:
+        sniff.look(path, settings(), params.load(ROOT / "params.yaml").validate_)
+    assert "set data.encoding: cp1252 in params.yaml" in str(caught.value)
+    assert str(caught.value).endswith('; the file also needs data.delimiter: ";" and validate.column: "Texte"')
+
+
+def test_lines_are_counted_across_pieces() -> None:
+    lines = encodings.Lines()
+    for piece in ("a\r", "\nb\r", "c\n", "", "\n"):
+        lines.add(piece)
+    assert lines.line == 5
+
+
+def test_the_line_of_a_fault_is_found_beyond_the_first_block(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    row = "1,naïve words\r\n".encode()
+    count = 3 * encodings.BLOCK // len(row)
+    path.write_bytes(b"id,text\r\n" + row * count + b"1,a\xffb\r\n" + row)
+    assert encodings.first_fault(path, "none", "utf-8", 0) == (count + 2, b"\xffb\r\n", "1,a")
+
+
+def test_a_header_that_looks_like_a_row_is_pointed_at(tmp_path: Path) -> None:
+    assert "if line 1 is a row" in seen(tmp_path, "1,text\n2,a\n").notes[0]

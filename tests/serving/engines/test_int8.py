@@ -1,0 +1,156 @@
+"""The 8-bit GPT-2 held against transformers' in float32."""
+
+import asyncio
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch.nn.functional import kl_div
+from transformers import AutoModelForCausalLM
+
+from serving.engines.int8 import Int8Stepper, unfit
+from serving.engines.protocol import Sampling
+from serving.engines.scheduler import Scheduler
+
+STARTER = Path(__file__).parents[3] / "starter"
+GENERAL = Path(__file__).parents[3] / "pipeline" / "evaluation" / "general.csv"
+TEXT = "Once upon a time in a distant land, there lived a careful baker named Ruth. One Monday, the mayor came."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def processor() -> None:
+    if reason := unfit(STARTER):
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def stepper() -> Int8Stepper:
+    return Int8Stepper(STARTER)
+
+
+@pytest.fixture(scope="module")
+def text(stepper: Int8Stepper) -> list[int]:
+    return [stepper.start, *stepper.tokenizer.encode(TEXT).ids]
+
+
+def test_its_figures_are_close_to_float32s(stepper: Int8Stepper) -> None:
+    texts = pd.read_csv(GENERAL)["text"].head(20)
+    reference = AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32)
+    divergence, losses = [], []
+    for text in texts:
+        ids = [stepper.start, *stepper.tokenizer.encode(text).ids][:60]
+        row = stepper.open(len(ids))
+        found = torch.cat([stepper.step([row], [[token]]) for token in ids]).log_softmax(dim=-1)
+        stepper.close(row)
+        with torch.inference_mode():
+            expected = reference(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        divergence.append(kl_div(found, expected, log_target=True, reduction="none").sum(dim=-1))
+        losses.append((expected - found)[:-1].gather(-1, torch.tensor(ids[1:])[:, None]))
+    assert torch.cat(divergence).mean() < 0.005  # nats a token
+    assert abs(torch.cat(losses).mean()) < 0.005  # the perplexity differs by less than half a percent
+
+
+def test_a_text_gets_the_same_bits_alone_and_in_any_company(stepper: Int8Stepper, text: list[int]) -> None:
+    alone = stepper.open(60)
+    expected = [stepper.step([alone], [text[:10]])] + [stepper.step([alone], [[token]]) for token in text[10:]]
+    chance = random.Random(0)
+    others = [stepper.open(length) for length in (60, 60, 200, 40, 60, 400)]
+    row = stepper.open(60)
+    for place, part in enumerate([text[:10], *([token] for token in text[10:])]):
+        company = [other for other in others if chance.random() < 0.7 and other.read < 35]
+        at = chance.randint(0, len(company))
+        rows = [*company[:at], row, *company[at:]]
+        parts = [[chance.randrange(500) for _ in range(chance.choice([1, 1, 1, 3]))] for _ in company]
+        found = stepper.step(rows, [*parts[:at], part, *parts[at:]])[at : at + 1]
+        assert torch.equal(found, expected[place])
+    for one in (alone, row, *others):
+        stepper.close(one)
+
+
+def test_a_prompt_read_in_parts_gives_what_reading_it_at_once_gives(stepper: Int8Stepper, text: list[int]) -> None:
+    whole, parts = stepper.open(64), stepper.open(64)
+    at_once = stepper.step([whole], [text])
+    stepper.step([parts], [text[:7]])
+    torch.testing.assert_close(stepper.step([parts], [text[7:]]), at_once, rtol=0, atol=1e-3)
+    stepper.close(whole)
+    stepper.close(parts)
+
+
+def test_a_place_is_used_again_without_a_trace_of_who_had_it(stepper: Int8Stepper, text: list[int]) -> None:
+    first = stepper.open(64)
+    expected = stepper.step([first], [text])
+    other = stepper.open(64)
+    stepper.close(first)
+    again = stepper.open(64)
+    assert again.at == first.at
+    assert torch.equal(stepper.step([again], [text]), expected)
+    stepper.close(again)
+    stepper.close(other)
+
+
+def test_large_caches_are_given_back_when_nobody_uses_them(
+    stepper: Int8Stepper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engines.int8._KEPT_MEMORY", 2**20)
+    rows = [stepper.open(100) for _ in range(9)]
+    assert rows[0].pool.cache is not None
+    for row in rows:
+        stepper.close(row)
+    assert rows[0].pool.cache is None
+
+
+def test_a_text_for_which_the_memory_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.engines.int8._SPARE_MEMORY", 2**60)
+    with pytest.raises(MemoryError):
+        Int8Stepper(STARTER).open(10)
+
+
+def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
+    async def write() -> None:
+        engine = Scheduler(lambda: Int8Stepper(STARTER), 16)
+        prompt = [engine.start, *engine.tokenizer.encode("Once upon a time").ids]
+
+        async def one(seed: int, tokens: int = 24) -> list[int]:
+            stream = engine.submit(prompt, Sampling(tokens, 0.9, 0.95, 50, 1.1, seed))
+            return [token.id async for token in stream]
+
+        alone = await one(7)
+        together = await asyncio.gather(*(one(seed, 10 + seed) for seed in range(20)), one(7))
+        assert together[-1] == alone
+        assert len({tuple(written) for written in together}) > 15
+        engine.close()
+
+    asyncio.run(write())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"model_type": "llama"}, "of the type llama"),
+        ({"activation_function": "swish"}, "swish"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings"),
+    ],
+)
+def test_what_it_cannot_run_it_says(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    config = json.loads((STARTER / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
+    assert told in unfit(tmp_path)
+
+
+def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list[int], stepper: Int8Stepper) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(STARTER, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "genres"))
+    weights = load_file(STARTER / "model.safetensors")
+    save_file(
+        {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}, tmp_path / "model.safetensors"
+    )
+    other = Int8Stepper(tmp_path)
+    rows = stepper.open(64), other.open(64)
+    assert torch.equal(stepper.step([rows[0]], [text]), other.step([rows[1]], [text]))
+    stepper.close(rows[0])

@@ -1,0 +1,160 @@
+"""Drawing tokens, held against transformers' own processors."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from serving.engines.protocol import Sampling
+from serving.engines.sampling import Draw, _least, draw
+
+VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
+DRAWS = 4000
+
+
+def sampling(**changes: Any) -> Sampling:
+    settings = {"max_new_tokens": 1, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0, "seed": 0}
+    return Sampling(**{**settings, **changes})
+
+
+def logits(seed: int = 0, spread: float = 3.0) -> torch.Tensor:
+    return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def by_transformers(row: torch.Tensor, wanted: Sampling) -> torch.Tensor:
+    """Return the probabilities from which transformers would draw."""
+    processors = LogitsProcessorList([TemperatureLogitsWarper(wanted.temperature)])
+    if wanted.top_k:
+        processors.append(TopKLogitsWarper(wanted.top_k))
+    if wanted.top_p < 1:
+        processors.append(TopPLogitsWarper(wanted.top_p))
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    return torch.softmax(processors(ids, row[None].clone()), dim=-1)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"temperature": 0.5},
+        {"top_k": 50},
+        {"top_p": 0.9},
+        {"top_p": 0.3},
+        {"top_p": 0.999, "temperature": 3.0},
+        {"top_k": 20},
+        {"top_k": 50, "top_p": 0.8, "temperature": 0.7},
+        {"top_k": VOCABULARY + 1},
+    ],
+)
+def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(changes: dict[str, Any]) -> None:
+    row = logits()
+    expected = by_transformers(row, sampling(**changes)).double()
+    draws = [Draw([], sampling(seed=seed, **changes)) for seed in range(DRAWS)]
+    counts = torch.zeros(VOCABULARY)
+    for token in draw(row.expand(DRAWS, -1), draws):
+        assert token is not None
+        counts[token.id] += 1
+    assert counts[expected == 0].sum() == 0
+    likely = expected > 20 / DRAWS  # Pearson's test wants enough of each kind; the rest is one kind
+    found = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    wanted = torch.cat([expected[likely], expected[~likely].sum()[None]]) * DRAWS
+    statistic = float(((found - wanted) ** 2 / wanted.clamp(min=1e-9))[wanted > 0].sum())
+    freedom = max(int((wanted > 0).sum()) - 1, 1)
+    assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 4
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 46, 47, 200])
+def test_top_k_finds_the_likeliest_wherever_they_stand(top_k: int) -> None:
+    row = logits()
+    row[-VOCABULARY % 64 :] += 2  # some of them in the rest that fills no block
+    likeliest = set(row.topk(top_k).indices.tolist())
+    draws = [Draw([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
+    found = {token.id for token in draw(row.expand(DRAWS, -1), draws) if token}
+    assert found <= likeliest
+    assert len(found) > 0.8 * top_k
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.2, 0.5, 0.9, 0.9999, 1 - 1e-9])
+@pytest.mark.parametrize("spread", [0.0, 0.01, 1.0, 30.0])
+def test_top_p_finds_where_the_likeliest_that_reach_it_end(share: float, spread: float) -> None:
+    probabilities = torch.softmax(logits(spread=spread), dim=-1)
+    ordered = probabilities.sort(descending=True).values.double()
+    last = int((ordered.cumsum(dim=-1) < share * ordered.sum()).sum())
+    found = float(_least(probabilities, share))
+    assert found == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
+    rows = torch.stack([logits(seed) for seed in range(5)])
+    found = draw(rows, [Draw([], sampling(temperature=0, seed=seed)) for seed in range(5)])
+    assert [token.id for token in found if token] == rows.argmax(dim=-1).tolist()
+
+
+def test_a_text_draws_the_same_whatever_else_is_drawn() -> None:
+    settings = [
+        sampling(top_k=k, top_p=p, temperature=t, repetition_penalty=r, seed=7)
+        for k in (0, 5, 50)
+        for p in (0.5, 1.0)
+        for t in (0.0, 0.8)
+        for r in (1.0, 1.3)
+    ]
+    rows = torch.stack([logits(seed) for seed in range(len(settings))])
+    together = [Draw([1, 2], one) for one in settings]
+    alone = [Draw([1, 2], one) for one in settings]
+    for _ in range(3):
+        assert draw(rows, together) == [draw(row[None], [one])[0] for row, one in zip(rows, alone, strict=True)]
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.5])
+def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
+    row, prompt = logits(), [1, 5, 9, 5]
+    processed = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([prompt]), row[None].clone())
+    one = Draw(prompt, sampling(temperature=0, repetition_penalty=penalty))
+    first = draw(row[None], [one])[0]
+    assert first is not None
+    assert first.id == int(processed.argmax())
+    processed = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([[*prompt, first.id]]), row[None].clone())
+    second = draw(row[None], [one])[0]
+    assert second is not None
+    assert second.id == int(processed.argmax())
+
+
+def test_presence_and_frequency_penalties_are_openais() -> None:
+    row = torch.tensor([[5.0, 4.0, 0.0]])
+    one = Draw([0], sampling(temperature=0, presence_penalty=0.4, frequency_penalty=0.5))
+    found = [token.id for _ in range(5) if (token := draw(row, [one])[0])]
+    # 5.0; then 5 - 0.4 - 0.5 = 4.1; then 5 - 0.4 - 1.0 = 3.6 < 4.0; then 4 - 0.9 = 3.1 < 3.6; then 5 - 0.4 - 1.5 = 3.1
+    assert found == [0, 0, 1, 0, 0]
+
+
+def test_logprobs_are_those_of_the_model_before_any_setting() -> None:
+    row = logits()
+    expected = torch.log_softmax(row, dim=-1)
+    token = draw(row[None], [Draw([1], sampling(top_k=3, temperature=0.1, repetition_penalty=2.0, logprobs=4))])[0]
+    assert token is not None
+    assert token.logprob == pytest.approx(float(expected[token.id]))
+    best = expected.topk(4)
+    assert [number for number, _ in token.top] == best.indices.tolist()
+    assert [value for _, value in token.top] == pytest.approx(best.values.tolist())
+
+
+def test_figures_that_are_not_finite_are_told_and_harm_no_other() -> None:
+    rows = torch.stack([logits(), torch.full((VOCABULARY,), math.nan), torch.full((VOCABULARY,), math.inf)])
+    found = draw(rows, [Draw([], sampling(seed=1)) for _ in rows])
+    assert found[1:] == [None, None]
+    assert found[0] == draw(rows[:1], [Draw([], sampling(seed=1))])[0]
+
+
+@pytest.mark.parametrize("temperature", [1e-320, 5e-324, 5.0])
+def test_extreme_settings_still_draw(temperature: float) -> None:
+    wanted = sampling(temperature=temperature, top_p=1e-9, repetition_penalty=5e-324)
+    token = draw(logits()[None], [Draw([3], wanted)])[0]
+    assert token is not None
