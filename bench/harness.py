@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.command import arg_parser, echo, echo_json, say
+from pipeline.command import arg_parser, echo, echo_json, warn
 
 ROOT = Path(__file__).parent.parent
 MEMORY_EVERY = 0.2  # seconds between two looks at the memory; looking more often slows OpenMP's threads down
@@ -114,7 +114,7 @@ def in_turns(variants: Sequence[Variant], rounds: int) -> dict[str, list[Run]]:
     for number in range(rounds):
         start = number % len(variants)
         for variant in [*variants[start:], *variants[:start]]:
-            say(f"round {number + 1} of {rounds}: {variant.name}")
+            warn(f"round {number + 1} of {rounds}: {variant.name}")
             runs[variant.name].append(run(variant))
     return runs
 

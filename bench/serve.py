@@ -29,7 +29,7 @@ from bench import figure, harness, load
 from bench.designs import OURS, TEMPERATURE, TOP_K, TOP_P
 from bench.servers import SERVERS
 from pipeline.command import run
-from pipeline.command import say as tell
+from pipeline.command import warn as tell
 
 PEER = "recipe"
 BARE = {"CTranslate2, bare engine": "CTranslate2", "ours, bare engine": OURS}

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.evaluation.nats import exp
 from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.quarantine import restore
 from pipeline.intake.reader import read
@@ -26,6 +25,7 @@ from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.sniff import look
 from pipeline.intake.source import RESERVED
 from pipeline.intake.splits import digest_of, normalize
+from pipeline.modeling.nats import exp
 from pipeline.registry.store import Version
 
 _MOST = 1000  # texts that are scored: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough

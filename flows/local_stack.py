@@ -371,7 +371,7 @@ def main() -> None:
         except _Stop:
             pass  # what was asked for
         except _Ended as ended:
-            command.say(f"error: {ended}")
+            command.warn(f"error: {ended}")
             sys.exit(CRASH)
         finally:
             _at_signals(_go_on)

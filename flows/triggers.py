@@ -18,7 +18,7 @@ from dvc.exceptions import DvcException
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
 from pipeline import params, paths, storage
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, warn
 from pipeline.dvc_repo import open_repo
 from pipeline.intake.reader import read
 from pipeline.intake.sniff import look
@@ -146,7 +146,7 @@ def _count(path: Path, wanted: params.Data) -> int:
     seen = look(path, wanted)
     seconds = path.stat().st_size / _BYTES_A_SECOND
     if seconds > 5 and seen.format != "parquet":
-        say(f"counting the rows of {path} takes about {seconds:.0f} s")
+        warn(f"counting the rows of {path} takes about {seconds:.0f} s")
     return sum(len(chunk.rows) for chunk in read(seen, wanted))
 
 

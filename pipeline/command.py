@@ -52,7 +52,7 @@ def arg_parser(no: str = "") -> argparse.ArgumentParser:
     )
 
 
-def say(sentence: str) -> None:
+def warn(sentence: str) -> None:
     """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
     tqdm.write(escape.visible(sentence), file=sys.stderr)
 
@@ -145,12 +145,12 @@ def _chosen(ended: SystemExit) -> int:
 
 
 def _refuse(sentence: str) -> int:
-    say(f"error: {sentence}")
+    warn(f"error: {sentence}")
     return MISTAKE_OF_THE_CALLER
 
 
 def _crash() -> int:
-    say(traceback.format_exc().rstrip())
+    warn(traceback.format_exc().rstrip())
     return CRASH
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dvc.config import Config
 from dvc.repo import Repo
 
-from pipeline.command import UserError, arg_parser, run, say
+from pipeline.command import UserError, arg_parser, run, warn
 
 _FOLDER = Path(".dvc")
 
@@ -30,7 +30,7 @@ def allow_no_git(root: Path = Path()) -> None:
         return
     with config.edit("local") as local:
         local["core"]["no_scm"] = True
-    say(
+    warn(
         "there is no git repository here, so no revision is recorded, and .dvc/config.local tells DVC to go on without "
         "(core.no_scm); after a `git init` take that back: `dvc config --local --unset core.no_scm`"
     )

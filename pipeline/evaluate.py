@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import escape, params, paths
-from pipeline.command import say
+from pipeline.command import warn
 from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
 from pipeline.evaluation.generation import Generated, Openings, first_words, openings, write
@@ -68,14 +68,14 @@ def main() -> None:
     texts = held_out(wanted)
     opened = texts.openings
     if opened.prompt_tokens < wanted.prompt_tokens:
-        say(
+        warn(
             f"warning: evaluate.prompt_tokens is {wanted.prompt_tokens}, but most test rows have fewer than twice as"
             f" many tokens; models continue the first {opened.prompt_tokens}, and {opened.too_short} rows are too short"
             " even for that"
         )
     evaluated = {}
     for name, folder in MODELS.items():
-        say(f"{name}: scoring {len(texts.texts)} test rows, writing {len(opened.prompts)} texts")
+        warn(f"{name}: scoring {len(texts.texts)} test rows, writing {len(opened.prompts)} texts")
         evaluated[name] = evaluate_model(folder, texts, wanted)
     metrics = {name: model.figures for name, model in evaluated.items()} | {"test_rows": yardstick(texts, wanted)}
 

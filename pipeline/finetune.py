@@ -34,10 +34,10 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
-from pipeline.command import UserError, say
-from pipeline.evaluation.nats import MOST_NATS
+from pipeline.command import UserError, warn
 from pipeline.modeling import lora
 from pipeline.modeling.context import check_prompts, context_of
+from pipeline.modeling.nats import MOST_NATS
 from pipeline.revision import git_revision
 from pipeline.training import checkpoints, curve, devices, estimate, speed
 from pipeline.training.checkpoints import Checkpoints
@@ -94,7 +94,7 @@ def _train_and_write() -> None:
     except Stopped as stopped:
         last = store.last()
         goes_on = f"goes on from step {last.name.rpartition('-')[2]}" if last else "starts again"
-        say(
+        warn(
             f"stopped by {stopped} at step {trainer.state.global_step} of {trainer.state.max_steps};"
             f" `dvc repro` {goes_on}"
         )
@@ -127,7 +127,7 @@ def _choices(store: Checkpoints, rows: Dataset, wanted: params.Finetune) -> dict
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
     expected = estimate.expect(measured, share, wanted.epochs, math.ceil(len(rows) / wanted.devices), kept)
     estimate.check(expected, measured, share, wanted.activation_checkpointing)
-    say(str(expected))
+    warn(str(expected))
     return {"precision": precision, "batch_size": share * wanted.devices}
 
 
@@ -279,7 +279,7 @@ def _write_curves(state: TrainerState) -> dict[str, Any]:
         "validation_loss": float(best["loss"]),
     }
     if best_epoch < metrics["epochs"]:
-        say(
+        warn(
             f"warning: the validation loss turned after epoch {best_epoch}: {best['loss']:.4f} then,"
             f" {trained['loss'].iloc[-1]:.4f} after epoch {metrics['epochs']}; the best epoch's model is kept"
         )

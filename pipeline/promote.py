@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, say, utf8_text
+from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text, warn
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry, Version
 from pipeline.verdict import judge
@@ -118,10 +118,10 @@ def _judge(
         measured, opponent, opponent_scores = None, metrics["base"], evaluate.scores_of(table, "base")
         folder = paths.BASE
     else:
-        say(f"{champion.tag}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
+        warn(f"{champion.tag}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
         measured = evaluate.evaluate_model(champion.folder, texts, all_params.evaluate)
         opponent, opponent_scores, folder = measured.figures, measured.scores, champion.folder
-    say("measuring size and speed")
+    warn("measuring size and speed")
     size, latency = measure(paths.CANDIDATE, folder)
     candidate, opponent = (
         {**figures, "bytes": bytes_, "seconds_a_token": seconds}

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipeline import params, paths
-from pipeline.command import UserError, say
+from pipeline.command import UserError, warn
 from pipeline.intake.columns import check_columns, text_of, unix_line_ends
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.explain import Explainer
@@ -61,7 +61,7 @@ def main() -> None:
     seen = look(corpus, all_params.data, wanted)
     check_columns(seen, wanted)
     if mend := paths.untracked(corpus):
-        say(f"{corpus} is not tracked by DVC, so none of its versions is kept and no run can be made again; {mend}")
+        warn(f"{corpus} is not tracked by DVC, so none of its versions is kept and no run can be made again; {mend}")
     for output in (paths.CLEAN, paths.QUARANTINE):
         output.parent.mkdir(parents=True, exist_ok=True)
 
@@ -87,7 +87,7 @@ def main() -> None:
             raise UserError(summary.stopped)
         clean.replace(paths.CLEAN)
     others = f", the others refused ({_counts(summary)})" if summary.rows_refused else ""
-    say(f"{summary.rows_clean} of {summary.rows_in} rows are clean{others}; see {paths.VALIDATE_REPORT}")
+    warn(f"{summary.rows_clean} of {summary.rows_in} rows are clean{others}; see {paths.VALIDATE_REPORT}")
 
 
 class _Beside:

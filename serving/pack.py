@@ -20,7 +20,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from pipeline import params, paths
-from pipeline.command import UserError, arg_parser, echo, run, say
+from pipeline.command import UserError, arg_parser, echo, run, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
 from serving import model_folder
@@ -89,7 +89,7 @@ def _staging() -> Iterator[tuple[Path, Path, int]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another bento is being packed; waiting for it")
+            warn("another bento is being packed; waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in home.glob("new-*"):
             shutil.rmtree(left)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.nats import expm1
+from pipeline.modeling.nats import expm1
 
 if TYPE_CHECKING:
     from pipeline.evaluation.perplexity import Score  # which takes its interval from here, and needs torch

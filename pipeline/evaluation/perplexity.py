@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pipeline.command import UserError, arg_parser, echo_json, run
 from pipeline.evaluation.bootstrap import interval, resampled_ratio
-from pipeline.evaluation.nats import MOST_NATS
 from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
+from pipeline.modeling.nats import MOST_NATS
 from pipeline.training import speed
 
 _TEXTS_AT_ONCE = 1000  # through the tokenizer, whose lists take ten times the memory of the ids

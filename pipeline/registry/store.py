@@ -33,7 +33,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline import escape, params, paths, storage
-from pipeline.command import UserError, arg_parser, echo, echo_json, say, utf8_text
+from pipeline.command import UserError, arg_parser, echo, echo_json, utf8_text, warn
 from pipeline.registry import users
 from pipeline.registry.model_version import (
     DIGITS,
@@ -718,7 +718,7 @@ def _read_history(path: Path) -> list[Entry]:
         try:
             entries.append(_ENTRY.validate_json(rest))  # only its end of line is missing
         except ValidationError:
-            say(f"warning: {path}: its last line is cut off; the next change keeps it aside")
+            warn(f"warning: {path}: its last line is cut off; the next change keeps it aside")
     return entries
 
 
@@ -735,7 +735,7 @@ def _set_torn_line_aside(path: Path) -> None:
         aside = path.with_suffix(".torn")
         storage.append(aside, torn + b"\n")
         storage.truncate(path, start)
-        say(f"warning: {path}: its last line was cut off; it is kept in {aside}")
+        warn(f"warning: {path}: its last line was cut off; it is kept in {aside}")
     else:
         storage.append(path, b"\n")
     storage.sync(path)
@@ -919,7 +919,7 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
         champion = registry.champion()
     except UserError as error:
         damage = str(error)
-        say(f"warning: {damage}")
+        warn(f"warning: {damage}")
     readable = {version.tag: version for version in registry.versions()}
     made = {str(entry.to): entry for entry in registry.history() if entry.action in MOVES}
     measured = _measured(registry)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import storage
-from pipeline.command import UserError, say
+from pipeline.command import UserError, warn
 
 _ID = re.compile(r"[0-9a-f]{32}")
 
@@ -81,7 +81,7 @@ def identify(store: Path, folder: Path) -> User:
         _renew(id_file)
     user = find(store, key(folder))
     if user and user.folder != folder and user.stamp != _stamp(id_file):
-        say(
+        warn(
             f"note: this project is a copy of the one whose registry is {user.folder}: from here on its registry "
             f"goes on by itself, and versions that both use are kept{_if_gone(user)}"
         )
@@ -90,7 +90,7 @@ def identify(store: Path, folder: Path) -> User:
     now = User(key(folder), folder, _stamp(id_file), user.tags if user else None)
     if user and user != now:
         if user.folder != folder:
-            say(f"note: the project whose registry was {user.folder} was moved here, and keeps its registry")
+            warn(f"note: the project whose registry was {user.folder} was moved here, and keeps its registry")
         write(store, now)
     return now
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pipeline import storage
-from pipeline.command import UserError, say
+from pipeline.command import UserError, warn
 
 KEPT = 2  # the last, and the one before it in case the last is damaged
 _CHECKSUMS = "checksums.json"
@@ -46,7 +46,7 @@ class Checkpoints:
             self._delete(step)
             older = [kept for kept in self._steps() if kept < step]
             instead = f"the one of step {older[-1]} is used" if older else "training starts again"
-            say(f"warning: the checkpoint of step {step} is damaged ({damage}); {instead}")
+            warn(f"warning: the checkpoint of step {step} is damaged ({damage}); {instead}")
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
