@@ -74,12 +74,12 @@ def new_texts(root: Path, wanted: params.Params) -> list[str]:
     return _clean_looking(_texts(root / wanted.data.path, wanted), known, wanted)
 
 
-def texts_of(path: Path, wanted: params.Params) -> list[str]:
+def read_texts(path: Path, wanted: params.Params) -> list[str]:
     """Return the texts of a file like the corpus, likewise; raises UserError where it cannot be read so."""
     return _clean_looking(_texts(path, wanted), np.zeros(0, np.uint64), wanted)
 
 
-def measured(texts: list[str], wanted: params.Params, champion: Version) -> Drift | None:
+def measure_drift(texts: list[str], wanted: params.Params, champion: Version) -> Drift | None:
     """Return the drift of `texts`; None for fewer than watch.drift_rows.
 
     Raises UserError where the champion's figures were not recorded.
@@ -99,7 +99,7 @@ def measured(texts: list[str], wanted: params.Params, champion: Version) -> Drif
     how = wanted.evaluate
     scored = perplexity.score(model, tokenizer, texts, how.batch_tokens, how.stride)
     found = perplexity.figures(scored, how.resamples, how.confidence, how.seed)
-    ratio, low, high = ratio_of(found, recorded)
+    ratio, low, high = perplexity_ratio(found, recorded)
     return Drift(
         ratio=ratio,
         low=low,
@@ -113,7 +113,7 @@ def measured(texts: list[str], wanted: params.Params, champion: Version) -> Drif
     )
 
 
-def ratio_of(found: Mapping[str, float], reference: Mapping[str, float]) -> tuple[float, float, float]:
+def perplexity_ratio(found: Mapping[str, float], reference: Mapping[str, float]) -> tuple[float, float, float]:
     """Return the ratio of two perplexities of different texts, and its interval.
 
     It combines both intervals, in the logarithm: Zou and Donner 2008, Construction of confidence intervals about

@@ -26,7 +26,7 @@ from serving import ports
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
     from prefect.client.orchestration import SyncPrefectClient
 
-    from flows.runtime.rounds import Rounds
+    from flows.runtime.monitor import Monitor
 
 LOGS = paths.REGISTRY / "logs"
 _LOCK = paths.REGISTRY / "up.lock"
@@ -49,7 +49,7 @@ class _Ended(Exception):  # noqa: N818 - as one says it
     """One of the parts ended by itself."""
 
 
-class Part:
+class ManagedProcess:
     """One of the processes: its name, its log, and the pipe whose closing ends it and all that it started."""
 
     def __init__(self, root: Path, name: str, command: Sequence[str], patience: float) -> None:
@@ -92,14 +92,14 @@ class Part:
         return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
 
 
-class Up:
+class LocalStack:
     """Everything that runs, from the first to the last."""
 
     def __init__(self, root: Path, port: int, service_port: int | None) -> None:
         """Take the project's folder and the ports; without one for the service there is none."""
         self._root, self._port, self._service_port = root, port, service_port
-        self._parts: list[Part] = []
-        self._rounds: Rounds | None = None
+        self._parts: list[ManagedProcess] = []
+        self._rounds: Monitor | None = None
         self._said = ""
         self._restarts: list[float] = []  # of the server: when
 
@@ -108,7 +108,7 @@ class Up:
         from prefect.client.orchestration import get_client
 
         from flows.runtime import notify
-        from flows.runtime.rounds import Rounds
+        from flows.runtime.monitor import Monitor
 
         host = os.environ["PREFECT_SERVER_API_HOST"]
         uvicorn = ["-m", "uvicorn", "--factory", "flows.runtime.server:app", "--host", host, "--port", str(self._port)]
@@ -125,7 +125,7 @@ class Up:
             time.sleep(0.2)
         _make_pool(client)
         self._deploy()
-        rounds = Rounds(client, say)
+        rounds = Monitor(client, say)
         rounds.declare_crashed("its process was gone when `make up` started")
         _let_one_catch_up(client)
         notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
@@ -177,8 +177,8 @@ class Up:
             server.end()
             server.wait()
 
-    def _begin(self, name: str, command: Sequence[str], patience: float) -> Part:
-        part = Part(self._root, name, command, patience)
+    def _begin(self, name: str, command: Sequence[str], patience: float) -> ManagedProcess:
+        part = ManagedProcess(self._root, name, command, patience)
         self._parts.append(part)
         return part
 
@@ -195,7 +195,7 @@ class Up:
                     raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
                 say(f"the server {how}, and is started again; what runs goes on; see {self._shown(part)}")
                 self._restarts.append(time.monotonic())
-                self._parts[at] = Part(self._root, part.name, part.command, part.patience)
+                self._parts[at] = ManagedProcess(self._root, part.name, part.command, part.patience)
 
     def _deploy(self) -> None:
         part = self._begin("deploy", ["-m", "prefect", "--no-prompt", "deploy", "--all"], 2)
@@ -222,7 +222,7 @@ class Up:
         say(f"service     http://127.0.0.1:{self._service_port}")
         say(f"playground  http://127.0.0.1:{self._service_port}/playground")
 
-    def _shown(self, part: Part) -> Path:
+    def _shown(self, part: ManagedProcess) -> Path:
         return part.log.relative_to(self._root)
 
 
@@ -358,7 +358,7 @@ def main() -> None:
         raise UserError("prefect.yaml is not here; run the command from the repository's root")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     (root / LOGS).mkdir(parents=True, exist_ok=True)
-    up = Up(root, given.port, None if given.no_service else given.service_port)
+    up = LocalStack(root, given.port, None if given.no_service else given.service_port)
     with _alone(root):
         _set_environment(root, given.port, has_password=not given.no_password)
         _refuse_taken(os.environ["PREFECT_SERVER_API_HOST"], given.port, "--port")

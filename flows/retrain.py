@@ -79,9 +79,9 @@ def retrain(
     try:
         if _newer_slot_is_due():
             return Cancelled(name="Missed", message="a newer slot of the schedule is due, and one run catches up")
-        with _claimed(), overriding.overridden(ROOT, _changes(corpus, overrides), log.warning):
+        with _claimed(), overriding.applied_overrides(ROOT, _changes(corpus, overrides), log.warning):
             stages.free_locks(ROOT)
-            why = triggers.why(ROOT, **triggers.started_by(flow_run.tags, reason or None))
+            why = triggers.find_reason(ROOT, **triggers.run_origin(flow_run.tags, reason or None))
             runs.rename(why.sentence)
             log.info("why: %s", why.sentence)
             if not (why.run or force):
@@ -99,14 +99,14 @@ def retrain(
         from flows.runtime import approval
 
         wanted = params.load().retrain
-        asked = f"candidate {short(decision.verdict.candidate['version'])}\n{notify.page_of(flow_run.id)}"
+        asked = f"candidate {short(decision.verdict.candidate['version'])}\n{notify.run_url(flow_run.id)}"
         notify.notify("a promotion waits for approval", asked, block=wanted.notify, log=log.warning)
         _show(decision)  # before the question: whoever answers sees what it is about
         runs.rename(f"WAITS for approval: {why.sentence}")
-        answer = approval.approved(decision, wanted, log.info)
+        answer = approval.request_approval(decision, wanted, log.info)
         runs.rename(why.sentence)
         with _claimed():
-            decided = decision if answer.approved else approval.rejected(decision, answer)
+            decided = decision if answer.approved else approval.with_rejection(decision, answer)
             return _end(decided, recorded, f"{why.sentence}; {answer}", message, who=answer.by)
     except _Ended as end:
         return end.state
@@ -141,14 +141,14 @@ def _changes(corpus: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """Return all changes of params.yaml; the corpus is one."""
     if not corpus:
         return overrides
-    if clash := {"data", "data.path"} & dict(overriding.flat(overrides)).keys():
+    if clash := {"data", "data.path"} & dict(overriding.flatten(overrides)).keys():
         raise UserError(f"found a corpus and an override of {clash.pop()}; give one of them")
     return {**overrides, "data.path": corpus}
 
 
 def _run_stages(
     force: bool, why: str, say: Callable[[str], None]
-) -> tuple[dict[str, State[Any]], provenance.Recorded | None]:
+) -> tuple[dict[str, State[Any]], provenance.RecordedInputs | None]:
     """Run DVC's nodes one after the other; return how each ended, and where their inputs are recorded.
 
     Raises _Ended with the state of the first that does not complete.
@@ -169,7 +169,7 @@ def _run_stages(
 
     run([node for node in nodes if node.is_data])
     recorded = provenance.record_inputs(ROOT, why, say)
-    with provenance.handed_on(recorded):
+    with provenance.export_revision(recorded):
         run([node for node in nodes if not node.is_data])
     return ended, recorded
 
@@ -208,7 +208,7 @@ def _result(state: State[Any]) -> Any:
 
 
 def _end(
-    decision: "Decision", recorded: provenance.Recorded | None, why: str, message: str, who: str | None = None
+    decision: "Decision", recorded: provenance.RecordedInputs | None, why: str, message: str, who: str | None = None
 ) -> State[None]:
     """Carry the verdict out, record and show it, pack the bento where that is asked for; return the run's state."""
     from pipeline.verdict import judge

@@ -59,7 +59,7 @@ class _Changes:
     unfinished: list[str] = field(default_factory=list)  # stages that have not run on what those before them made
 
 
-def why(root: Path = Path(), *, asked: str | None = None, trigger: str | None = None) -> Reason:
+def find_reason(root: Path = Path(), *, asked: str | None = None, trigger: str | None = None) -> Reason:
     """Return why a retraining in `root` would run now, or why not.
 
     `asked` is the reason that a person gave, which is one by itself; `trigger` what else started the run: "schedule",
@@ -98,7 +98,7 @@ def why(root: Path = Path(), *, asked: str | None = None, trigger: str | None = 
     return Reason(bool(news) or asked is not None, sentence, kinds, details)
 
 
-def started_by(tags: Iterable[str], reason: str | None) -> dict[str, str | None]:
+def run_origin(tags: Iterable[str], reason: str | None) -> dict[str, str | None]:
     """Return `why`'s `asked` and `trigger` for a flow run of these tags with this reason.
 
     Prefect tags what a schedule started, `flows.watch` what it starts; the automation of `prefect.yaml` gives a reason
@@ -302,7 +302,7 @@ def main() -> None:
     parser = arg_parser(no="nothing new")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     wanted = parser.parse_args()
-    found = why()
+    found = find_reason()
     if wanted.json:
         echo_json(asdict(found))
     else:

@@ -64,7 +64,7 @@ def watch(
         return Failed(message=str(error))
 
 
-def due(wanted: params.Params, texts: str) -> str | None:
+def pending_reason(wanted: params.Params, texts: str) -> str | None:
     """Return why a look is due, as a run's name; None where it would find nothing to do, or the folder is in use.
 
     Like a look it takes files for whole that are the same at two calls. It reads no file but a corpus that changed,
@@ -114,13 +114,13 @@ def _unseen(wanted: params.Params, texts: str, memory: dict[str, Any]) -> tuple[
 def _unseen_in_inbox(wanted: params.Params, seen: dict[str, Any]) -> dict[str, tuple[Any, str]]:
     """Return stamp and reason of files that wait whole, or stay and were not told of; put into `seen` what is there."""
     folder = ROOT / wanted.watch.inbox
-    there, stays = drop_folder.waiting(folder), drop_folder.staying(folder)
+    there, stays = drop_folder.pending_files(folder), drop_folder.skipped_files(folder)
     before = seen.get("inbox", {})
     seen["inbox"] = there
     found: dict[str, tuple[Any, str]] = {}
     if whole := {name: stamp for name, stamp in there.items() if before.get(name) == stamp and name not in stays}:
         found["inbox"] = (whole, f"in the inbox: {', '.join(whole)}")
-    elif drop_folder.is_unfinished(ROOT, wanted):
+    elif drop_folder.has_unfinished_import(ROOT, wanted):
         found["inbox"] = ("unfinished", "a file was being taken from the inbox when something ended that")
     if untold := [name for name in stays if name not in seen.get("stays", {})]:
         found["stays"] = (untold, f"stays in the inbox: {', '.join(untold)}")
@@ -184,7 +184,7 @@ class _Look:
     def _empty_the_inbox(self) -> None:
         """Append what lies whole in the inbox to the corpus."""
         folder = ROOT / self._wanted.watch.inbox
-        there, stays = drop_folder.waiting(folder), drop_folder.staying(folder)
+        there, stays = drop_folder.pending_files(folder), drop_folder.skipped_files(folder)
         before = self._memory.get("inbox", {})
         whole = [name for name, stamp in there.items() if before.get(name) == stamp and name not in stays]
         self._said += [why for name, why in stays.items() if name not in self._memory.get("stays", {})]
@@ -194,10 +194,10 @@ class _Look:
             for name in there
             if name not in whole and name not in stays
         ]
-        if not whole and not drop_folder.is_unfinished(ROOT, self._wanted):
+        if not whole and not drop_folder.has_unfinished_import(ROOT, self._wanted):
             return
         with workspace.claim(ROOT, _WHO):
-            taken = drop_folder.take(ROOT, self._wanted, whole)
+            taken = drop_folder.import_files(ROOT, self._wanted, whole)
         for file in taken:
             name, place = drop_folder.printable(file.name), drop_folder.printable(file.place)
             if file.refused:
@@ -251,7 +251,7 @@ class _Look:
         stamp = _texts_stamp(path, self._wanted)
         if self._memory.get("texts") == stamp:
             return
-        sentence = self._drift(str(path), drift.texts_of(path, self._wanted))
+        sentence = self._drift(str(path), drift.read_texts(path, self._wanted))
         if sentence:
             md5 = _md5(ROOT / self._wanted.data.path)
             if md5 != _validated():
@@ -269,7 +269,7 @@ class _Look:
         from flows import drift
 
         champion = Registry(ROOT, self._wanted.registry.name).champion()
-        found = drift.measured(texts, self._wanted, champion) if champion else None
+        found = drift.measure_drift(texts, self._wanted, champion) if champion else None
         if found is None:
             return None
         at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -301,7 +301,7 @@ class _Look:
                 parameters={"reason": reason[:500]},
                 timeout=0,
                 idempotency_key=key,
-                flow_run_name=runs.title(reason),
+                flow_run_name=runs.run_title(reason),
                 tags=["watch"],
                 as_subflow=False,  # a look that is cancelled takes no training along
             )

@@ -201,7 +201,7 @@ def test_commit_messages_notices_and_logs() -> None:
     message = provenance._message(MARK, f"{MARK}\n{MARK}", {"Prefect-Run": MARK})
     check_terminal(message)
     assert message.count("\n") == 5  # no text makes a line, such as a trailer, of its own
-    check_terminal(notify.safe(MARK))
+    check_terminal(notify.redact_line(MARK))
     speaks = subprocess.Popen(
         [sys.executable, "-c", f"print({MARK!r})"], stdout=subprocess.PIPE, env={"PYTHONUTF8": "1"}
     )

@@ -48,7 +48,7 @@ from pydantic import Field, ValidationError
 
 from flows.runtime import artifacts, runs, samples
 from flows.runtime.artifacts import safe_verdict
-from flows.runtime.notify import page_of
+from flows.runtime.notify import run_url
 from pipeline import params
 from pipeline.promote import Decision
 
@@ -73,7 +73,7 @@ class Answer:
         return f"{said}: {self.comment}" if self.comment else said
 
 
-class Form(RunInput):
+class ApprovalForm(RunInput):
     """What the UI asks the person."""
 
     decision: Literal["approve", "reject"] = Field(description="approve: the candidate becomes the champion")
@@ -81,7 +81,7 @@ class Form(RunInput):
     comment: str = Field(default="", max_length=500, description="Why; likewise")
 
 
-def approved(decision: Decision, wanted: params.Retrain, log: Callable[[str], None]) -> Answer:
+def request_approval(decision: Decision, wanted: params.Retrain, log: Callable[[str], None]) -> Answer:
     """Ask a person in Prefect's UI whether the candidate may become the champion, and return the answer.
 
     Waits `wanted.approval_hours`; what `wanted.approval_default` says is the answer then. Whether to ask at all is the
@@ -97,7 +97,7 @@ def approved(decision: Decision, wanted: params.Retrain, log: Callable[[str], No
     return answer
 
 
-def rejected(decision: Decision, answer: Answer) -> Decision:
+def with_rejection(decision: Decision, answer: Answer) -> Decision:
     """Return the decision with the answer's rejection as its verdict, for `carry_out` to put on record."""
     reasons = [f"It was {answer}.", *decision.verdict.reasons]
     return replace(decision, verdict=replace(decision.verdict, promoted=False, reasons=reasons))
@@ -133,8 +133,8 @@ def _wait(version: str, question: str, hours: float, default: Literal["approve",
     limit = f"The answer is **{default}** if there is none within {hours:g} hours."
     page = _publish(question)
     shown = f"{samples.markdown(samples.pairs()[:_PAIRS], _LONGEST)}\n[All samples, uncut]({page})"
-    form = Form.with_initial_data(description=f"{question}\n\n{shown}\n\n{limit}")
-    log.info("answer by the button Resume of this page: %s; what it is about: %s", page_of(str(run_id)), page)
+    form = ApprovalForm.with_initial_data(description=f"{question}\n\n{shown}\n\n{limit}")
+    log.info("answer by the button Resume of this page: %s; what it is about: %s", run_url(str(run_id)), page)
     with get_client(sync_client=True) as client:
         form.save(keys, flow_run_id=run_id)  # first: the server accepts no answer without it
         state: State[None] = propose_state_sync(client, paused, flow_run_id=run_id)
@@ -160,7 +160,7 @@ def _wait(version: str, question: str, hours: float, default: Literal["approve",
         if ran_out:
             return Answer(default == "approve", f"the time limit of {hours:g} hours", "nobody answered")
         try:
-            filled = cast(Form, Form.load(keys, flow_run_id=run_id))  # a coroutine in asynchronous flows alone
+            filled = cast(ApprovalForm, ApprovalForm.load(keys, flow_run_id=run_id))
         except ValidationError:
             return Answer(False, _PERSON, "the run was resumed without the form")
     by = " ".join(filled.name.split())

@@ -44,7 +44,7 @@ _LINE_ENDS = {"CRLF": "\r\n", "CR": "\r"}  # else LF
 
 
 @dataclass(frozen=True)
-class Taken:
+class ImportedFile:
     """What became of a file: its rows are in the corpus, or `refused` says why they are not; `place` is where it is.
 
     `name` and `place` are the file system's, which may hold anything: `printable` makes text of them.
@@ -56,7 +56,7 @@ class Taken:
     place: str
 
 
-def waiting(inbox: Path) -> dict[str, list[int]]:
+def pending_files(inbox: Path) -> dict[str, list[int]]:
     """Return the files in the inbox with size and time of change (ns), by which a look tells whether they are whole.
 
     Only those whose names say that they hold rows: not those that begin with a dot, or end as unfinished downloads do.
@@ -70,7 +70,7 @@ def waiting(inbox: Path) -> dict[str, list[int]]:
     return found
 
 
-def staying(inbox: Path) -> dict[str, str]:
+def skipped_files(inbox: Path) -> dict[str, str]:
     """Return what stays in the inbox, with a sentence that says why."""
     theirs = followed(inbox) if inbox.is_dir() else set()
     found = {}
@@ -109,13 +109,13 @@ def printable(text: str | Path) -> str:
     return re.sub(r"[^/\s]{120,}", lambda name: f"{name[0][:80]}...{name[0][-20:]}", escape.terminal(str(text)))
 
 
-def is_unfinished(root: Path, wanted: params.Params) -> bool:
+def has_unfinished_import(root: Path, wanted: params.Params) -> bool:
     """Tell whether a killed `take` left work that needs no further look at the inbox."""
     taking = root / wanted.watch.inbox / ".taking"
     return (root / JOURNAL).exists() or (taking.is_dir() and any(taking.iterdir()))
 
 
-def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Taken]:
+def import_files(root: Path, wanted: params.Params, names: Collection[str]) -> list[ImportedFile]:
     """Append the rows of the inbox's files of these names to the corpus; first finish what a killed one began.
 
     Needs the claim on the workspace. Raises UserError where the corpus cannot take rows in; the files stay then.
@@ -128,7 +128,7 @@ def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Take
     into = _corpus(corpus, wanted)
     for left in sorted(taking.iterdir()):
         taken.append(_take(root, left, into, wanted))
-    stays = staying(inbox)
+    stays = skipped_files(inbox)
     for name in names:
         if name in stays:
             continue  # said by whoever asks `staying`
@@ -138,7 +138,7 @@ def take(root: Path, wanted: params.Params, names: Collection[str]) -> list[Take
             continue  # taken back by whoever put it there
         except OSError as error:
             why = f"{printable(inbox / name)}: may not be moved ({error.strerror}); give the project's user that right"
-            taken.append(Taken(name, 0, why, _below(root, inbox / name)))
+            taken.append(ImportedFile(name, 0, why, _below(root, inbox / name)))
             continue
         _sync(inbox)
         taken.append(_take(root, taking / name, into, wanted))
@@ -155,12 +155,12 @@ def _check_folders(inbox: Path) -> None:
             )
 
 
-def _finish(root: Path, corpus: Path) -> list[Taken]:
+def _finish(root: Path, corpus: Path) -> list[ImportedFile]:
     """Do what is left of the append that the journal tells of; return the file where its rows are in the corpus."""
     try:
         entry = storage.read_json(root / JOURNAL)
         beside, source = Path(entry.pop("beside")), Path(entry.pop("source"))
-        file = Taken(**entry)
+        file = ImportedFile(**entry)
     except FileNotFoundError:
         storage.beside(corpus).unlink(missing_ok=True)  # written before its journal
         return []
@@ -180,7 +180,7 @@ def _finish(root: Path, corpus: Path) -> list[Taken]:
     return taken
 
 
-def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
+def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> ImportedFile:
     """Append the rows of a file in `.taking/`, or refuse it."""
     inbox, corpus = source.parents[1], into.path
     try:
@@ -198,7 +198,7 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
         return _refuse(root, source, why, traceback.format_exc())
     place = _free(inbox / "done" / source.name)
     place.parent.mkdir(exist_ok=True)
-    taken = Taken(source.name, rows, "", _below(root, place))
+    taken = ImportedFile(source.name, rows, "", _below(root, place))
     before = _stamp(corpus)
     beside = storage.beside(corpus)
     _append(beside, corpus, into, root / ADDITION, header)
@@ -215,7 +215,7 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Taken:
     return taken
 
 
-def _refuse(root: Path, source: Path, why: str, details: str = "") -> Taken:
+def _refuse(root: Path, source: Path, why: str, details: str = "") -> ImportedFile:
     """Put a file in `.taking/` aside, under a name that any program can open, and the reason beside it."""
     inbox = source.parents[1]
     (root / ADDITION).unlink(missing_ok=True)
@@ -224,7 +224,7 @@ def _refuse(root: Path, source: Path, why: str, details: str = "") -> Taken:
     why = printable(why.replace(str(source), str(inbox / source.name)))
     storage.replace(place.with_name(f"{place.name}.txt"), f"{why}\n{details}")  # first: a refusal always has its reason
     _move(source, place)
-    return Taken(source.name, 0, why, _below(root, place))
+    return ImportedFile(source.name, 0, why, _below(root, place))
 
 
 def _plain(name: str) -> str:

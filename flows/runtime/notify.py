@@ -66,23 +66,23 @@ def on_failure(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> No
     except UserError as error:
         log(f"no notice was sent: {error}")
         return
-    notify(*failure(flow_run.name, state, page_of(str(flow_run.id))), block=wanted, log=log)
+    notify(*failure_notice(flow_run.name, state, run_url(str(flow_run.id))), block=wanted, log=log)
 
 
-def failure(run: str, state: State[Any], page: str) -> tuple[str, str]:
+def failure_notice(run: str, state: State[Any], page: str) -> tuple[str, str]:
     """Return subject and body of the notice on a failed run; its state's message is "stage: the line that matters"."""
     how = "failed" if state.name == "Failed" else f"ended as {state.name}"
-    return f"{run} {how}", f"{safe(state.message or 'it gave no reason')}\n{page}"
+    return f"{run} {how}", f"{redact_line(state.message or 'it gave no reason')}\n{page}"
 
 
-def safe(line: str) -> str:
+def redact_line(line: str) -> str:
     """Return the first line of `line` without personal data, keys, long quotations, and of bounded length."""
     first = escape.terminal(next(iter(redact(line).strip().splitlines()), ""))
     said = _QUOTED.sub("\N{HORIZONTAL ELLIPSIS}", first)
     return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} \N{HORIZONTAL ELLIPSIS}"
 
 
-def page_of(run: str) -> str:
+def run_url(run: str) -> str:
     """Return the address of a run's page in the UI, for its id."""
     return url_for("flow-run", obj_id=UUID(run)) or ""
 

@@ -39,7 +39,7 @@ def next_run(client: SyncPrefectClient, deployment: str = "retrain/retrain") -> 
     return f"{due.astimezone():%Y-%m-%d %H:%M %Z}" if due else None
 
 
-class Outcomes:
+class RunOutcomes:
     """The runs that ended, each told once."""
 
     def __init__(self, client: SyncPrefectClient) -> None:

@@ -24,21 +24,21 @@ _MISSING = object()
 
 
 @contextmanager
-def overridden(root: Path, changes: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[None]:
+def applied_overrides(root: Path, changes: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[None]:
     """Hold `params.yaml` with `changes` (key → value, "finetune.epochs" or sections within sections), then put it back.
 
     Needs the claim on the workspace. First puts back what a killed run left. `say` gets a sentence where something
     other than the original bytes was put back. Raises UserError with every problem of the changed file at once, and
     leaves it untouched then.
     """
-    put_back(root, say)
+    restore(root, say)
     if not changes:
         yield
         return
     path = (root / paths.PARAMS).resolve()  # where it is a link, what it links to is changed
     before = path.read_bytes()
     params.load(root / paths.PARAMS)  # its own problems under its own name
-    values = dict(flat(changes))
+    values = dict(flatten(changes))
     during = _changed(before, values)
     folder = root / FOLDER
     unfinished = folder.with_suffix(".unfinished")
@@ -57,10 +57,10 @@ def overridden(root: Path, changes: Mapping[str, Any], say: Callable[[str], None
         _replace(path, during)
         yield
     finally:
-        put_back(root, say)
+        restore(root, say)
 
 
-def put_back(root: Path, say: Callable[[str], None]) -> None:
+def restore(root: Path, say: Callable[[str], None]) -> None:
     """Take the overrides that `registry/overrides/` tells of out of `params.yaml`; nothing where there are none."""
     folder = root / FOLDER
     if not folder.exists():
@@ -89,11 +89,11 @@ def put_back(root: Path, say: Callable[[str], None]) -> None:
     shutil.rmtree(done)
 
 
-def flat(changes: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(changes: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (key with dots, value) of sections within sections."""
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            yield from flat(value, f"{within}{key}.")
+            yield from flatten(value, f"{within}{key}.")
         else:
             yield f"{within}{key}", value
 

@@ -42,7 +42,7 @@ _QUIET = {"core.hooksPath": os.devnull, "core.fsmonitor": "false", "core.splitIn
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedInputs:
     """Where a run's inputs are: `commit` holds them, and `revision` is what the manifest of a candidate names.
 
     `ref` is where the result goes; it is at the commit `at`, or not there yet (None).
@@ -58,7 +58,7 @@ class _Refused(Exception):  # noqa: N818 - as one says it
     """Git's own sentence, or ours."""
 
 
-def record_inputs(root: Path, reason: str, say: Callable[[str], None]) -> Recorded | None:
+def record_inputs(root: Path, reason: str, say: Callable[[str], None]) -> RecordedInputs | None:
     """Commit what the stages are about to read, edits included; return where it is.
 
     To be called in the claim on the workspace, after the data nodes and before the other stages, with the overrides in
@@ -97,14 +97,14 @@ def record_inputs(root: Path, reason: str, say: Callable[[str], None]) -> Record
             git.move(ref, commit, at)
             at = commit
         revision = git("log", "-1", "--format=%H", commit, "--", *sources(wanted))
-        return Recorded(ref, at, commit, revision)
+        return RecordedInputs(ref, at, commit, revision)
     except _Refused as refused:
         say(f"nothing of this run is recorded in git: {refused}")
         return None
 
 
 @contextmanager
-def handed_on(recorded: Recorded | None) -> Iterator[None]:
+def export_revision(recorded: RecordedInputs | None) -> Iterator[None]:
     """Let the stages that start in this block name the recorded revision in what they make."""
     before = os.environ.pop(RECORDED, None)
     if recorded is not None:
@@ -119,7 +119,7 @@ def handed_on(recorded: Recorded | None) -> Iterator[None]:
 
 def record_result(
     root: Path,
-    recorded: Recorded | None,
+    recorded: RecordedInputs | None,
     sentence: str,
     trailers: Mapping[str, str | None],
     say: Callable[[str], None],

@@ -15,7 +15,7 @@ from pipeline import escape
 _LONGEST = 100  # characters of a name; lists of runs show about as many
 
 
-def title(reason: str) -> str:
+def run_title(reason: str) -> str:
     """Return a reason as a run's name: one line of bounded length that can be sent as JSON, whatever is in it."""
     line = " ".join(escape.visible(reason).split())
     return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
@@ -25,7 +25,7 @@ def rename(reason: str) -> None:
     """Give the current run the name `title(reason)`; a server that does not answer is a line in its log."""
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(flow_run.id), name=title(reason))
+            client.update_flow_run(UUID(flow_run.id), name=run_title(reason))
     except httpx.HTTPError as error:
         get_run_logger().warning("the run keeps its name: %s", type(error).__name__)
 

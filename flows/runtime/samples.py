@@ -10,7 +10,7 @@ NONE = "There are no samples: `dvc repro` writes them.\n"
 
 
 @dataclass(frozen=True)
-class Pair:
+class SamplePair:
     """A prompt with what both models wrote after it; `against` says which model the candidate is held against."""
 
     prompt: str
@@ -19,17 +19,17 @@ class Pair:
     candidate: str
 
 
-def pairs() -> list[Pair]:
+def pairs() -> list[SamplePair]:
     """Return the pairs of the last evaluation; none where it left none."""
     try:
         found: list[dict[str, str]] = json.loads(paths.SAMPLES.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return []
     against = "champion" if any("champion" in one for one in found) else "base"
-    return [Pair(one["prompt"], against, one.get(against, ""), one["candidate"]) for one in found]
+    return [SamplePair(one["prompt"], against, one.get(against, ""), one["candidate"]) for one in found]
 
 
-def markdown(pairs: list[Pair], most: int | None = None) -> str:
+def markdown(pairs: list[SamplePair], most: int | None = None) -> str:
     """Return a table, candidate first; texts longer than `most` characters are cut, all others are whole."""
     if not pairs:
         return NONE

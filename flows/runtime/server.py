@@ -23,7 +23,7 @@ def app() -> ASGIApp:
     from prefect.server.api.server import UI_VERSION_COOKIE_NAME, create_app
     from prefect.settings import get_current_settings
 
-    from flows.runtime.sqlite import lock_before_reading
+    from flows.runtime.prefect_internals import lock_before_reading
 
     lock_before_reading()
     # Prefect mounts its second UI even where it is switched off, offers it in a banner, and remembers a click in a

@@ -1,7 +1,7 @@
 """Looks every minute whether the flow `watch` would find something to do, and makes a run of it only then.
 
 A schedule would make 1,440 runs a day, nearly all without news, that bury the others. This runs within `make up`, or
-`deploy.caretaker` on a cluster, and costs a few system calls and one request a minute.
+`deploy.pool_setup` on a cluster, and costs a few system calls and one request a minute.
 """
 
 import time
@@ -70,8 +70,8 @@ class Watcher:
                 self._client.delete_deployment_schedule(deployment.id, schedule.id)
         if deployment.paused or self._runs_already(deployment):
             return
-        if reason := watch.due(wanted, deployment.parameters.get("texts") or ""):
-            self._client.create_flow_run_from_deployment(deployment.id, name=runs.title(reason))
+        if reason := watch.pending_reason(wanted, deployment.parameters.get("texts") or ""):
+            self._client.create_flow_run_from_deployment(deployment.id, name=runs.run_title(reason))
 
     def _runs_already(self, deployment: DeploymentResponse) -> bool:
         under_way = FlowRunFilterStateType(any_=[kind for kind in StateType if kind not in _ENDED])

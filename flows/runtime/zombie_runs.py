@@ -25,11 +25,11 @@ from prefect.states import Cancelled, Crashed
 
 from flows.runtime import settings
 
-SILENCE = timedelta(minutes=9)  # without a heartbeat; three of Prefect's own, which a machine set up otherwise sends
-DEAF = 120.0  # seconds between two looks after which we were away: the machine slept, or the server did not answer
+HEARTBEAT_TIMEOUT = timedelta(minutes=9)  # three of Prefect's default intervals, for a worker with other settings
+MAX_POLL_GAP = 120.0  # seconds; after a longer gap (a suspended machine, a server that is away) heartbeats may be lost
 
 
-class Coroner:
+class Reaper:
     """Looks after runs again and again; it needs two looks to declare one of this machine dead."""
 
     def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ class Coroner:
         The second look is for a run that is just ending: its process may be gone before its state arrives.
         """
         now = datetime.now(UTC)
-        if time.time() - self._last > DEAF:
+        if time.time() - self._last > MAX_POLL_GAP:
             self.since = now
         self._last = time.time()
         missing = set()
@@ -53,8 +53,8 @@ class Coroner:
                 missing.add(run.id)
                 if at_once or run.id in self._missing:
                     self._declare(run, f"{why}; the next run goes on from its last checkpoint")
-            elif alive is None and now - self.since > SILENCE and self._is_silent(run, now):
-                minutes = f"{SILENCE.total_seconds() / 60:g}"
+            elif alive is None and now - self.since > HEARTBEAT_TIMEOUT and self._is_silent(run, now):
+                minutes = f"{HEARTBEAT_TIMEOUT.total_seconds() / 60:g}"
                 self._declare(run, f"nothing was heard of it for {minutes} minutes")
         self._missing = missing
         self._end_tasks()
@@ -75,12 +75,12 @@ class Coroner:
 
     def _is_silent(self, run: FlowRun, now: datetime) -> bool:
         """Tell whether a run was going on all the time and gave no sign of life; one that waits to start gives none."""
-        if run.state is None or run.state.is_pending() or now - run.state.timestamp < SILENCE:
+        if run.state is None or run.state.is_pending() or now - run.state.timestamp < HEARTBEAT_TIMEOUT:
             return False
         wanted = {
             "event": {"name": ["prefect.flow-run.heartbeat"]},
             "resource": {"id": [f"prefect.flow-run.{run.id}"]},
-            "occurred": {"since": (now - SILENCE).isoformat()},
+            "occurred": {"since": (now - HEARTBEAT_TIMEOUT).isoformat()},
         }
         return not self._client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1}).json()["events"]
 
@@ -97,7 +97,7 @@ def _lives(run: FlowRun, now: datetime) -> bool | None:
         return None
     pid = run.infrastructure_pid
     if pid is None:  # its worker ended before the process began, or could not say which it is
-        return False if run.state.is_pending() and now - run.state.timestamp > SILENCE else None
+        return False if run.state.is_pending() and now - run.state.timestamp > HEARTBEAT_TIMEOUT else None
     if not pid.isdigit():
         return None
     try:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flows.drift import measured, new_texts, ratio_of, texts_of
+from flows.drift import measure_drift, new_texts, perplexity_ratio, read_texts
 from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.evaluation.perplexity import Score, figures
@@ -74,12 +74,12 @@ def wanted(workspace: Workspace) -> params.Params:
 
 
 def test_texts_like_those_it_knows_are_no_drift_and_others_are(champion: Version, wanted: params.Params) -> None:
-    same = measured(SEEN[80:], wanted, champion)
+    same = measure_drift(SEEN[80:], wanted, champion)
     assert same is not None
     assert not same.drifted
     assert 0.8 < same.ratio < 1.2
     assert same.sentence.endswith(" not beyond noise above 1.20")
-    other = measured(ODD, wanted, champion)
+    other = measure_drift(ODD, wanted, champion)
     assert other is not None
     assert other.drifted
     assert other.low < other.ratio < other.high
@@ -92,23 +92,23 @@ def test_texts_like_those_it_knows_are_no_drift_and_others_are(champion: Version
 
 def test_a_ratio_above_the_bound_but_within_noise_is_no_drift(champion: Version, wanted: params.Params) -> None:
     mixed = SEEN[80:140] + ODD[:1]
-    found = measured(mixed, wanted, champion)
+    found = measure_drift(mixed, wanted, champion)
     assert found is not None
     bound = (found.low + found.ratio) / 2
     close = wanted.model_copy(update={"watch": wanted.watch.model_copy(update={"drift": bound})})
-    again = measured(mixed, close, champion)
+    again = measure_drift(mixed, close, champion)
     assert again is not None
     assert again.ratio > bound
     assert not again.drifted
 
 
 def test_too_few_texts_are_not_judged(champion: Version, wanted: params.Params) -> None:
-    assert measured(ODD[:49], wanted, champion) is None
+    assert measure_drift(ODD[:49], wanted, champion) is None
 
 
 def test_a_champion_without_figures_is_named(champion: Version, wanted: params.Params) -> None:
     with pytest.raises(UserError, match="was registered without perplexity, perplexity_low"):
-        measured(ODD, wanted, replace(champion, metadata={}))
+        measure_drift(ODD, wanted, replace(champion, metadata={}))
 
 
 def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> None:
@@ -121,14 +121,14 @@ def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> N
             tokens = draw.integers(10, 40, rows)
             loss = tokens * mean + draw.normal(0, 8, rows)
             sides.append(figures(Score(loss, tokens, tokens * 4), resamples=200, confidence=0.95, seed=seed))
-        _, low, high = ratio_of(*sides)
+        _, low, high = perplexity_ratio(*sides)
         held += low <= truth <= high
     assert 0.90 < held / 300 < 0.99
 
 
 def test_a_ratio_too_large_for_a_float_is_still_one() -> None:
     ruined, recorded = ({name: math.exp(nats) for name in FIGURES} for nats in (700.0, -5.0))
-    assert ratio_of(ruined, recorded) == (math.exp(700),) * 3
+    assert perplexity_ratio(ruined, recorded) == (math.exp(700),) * 3
 
 
 def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace: Workspace) -> None:
@@ -148,11 +148,11 @@ def test_texts_of_a_file_are_read_like_the_corpus_and_at_most_a_thousand_of_them
     corpus = workspace.write_corpus(
         "text\n" + "".join(f"A text that says number {number}.\n" for number in range(5000))
     )
-    found = texts_of(corpus, params.load())
+    found = read_texts(corpus, params.load())
     assert len(set(found)) == 1000
     numbers = [int(text.split()[-1][:-1]) for text in found]
     assert 2000 < np.mean(numbers) < 3000  # as good as drawn at random
-    assert found == texts_of(corpus, params.load())
+    assert found == read_texts(corpus, params.load())
     workspace.set(validate__column="other")
     with pytest.raises(UserError, match="there is no column 'other'"):
-        texts_of(corpus, params.load())
+        read_texts(corpus, params.load())

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.triggers import Reason, started_by, why
+from flows.triggers import Reason, find_reason, run_origin
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.registry.store import Registry
@@ -59,7 +59,7 @@ def ready(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 
 def test_nothing_new_names_the_verdict_and_its_outcome(ready: Project) -> None:
-    found = why(Path())
+    found = find_reason(Path())
     now = datetime.now().astimezone()
     assert re.fullmatch(
         rf"nothing new since the verdict of {now:%Y}-\d\d-\d\d \d\d:\d\d \(not promoted: Worse than the champion\)",
@@ -75,7 +75,7 @@ def test_the_time_of_the_verdict_is_this_machines(ready: Project, monkeypatch: p
     time.tzset()
     try:
         hour = f"{(at.hour + 5) % 24:02}:{at.minute:02}"
-        assert hour in why(Path()).sentence
+        assert hour in find_reason(Path()).sentence
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -83,21 +83,21 @@ def test_the_time_of_the_verdict_is_this_machines(ready: Project, monkeypatch: p
 
 def test_new_rows_are_counted_by_the_intake(ready: Project) -> None:
     ready.write_corpus('text\nOnce upon a time.\n"Two\nlines."\nThree.\n')
-    found = why(Path())
+    found = find_reason(Path())
     assert (found.run, found.sentence, found.kinds) == (True, "new rows: 2 (data/corpus.csv)", ("rows",))
     assert found.details["rows"] == {"path": "data/corpus.csv", "before": 1, "now": 3, "new": 2}
 
 
 def test_rows_that_were_edited_or_taken_out_are_told_apart_from_new_ones(ready: Project) -> None:
     ready.write_corpus("text\nTwice upon a time.\n")
-    assert why(Path()).sentence == "rows changed: 1 as before (data/corpus.csv)"
+    assert find_reason(Path()).sentence == "rows changed: 1 as before (data/corpus.csv)"
     write_json(paths.VALIDATE_METRICS, {"corpus": "data/corpus.csv", "rows_in": 1200})
-    assert why(Path()).sentence == "fewer rows: 1,200 -> 1 (data/corpus.csv)"
+    assert find_reason(Path()).sentence == "fewer rows: 1,200 -> 1 (data/corpus.csv)"
 
 
 def test_a_corpus_that_cannot_be_read_is_a_reason_with_the_sentence_of_the_failure_to_come(ready: Project) -> None:
     ready.write_corpus("text\nOnce, upon a time.\n")
-    found = why(Path())
+    found = find_reason(Path())
     assert found.run
     assert found.sentence.startswith(
         "the corpus changed and cannot be read, a run will fail with it: data/corpus.csv, line 2: 2 fields"
@@ -108,60 +108,60 @@ def test_a_corpus_that_cannot_be_read_is_a_reason_with_the_sentence_of_the_failu
 def test_after_a_validate_that_refused_the_corpus_its_rows_are_counted_whole(ready: Project) -> None:
     paths.VALIDATE_METRICS.unlink()  # as the stage does when it begins
     ready.write_corpus("text\nA.\nB.\n")
-    assert why(Path()).sentence == "the corpus changed: 2 rows (data/corpus.csv)"
+    assert find_reason(Path()).sentence == "the corpus changed: 2 rows (data/corpus.csv)"
 
 
 def test_another_corpus_is_named_with_the_setting(ready: Project) -> None:
     ready.write_corpus("text\nA.\nB.\n", "data/mine.csv")
-    found = why(Path())
+    found = find_reason(Path())
     assert found.sentence == "another corpus: 2 rows (data/mine.csv)"
     assert found.kinds == ("rows",)
 
 
 def test_settings_are_given_with_both_values_and_code_by_its_file(ready: Project) -> None:
     ready.set(finetune__epochs=4)
-    found = why(Path())
+    found = find_reason(Path())
     assert (found.sentence, found.kinds) == ("params.yaml: finetune.epochs 3 -> 4", ("params",))
     ready.script("finetune.py", "pass")
-    found = why(Path())
+    found = find_reason(Path())
     assert found.sentence == "params.yaml: finetune.epochs 3 -> 4; code changed: finetune.py"
     assert found.details == {"candidate": VERSION, "params": {"finetune.epochs": [3, 4]}, "code": ["finetune.py"]}
 
 
 def test_a_changed_setting_that_no_stage_reads_is_no_reason(ready: Project) -> None:
     ready.set(service__timeout=61)
-    assert not why(Path()).run
+    assert not find_reason(Path()).run
 
 
 def test_a_command_that_changed_is_a_reason(ready: Project) -> None:
     text = Path("dvc.yaml").read_text()
     Path("dvc.yaml").write_text(text.replace("cmd: python finetune.py", "cmd: python -u finetune.py"))
-    assert why(Path()).sentence == "code changed: the command of finetune"
+    assert find_reason(Path()).sentence == "code changed: the command of finetune"
 
 
 def test_outputs_that_are_gone_or_were_changed_by_hand_are_a_reason(ready: Project) -> None:
     Path("made/model.txt").unlink()
-    assert why(Path()).sentence == "outputs missing: made/model.txt"
+    assert find_reason(Path()).sentence == "outputs missing: made/model.txt"
     Path("made/model.txt").write_text("mine")
-    assert why(Path()).sentence == "outputs changed by hand: made/model.txt"
+    assert find_reason(Path()).sentence == "outputs changed by hand: made/model.txt"
 
 
 def test_a_run_that_ended_between_two_stages_is_a_reason(ready: Project) -> None:
     ready.write_corpus("text\nOnce upon another time.\n")
     ready.run("dvc", "repro", "-q", "--single-item", "data/corpus.csv.dvc")
     ready.run("dvc", "repro", "-q", "--single-item", "validate")
-    found = why(Path())
+    found = find_reason(Path())
     assert (found.sentence, found.kinds) == ("an earlier run ended before tokenize", ("unfinished",))
 
 
 def test_without_a_candidate_that_is_the_reason(project: Project) -> None:
-    found = why(Path())
+    found = find_reason(Path())
     assert (found.run, found.sentence, found.kinds) == (True, "no candidate yet", ("candidate",))
 
 
 def test_a_candidate_without_a_verdict_is_a_reason(ready: Project) -> None:
     write_json(paths.EVALUATE_METRICS, {"candidate": {"version": "ba9876543210"}})
-    assert why(Path()).sentence == "the candidate ba9876543210 has no verdict yet"
+    assert find_reason(Path()).sentence == "the candidate ba9876543210 has no verdict yet"
 
 
 def test_a_verdict_that_was_only_written_counts_where_it_was_no_and_is_a_reason_where_it_was_yes(
@@ -171,11 +171,11 @@ def test_a_verdict_that_was_only_written_counts_where_it_was_no_and_is_a_reason_
     write_json(paths.EVALUATE_METRICS, {"candidate": {"version": version}})
     verdict = {"candidate": {"version": version}, "promoted": False, "reasons": ["It loops."]}
     write_json(paths.VERDICT, {**verdict, "at": "2026-11-22T02:30:00+00:00"})
-    found = why(Path())
+    found = find_reason(Path())
     assert not found.run
     assert found.sentence.endswith("(not promoted: It loops)")
     write_json(paths.VERDICT, {**verdict, "promoted": True, "at": "2026-11-22T02:30:00+00:00"})
-    found = why(Path())
+    found = find_reason(Path())
     assert (found.run, found.kinds) == (True, ("verdict",))
     assert re.fullmatch(
         rf"the candidate {version} passed on 2026-11-2\d \d\d:\d\d and was not promoted", found.sentence
@@ -195,38 +195,41 @@ def test_a_candidate_that_was_promoted_and_rolled_back_from_is_not_judged_again_
         registry.move(version, expected=champion, action="promote", why="Promoted: Better than the champion.")
         champion = version.tag
     write_json(paths.EVALUATE_METRICS, {"candidate": {"version": str(champion).partition(":")[2]}})
-    assert why(Path()).sentence.endswith("(promoted: Better than the champion)")
+    assert find_reason(Path()).sentence.endswith("(promoted: Better than the champion)")
     registry.rollback(None, "complaints")
-    found = why(Path())
+    found = find_reason(Path())
     assert not found.run
     assert found.sentence.endswith("(promoted, then rolled back: complaints)")
 
 
 def test_a_persons_reason_is_one_by_itself(ready: Project) -> None:
-    found = why(Path(), asked="the boss\nwants it")
+    found = find_reason(Path(), asked="the boss\nwants it")
     assert (found.run, found.kinds) == (True, ("person",))
     assert found.sentence.startswith('a person: "the boss wants it"; nothing new since the verdict of ')
     ready.set(finetune__epochs=4)
-    found = why(Path(), asked="more epochs")
+    found = find_reason(Path(), asked="more epochs")
     assert found.sentence == 'a person: "more epochs"; params.yaml: finetune.epochs 3 -> 4'
 
 
 def test_what_started_the_run_stands_before_what_it_found(ready: Project) -> None:
-    found = why(Path(), trigger="schedule")
+    found = find_reason(Path(), trigger="schedule")
     assert not found.run
     assert found.sentence.startswith("schedule: nothing new since the verdict of ")
     ready.write_corpus("text\nOnce upon a time.\nTwice.\n")
-    assert why(Path(), trigger="schedule").sentence == "schedule and new rows: 1 (data/corpus.csv)"
-    assert why(Path(), trigger="drift 1.31 > 1.20").sentence == "drift 1.31 > 1.20 and new rows: 1 (data/corpus.csv)"
+    assert find_reason(Path(), trigger="schedule").sentence == "schedule and new rows: 1 (data/corpus.csv)"
+    assert (
+        find_reason(Path(), trigger="drift 1.31 > 1.20").sentence
+        == "drift 1.31 > 1.20 and new rows: 1 (data/corpus.csv)"
+    )
     told_by_the_watch = "new rows: 1 (data/corpus.csv)"
-    assert why(Path(), trigger=told_by_the_watch).sentence == told_by_the_watch
+    assert find_reason(Path(), trigger=told_by_the_watch).sentence == told_by_the_watch
 
 
 def test_tags_and_words_tell_who_started_a_run() -> None:
-    assert started_by(["auto-scheduled", "text-generator"], None) == {"trigger": "schedule"}
-    assert started_by(["watch"], "drift 1.31 > 1.20") == {"trigger": "drift 1.31 > 1.20"}
-    assert started_by([], "an event corpus.changed was posted") == {"trigger": "an event corpus.changed was posted"}
-    assert started_by([], "because") == {"asked": "because"}
+    assert run_origin(["auto-scheduled", "text-generator"], None) == {"trigger": "schedule"}
+    assert run_origin(["watch"], "drift 1.31 > 1.20") == {"trigger": "drift 1.31 > 1.20"}
+    assert run_origin([], "an event corpus.changed was posted") == {"trigger": "an event corpus.changed was posted"}
+    assert run_origin([], "because") == {"asked": "because"}
 
 
 def test_looking_changes_nothing(ready: Project) -> None:
@@ -237,14 +240,14 @@ def test_looking_changes_nothing(ready: Project) -> None:
         return {str(path): path.read_bytes() for path in files if not str(path).startswith((".dvc/tmp", ".dvc/cache"))}
 
     before = state()
-    why(Path())
+    find_reason(Path())
     assert state() == before
 
 
 def test_the_answer_while_a_stage_is_at_work_does_not_wait_for_it(ready: Project) -> None:
     with (Path() / ".dvc" / "tmp" / "rwlock").open("w") as lock:
         json.dump({"write": {str(Path("made/model.txt").absolute()): {"pid": 1, "cmd": "x"}}, "read": {}}, lock)
-    assert not why(Path()).run
+    assert not find_reason(Path()).run
 
 
 def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Project) -> None:
@@ -269,12 +272,12 @@ def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Proje
 def test_params_that_are_wrong_are_the_users_mistake(ready: Project) -> None:
     ready.set(finetune__epochs=0)
     with pytest.raises(UserError, match=r"finetune\.epochs"):
-        why(Path())
+        find_reason(Path())
 
 
 def test_a_corpus_under_another_spelling_of_its_path_is_no_other_corpus(ready: Project) -> None:
     ready.write_corpus("text\nA.\nB.\n")
     ready.set(data__path="./data/corpus.csv")
-    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")
+    assert find_reason(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")
     write_json(paths.VALIDATE_METRICS, {"corpus": "./data//corpus.csv", "rows_in": 1})  # of an earlier version
-    assert why(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")
+    assert find_reason(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")

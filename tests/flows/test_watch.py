@@ -302,7 +302,7 @@ def test_a_fault_in_the_inbox_keeps_the_look_from_nothing_else(
     def fault(*_: object) -> None:
         raise LookupError("a fault of ours, caf\udce9")
 
-    monkeypatch.setattr("flows.runtime.drop_folder.take", fault)
+    monkeypatch.setattr("flows.runtime.drop_folder.import_files", fault)
     watched.put("text\nFrom the inbox.\n")
     watched.project.write_corpus("text\nA.\nB.\n")
     watched.look()

@@ -29,7 +29,7 @@ def test_what_a_retraining_and_make_why_ask_of_dvc_works_without_git_and_that_is
     said = capsys.readouterr().err
     assert said.startswith("there is no git repository here, so no revision is recorded")
     assert "`dvc config --local --unset core.no_scm`" in said
-    assert triggers.why().run
+    assert triggers.find_reason().run
     project.run("dvc", "repro")  # by hand too, from now on
     assert capsys.readouterr().err == ""
 

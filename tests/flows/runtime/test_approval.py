@@ -54,7 +54,7 @@ class Asking:
 
         @flow(name="asks")
         def asks() -> Answer:
-            return approval.approved(a_decision(), self.wanted, self.said.append)
+            return approval.request_approval(a_decision(), self.wanted, self.said.append)
 
         environment = self.prefect.environment
         settings = {PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_HOME: environment["PREFECT_HOME"]}
@@ -172,7 +172,7 @@ def test_a_person_rejects_and_the_refusal_is_on_record(prefect: Prefect, store: 
         asking.asked()
     assert asking.answer == Answer(False, "a person in Prefect's UI", "it rhymes")
 
-    decision = approval.rejected(a_decision(), asking.answer)
+    decision = approval.with_rejection(a_decision(), asking.answer)
     assert carry_out(decision) is None
     (entry,) = decision.registry.history()
     assert (entry.action, entry.to) == ("refuse", f"texts:{'c' * 12}")
@@ -240,7 +240,7 @@ from prefect import flow
 from prefect.concurrency import _leases
 from prefect.flow_runs import pause_flow_run
 sys.path.insert(0, os.environ["TESTED"])
-from flows import approval
+from flows.runtime import approval
 from tests.flows.runtime.test_artifacts import a_decision
 from pipeline import params
 
@@ -251,7 +251,7 @@ approval._POLL = 0.2
 def leased(how: str):
     wanted = params.load(Path(os.environ["TESTED"]) / "params.yaml").retrain
     if how == "approval":
-        return str(approval.approved(a_decision(), wanted, print))
+        return str(approval.request_approval(a_decision(), wanted, print))
     pause_flow_run(timeout=60, poll_interval=1)
 """
 

@@ -174,7 +174,7 @@ def test_the_settings_are_a_containers_only_where_they_let_nobody_in(tmp_path: P
 
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
-def test_the_caretaker_makes_the_pool_of_its_template_and_deploys_all_to_it(
+def test_pool_setup_makes_the_pool_of_its_template_and_deploys_all_to_it(
     prefect: Prefect, kind: str, project: Project
 ) -> None:
     shutil.copy(ROOT / "prefect.yaml", project.folder)
@@ -183,7 +183,7 @@ def test_the_caretaker_makes_the_pool_of_its_template_and_deploys_all_to_it(
     assert gone.status_code in (204, 404)
     variables = {"docker": {"mem_limit": "8g"}, "kubernetes": {"gpus": "1"}}[kind]
     options = ["--type", kind, "--template", str(TEMPLATES[kind]), "--retrain", json.dumps(variables), "--once"]
-    command = [sys.executable, "-m", "deploy.caretaker", *options]
+    command = [sys.executable, "-m", "deploy.pool_setup", *options]
     for _ in range(2):  # a restart keeps what is there
         done = subprocess.run(
             command, cwd=project.folder, env=prefect.environment, capture_output=True, text=True, check=False

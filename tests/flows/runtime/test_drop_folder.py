@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.runtime import drop_folder
-from flows.runtime.drop_folder import Taken
+from flows.runtime.drop_folder import ImportedFile
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.reader import read
@@ -41,8 +41,8 @@ class Place:
     def put(self, content: bytes | str, name: str = "new.csv") -> None:
         (self.inbox / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
-    def take(self) -> list[Taken]:
-        return drop_folder.take(self.folder, self.wanted, list(drop_folder.waiting(self.inbox)))
+    def take(self) -> list[ImportedFile]:
+        return drop_folder.import_files(self.folder, self.wanted, list(drop_folder.pending_files(self.inbox)))
 
     def rows(self) -> list[list[str]]:
         return [
@@ -169,7 +169,7 @@ def test_a_link_is_refused_and_unfinished_downloads_wait(tmp_path: Path) -> None
     (place.inbox / "link.csv").symlink_to(tmp_path / "elsewhere.csv")
     place.put("id,te", "coming.csv.part")
     place.put("id,te", ".hidden.csv")
-    assert list(drop_folder.waiting(place.inbox)) == ["link.csv"]
+    assert list(drop_folder.pending_files(place.inbox)) == ["link.csv"]
     [taken] = place.take()
     assert "is a link" in taken.refused
 
@@ -270,7 +270,7 @@ def test_links_and_folders_keep_no_file_from_being_taken(tmp_path: Path) -> None
         ("itself.csv", 0, True),
         ("next.csv", 1, False),
     ]
-    stays = drop_folder.staying(place.inbox)
+    stays = drop_folder.skipped_files(place.inbox)
     assert sorted(stays) == ["itself", "more"]
     assert "it is a folder" in stays["more"]
 
@@ -316,7 +316,7 @@ def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path
     assert place.inbox.joinpath("of-git.csv").exists()
     [taken] = place.take()
     assert taken.name == "MINE.CSV"
-    assert sorted(drop_folder.staying(place.inbox)) == [
+    assert sorted(drop_folder.skipped_files(place.inbox)) == [
         "README.md",
         "make.py",
         "none",
@@ -324,7 +324,7 @@ def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path
         "x.csv",
         "x.csv.dvc",
     ]
-    assert "git or DVC follows it" in drop_folder.staying(place.inbox)["x.csv"]
+    assert "git or DVC follows it" in drop_folder.skipped_files(place.inbox)["x.csv"]
 
 
 def test_an_inbox_may_be_outside_of_the_project(tmp_path: Path) -> None:
@@ -432,7 +432,7 @@ def test_a_kill_at_any_moment_neither_loses_nor_doubles_a_row(tmp_path: Path) ->
             place.put("id,text\n3,three\n6,of the same name\n", "good.csv")
             more = b"3,three\n6,of the same name\n"
         place.take()
-        assert not drop_folder.is_unfinished(place.folder, place.wanted)
+        assert not drop_folder.has_unfinished_import(place.folder, place.wanted)
         assert place.corpus.read_bytes() == old + new + more
         done = ["done/good.2.csv", "done/good.csv"] if more else ["done/good.csv"]
         assert place.files() == [*done, "refused/odd.csv", "refused/odd.csv.txt"]

@@ -163,9 +163,9 @@ def test_a_run_that_fails_ends_as_failed_also_where_no_notice_can_be_sent(
 
 
 def test_lines_are_bounded() -> None:
-    assert notify.safe("x" * 10_000) == "x" * 500 + " …"
-    assert notify.safe("column 'text' is not there") == "column 'text' is not there"
-    assert notify.safe("") == ""
+    assert notify.redact_line("x" * 10_000) == "x" * 500 + " …"
+    assert notify.redact_line("column 'text' is not there") == "column 'text' is not there"
+    assert notify.redact_line("") == ""
 
 
 def automations(prefect: Prefect) -> list[str]:

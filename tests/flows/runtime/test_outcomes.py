@@ -8,7 +8,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.runtime.outcomes import Outcomes, next_run
+from flows.runtime.outcomes import RunOutcomes, next_run
 from tests.flows.conftest import Prefect, within
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ def test_each_end_is_told_once_but_those_without_news_and_those_from_before_are_
     prefect: Prefect, client: SyncPrefectClient, deployment: dict[str, Any]
 ) -> None:
     end(prefect, deployment, "from before", type="COMPLETED")
-    outcomes = Outcomes(client)
+    outcomes = RunOutcomes(client)
     assert outcomes.news() == []
     end(prefect, deployment, "new rows: 12", type="COMPLETED", name="Promoted", message="Better\nthan the champion.")
     end(prefect, deployment, "schedule: nothing new", type="COMPLETED", name="NothingNew")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.runtime import provenance
-from flows.runtime.provenance import Recorded, handed_on, record_inputs, record_result
+from flows.runtime.provenance import RecordedInputs, export_revision, record_inputs, record_result
 from pipeline.revision import RECORDED
 from tests.conftest import ROOT, Workspace
 
@@ -99,13 +99,13 @@ class Repository(Workspace):
         """Return the files in which two commits differ."""
         return set(self.git("diff", "--name-only", "--no-renames", old, new).splitlines())
 
-    def inputs(self) -> Recorded:
+    def inputs(self) -> RecordedInputs:
         """Record the inputs, about which there is nothing to say."""
         recorded = record_inputs(self.folder, "a test", unexpected)
         assert recorded is not None
         return recorded
 
-    def result(self, recorded: Recorded, **trailers: str) -> str:
+    def result(self, recorded: RecordedInputs, **trailers: str) -> str:
         """Record the result, about which there is nothing to say."""
         commit = record_result(self.folder, recorded, "Promoted", trailers, unexpected)
         assert commit is not None
@@ -276,7 +276,7 @@ def test_a_clone_makes_the_same_bytes_from_the_recorded_revision(repository: Rep
     for number, row in enumerate(("First row.", "Second row.")):  # two nights in a row
         (repository.folder / "data" / "corpus.csv").write_text(f"text\nOnce upon a time.\n{row}\n")
         recorded = repository.inputs()
-        with handed_on(recorded):
+        with export_revision(recorded):
             repository.run("dvc", "repro")
         result = repository.result(recorded)
         assert RECORDED not in os.environ
@@ -307,7 +307,7 @@ def test_inputs_that_changed_during_the_run_are_said(repository: Repository) -> 
     recorded = repository.inputs()
     (repository.folder / "pipeline" / "train.py").write_text(f"{TRAIN}# edited\n")
     repository.set(finetune__epochs=3)
-    with handed_on(recorded):
+    with export_revision(recorded):
         repository.run("dvc", "repro")
     said: list[str] = []
     result = record_result(repository.folder, recorded, "Promoted", {}, said.append)
@@ -324,7 +324,7 @@ def test_a_corpus_that_dvc_follows_is_recorded_by_its_dvc_file(repository: Repos
     repository.run("dvc", "add", "-q", str(corpus))
     recorded = repository.inputs()
     assert repository.names("main", recorded.commit) == {"data/.gitignore", "data/large.csv.dvc", "params.yaml"}
-    with handed_on(recorded):
+    with export_revision(recorded):
         repository.run("dvc", "repro")
     repository.result(recorded)
 
@@ -464,7 +464,7 @@ def test_without_git_nothing_is_recorded_and_that_is_said_once(
     said: list[str] = []
     recorded = record_inputs(repository.folder, "a test", said.append)
     record_result(repository.folder, recorded, "Promoted", {}, said.append)
-    with handed_on(recorded):
+    with export_revision(recorded):
         assert RECORDED not in os.environ
     reason = {
         "no repository": "not a git repository (or any of the parent directories): .git",
@@ -559,7 +559,7 @@ def test_the_lock_of_a_git_that_was_killed_is_cleared_when_it_is_old(repository:
 def test_two_at_once_record_one_after_the_other_or_not_at_all(repository: Repository) -> None:
     edit(repository)
     said: list[str] = []
-    done: list[Recorded | None] = []
+    done: list[RecordedInputs | None] = []
     threads = [
         threading.Thread(target=lambda: done.append(record_inputs(repository.folder, "a test", said.append)))
         for _ in range(4)
@@ -580,7 +580,7 @@ def test_as_an_experiment_dvc_shows_it_and_applies_it(repository: Repository, tm
     before = repository.persons()
     recorded = repository.inputs()
     assert repository.persons() == before
-    with handed_on(recorded):
+    with export_revision(recorded):
         repository.run("dvc", "repro")
     before = repository.persons()
     result = repository.result(recorded, Version="20260101-abc")
@@ -608,8 +608,8 @@ def test_as_an_experiment_dvc_shows_it_and_applies_it(repository: Repository, tm
 
 def test_a_stale_revision_of_the_environment_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RECORDED, "of another run")
-    with provenance.handed_on(None):
+    with provenance.export_revision(None):
         assert RECORDED not in os.environ
-    with handed_on(Recorded("refs/heads/retrain", None, "a" * 40, "b" * 40)):
+    with export_revision(RecordedInputs("refs/heads/retrain", None, "a" * 40, "b" * 40)):
         assert os.environ[RECORDED] == "b" * 40
     assert os.environ[RECORDED] == "of another run"

@@ -207,7 +207,7 @@ def test_a_stage_steps_back_for_the_service_which_shares_its_cores(project: Proj
 FLOW = """
 import os
 from pathlib import Path
-from flows import stages
+from flows.runtime import stages
 from flows.runtime.stages import reproduce
 from pipeline.workspace import claim
 stages._GRACE = 300.0

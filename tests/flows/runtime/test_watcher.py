@@ -151,5 +151,5 @@ def test_it_can_be_switched_off_and_a_broken_params_yaml_is_said_once(
     ("reason", "name"), [("a\nb\tc", "a b c"), ("\udcff.csv", "\\udcff.csv"), (LINES[0] * 9, LINES[0] * 9)]
 )
 def test_a_runs_name_is_one_line_of_100_characters_at_most_that_can_be_sent(reason: str, name: str) -> None:
-    assert runs.title(reason).removesuffix("…") == name[: 99 if len(name) > 100 else None]
-    runs.title(reason).encode()
+    assert runs.run_title(reason).removesuffix("…") == name[: 99 if len(name) > 100 else None]
+    runs.run_title(reason).encode()

@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.runtime import settings, zombie_runs
-from flows.runtime.zombie_runs import Coroner
+from flows.runtime.zombie_runs import Reaper
 from tests.flows.conftest import Prefect, within
 
 pytestmark = pytest.mark.integration
@@ -35,7 +35,7 @@ class Runs:
     def __init__(self, prefect: Prefect) -> None:
         """Take the server."""
         self._prefect = prefect
-        self._flow = prefect.post("flows/", name="coroner")["id"]
+        self._flow = prefect.post("flows/", name="reaper")["id"]
         self.made: list[str] = []
 
     def put(self, pid: int | None, kind: str = "RUNNING", worker: str | None = None) -> str:
@@ -84,10 +84,10 @@ def test_the_second_look_declares_what_has_no_process_and_nothing_else(
     dead, starting, cancelled = runs.put(gone), runs.put(gone, "PENDING"), runs.put(gone, "CANCELLING")
     alive, unknown, elsewhere = runs.put(os.getpid()), runs.put(None), runs.put(gone, worker="another-machine")
     said: list[str] = []
-    coroner = Coroner(client, said.append)
-    coroner.look()
+    reaper = Reaper(client, said.append)
+    reaper.look()
     assert prefect.state(dead)["type"] == "RUNNING"  # its last state may still be under way
-    coroner.look()
+    reaper.look()
     ended = [prefect.state(run) for run in (dead, starting, cancelled)]
     assert [state["type"] for state in ended] == ["CRASHED", "CRASHED", "CANCELLED"]
     assert {state["message"] for state in ended} == {
@@ -104,7 +104,7 @@ def test_the_tasks_of_a_crashed_run_end_with_it(
     dead, alive = runs.put(gone), runs.put(os.getpid())
     key = {"task_key": "finetune", "dynamic_key": "0", "state": {"type": "RUNNING"}}
     tasks = [prefect.post("task_runs/", flow_run_id=run, **key)["id"] for run in (dead, alive)]
-    Coroner(client, lambda _: None).look(at_once=True)
+    Reaper(client, lambda _: None).look(at_once=True)
     states = [prefect.api.get(f"task_runs/{task}").json()["state"]["type"] for task in tasks]
     assert states == ["CRASHED", "RUNNING"]
 
@@ -113,7 +113,7 @@ def test_at_once_needs_one_look_and_says_why(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, gone: int
 ) -> None:
     dead = runs.put(gone)
-    Coroner(client, lambda _: None).look(at_once=True, why="the machine was off")
+    Reaper(client, lambda _: None).look(at_once=True, why="the machine was off")
     assert prefect.state(dead)["message"] == "the machine was off; the next run goes on from its last checkpoint"
 
 
@@ -123,7 +123,7 @@ def test_another_process_with_the_runs_number_is_not_the_run(
     reused = runs.put(os.getpid())
     later = datetime.now(UTC).timestamp() + 120  # it began after the run had
     monkeypatch.setattr("psutil.Process.create_time", lambda _: later)
-    Coroner(client, lambda _: None).look(at_once=True)
+    Reaper(client, lambda _: None).look(at_once=True)
     assert prefect.state(reused)["type"] == "CRASHED"
 
 
@@ -131,20 +131,20 @@ def test_another_machines_run_is_declared_when_it_was_silent_while_we_listened(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent, heard, waiting = (runs.put(None, kind, "another-machine") for kind in ("RUNNING", "RUNNING", "PENDING"))
-    coroner, deaf = Coroner(client, lambda _: None), Coroner(client, lambda _: None)
-    coroner.since = deaf.since = datetime.now(UTC) - timedelta(days=1)
+    reaper, deaf = Reaper(client, lambda _: None), Reaper(client, lambda _: None)
+    reaper.since = deaf.since = datetime.now(UTC) - timedelta(days=1)
     time.sleep(0.1)
     began = datetime.now(UTC)
-    time.sleep(5)  # what may pass between our clock below and the coroner's
+    time.sleep(5)  # what may pass between our clock below and the reaper's
     runs.heartbeat(heard)
-    coroner.look()
+    reaper.look()
     assert prefect.state(silent)["type"] == "RUNNING"  # it may still speak
-    monkeypatch.setattr(zombie_runs, "SILENCE", datetime.now(UTC) - began)
+    monkeypatch.setattr(zombie_runs, "HEARTBEAT_TIMEOUT", datetime.now(UTC) - began)
     with monkeypatch.context() as slept:
-        slept.setattr(zombie_runs, "DEAF", 0.0)  # the machine slept meanwhile, or the server was away
+        slept.setattr(zombie_runs, "MAX_POLL_GAP", 0.0)  # the machine slept meanwhile, or the server was away
         deaf.look()
     assert prefect.state(silent)["type"] == "RUNNING"
-    coroner.look()
+    reaper.look()
     assert prefect.state(silent)["type"] == "CRASHED"
     assert prefect.state(silent)["message"].startswith("nothing was heard of it for ")
     assert [prefect.state(run)["type"] for run in (heard, waiting)] == ["RUNNING", "PENDING"]

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from flows.runtime.sqlite import ImmediateSqlite
+from flows.runtime.prefect_internals import ImmediateSqlite
 
 
 async def pause_while_a_run_is_written(config: AioSqliteConfiguration, seconds: float) -> list[str]:
@@ -43,7 +43,7 @@ def test_a_write_between_a_transactions_read_and_its_write_waits(tmp_path: Path)
 
 
 def test_prefects_own_transactions_are_refused_there(tmp_path: Path) -> None:
-    """Why flows/runtime/sqlite.py is needed; when this fails, Prefect begins its transactions with the lock itself."""
+    """When this fails, Prefect takes the lock itself and `ImmediateSqlite` can go."""
     config = AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/prefect.db")
     with pytest.raises(sa.exc.OperationalError, match="database is locked"):
         asyncio.run(pause_while_a_run_is_written(config, 300))

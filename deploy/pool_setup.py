@@ -1,6 +1,6 @@
 """What `make up` does beside its processes, for a server elsewhere: the pool, the deployments, the rounds.
 
-`python -m deploy.caretaker --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
+`python -m deploy.pool_setup --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
 """
 
 import json
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flows.runtime import notify, settings
-from flows.runtime.rounds import Rounds
+from flows.runtime.monitor import Monitor
 from pipeline import params
 from pipeline.command import UserError, arg_parser, echo, run
 
@@ -67,7 +67,7 @@ def main() -> None:
         if given.once:
             return
         echo("deployed; looking after runs, the corpus and the inbox")
-        rounds = Rounds(client, echo)
+        rounds = Monitor(client, echo)
         while True:
             rounds.go()
             time.sleep(1)

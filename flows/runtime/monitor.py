@@ -6,20 +6,20 @@ from collections.abc import Callable
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
 
-from flows.runtime.outcomes import Outcomes
+from flows.runtime.outcomes import RunOutcomes
 from flows.runtime.watcher import Watcher
-from flows.runtime.zombie_runs import Coroner
+from flows.runtime.zombie_runs import Reaper
 
 _EVERY = 20.0  # seconds between two looks after runs
 
 
-class Rounds:
-    """Makes the rounds when `go` is called often; `make up` and `deploy.caretaker` do."""
+class Monitor:
+    """Makes the rounds when `go` is called often; `make up` and `deploy.pool_setup` do."""
 
     def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]) -> None:
         """Take the server's client, and what a sentence for the user is given to."""
         self._say = say
-        self._coroner, self._watcher, self._outcomes = Coroner(client, say), Watcher(client, say), Outcomes(client)
+        self._coroner, self._watcher, self._outcomes = Reaper(client, say), Watcher(client, say), RunOutcomes(client)
         self._next = time.monotonic() + _EVERY
         self._is_away = False
 
