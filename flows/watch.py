@@ -319,7 +319,7 @@ class _Look:
 
 
 def _write(memory: dict[str, Any]) -> None:
-    storage.replace(ROOT / MEMORY, json.dumps(memory, indent=2) + "\n")
+    storage.write_atomic(ROOT / MEMORY, json.dumps(memory, indent=2) + "\n")
 
 
 def _raise_if_busy() -> None:

@@ -222,7 +222,7 @@ def _scores(texts: "HeldOut", metrics: Mapping[str, Any]) -> Any:
 
 def _write(judged: Verdict) -> None:
     """Write verdict.json, whole or not at all."""
-    storage.replace(paths.VERDICT, json.dumps(judge.as_json(judged), indent=2, ensure_ascii=False) + "\n")
+    storage.write_atomic(paths.VERDICT, json.dumps(judge.as_json(judged), indent=2, ensure_ascii=False) + "\n")
 
 
 def _report(

@@ -46,18 +46,18 @@ def open_lock(path: Path) -> IO[str]:
     return open(path, "a+", encoding="utf-8", opener=no_follow)
 
 
-def create(path: Path) -> IO[bytes]:
+def create_new(path: Path) -> IO[bytes]:
     """Open a new file for writing; what had its name before, such as a killed run's file or a link, is deleted."""
     path.unlink(missing_ok=True)
     return path.open("xb")  # fails where something, a link included, has the name by now
 
 
-def beside(path: Path) -> Path:
-    """Return the temporary name under which `replace` writes what is to be at `path`."""
+def temporary_path(path: Path) -> Path:
+    """Return the temporary name under which `write_atomic` writes what is to be at `path`."""
     return path.with_name(f".{path.name}.new")
 
 
-def replace(path: Path, content: str | bytes, mode: int | None = None) -> None:
+def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> None:
     """Write a file that is at every moment either the old one or the new one, also after a power cut.
 
     Args:
@@ -66,15 +66,15 @@ def replace(path: Path, content: str | bytes, mode: int | None = None) -> None:
         mode: The new file's permissions, where they are not the usual ones.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = beside(path)
-    with create(new) as file:
+    new = temporary_path(path)
+    with create_new(new) as file:
         file.write(content.encode() if isinstance(content, str) else content)
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())
     new.replace(path)
-    sync(path.parent)
+    fsync(path.parent)
 
 
 def append(path: Path, content: bytes) -> None:
@@ -88,10 +88,10 @@ def append(path: Path, content: bytes) -> None:
     finally:
         os.close(file)
     if is_new:
-        sync(path.parent)
+        fsync(path.parent)
 
 
-def sync(path: Path) -> None:
+def fsync(path: Path) -> None:
     """See a file, or the names in a folder, onto the disk."""
     file = os.open(path, os.O_RDONLY)
     try:

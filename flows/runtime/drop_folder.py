@@ -162,7 +162,7 @@ def _finish(root: Path, corpus: Path) -> list[ImportedFile]:
         beside, source = Path(entry.pop("beside")), Path(entry.pop("source"))
         file = ImportedFile(**entry)
     except FileNotFoundError:
-        storage.beside(corpus).unlink(missing_ok=True)  # written before its journal
+        storage.temporary_path(corpus).unlink(missing_ok=True)  # written before its journal
         return []
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(
@@ -200,9 +200,9 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Import
     place.parent.mkdir(exist_ok=True)
     taken = ImportedFile(source.name, rows, "", _below(root, place))
     before = _stamp(corpus)
-    beside = storage.beside(corpus)
+    beside = storage.temporary_path(corpus)
     _append(beside, corpus, into, root / ADDITION, header)
-    storage.replace(root / JOURNAL, json.dumps({**asdict(taken), "source": str(source), "beside": str(beside)}))
+    storage.write_atomic(root / JOURNAL, json.dumps({**asdict(taken), "source": str(source), "beside": str(beside)}))
     if _stamp(corpus) != before:
         beside.unlink()
         (root / JOURNAL).unlink()
@@ -222,7 +222,9 @@ def _refuse(root: Path, source: Path, why: str, details: str = "") -> ImportedFi
     place = _free(inbox / "refused" / _plain(source.name))
     place.parent.mkdir(exist_ok=True)
     why = printable(why.replace(str(source), str(inbox / source.name)))
-    storage.replace(place.with_name(f"{place.name}.txt"), f"{why}\n{details}")  # first: a refusal always has its reason
+    storage.write_atomic(
+        place.with_name(f"{place.name}.txt"), f"{why}\n{details}"
+    )  # first: a refusal always has its reason
     _move(source, place)
     return ImportedFile(source.name, 0, why, _below(root, place))
 
@@ -246,7 +248,7 @@ def _attempt(root: Path, source: Path) -> Iterator[None]:
     except (FileNotFoundError, ValueError, LookupError, TypeError):  # of no file, of another one, or damaged
         attempts = 1
     if attempts <= _MOST_ATTEMPTS:
-        storage.replace(path, json.dumps({name: attempts}))
+        storage.write_atomic(path, json.dumps({name: attempts}))
     try:
         if attempts > _MOST_ATTEMPTS:
             raise UserError(
@@ -346,7 +348,7 @@ def _records(seen: Look, wanted: params.Data) -> Iterator[tuple[int, list[str]]]
 
 def _append(beside: Path, corpus: Path, seen: Look, addition: Path, header: int) -> None:
     """Write the corpus as it is, byte for byte, and the rows behind it, to a file beside it."""
-    with storage.create(beside) as file:
+    with storage.create_new(beside) as file:
         with corpus.open("rb") as old:
             shutil.copyfileobj(old, file, 1 << 20)
             ends = [mark.encode(seen.encoding) for mark in ("\n", "\r")]

@@ -82,7 +82,7 @@ def restore(root: Path, say: Callable[[str], None]) -> None:
                 f"params.yaml was changed during a run with overrides ({', '.join(overrides)}) and is not readable as"
                 f" YAML now: it is left as it is, and what it was before the run is in {kept.relative_to(root)}"
             )
-    storage.beside(path).unlink(missing_ok=True)
+    storage.temporary_path(path).unlink(missing_ok=True)
     done = folder.with_suffix(".unfinished")  # renamed first: a kill in the middle must not leave half of it
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
@@ -143,7 +143,7 @@ def _value(content: Any, key: str) -> Any:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write the whole file or nothing of it, with the mode it had."""
-    beside = storage.beside(path)
+    beside = storage.temporary_path(path)
     _write(beside, content)
     if path.exists():
         shutil.copymode(path, beside)
@@ -152,7 +152,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with storage.create(path) as file:
+    with storage.create_new(path) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -212,7 +212,7 @@ class Registry:
                     if place.exists():  # damaged: nothing of it is worth keeping
                         place.rename(staged.parent / "damaged")
                     staged.rename(place)
-                    storage.sync(place.parent)
+                    storage.fsync(place.parent)
             self._use(state, tag)
             self._write_latest(tag)
             return self._version(tag)
@@ -526,7 +526,7 @@ class Registry:
             content = {"sha256": _hash_of_record(record), "record": record}
             (staged / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for path in (*staged.rglob("*"), staged):
-                storage.sync(path)
+                storage.fsync(path)
             yield tag, staged
         finally:
             shutil.rmtree(aside)
@@ -546,7 +546,7 @@ class Registry:
         champion = state.pointer.to if state.pointer else None
         entry = _next(state, action, champion, tag, why, who, figures)
         self._use(state, tag)
-        storage.replace(self._pointer, _line(entry))
+        storage.write_atomic(self._pointer, _line(entry))
         _append_line(self._history, entry)
         return entry
 
@@ -576,7 +576,7 @@ class Registry:
             self._place(tag).rename(trash)
         else:
             trash.mkdir()
-        storage.sync(trash.parent)
+        storage.fsync(trash.parent)
         self._finish_delete(state, trash, why)
 
     def _finish_delete(self, state: _State, trash: Path, why: str) -> None:
@@ -607,7 +607,7 @@ class Registry:
         """Let BentoML's `name:latest` mean `tag`."""
         latest = self._place(tag).parent / "latest"
         if not latest.is_file() or latest.read_text(encoding="utf-8") != self._place(tag).name:
-            storage.replace(latest, self._place(tag).name)
+            storage.write_atomic(latest, self._place(tag).name)
 
 
 # The model's files
@@ -686,7 +686,7 @@ def _mend_latest(models: Path) -> None:
         return
     left = sorted(models.glob(f"*/{MODEL_YAML}"), key=lambda path: path.stat().st_mtime_ns)
     if left:
-        storage.replace(latest, left[-1].parent.name)
+        storage.write_atomic(latest, left[-1].parent.name)
     elif models.is_dir():
         latest.unlink(missing_ok=True)
 
@@ -738,7 +738,7 @@ def _set_torn_line_aside(path: Path) -> None:
         warn(f"warning: {path}: its last line was cut off; it is kept in {aside}")
     else:
         storage.append(path, b"\n")
-    storage.sync(path)
+    storage.fsync(path)
 
 
 def _pointed(entries: Sequence[Entry], path: Path) -> _State:

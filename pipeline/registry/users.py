@@ -100,7 +100,7 @@ def write(store: Path, user: User, tags: Set[str] | None = None) -> User:
     user = user if tags is None else replace(user, tags=frozenset(tags))
     if find(store, user.id) != user:
         content = {"folder": str(user.folder), "stamp": user.stamp, "tags": sorted(user.tags or ())}
-        storage.replace(store / "users" / user.id, json.dumps(content, indent=2) + "\n")
+        storage.write_atomic(store / "users" / user.id, json.dumps(content, indent=2) + "\n")
     old = store / "users" / old_key(user.folder)
     if old.is_file() and find(store, old.name) == User(old.name, user.folder):
         old.unlink()
@@ -137,7 +137,7 @@ def forget(store: Path, project: Path) -> list[User]:
 
 
 def _renew(id_file: Path) -> None:
-    storage.replace(id_file, f"{uuid.uuid4().hex}\n")
+    storage.write_atomic(id_file, f"{uuid.uuid4().hex}\n")
 
 
 def _if_gone(user: User) -> str:

@@ -53,7 +53,7 @@ def write_verdict(folder: Path) -> None:
         ("log", append),
         ("log", truncate),
         ("data/.validate", scratch),
-        (str(storage.beside(paths.VERDICT)), write_verdict),
+        (str(storage.temporary_path(paths.VERDICT)), write_verdict),
     ],
 )
 @pytest.mark.parametrize("dangling", [False, True])
@@ -106,9 +106,9 @@ def test_whatever_is_no_json_is_a_value_error(tmp_path: Path, content: bytes) ->
 
 def test_a_file_is_replaced_whole_with_the_permissions_that_are_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "file"
-    storage.replace(path, "one")
-    storage.beside(path).write_text("what a killed run left", encoding="utf-8")
-    storage.replace(path, b"two", mode=0o640)
+    storage.write_atomic(path, "one")
+    storage.temporary_path(path).write_text("what a killed run left", encoding="utf-8")
+    storage.write_atomic(path, b"two", mode=0o640)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o640)
     assert [file.name for file in path.parent.iterdir()] == ["file"]
 
