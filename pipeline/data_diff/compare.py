@@ -38,7 +38,8 @@ from pipeline.intake.row_metrics import redact
 from pipeline.intake.splits import normalize
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
-from pipeline.reporting.intake_report import Bar, Histogram, excerpt, percent, shares
+from pipeline.reporting.formatting import excerpt, percent
+from pipeline.reporting.histogram import Bar, Histogram, bars_on_one_axis
 
 # Two texts are one text edited from this similarity on: the Jaccard index of their sets of 5-character pieces.
 EDITED = 0.5
@@ -734,7 +735,7 @@ def _histogram(**lengths: Array) -> dict[str, list[Bar]]:
     histograms = {side: Histogram() for side in lengths}
     for side, values in lengths.items():
         histograms[side].add(values)
-    return shares(histograms)
+    return bars_on_one_axis(histograms)
 
 
 def reading(psi: float | None) -> str:

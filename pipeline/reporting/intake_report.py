@@ -1,175 +1,28 @@
 """The page that says what came in, what was refused and why: filled while the corpus streams by, in bounded memory.
 
-`Summary` is what the page shows. Its `Histogram`, `Parts`, `Examples` and `Pairs` take one chunk after the other, keep
-a fixed amount each, and come to the same whichever way the corpus was cut into chunks.
+`Summary` is what the page shows. Its `Histogram`, `CorpusParts`, `Examples` and `Pairs` take one chunk after the
+other, keep a fixed amount each, and come to the same whichever way the corpus was cut into chunks.
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from pipeline import escape, params, paths
 from pipeline.intake import identifiers
 from pipeline.intake.explain import Lowest
-from pipeline.intake.row_metrics import PERSONAL, redact
+from pipeline.intake.row_metrics import redact
 from pipeline.intake.source import Look
+from pipeline.reporting.formatting import Mask, byte_size, excerpt, number, percent
+from pipeline.reporting.histogram import CorpusParts, Histogram, bars_on_one_axis
 
-Mask = Callable[[str], str]
 SPLITS = ("train", "validation", "test")
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays
 REPEATED_HEADER = "repeated_header"  # the rule for a row that names the columns again
 BROKEN_ROW = "broken_row"  # the reason of a row that does not fit the header, where data.broken_rows is quarantine
-
-# ISO 3's preferred numbers, series R40: 40 steps a decade, each about 6 % above the one before. Every second, fourth
-# and eighth of them is R20, R10 and R5, so a histogram can be shown coarser without cutting a bin.
-_R40 = (
-    *(1.0, 1.06, 1.12, 1.18, 1.25, 1.32, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.12, 2.24, 2.36, 2.5, 2.65, 2.8, 3.0),
-    *(3.15, 3.35, 3.55, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.3, 5.6, 6.0, 6.3, 6.7, 7.1, 7.5, 8.0, 8.5, 9.0, 9.5),
-)
-_DECADES = 12
-MOST_BARS = 40
-
-
-def _edges(step: int) -> np.ndarray:
-    """Return 0 and the distinct whole numbers of the series R40, R20, R10 or R5 (step 1, 2, 4 or 8), rising."""
-    numbers = (int(number * 10**decade + 0.5) for decade in range(_DECADES) for number in _R40[::step])
-    return np.array(sorted({0, *numbers}), dtype=np.int64)
-
-
-_EDGES = {step: _edges(step) for step in (1, 2, 4, 8)}
-
-
-@dataclass(frozen=True)
-class Bar:
-    """One bar of a picture: it stands for the whole numbers from `low` to `high`, both included."""
-
-    low: int
-    high: int
-    value: float
-
-
-class Histogram:
-    """Counts of whole numbers from 0 up in fixed bins that grow by 6 %; what is small is exact."""
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.counts = np.zeros(len(_EDGES[1]), dtype=np.int64)
-        self.sum = 0
-        self.smallest: int | None = None
-        self.largest: int | None = None
-
-    def add(self, values: np.ndarray) -> None:
-        """Count `values`, whole numbers of at least 0."""
-        if len(values) == 0:
-            return
-        self.counts += np.bincount(np.searchsorted(_EDGES[1], values, side="right") - 1, minlength=len(self.counts))
-        self.sum += int(values.sum(dtype=np.int64))
-        low, high = int(values.min()), int(values.max())
-        self.smallest = low if self.smallest is None else min(self.smallest, low)
-        self.largest = high if self.largest is None else max(self.largest, high)
-
-    @property
-    def total(self) -> int:
-        """Return how many values were added."""
-        return int(self.counts.sum())
-
-    @property
-    def mean(self) -> float:
-        """Return the exact mean; 0 when nothing was added."""
-        return self.sum / self.total if self.total else 0.0
-
-    def quantile(self, share: float) -> int:
-        """Return a number that about `share` of the values do not exceed: exact below 20, within 6 % above."""
-        if self.largest is None or self.smallest is None:
-            return 0
-        position = int(np.searchsorted(np.cumsum(self.counts), max(1, share * self.total)))
-        above = int(_EDGES[1][position + 1]) - 1 if position + 1 < len(_EDGES[1]) else self.largest
-        return max(self.smallest, min(above, self.largest))
-
-
-def shares(histograms: Mapping[str, Histogram], up_to: int = 0) -> dict[str, list[Bar]]:
-    """Return each histogram as bars on one axis: of one series, at most 40, their values shares of its own total.
-
-    The axis covers every value of all the histograms, and `up_to`.
-    """
-    known = [histogram for histogram in histograms.values() if histogram.largest is not None]
-    if not known:
-        return {name: [] for name in histograms}
-    low = min(histogram.smallest or 0 for histogram in known)
-    high = max(up_to, *(histogram.largest or 0 for histogram in known))
-    for step in (1, 2, 4, 8):
-        edges = _EDGES[step]
-        first = int(np.searchsorted(edges, low, side="right")) - 1
-        last = int(np.searchsorted(edges, high, side="right")) - 1
-        if last - first < MOST_BARS:
-            break
-    starts = np.searchsorted(_EDGES[1], edges)
-    bars = {}
-    for name, histogram in histograms.items():
-        counts = np.add.reduceat(histogram.counts, starts)
-        bars[name] = [
-            Bar(
-                int(edges[at]),
-                int(edges[at + 1]) - 1 if at + 1 < len(edges) else high,
-                float(counts[at] / max(1, histogram.total)),
-            )
-            for at in range(first, last + 1)
-        ]
-    return bars
-
-
-class Parts:
-    """The corpus as 20 to 40 consecutive parts of equally many rows, however many rows there turn out to be.
-
-    A part holds one row at first; whenever there are more than 40 parts, each two neighbours become one.
-    """
-
-    def __init__(self) -> None:
-        """Start empty."""
-        self.size = 1
-        self.seen = 0
-        self.first_row, self.rows, self.refused, self.characters = (np.zeros(MOST_BARS, np.int64) for _ in range(4))
-
-    def add(self, rows: np.ndarray, refused: np.ndarray, characters: np.ndarray) -> None:
-        """Take the next rows: their numbers, whether each is refused, and its text's length (used where it is not)."""
-        end = self.seen + len(rows)
-        while end > self.size * MOST_BARS:
-            self.first_row = np.concatenate([self.first_row[::2], np.zeros(MOST_BARS // 2, np.int64)])
-            self.rows, self.refused, self.characters = map(_halved, (self.rows, self.refused, self.characters))
-            self.size *= 2
-        position = np.arange(self.seen, end)
-        part = position // self.size
-        begins = position % self.size == 0
-        self.first_row[part[begins]] = rows[begins]
-        clean = ~refused.astype(bool)
-        np.add.at(self.rows, part, 1)
-        np.add.at(self.refused, part[~clean], 1)
-        np.add.at(self.characters, part[clean], characters[clean].astype(np.int64))
-        self.seen = end
-
-    def __len__(self) -> int:
-        """Return how many parts hold a row."""
-        return -(-self.seen // self.size)
-
-    def bars(self) -> tuple[list[Bar], list[Bar]]:
-        """Return the share refused and the mean length of the clean texts, in characters, of each part."""
-        clean = np.maximum(1, self.rows - self.refused)
-        starts = [int(row) for row in self.first_row[: len(self)]]
-        spans = list(zip(starts, [*(row - 1 for row in starts[1:]), starts[-1]] if starts else [], strict=True))
-        return (
-            [Bar(*span, float(self.refused[at] / self.rows[at])) for at, span in enumerate(spans)],
-            [Bar(*span, float(self.characters[at] / clean[at])) for at, span in enumerate(spans)],
-        )
-
-
-def _halved(counts: np.ndarray) -> np.ndarray:
-    """Return `counts` with each two neighbours added up, and as many zeros behind."""
-    return np.concatenate([counts[::2] + counts[1::2], np.zeros(MOST_BARS // 2, np.int64)])
 
 
 @dataclass(frozen=True)
@@ -249,7 +102,7 @@ class Summary:
     close_pairs: Pairs = field(init=False)  # the most similar ones that are no near-duplicates
     low_letters: Lowest = field(init=False)  # the shares nearest to the bound of few_letters that it let in
     lengths: dict[str, Histogram] = field(default_factory=lambda: {split: Histogram() for split in SPLITS})
-    parts: Parts = field(default_factory=Parts)
+    parts: CorpusParts = field(default_factory=CorpusParts)
     token_counts: list[int] = field(default_factory=list)  # tokens of each clean text of a sample; empty: not counted
     max_tokens: int = 0  # tokenize.max_length, where tokens were counted
     blank_lines: int = 0  # of the corpus: they are no rows
@@ -276,33 +129,6 @@ class Summary:
     def rows_clean(self) -> int:
         """Return how many rows went on."""
         return self.rows_in - self.rows_refused
-
-
-EXCERPT = 200  # characters
-# What is redacted is more than what is shown, so that no half of a number stays because the other half was cut off.
-_REDACTED = 20_000
-_LONGEST_DATUM = 5_000  # a private key of 4096 bits has 3,300 characters
-
-_FOUND = {
-    "encoding_damage": re.compile("[\ufffd\x80-\x9f\ud800-\udfff]"),
-    "control_characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]"),
-    **{reason: re.compile(rf"\[{reason}\]") for reason in (*PERSONAL, *identifiers.RULES)},
-}
-
-
-def excerpt(text: str, reason: str = "", mask: Mask = redact) -> str:
-    """Return `text` redacted by `mask` and cut to 200 characters around what `reason` is about.
-
-    An ellipsis stands where it goes on.
-    """
-    redacted = mask(text[:_REDACTED])
-    if len(text) > _REDACTED:
-        redacted = redacted[:-_LONGEST_DATUM]
-    found = _FOUND[reason].search(redacted) if reason in _FOUND else None
-    start = 0 if found is None or found.end() <= EXCERPT else found.start() - EXCERPT // 2
-    end = start + EXCERPT
-    goes_on = end < len(redacted) or len(text) > _REDACTED
-    return ("…" if start else "") + redacted[start:end] + ("…" if goes_on else "")
 
 
 @dataclass(frozen=True)
@@ -418,7 +244,7 @@ def page(summary: Summary) -> str:
         lstrip_blocks=True,
         finalize=escape.finalize,
     )
-    environment.filters |= {"count": "{:,}".format, "percent": percent, "bytes": byte_size, "figure": figure}
+    environment.filters |= {"count": "{:,}".format, "percent": percent, "bytes": byte_size, "number": number}
     tokens = Histogram()
     tokens.add(np.array(summary.token_counts, dtype=np.int64))
     refused_bars, length_bars = summary.parts.bars()
@@ -431,9 +257,9 @@ def page(summary: Summary) -> str:
             reason: in_words(reason, summary.wanted.rules) for reason in sorted({*summary.refused, *summary.warned})
         },
         not_looked_at=[name for name, rule in summary.wanted.rules if rule.severity == "ignore"],
-        length_bars=shares(summary.lengths),
+        length_bars=bars_on_one_axis(summary.lengths),
         tokens=tokens,
-        token_bars=shares({"tokens": tokens}, up_to=summary.max_tokens)["tokens"],
+        token_bars=bars_on_one_axis({"tokens": tokens}, up_to=summary.max_tokens)["tokens"],
         refused_bars=refused_bars,
         part_length_bars=length_bars,
         part_rows=[int(rows) for rows in summary.parts.rows[: len(summary.parts)]],
@@ -441,7 +267,7 @@ def page(summary: Summary) -> str:
         let_in=summary.few_letters_let_in(),
         zip=zip,
         percent=percent,
-        figure=figure,
+        number=number,
         quarantine=paths.QUARANTINE,
         clean=paths.CLEAN,
     )
@@ -486,28 +312,3 @@ def copies_sentence(summary: Summary) -> str:
         "keep them all, as a weight by frequency, set validate.rules.duplicate.severity: warning in params.yaml (all "
         "copies of a text stay in one split)"
     )
-
-
-def percent(share: float) -> str:
-    """Return a share from 0 to 1 as a percentage; what is little but not nothing never reads as nothing."""
-    if 0 < share < 0.001:
-        return "under 0.1 %"
-    if 0.999 < share < 1:
-        return "over 99.9 %"
-    return f"{100 * share:.1f} %".replace(".0 %", " %")
-
-
-def byte_size(size: float) -> str:
-    """Return a number of bytes with a decimal unit."""
-    if size < 1000:
-        return f"{size} bytes"
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.95:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:,.1f} GB"
-
-
-def figure(value: Any) -> str:
-    """Return a number with its thousands apart: whole from 10 up, else with one digit behind the point."""
-    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -21,7 +21,7 @@ from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.data_diff import compare
 from pipeline.intake.row_metrics import redact
-from pipeline.reporting.intake_report import percent
+from pipeline.reporting.formatting import percent
 
 if TYPE_CHECKING:
     from jinja2 import Template

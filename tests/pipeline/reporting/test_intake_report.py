@@ -13,21 +13,9 @@ from ruamel.yaml import YAML
 
 from pipeline import params
 from pipeline.intake.sniff import look
-from pipeline.reporting.intake_report import (
-    MOST_BARS,
-    SPLITS,
-    Histogram,
-    Pairs,
-    Parts,
-    Summary,
-    advice,
-    byte_size,
-    excerpt,
-    in_words,
-    page,
-    percent,
-    shares,
-)
+from pipeline.reporting.formatting import byte_size, excerpt, percent
+from pipeline.reporting.histogram import MOST_BARS, CorpusParts, Histogram, bars_on_one_axis
+from pipeline.reporting.intake_report import SPLITS, Pairs, Summary, advice, in_words, page
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.reporting.test_report import measured_in_a_browser
 
@@ -222,7 +210,7 @@ chunk_sizes = st.lists(st.integers(0, 60), min_size=1, max_size=12)
 def test_parts_and_histograms_are_the_same_however_the_corpus_is_cut(sizes: list[int]) -> None:
     rows = np.arange(2, sum(sizes) + 2)
     refused, lengths = rows % 7 == 0, rows * 37 % 1000
-    whole, cut = (Parts(), Histogram()), (Parts(), Histogram())
+    whole, cut = (CorpusParts(), Histogram()), (CorpusParts(), Histogram())
     whole[0].add(rows, refused, lengths)
     whole[1].add(lengths)
     begin = 0
@@ -238,7 +226,7 @@ def test_parts_and_histograms_are_the_same_however_the_corpus_is_cut(sizes: list
 
 @pytest.mark.parametrize("rows", [1, 39, 40, 41, 1000, 100_000])
 def test_a_corpus_of_any_size_has_at_most_40_parts_that_account_for_every_row(rows: int) -> None:
-    parts = Parts()
+    parts = CorpusParts()
     numbers = np.arange(rows)
     parts.add(numbers, numbers >= rows // 2, np.full(rows, 10))
     assert min(rows, MOST_BARS // 2) <= len(parts) <= MOST_BARS
@@ -249,7 +237,7 @@ def test_a_corpus_of_any_size_has_at_most_40_parts_that_account_for_every_row(ro
 
 
 def test_a_part_begins_at_the_number_of_its_first_row() -> None:
-    parts = Parts()
+    parts = CorpusParts()
     parts.add(np.arange(1000) * 3 + 2, np.zeros(1000, bool), np.ones(1000, np.int64))
     refused, _ = parts.bars()
     assert [bar.low for bar in refused] == [2 + 3 * parts.size * at for at in range(len(parts))]
@@ -272,7 +260,7 @@ def test_a_histogram_knows_counts_mean_and_extremes_exactly_and_quantiles_within
 def test_bars_cover_every_value_once_on_one_axis(values: list[int], up_to: int) -> None:
     histogram, nothing = Histogram(), Histogram()
     histogram.add(np.array(values))
-    bars = shares({"some": histogram, "none": nothing}, up_to=up_to)
+    bars = bars_on_one_axis({"some": histogram, "none": nothing}, up_to=up_to)
     assert len(bars["some"]) == len(bars["none"]) <= MOST_BARS * 2
     assert sum(bar.value for bar in bars["some"]) == pytest.approx(1)
     assert bars["some"][0].low <= min(values)
