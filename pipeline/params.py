@@ -6,98 +6,35 @@
 import codecs
 import difflib
 import ipaddress
-import os
-import re
-import reprlib
-import sys
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
-from ruamel.yaml.reader import ReaderError
 
 from pipeline import paths
 from pipeline.command import UserError, arg_parser, run
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Name = Annotated[str, Field(min_length=1)]
-
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 120
-
-
-def _clipped(value: object) -> str:
-    """Return `value` as Python writes it, but short, however long or deep it is."""
-    return _REPR.repr(value)
-
-
-def _count_or_auto(found: object) -> object:
-    if found == "auto" or (type(found) is int and found >= 1):
-        return found
-    raise ValueError(f"found {_clipped(found)}, but it should be auto or a whole number from 1 on")
-
-
-_LONGEST_NAME = 200  # bytes; file systems allow 255, and files beside it have longer names
-
-
-def _checked_path(path: str) -> str:
-    """Return the path in its shortest form, so that one file has one name; an address (://) stays as it is."""
-    if not _is_text(path):
-        raise ValueError(f"found {_clipped(path)}, with a control character or half a character; no path holds these")
-    if any(len(part.encode()) > _LONGEST_NAME for part in Path(path).parts):
-        raise ValueError(f"found a name longer than {_LONGEST_NAME} bytes: {path[:40]!r}...; use a shorter one")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise ValueError(
-            f"found {_clipped(path)}, which cannot be written in this machine's encoding of file names "
-            f"({sys.getfilesystemencoding()}); set PYTHONUTF8=1, or rename it"
-        ) from None
-    return path if "://" in path else os.path.normpath(path)
-
-
-def _is_text(value: str) -> bool:
-    """Tell whether a value has no control characters and no lone surrogates, so that it can be a name anywhere."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
-
-
-PathName = Annotated[Name, AfterValidator(_checked_path)]
-
-# What `git check-ref-format` refuses in a branch's name, besides HEAD and a dash in front.
-_NO_REF = re.compile(r"(^|/)\.|\.lock(/|$)|\.\.|[\x00-\x20~^:?*\[\\\x7f]|^/|/$|//|\.$|@\{|^@$|^-|^HEAD$")
-
-
-def _checked_branch(branch: str) -> str:
-    if _NO_REF.search(branch) or not _is_text(branch) or len(branch.encode()) > _LONGEST_NAME:
-        raise ValueError(
-            f"found {_clipped(branch)}, which git takes for no branch; expected a name such as retrain or nightly/main"
-        )
-    return branch
-
-
-BranchName = Annotated[Name, AfterValidator(_checked_branch)]
-CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
+from pipeline.param_types import (
+    BranchName,
+    Count,
+    CountOrAuto,
+    Name,
+    PathName,
+    Positive,
+    Seed,
+    Share,
+    clipped,
+    is_origin,
+)
+from pipeline.yaml_file import read_yaml
 
 
 class Section(BaseModel):
@@ -126,7 +63,7 @@ class Data(Section):
                 codecs.lookup(encoding)
             except LookupError:
                 raise ValueError(
-                    f"found {_clipped(encoding)}, which names no encoding; expected auto or one of Python's names, "
+                    f"found {clipped(encoding)}, which names no encoding; expected auto or one of Python's names, "
                     "such as utf-8, utf-16, cp1252, latin-1, big5, shift_jis"
                 ) from None
         return encoding
@@ -137,7 +74,7 @@ class Data(Section):
         words = {"delimiter": ("auto",), "quote": ("auto", "none"), "escape": ("none",)}[str(info.field_name)]
         if value not in words and len(value) != 1:
             raise ValueError(
-                f"found {_clipped(value)}; expected {', '.join(('one character', *words[:-1]))} or {words[-1]}"
+                f"found {clipped(value)}; expected {', '.join(('one character', *words[:-1]))} or {words[-1]}"
             )
         return value
 
@@ -374,18 +311,6 @@ class Watch(Section):
     drift_rows: Count
 
 
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send it: no path, no slash at the end
-
-
-def _is_origin(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        parts.port  # noqa: B018 - raises where it is no number
-    except ValueError:  # such as http://[
-        return False
-    return bool(_ORIGIN.fullmatch(value) and parts.hostname and _is_text(value))
-
-
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
@@ -423,9 +348,9 @@ class Service(Section):
         if self.max_prompt_characters > self.max_body_bytes:
             problems.append("max_prompt_characters must not be above max_body_bytes")
         for origin in self.allow_origins:
-            if origin != "*" and not _is_origin(origin):
+            if origin != "*" and not is_origin(origin):
                 problems.append(
-                    f"allow_origins: {_clipped(origin)} is no origin, such as https://app.example.com, nor *"
+                    f"allow_origins: {clipped(origin)} is no origin, such as https://app.example.com, nor *"
                 )
         for proxy in self.trusted_proxies:
             try:
@@ -454,87 +379,25 @@ class Params(Section):
 
 
 def load(path: Path = paths.PARAMS, root: Path | None = None) -> Params:
-    """Return the checked content of `path`; raises UserError with one line for each problem.
+    """Return the checked content of `path`.
 
-    Its paths start from `root`, the project's folder; without it, from the folder of `path`.
+    Args:
+        path: The file.
+        root: The project's folder, which paths in the file start from; the folder of `path` by default.
+
+    Raises:
+        UserError: One line for each problem.
     """
-    if path.exists() and not path.is_file():  # a read of a pipe would wait for ever
-        raise UserError(f"{path} is no regular file; put the params.yaml that came with the project there")
+    content = read_yaml(path)
     try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path} is not here; run the command from the repository's root") from None
-    yaml = YAML(typ="safe")
-    yaml.Constructor = _Constructor
-    try:
-        text = raw.decode("utf-8")
-        _check_depth(path, text)
-        content = yaml.load(text)
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        shown = raw.splitlines()[line - 1].decode("utf-8", "replace").strip()
-        raise UserError(
-            f"{path} is not readable as YAML: line {line} is not UTF-8: {_clipped(shown)}; save it as UTF-8"
-        ) from None
-    except YAMLError as error:
-        raise UserError(f"{path} is not readable as YAML: {_yaml_problem(raw.decode('utf-8'), error)}") from None
-    try:
-        found = Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         problems = [_sentence(problem) for problem in error.errors()]
         raise UserError("\n".join(f"{path}: {problem}" for problem in problems)) from None
     root = path.parent if root is None else root
-    if clashes := list(paths.conflicts(root, found.data.path, found.base, found.watch.inbox)):
+    if clashes := list(paths.conflicts(root, params.data.path, params.base, params.watch.inbox)):
         raise UserError("\n".join(f"{path}: {clash}" for clash in clashes))
-    return found
-
-
-_DEEPEST = 20  # levels; the settings have 4
-
-
-def _check_depth(path: Path, text: str) -> None:
-    """Raise UserError for YAML so deep that making its values ends in a crash of the interpreter."""
-    depth = 0
-    for event in YAML(typ="safe").parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > _DEEPEST:
-            line = event.start_mark.line + 1
-            raise UserError(f"{path}, line {line}: is nested more than {_DEEPEST} levels deep; the settings have 4")
-
-
-_LARGEST_NUMBER = 2**63 - 1  # that other programs and libraries hold in an integer
-
-
-class _Constructor(SafeConstructor):
-    """Makes Python's values of YAML's; what cannot be made is an error with its line, of whatever type it is."""
-
-    def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Return the value of `node`; raises YAMLError where it has none, such as `2024-13-45` or `!!int x`."""
-        try:
-            value = super().construct_object(node, deep)
-        except (ValueError, LookupError, ArithmeticError) as error:
-            found, problem = _clipped(node.value), str(error)
-            raise ConstructorError(problem=f"cannot read {found} ({problem})", problem_mark=node.start_mark) from None
-        if type(value) is int and abs(value) > _LARGEST_NUMBER:
-            problem = f"the number {_clipped(node.value)} is beyond {_LARGEST_NUMBER}"
-            raise ConstructorError(problem=problem, problem_mark=node.start_mark)
-        return value
-
-
-def _yaml_problem(text: str, error: YAMLError) -> str:
-    """Return what is wrong with the YAML `text`, with the lines as they stand: where it shows and where it began."""
-    if isinstance(error, ReaderError):
-        before = text.encode()[: error.position]  # counted in bytes by libyaml
-        return f"line {before.count(10) + 1} holds the control character {chr(error.character)!r}; delete it"
-    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
-    lines = text.splitlines()
-    marks = [mark for mark in (error.problem_mark, error.context_mark) if mark is not None and mark.line < len(lines)]
-    quoted = [
-        f"line {number}: {_clipped(lines[number - 1])}" for number in dict.fromkeys(mark.line + 1 for mark in marks)
-    ]
-    problem = " ".join(str(error.problem).split())
-    return f"{problem} {error.context or ''}".strip() + (f" ({', from '.join(quoted)})" if quoted else "")
+    return params
 
 
 def _sentence(problem: ErrorDetails) -> str:
@@ -550,7 +413,7 @@ def _sentence(problem: ErrorDetails) -> str:
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}"
     allowed = problem["msg"].replace("Input should", "it should")
-    return f"{key}: found {_clipped(problem['input'])}, but {allowed}"
+    return f"{key}: found {clipped(problem['input'])}, but {allowed}"
 
 
 def _keys_beside(location: tuple[int | str, ...]) -> list[str]:

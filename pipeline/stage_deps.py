@@ -17,7 +17,9 @@ from pipeline.command import NO, UserError, arg_parser, echo, run
 DVC = Path("dvc.yaml")
 # Every stage imports these, and none of them can change what a stage writes: what params.py reads and paths.py names is
 # in dvc.yaml itself, key by key and path by path. As dependencies they would make a new message train the model again.
-NEUTRAL = frozenset(f"pipeline/{name}.py" for name in ("command", "params", "paths", "workspace"))
+NEUTRAL = frozenset(
+    f"pipeline/{name}.py" for name in ("command", "param_types", "params", "paths", "workspace", "yaml_file")
+)
 
 
 def code_of(module: str, root: Path = Path()) -> set[str]:
