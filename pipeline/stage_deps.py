@@ -24,21 +24,31 @@ NEUTRAL = frozenset(
 
 def code_of(module: str, root: Path = Path()) -> set[str]:
     """Return the files of the project, relative to `root`, that hold what `module` runs; without the neutral ones."""
+    return files_of(module, root, leaves=NEUTRAL) - NEUTRAL
+
+
+def files_of(
+    module: str, root: Path = Path(), *, leaves: frozenset[str] = frozenset(), at_import_only: bool = False
+) -> set[str]:
+    """Return the files of the project, relative to `root`, that `module` imports, directly or through others.
+
+    The imports of `leaves` are not followed. With `at_import_only`, imports inside functions do not count.
+    """
     waiting, found = [Path(*module.split(".")).with_suffix(".py")], set[Path]()
     while waiting:
         path = waiting.pop()
         if path in found:
             continue
         found.add(path)
-        if path.suffix == ".py" and path.as_posix() not in NEUTRAL:
-            waiting += _used(path, root)
-    return {path.as_posix() for path in found} - NEUTRAL
+        if path.suffix == ".py" and path.as_posix() not in leaves:
+            waiting += _used(path, root, at_import_only)
+    return {path.as_posix() for path in found}
 
 
-def _used(path: Path, root: Path) -> Iterator[Path]:
+def _used(path: Path, root: Path, at_import_only: bool) -> Iterator[Path]:
     """Yield the project's files that one module imports, or names in a string."""
     tree = ast.parse((root / path).read_text(encoding="utf-8"))
-    for node in _run(tree):
+    for node in _run(tree, at_import_only):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -60,18 +70,20 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but those under `if TYPE_CHECKING`, which never run, and docstrings."""
+def _run(node: ast.AST, at_import_only: bool) -> Iterator[ast.AST]:
+    """Yield all nodes but docstrings and those under `if TYPE_CHECKING`, which never run."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             for other in child.orelse:
                 yield other
-                yield from _run(other)
+                yield from _run(other, at_import_only)
             continue
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue
+        if at_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
         yield child
-        yield from _run(child)
+        yield from _run(child, at_import_only)
 
 
 def _data(name: str, root: Path) -> list[Path]:

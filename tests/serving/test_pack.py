@@ -20,11 +20,13 @@ from ruamel.yaml import YAML
 
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry, Version
+from pipeline.stage_deps import files_of
 from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving
 from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
 
+SERVING = REPOSITORY / "serving"
 OPTIONAL = {"ctranslate2", "vllm"}  # engines that are taken where somebody installed them
 PAUSE = """
 import os, pathlib, time
@@ -34,20 +36,12 @@ time.sleep(60)
 
 
 def test_a_bento_packs_exactly_the_modules_of_the_pipeline_that_the_service_imports() -> None:
-    needed, new = {"pipeline/__init__.py"}, [REPOSITORY / "service.py", *(REPOSITORY / "serving").glob("*.py")]
-    while new:
-        tree = ast.parse(new.pop().read_text(encoding="utf-8"))
-        for node in tree.body:  # what a function imports is for commands that a bento lacks, such as data_diff
-            if not isinstance(node, ast.ImportFrom) or not str(node.module).startswith("pipeline"):
-                continue
-            parts = (
-                [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "pipeline" else [node.module]
-            )
-            found = {f"{str(part).replace('.', '/')}.py" for part in parts} - needed
-            needed |= found
-            new += [REPOSITORY / name for name in found]
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in SERVING.rglob("*.py")}
+    # Imports inside functions of `pipeline` are for commands that a bento does not offer.
+    files = set().union(*(files_of(one, REPOSITORY, at_import_only=True) for one in {"service", *modules}))
     include = YAML(typ="safe").load(REPOSITORY / "bentofile.yaml")["include"]
-    assert needed == {name.lstrip("/") for name in include if "/pipeline/" in name}
+    packed = {name.lstrip("/") for name in include if name.startswith("/pipeline/")}
+    assert packed == {name for name in files if name.startswith("pipeline/")}
 
 
 @pytest.fixture
