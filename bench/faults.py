@@ -116,7 +116,7 @@ def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
 
     from pipeline import paths, validate
     from pipeline.command import UserError
-    from pipeline.intake.columns import unix_line_ends
+    from pipeline.intake.columns import normalize_newlines
 
     yaml = YAML()
     content = yaml.load(ROOT / "params.yaml")
@@ -130,7 +130,7 @@ def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
             return Verdict(True, fault.rows)
         quarantine = pd.read_csv(paths.QUARANTINE, dtype=str, keep_default_na=False)
         # The stage makes CR LF and CR inside texts LF on purpose, and counts them in its metrics.
-        expected = replace(fault, texts=list(map(unix_line_ends, fault.texts)))
+        expected = replace(fault, texts=list(map(normalize_newlines, fault.texts)))
         return judge(expected, pd.read_parquet(paths.CLEAN)["text"].tolist(), set_aside=len(quarantine))
 
 

@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.intake.columns import check_columns, text_of, unix_line_ends
-from pipeline.intake.quarantine import restore
-from pipeline.intake.reader import read
-from pipeline.intake.row_metrics import measure
+from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
+from pipeline.intake.quarantine import unescape_formula
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.row_metrics import compute_row_metrics
 from pipeline.intake.rules import Checker, row_suite
-from pipeline.intake.sniff import look
-from pipeline.intake.source import RESERVED
-from pipeline.intake.splits import digest_of, normalize
+from pipeline.intake.sniff import sniff_format
+from pipeline.intake.source import RESERVED_COLUMNS
+from pipeline.intake.splits import normalize_text, text_digest
 from pipeline.modeling.nats import exp
 from pipeline.registry.store import Version
 
@@ -129,11 +129,11 @@ def perplexity_ratio(found: Mapping[str, float], reference: Mapping[str, float])
 
 
 def _texts(path: Path, wanted: params.Params) -> Iterator[str]:
-    seen = look(path, wanted.data, wanted.validate_)
+    seen = sniff_format(path, wanted.data, wanted.validate_)
     check_columns(seen, wanted.validate_)
-    text = text_of(seen.columns, wanted.validate_)
-    for chunk in read(seen, wanted.data):
-        yield from map(unix_line_ends, map(text, chunk.fields))
+    text = text_builder(seen.columns, wanted.validate_)
+    for chunk in read_chunks(seen, wanted.data):
+        yield from map(normalize_newlines, map(text, chunk.fields))
 
 
 def _validated(root: Path, wanted: params.Params) -> Iterator[str]:
@@ -146,10 +146,10 @@ def _validated(root: Path, wanted: params.Params) -> Iterator[str]:
         with (root / paths.QUARANTINE).open(encoding="utf-8", newline="") as file:
             rows = csv.reader(file)
             header = next(rows)
-            of_corpus = [at for at, name in enumerate(header) if name not in RESERVED]
-            text = text_of([restore(header[at]) for at in of_corpus], wanted.validate_)
+            of_corpus = [at for at, name in enumerate(header) if name not in RESERVED_COLUMNS]
+            text = text_builder([unescape_formula(header[at]) for at in of_corpus], wanted.validate_)
             for row in rows:
-                yield text([restore(row[at]) for at in of_corpus])
+                yield text([unescape_formula(row[at]) for at in of_corpus])
 
 
 def _clean_looking(texts: Iterable[str], known: npt.NDArray[np.uint64], wanted: params.Params) -> list[str]:
@@ -166,9 +166,11 @@ def _clean_looking(texts: Iterable[str], known: npt.NDArray[np.uint64], wanted: 
     drawn = [text for _, text in sorted(kept.items())][: 2 * _MOST]
     if not drawn:
         return []
-    critical, _ = Checker(row_suite(wanted.validate_.rules)).check(pd.DataFrame(measure(drawn, wanted.validate_.rules)))
+    critical, _ = Checker(row_suite(wanted.validate_.rules)).check(
+        pd.DataFrame(compute_row_metrics(drawn, wanted.validate_.rules))
+    )
     return [text for text, reasons in zip(drawn, critical, strict=True) if not reasons][:_MOST]
 
 
 def _digest(text: str) -> int:
-    return int.from_bytes(digest_of(normalize(text))[:8], "big")
+    return int.from_bytes(text_digest(normalize_text(text))[:8], "big")

@@ -20,8 +20,8 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, warn
 from pipeline.dvc_repo import open_repo
-from pipeline.intake.reader import read
-from pipeline.intake.sniff import look
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.sniff import sniff_format
 from pipeline.registry.model_version import content_version, is_same_version, short
 from pipeline.registry.store import Registry
 
@@ -143,11 +143,11 @@ def _is_same(root: Path, one: str | Path, other: str | Path) -> bool:
 
 def _count(path: Path, wanted: params.Data) -> int:
     """Return how many rows the corpus has, as `validate` counts them."""
-    seen = look(path, wanted)
+    seen = sniff_format(path, wanted)
     seconds = path.stat().st_size / _BYTES_A_SECOND
     if seconds > 5 and seen.format != "parquet":
         warn(f"counting the rows of {path} takes about {seconds:.0f} s")
-    return sum(len(chunk.rows) for chunk in read(seen, wanted))
+    return sum(len(chunk.rows) for chunk in read_chunks(seen, wanted))
 
 
 def _candidate(root: Path) -> str | None:

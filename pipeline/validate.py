@@ -26,17 +26,25 @@ from tqdm import tqdm
 
 from pipeline import params, paths
 from pipeline.command import UserError, warn
-from pipeline.intake.columns import check_columns, text_of, unix_line_ends
+from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.explain import Explainer
 from pipeline.intake.quarantine import Quarantine
-from pipeline.intake.reader import read
-from pipeline.intake.rules import Checker, Reasons, corpus_suite, duplicate_suite, row_suite
-from pipeline.intake.sniff import look
-from pipeline.intake.source import Look, clipped
-from pipeline.intake.splits import splits_at
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.rules import (
+    BROKEN_ROW,
+    REPEATED_HEADER,
+    Checker,
+    Reasons,
+    corpus_suite,
+    duplicate_suite,
+    row_suite,
+)
+from pipeline.intake.sniff import sniff_format
+from pipeline.intake.source import FileFormat, preview
+from pipeline.intake.splits import SPLITS, assign_splits
 from pipeline.intake.workers import Inspection, inspect_all
-from pipeline.reporting.intake_report import BROKEN_ROW, REPEATED_HEADER, SPLITS, Summary, copies_sentence, page
+from pipeline.reporting.intake_report import Summary, copies_sentence, page
 from pipeline.workspace import run_stage
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
@@ -58,7 +66,7 @@ def main() -> None:
     corpus = Path(all_params.data.path)
     for output in (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.EXPECTATIONS, paths.VALIDATE_REPORT):
         output.unlink(missing_ok=True)  # so that, where this run stops, no other run's results pass for its own
-    seen = look(corpus, all_params.data, wanted)
+    seen = sniff_format(corpus, all_params.data, wanted)
     check_columns(seen, wanted)
     if mend := paths.untracked(corpus):
         warn(f"{corpus} is not tracked by DVC, so none of its versions is kept and no run can be made again; {mend}")
@@ -114,7 +122,7 @@ class _Beside:
 class _Shelf:
     """The rows between the two passes: a file of Arrow batches, one a chunk."""
 
-    def __init__(self, path: Path, seen: Look, wanted: params.Validate) -> None:
+    def __init__(self, path: Path, seen: FileFormat, wanted: params.Validate) -> None:
         """Name the file and its columns: the corpus's as they are in it, for the quarantine, and the texts."""
         self.path = path
         self.fields = [f"field_{number}" for number in range(len(seen.columns))]
@@ -216,7 +224,7 @@ class _Part:
 class _Categories:
     """Stops the stage as soon as the rows show that the category's column holds something else."""
 
-    def __init__(self, seen: Look, wanted: params.Validate) -> None:
+    def __init__(self, seen: FileFormat, wanted: params.Validate) -> None:
         """Start without a row."""
         self._seen, self._name = seen, wanted.category
         self._groups: dict[str, None] = {}  # in the order in which they came
@@ -232,7 +240,7 @@ class _Categories:
             row = part.rows[~refused][groups.index(longest)]
             raise UserError(
                 f"{self._seen.path}, {'row' if self._seen.format == 'parquet' else 'line'} {row}: the column "
-                f"{self._name!r} (validate.category) holds {len(longest):,} characters, {clipped([longest])}, and a "
+                f"{self._name!r} (validate.category) holds {len(longest):,} characters, {preview([longest])}, and a "
                 f"category has {_LONGEST_GROUP} at most; shorten it, or set validate.category in params.yaml to "
                 "another column or none"
             )
@@ -241,7 +249,7 @@ class _Categories:
         if len(self._groups) > _MOST_GROUPS:
             raise UserError(
                 f"{self._seen.path}: the column {self._name!r} (validate.category) is no category: its first "
-                f"{self._rows:,} rows hold {len(self._groups):,} different values, {clipped(list(self._groups), 3)}, "
+                f"{self._rows:,} rows hold {len(self._groups):,} different values, {preview(list(self._groups), 3)}, "
                 f"and a category has {_MOST_GROUPS} at most; set validate.category in params.yaml to a column with "
                 "fewer or none, or give its rare values one name"
             )
@@ -249,7 +257,7 @@ class _Categories:
 
 def _groups_of(cells: pa.Array, kept: NDArray[np.bool_]) -> list[str]:
     """Return the groups of the rows that are `kept`: the category's cells, trimmed."""
-    return [unix_line_ends(cell.strip()) for cell in cells.filter(pa.array(kept)).to_pylist()]
+    return [normalize_newlines(cell.strip()) for cell in cells.filter(pa.array(kept)).to_pylist()]
 
 
 def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tuple[_Part, Inspection]]]:
@@ -270,14 +278,14 @@ def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tupl
 def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
     """Yield the corpus's chunks with their texts, behind a progress bar on a terminal; count its rows in `summary`."""
     seen = summary.look
-    make_text = text_of(seen.columns, all_params.validate_)
+    make_text = text_builder(seen.columns, all_params.validate_)
     width = len(seen.columns)
     with tqdm(total=summary.size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
-        for chunk in read(seen, all_params.data):
+        for chunk in read_chunks(seen, all_params.data):
             summary.rows_in += len(chunk.rows)
             summary.blank_lines += chunk.blank_lines
             as_in_file = list(map(make_text, chunk.fields))
-            texts = list(map(unix_line_ends, as_in_file))
+            texts = list(map(normalize_newlines, as_in_file))
             summary.fixes["line_ends"] += sum(map(ne, as_in_file, texts))
             headers = tuple(at for at, fields in enumerate(chunk.fields) if _is_header(fields, seen))
             further = [""] * len(texts)
@@ -293,7 +301,7 @@ def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part,
             bar.update(chunk.bytes_read - bar.n)
 
 
-def _is_header(fields: list[str], seen: Look) -> bool:
+def _is_header(fields: list[str], seen: FileFormat) -> bool:
     """Return whether a row holds the names of the columns, perhaps behind the byte order mark of another file."""
     if not seen.header or not fields[-1].endswith(seen.columns[-1]):  # quickly, for almost all rows
         return False
@@ -328,7 +336,7 @@ def _sort_out(
             )
             reasons = list(map(_joined, batch["reasons"].to_pylist(), critical))
             refused = np.array([bool(row_reasons) for row_reasons in reasons])
-            splits = splits_at(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
+            splits = assign_splits(batch["split_key"].to_numpy(), wanted.validation_share, wanted.test_share)
             kept = batch["text"].filter(pa.array(~refused))
             written = [rows[~refused], kept, splits[~refused].tolist()]
             if shelf.category:

@@ -27,8 +27,8 @@ from ruamel.yaml import YAML
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.intake.row_metrics import redact
 from pipeline.promote import Decision
+from pipeline.redaction import redact
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import MOVES, Entry, Registry
 from pipeline.reporting.report import Axis, rounded

@@ -26,9 +26,9 @@ from typing import IO, Literal
 
 from pipeline import escape, params, paths, storage
 from pipeline.command import UserError
-from pipeline.intake.reader import read
-from pipeline.intake.sniff import has_known_suffix, look
-from pipeline.intake.source import Look, clipped
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.sniff import has_known_suffix, sniff_format
+from pipeline.intake.source import FileFormat, preview
 from pipeline.revision import followed
 
 JOURNAL = paths.REGISTRY / "inbox.json"
@@ -180,7 +180,7 @@ def _finish(root: Path, corpus: Path) -> list[ImportedFile]:
     return taken
 
 
-def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> ImportedFile:
+def _take(root: Path, source: Path, into: FileFormat, wanted: params.Params) -> ImportedFile:
     """Append the rows of a file in `.taking/`, or refuse it."""
     inbox, corpus = source.parents[1], into.path
     try:
@@ -194,7 +194,7 @@ def _take(root: Path, source: Path, into: Look, wanted: params.Params) -> Import
             raise UserError(f"{where}: {error.strerror}; the inbox's files are taken once that is mended") from None
         return _refuse(root, source, f"{source}: cannot be read ({error})")
     except Exception as error:  # whatever a reader stumbles over in this file must not keep the next one
-        why = f"{source}: reading it failed ({type(error).__name__}: {clipped([str(error)])}); check what it holds"
+        why = f"{source}: reading it failed ({type(error).__name__}: {preview([str(error)])}); check what it holds"
         return _refuse(root, source, why, traceback.format_exc())
     place = _free(inbox / "done" / source.name)
     place.parent.mkdir(exist_ok=True)
@@ -265,9 +265,9 @@ def _below(root: Path, path: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _corpus(corpus: Path, wanted: params.Params) -> Look:
+def _corpus(corpus: Path, wanted: params.Params) -> FileFormat:
     """Return the look of the corpus; raises UserError where nothing can be appended to a file of its kind."""
-    found = look(corpus, wanted.data)
+    found = sniff_format(corpus, wanted.data)
     if found.format not in ("csv", "tsv") or found.compression != "none":
         packed = "" if found.compression == "none" else f", packed with {found.compression}"
         raise UserError(
@@ -277,7 +277,7 @@ def _corpus(corpus: Path, wanted: params.Params) -> Look:
     return found
 
 
-def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> tuple[int, int]:
+def _addition(path: Path, source: Path, corpus: FileFormat, wanted: params.Params) -> tuple[int, int]:
     """Write the rows of `source` as the corpus has them, and read them back; return the rows, the header's bytes.
 
     Raises UserError for a file that the intake cannot read, with other columns, or with what that dialect cannot hold.
@@ -288,11 +288,11 @@ def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> 
     if not stat.S_ISREG(source.lstat().st_mode):
         raise UserError(f"{source}: is no regular file, such as a pipe or a folder; put a file there")
     try:
-        seen = look(source, strictly)
+        seen = sniff_format(source, strictly)
         if set(seen.columns) != set(corpus.columns):
             raise UserError(
-                f"{source}: its columns are {clipped(seen.columns)}, but those of the corpus, {corpus.path}, are "
-                f"{clipped(corpus.columns)}; give it the same, in any order"
+                f"{source}: its columns are {preview(seen.columns)}, but those of the corpus, {corpus.path}, are "
+                f"{preview(corpus.columns)}; give it the same, in any order"
             )
         order = [seen.columns.index(name) for name in corpus.columns]
         path.unlink(missing_ok=True)
@@ -329,7 +329,7 @@ def _addition(path: Path, source: Path, corpus: Look, wanted: params.Params) -> 
     return rows, header
 
 
-def _writer(file: IO[str], seen: Look, quoting: Literal[0, 1, 3]) -> Callable[[Sequence[str]], object]:
+def _writer(file: IO[str], seen: FileFormat, quoting: Literal[0, 1, 3]) -> Callable[[Sequence[str]], object]:
     """Return what writes a row as the corpus has them; `quoting` is csv's."""
     return csv.writer(
         file,
@@ -341,12 +341,12 @@ def _writer(file: IO[str], seen: Look, quoting: Literal[0, 1, 3]) -> Callable[[S
     ).writerow
 
 
-def _records(seen: Look, wanted: params.Data) -> Iterator[tuple[int, list[str]]]:
-    for chunk in read(seen, wanted):
+def _records(seen: FileFormat, wanted: params.Data) -> Iterator[tuple[int, list[str]]]:
+    for chunk in read_chunks(seen, wanted):
         yield from zip(chunk.rows, chunk.fields, strict=True)
 
 
-def _append(beside: Path, corpus: Path, seen: Look, addition: Path, header: int) -> None:
+def _append(beside: Path, corpus: Path, seen: FileFormat, addition: Path, header: int) -> None:
     """Write the corpus as it is, byte for byte, and the rows behind it, to a file beside it."""
     with storage.create_new(beside) as file:
         with corpus.open("rb") as old:

@@ -28,7 +28,7 @@ from prefect.utilities.urls import url_for
 
 from pipeline import escape, params
 from pipeline.command import UserError
-from pipeline.intake.row_metrics import redact
+from pipeline.redaction import redact
 
 NONE = "none"
 _LONGEST = 500  # characters of the line that matters

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 
 from pipeline import escape, params, paths
-from pipeline.intake.row_metrics import redact
+from pipeline.redaction import redact
 
 NONE = "There are no samples: `dvc repro` writes them.\n"
 

@@ -33,9 +33,9 @@ import regex
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError, arg_parser, echo, echo_json
-from pipeline.intake.duplicates import minima
-from pipeline.intake.row_metrics import redact
-from pipeline.intake.splits import normalize
+from pipeline.intake.duplicates import minhash_signatures
+from pipeline.intake.splits import normalize_text
+from pipeline.redaction import redact
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 from pipeline.reporting.formatting import excerpt, percent
@@ -392,7 +392,7 @@ def _take_in(side: str, name: str, file: pq.ParquetFile, database: duckdb.DuckDB
                     f"{position + values.index(None) + 1} of the file; {_EXPECTED}"
                 )
         texts, splits = columns["text"], columns["split"]
-        normalized = [normalize(text) for text in texts]
+        normalized = [normalize_text(text) for text in texts]
         for text, split in zip(texts, splits, strict=True):
             total.update(f"{split}\0{text}\0".encode())
         lengths[position : position + len(texts)] = [len(text) for text in texts]
@@ -462,7 +462,7 @@ def _signatures_of(file: pq.ParquetFile, positions: Array) -> Array:
         last = np.searchsorted(positions, first + len(columns["text"]))
         if last > done:
             texts = [columns["text"][position - first] for position in positions[done:last]]
-            signatures[done:last] = signatures_of([normalize(text) for text in texts])
+            signatures[done:last] = signatures_of([normalize_text(text) for text in texts])
             done = int(last)
     return signatures
 
@@ -473,7 +473,7 @@ def signatures_of(normalized: Sequence[str]) -> npt.NDArray[np.uint8]:
     Of each minimum 8 bits are kept (b-bit minwise hashing, Li and König 2010): two texts of similarity s agree in
     a share s + (1 - s) / 256 of the 128 places.
     """
-    return minima(normalized, _BANDS * _BAND).astype(np.uint8)
+    return minhash_signatures(normalized, _BANDS * _BAND).astype(np.uint8)
 
 
 def near_pairs(old: npt.NDArray[np.uint8], new: npt.NDArray[np.uint8]) -> tuple[Array, Array]:

@@ -12,8 +12,8 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.columns import is_header, kind_of, kinds_of, longest_texts, near_name, text_columns
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
-from pipeline.intake.source import Look, Sample, SettingsError, clipped, shown, written
-from pipeline.intake.table import QUOTES, TEXT_COLUMN, look_at_table
+from pipeline.intake.source import FileFormat, Sample, SettingsError, preview, shown, written
+from pipeline.intake.table import QUOTES, TEXT_COLUMN, sniff_table
 from pipeline.intake.trial import Reading, quoted_lines, read_sample
 
 _MOSTLY = 0.9  # of the rows
@@ -41,12 +41,12 @@ class Advice:
         columns = self.reading.look.columns
         if self.column in columns and (rows := self.reading.look.sample):
             at = columns.index(self.column)
-            sentence += f" and the first text is {clipped(rows[0][at : at + 1])}"
+            sentence += f" and the first text is {preview(rows[0][at : at + 1])}"
         return sentence
 
 
 def with_advice(
-    error: SettingsError, found: Look, wanted: params.Data, texts: params.Validate | None, sample: Sample
+    error: SettingsError, found: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample
 ) -> SettingsError:
     """Return `error` with tried advice in place of its own where other settings of `data` read the file better."""
     advice = advise(found, wanted, texts, sample, text_columns(texts) if texts else ())
@@ -55,7 +55,7 @@ def with_advice(
     return SettingsError(error.what, str(advice), advice.settings)
 
 
-def better_reading(look: Look, wanted: params.Data, sample: Sample) -> Advice | None:
+def better_reading(look: FileFormat, wanted: params.Data, sample: Sample) -> Advice | None:
     """Return settings that keep the columns of `look`, whose rows do not fit them, and read most rows; else None."""
     names = look.columns if look.header else ()
     advice = advise(look, wanted, None, sample, names)
@@ -65,7 +65,7 @@ def better_reading(look: Look, wanted: params.Data, sample: Sample) -> Advice | 
 
 
 def advise(
-    found: Look, wanted: params.Data, texts: params.Validate | None, sample: Sample, names: Collection[str]
+    found: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample, names: Collection[str]
 ) -> Advice | None:
     """Return the settings with which the file reads best, None where none is known to be right.
 
@@ -86,7 +86,7 @@ def advise(
     return None
 
 
-def _proposals(found: Look, wanted: params.Data, sample: Sample) -> Iterator[Look]:
+def _proposals(found: FileFormat, wanted: params.Data, sample: Sample) -> Iterator[FileFormat]:
     """Yield ways to read the file, as asked for first: delimiter, quote, escape and header."""
     held = "".join(sample.lines)
     asked = "\t" if found.format == "tsv" else wanted.delimiter
@@ -141,7 +141,7 @@ def _has_fields(lines: Sequence[str]) -> bool:
     return False
 
 
-def _settings_of(proposal: Look, found: Look, wanted: params.Data) -> dict[str, str]:
+def _settings_of(proposal: FileFormat, found: FileFormat, wanted: params.Data) -> dict[str, str]:
     """Return the settings of `data` that a proposal changes; what is set to auto changes only if it finds another."""
     if proposal.format == "text":
         return {"data.format": "text"}
@@ -157,9 +157,9 @@ def _settings_of(proposal: Look, found: Look, wanted: params.Data) -> dict[str, 
 
 
 def _verified(
-    proposal: Look,
+    proposal: FileFormat,
     settings: dict[str, str],
-    found: Look,
+    found: FileFormat,
     wanted: params.Data,
     texts: params.Validate | None,
     sample: Sample,
@@ -171,7 +171,7 @@ def _verified(
     for tried in (fewer, settings) if fewer != settings else (settings,):
         data = wanted.model_copy(update={key.removeprefix("data."): value for key, value in tried.items()})
         try:
-            look = look_at_table(replace(found, format=proposal.format), data, sample, names)
+            look = sniff_table(replace(found, format=proposal.format), data, sample, names)
         except UserError:
             continue
         marks = (look.delimiter or NO_DELIMITER, look.quote, look.escape, look.header)
@@ -189,7 +189,7 @@ def _verified(
     return None
 
 
-def _column(look: Look, texts: params.Validate | None, *, moved: bool) -> str | None:
+def _column(look: FileFormat, texts: params.Validate | None, *, moved: bool) -> str | None:
     """Return the column that holds the texts, "" where none is asked for, None where none does."""
     if texts is None:
         return ""
@@ -206,7 +206,7 @@ def _column(look: Look, texts: params.Validate | None, *, moved: bool) -> str | 
 # --- readings that work, but give wrong texts
 
 
-def check_texts(look: Look, wanted: params.Data, texts: params.Validate | None, sample: Sample) -> None:
+def check_texts(look: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample) -> None:
     """Raise SettingsError where the texts are cut, or keep quotes around them, and other settings read them whole.
 
     Where `quote` is none, quotes are part of the texts.
@@ -244,7 +244,7 @@ def check_texts(look: Look, wanted: params.Data, texts: params.Validate | None, 
     what = "quotes stand around the texts" if reading.leftover >= _MOSTLY else "the texts are cut, or hold other fields"
     raise SettingsError(
         f"{look.path}: read with data.delimiter and data.quote as they are, {what}: line {reading.line} reads "
-        f"{clipped(reading.records[0])}",
+        f"{preview(reading.records[0])}",
         f"{advice}; if the quotes belong to the texts, set data.quote: none",
         advice.settings,
     )
@@ -260,5 +260,5 @@ def _misfit(reading: Reading) -> str:
     wrong = sum(len(fields) != width for fields in records)
     return (
         f"{path}, line {reading.lines[at]}: {len(fields)} fields where line {reading.line} has {width}, and so in "
-        f"{wrong:,} of the first {len(records) - 1:,} rows: {clipped(fields)}"
+        f"{wrong:,} of the first {len(records) - 1:,} rows: {preview(fields)}"
     )

@@ -8,14 +8,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake.source import Look, SettingsError, clipped, written
+from pipeline.intake.source import FileFormat, SettingsError, preview, written
 
 
-def text_of(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[str]], str]:
-    """Return the function that gives a record's text: its column, or the template filled in.
+def text_builder(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[str]], str]:
+    """Return a function from a record's fields to its text: one column, or the template filled in.
 
-    A text from a template is "" when any column it uses is blank. Line ends are as in the file: `unix_line_ends` is the
-    caller's. Raises UserError for a column that is not there.
+    A text from a template is "" when any column it uses is blank. Line ends stay as they are in the file; callers
+    apply `normalize_newlines`. Raises UserError for a column that does not exist.
     """
     if wanted.template == "none":
         at = _position(columns, wanted.column, "validate.column")
@@ -39,7 +39,7 @@ def text_of(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[s
     return rendered
 
 
-def unix_line_ends(text: str) -> str:
+def normalize_newlines(text: str) -> str:
     """Return `text` with LF for CR LF and CR, so that a model does not learn the line ends of Windows exports."""
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
@@ -71,11 +71,11 @@ def _parts(template: str) -> list[tuple[str, str | None]]:
 
 def _position(columns: Sequence[str], name: str, key: str) -> int:
     if name not in columns:
-        raise UserError(f"params.yaml: {key}: there is no column {name!r}; there are {clipped(columns, most=50)}")
+        raise UserError(f"params.yaml: {key}: there is no column {name!r}; there are {preview(columns, most=50)}")
     return columns.index(name)
 
 
-def check_columns(look: Look, wanted: params.Validate) -> None:
+def check_columns(look: FileFormat, wanted: params.Validate) -> None:
     """Raise UserError where the file lacks a column that `wanted` uses: what each holds, and what would serve.
 
     So too where the category's column is the texts' own. A line for each problem.
@@ -93,7 +93,7 @@ def text_columns(wanted: params.Validate) -> list[str]:
     return [name for _, name in _parts(wanted.template) if name is not None]
 
 
-def text_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
+def text_problem(look: FileFormat, wanted: params.Validate) -> SettingsError | None:
     """Return the error for a column of the texts that is not there, None where all are."""
     template = wanted.template != "none"
     missing = next((name for name in text_columns(wanted) if name not in look.columns), None)
@@ -112,7 +112,7 @@ def text_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
         mend = f"write {near!r} there, exactly as the header does"
     elif look.header and look.format in ("csv", "tsv") and not is_header(look.columns, look.sample):
         return SettingsError(
-            f"{look.path}, line {look.header_line}: looks like a row, not like a header ({clipped(look.columns)})",
+            f"{look.path}, line {look.header_line}: looks like a row, not like a header ({preview(look.columns)})",
             "write a line with the columns' names above it",
         )
     elif len(texts) == 1 and not template:
@@ -120,7 +120,7 @@ def text_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
         mend = f"set {written(settings)} in params.yaml"
     elif texts:
         joined = json.dumps("\n".join(f"{{{name}}}" for name in texts[:3]), ensure_ascii=False)
-        mend = f"set validate.column in params.yaml to one of {clipped(longest_first)}, or validate.template: {joined}"
+        mend = f"set validate.column in params.yaml to one of {preview(longest_first)}, or validate.template: {joined}"
     elif nested:
         mend = _unnested(look, nested[0])
     else:
@@ -133,7 +133,7 @@ def text_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
     return SettingsError(_is_not_there(missing, key, look, kinds), mend, settings)
 
 
-def _is_a_later_row(look: Look, name: str) -> bool:
+def _is_a_later_row(look: FileFormat, name: str) -> bool:
     """Return whether a later row holds `name` and the rows from there on have as many fields as it."""
     at = next((at for at, row in enumerate(look.sample) if name in row), None)
     if at is None:
@@ -142,7 +142,7 @@ def _is_a_later_row(look: Look, name: str) -> bool:
     return sum(len(row) == len(rows[0]) for row in rows) >= 0.9 * len(rows)
 
 
-def category_problem(look: Look, wanted: params.Validate) -> SettingsError | None:
+def category_problem(look: FileFormat, wanted: params.Validate) -> SettingsError | None:
     """Return the error for a category's column that is not there, or is the texts' own; None where all is well."""
     name = wanted.category
     if name == "none":
@@ -165,12 +165,12 @@ def category_problem(look: Look, wanted: params.Validate) -> SettingsError | Non
     return SettingsError(_is_not_there(name, "validate.category", look, kinds_of(look)), mend, settings)
 
 
-def near_name(missing: str, look: Look) -> str | None:
+def near_name(missing: str, look: FileFormat) -> str | None:
     """Return the column that is called so but for case and white space."""
     return next((name for name in look.columns if name.strip().casefold() == missing.strip().casefold()), None)
 
 
-def _is_not_there(missing: str, key: str, look: Look, kinds: dict[str, str]) -> str:
+def _is_not_there(missing: str, key: str, look: FileFormat, kinds: dict[str, str]) -> str:
     """Return the beginning of a sentence: that the column `key` names is not there, and which are."""
     listed = ", ".join(f"{name!r} ({kind})" for name, kind in list(kinds.items())[:50])
     line = f", line {look.header_line}" if look.header else ""
@@ -210,12 +210,12 @@ def longest_texts(kinds: Mapping[str, str]) -> list[str]:
     return sorted(texts, key=lambda name: -int(kinds[name].split()[1]))
 
 
-def kinds_of(look: Look) -> dict[str, str]:
+def kinds_of(look: FileFormat) -> dict[str, str]:
     """Return what each column holds, by its first rows."""
     return {name: kind_of(values) for name, values in _by_column(look)}
 
 
-def _unnested(look: Look, name: str) -> str:
+def _unnested(look: FileFormat, name: str) -> str:
     """Return how to get texts out of the JSON that the column `name` holds."""
     wanted = f"{name!r} holds {kind_of(dict(_by_column(look))[name])}, not texts; "
     values = [json.loads(value) for value in dict(_by_column(look))[name] if value.strip()]
@@ -234,7 +234,7 @@ def _unnested(look: Look, name: str) -> str:
     )
 
 
-def _by_column(look: Look) -> Iterator[tuple[str, list[str]]]:
+def _by_column(look: FileFormat) -> Iterator[tuple[str, list[str]]]:
     for position, name in enumerate(look.columns):
         yield name, [row[position] for row in look.sample if position < len(row)]
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Span = tuple[int, int]
+from pipeline.intake.detector import Span
 
 _NO_LETTER = "^|[^A-Za-z0-9]"  # of ASCII only: with all of Unicode a pattern takes 2 ms to compile
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # around findings; noncharacters, which are taken from the text before

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from pipeline.intake.source import LONGEST_RECORD, Look
+from pipeline.intake.source import LONGEST_RECORD, FileFormat
 
 csv.field_size_limit(2 * LONGEST_RECORD)  # `unescaped_lines` may double a record
 
@@ -23,7 +23,7 @@ class Dialect(TypedDict):
     strict: bool
 
 
-def dialect(found: Look, *, strict: bool = True) -> Dialect:
+def dialect(found: FileFormat, *, strict: bool = True) -> Dialect:
     """Return the arguments that make csv.reader read as `found` says."""
     return Dialect(
         delimiter=found.delimiter,
@@ -34,7 +34,7 @@ def dialect(found: Look, *, strict: bool = True) -> Dialect:
     )
 
 
-def unescaped_lines(found: Look, text: Iterator[str]) -> Iterator[str]:
+def unescaped_lines(found: FileFormat, text: Iterator[str]) -> Iterator[str]:
     """Return `text` with each escape character that escapes nothing doubled, so that csv.reader keeps it.
 
     csv.reader would drop the backslash of `C:\\new`. An escape counts before a quote, a delimiter, a line break and

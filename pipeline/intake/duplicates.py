@@ -24,7 +24,7 @@ import rensa
 from numpy.typing import NDArray
 
 from pipeline import params
-from pipeline.intake.splits import digest_of, normalize
+from pipeline.intake.splits import normalize_text, text_digest
 
 PIECE = 5  # characters
 RECALL = 0.99  # at the threshold, at least
@@ -40,7 +40,7 @@ BLOCK = 2**16  # characters hashed at once: what a core's own cache holds
 ROWS = 2**15  # rows whose buckets are read at once
 Number = TypeVar("Number", np.uint32, np.uint64)
 
-_BLANK = np.frombuffer(digest_of("")[:16], dtype=">u8").astype(np.uint64)
+_BLANK = np.frombuffer(text_digest("")[:16], dtype=">u8").astype(np.uint64)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Fingerprints:
     """What is kept of n texts to tell which repeat which; without near-duplicates only `digests` holds anything."""
 
     digests: NDArray[np.uint64]
-    """(n, 2): the first 16 bytes of the SHA-256 of the normalised text; `splits.splits_at` reads the first column."""
+    """(n, 2): the first 16 bytes of the SHA-256 of the normalised text; `assign_splits` reads the first column."""
     bands: NDArray[np.uint32]
     """(n, bands): a hash of the permutations of each band."""
     signatures: NDArray[np.uint8]
@@ -86,8 +86,8 @@ def banding(similarity: float) -> tuple[int, int]:
 
 def fingerprint(texts: Sequence[str], wanted: params.Validate) -> Fingerprints:
     """Return the fingerprints of `texts`; the costly part only where near-duplicates are looked for."""
-    normalized = [normalize(text) for text in texts]
-    digests = np.frombuffer(b"".join(digest_of(text)[:16] for text in normalized), dtype=">u8").astype(np.uint64)
+    normalized = [normalize_text(text) for text in texts]
+    digests = np.frombuffer(b"".join(text_digest(text)[:16] for text in normalized), dtype=">u8").astype(np.uint64)
     digests = digests.reshape(-1, 2)
     rule = wanted.rules.near_duplicate
     if rule.severity == "ignore":
@@ -95,7 +95,7 @@ def fingerprint(texts: Sequence[str], wanted: params.Validate) -> Fingerprints:
         nothing = (np.zeros((count, 0), np.uint32), np.zeros((count, 0), np.uint8), np.zeros(count, np.int64), b"")
         return Fingerprints(digests, *nothing)
     bands, length = banding(rule.similarity)
-    signature = minima(normalized, max(bands * length, SIGNATURE))
+    signature = minhash_signatures(normalized, max(bands * length, SIGNATURE))
     keys = np.zeros((len(texts), bands), np.uint64)
     for column in range(length):
         keys = _mixed(keys + signature[:, column : bands * length : length])
@@ -300,7 +300,7 @@ def _originals(digests: NDArray[np.uint64], refused: NDArray[np.bool_]) -> NDArr
     return original
 
 
-def minima(normalized: Sequence[str], permutations: int) -> NDArray[np.uint32]:
+def minhash_signatures(normalized: Sequence[str], permutations: int) -> NDArray[np.uint32]:
     """Return the MinHash signatures (n, permutations) of texts, in bounded memory also for one huge text."""
     digests: list[NDArray[np.uint32]] = []
     batch: list[str] = []
@@ -319,8 +319,8 @@ def minima(normalized: Sequence[str], permutations: int) -> NDArray[np.uint32]:
             count += 1
     if batch:
         digests.append(_minhash(batch, permutations))
-    minima = np.concatenate([np.zeros((0, permutations), np.uint32), *digests])
-    return minima if count == len(normalized) else np.minimum.reduceat(minima, firsts, axis=0)
+    signatures = np.concatenate([np.zeros((0, permutations), np.uint32), *digests])
+    return signatures if count == len(normalized) else np.minimum.reduceat(signatures, firsts, axis=0)
 
 
 def _minhash(texts: Sequence[str], permutations: int) -> NDArray[np.uint32]:

@@ -45,7 +45,7 @@ def _shown(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-class Lowest:
+class LowestPassing:
     """The rows with the lowest values among those that a bound let in; the same whatever the chunks are."""
 
     def __init__(self, bound: float, most: int = 5) -> None:

@@ -5,18 +5,16 @@ model, a spaCy pipeline. A pattern that many harmless numbers fit counts only be
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params
 from pipeline.command import UserError
+from pipeline.intake.detector import Detector, Find, Span
 
 if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
-
-Span = tuple[int, int]
-Finder = Callable[[str], Iterator[Span]]
 
 RULES = ("social_security", "record_number", "birth_date", "person_name")
 _SURE = 0.5  # presidio's score from which a pattern counts without such a word
@@ -33,17 +31,17 @@ _PREFILTERS = {
 }
 
 
-def finders(rules: params.Rules) -> dict[str, tuple[str, Finder]]:
-    """Return for each of RULES that is not ignored its prefilter and what yields the places of its findings, in order.
+def detectors(rules: params.Rules) -> dict[str, Detector]:
+    """Return the detector of each of RULES that is not ignored.
 
     Raises UserError where presidio-analyzer, or the model for names, is not installed.
     """
-    wanted = [name for name in RULES if getattr(rules, name).severity != "ignore"]
-    return {name: (_PREFILTERS[name], _finder(name, rules.person_name.model)) for name in wanted}
+    active = [name for name in RULES if getattr(rules, name).severity != "ignore"]
+    return {name: Detector(_PREFILTERS[name], _find_of(name, rules.person_name.model)) for name in active}
 
 
 @cache
-def _finder(name: str, model: str) -> Finder:
+def _find_of(name: str, model: str) -> Find:
     try:
         from presidio_analyzer import Pattern, PatternRecognizer
         from presidio_analyzer import predefined_recognizers as known
@@ -74,7 +72,7 @@ def _finder(name: str, model: str) -> Finder:
     return _by_pattern(numbers, _RECORD, None)
 
 
-def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, sure: float | None) -> Finder:
+def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, sure: float | None) -> Find:
     """Return what finds the recognizers' matches that stand behind one of `words`, or have a score of `sure`."""
     word = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
 
@@ -92,7 +90,7 @@ def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, sure: float 
     return find
 
 
-def _names(model: str) -> Finder:
+def _names(model: str) -> Find:
     """Return what finds the names of persons with a spaCy pipeline."""
     import spacy
 

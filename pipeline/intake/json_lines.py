@@ -8,12 +8,12 @@ from dataclasses import replace
 from pipeline.command import UserError
 from pipeline.intake.source import (
     SAMPLE,
-    Look,
+    FileFormat,
     SettingsError,
     check_reserved,
     check_width,
-    clipped,
     lines,
+    preview,
     sample_lines,
 )
 
@@ -104,7 +104,7 @@ def is_json(line: str) -> bool:
         return False
 
 
-def look_at_json(found: Look) -> Look:
+def sniff_json_lines(found: FileFormat) -> FileFormat:
     """Return `found` with the union of all objects' keys, in the order in which they first come."""
     keys: dict[str, None] = {}
     sample: list[dict[str, str]] = []
@@ -150,7 +150,7 @@ def look_at_json(found: Look) -> Look:
     return found
 
 
-def _goes_on(found: Look, first: str) -> bool:
+def _goes_on(found: FileFormat, first: str) -> bool:
     """Return whether the JSON object that begins with the line `first` ends on a later one."""
     if is_json(first):
         return False
@@ -166,5 +166,5 @@ def _no_objects(first: str, where: str) -> UserError:
     """Return the error for JSON lines none of which has an object to read, `first` being the first."""
     problem = json_object(first)
     if first.startswith("{") and isinstance(problem, str):
-        return UserError(f"{where}{problem}: {clipped([first])}; no line holds a JSON object that can be read")
-    return SettingsError(f'{where}no line holds a JSON object such as {{"text": "…"}}; found {clipped([first])}')
+        return UserError(f"{where}{problem}: {preview([first])}; no line holds a JSON object that can be read")
+    return SettingsError(f'{where}no line holds a JSON object such as {{"text": "…"}}; found {preview([first])}')

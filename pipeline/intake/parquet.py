@@ -15,7 +15,7 @@ from pipeline.command import UserError
 from pipeline.intake.json_lines import writable
 from pipeline.intake.parquet_pages import pages
 from pipeline.intake.reader import BYTES, ROWS, Record
-from pipeline.intake.source import LONGEST_RECORD, SAMPLE, Look, check_reserved, check_width
+from pipeline.intake.source import LONGEST_RECORD, SAMPLE, FileFormat, check_reserved, check_width
 
 _LARGEST_PAGE = 16 << 20  # bytes, and values, of a page
 _LARGEST_PAGES = 16 * _LARGEST_PAGE  # of all columns, one page of each, which are in memory together
@@ -23,7 +23,7 @@ _ROWS_A_BYTE = 1000
 Sizes = npt.NDArray[np.int64]
 
 
-def look(path: Path) -> Look:
+def sniff_parquet(path: Path) -> FileFormat:
     """Return what the Parquet file `path` is; raises UserError where it cannot be read or has no rows."""
     try:
         with pq.ParquetFile(path) as file:
@@ -36,7 +36,7 @@ def look(path: Path) -> Look:
     if not columns or not rows:
         raise UserError(f"{path}: there is no row in {len(columns)} columns; expected one for each text")
     check_width(f"{path}: ", len(columns))
-    found = Look(path, "parquet", "none", columns=columns)
+    found = FileFormat(path, "parquet", "none", columns=columns)
     check_reserved(found, f"{path}: ")
     sample: list[tuple[str, ...]] = []
     size = 0
@@ -45,10 +45,10 @@ def look(path: Path) -> Look:
         size += sum(map(len, record[1]))
         if len(sample) == 100 or size > SAMPLE:
             break
-    return Look(path, "parquet", "none", columns=columns, sample=tuple(sample))
+    return FileFormat(path, "parquet", "none", columns=columns, sample=tuple(sample))
 
 
-def records(found: Look, size: int | None = None) -> Iterator[Record]:
+def records(found: FileFormat, size: int | None = None) -> Iterator[Record]:
     """Yield the records, their ordinals from 1 as rows, reading `size` at once (as many as fit a chunk)."""
     path = found.path
     unpacked, total, length = 0, 0, path.stat().st_size

@@ -5,24 +5,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.intake.source import RESERVED
+from pipeline.intake.source import RESERVED_COLUMNS
 
 # What makes Excel, LibreOffice or Sheets take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - these very characters
 
 
-def protect(cell: str) -> str:
-    """Return `cell` so that no spreadsheet runs it: with an apostrophe in front where one would; see `restore`."""
+def escape_formula(cell: str) -> str:
+    """Return `cell` with an apostrophe in front where a spreadsheet would run it; `unescape_formula` undoes it."""
     return "'" + cell if cell.lstrip("'").startswith(_FORMULA) else cell
 
 
-def restore(cell: str) -> str:
-    """Return the cell that `protect` was given."""
+def unescape_formula(cell: str) -> str:
+    """Return the cell that `escape_formula` was given."""
     return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 class Quarantine:
-    """`quarantine.csv` being written, in UTF-8: the columns RESERVED, then the corpus's.
+    """`quarantine.csv` being written, in UTF-8: the columns RESERVED_COLUMNS, then the corpus's.
 
     `reasons` are joined by a space; `reason_details` has the value and the bound of each that has them.
     """
@@ -32,7 +32,7 @@ class Quarantine:
         self._file = path.open("w", encoding="utf-8", newline="")
         self.rows = 0  # written so far
         self._writer = csv.writer(self._file)  # lines end in CRLF, so that a CR in a cell is quoted as well
-        self._writer.writerow([*RESERVED, *map(protect, columns)])
+        self._writer.writerow([*RESERVED_COLUMNS, *map(escape_formula, columns)])
 
     def __enter__(self) -> "Quarantine":
         """Return itself."""
@@ -47,4 +47,4 @@ class Quarantine:
     def add(self, row: int, reasons: str, details: str, fields: Sequence[str]) -> None:
         """Write one refused row."""
         self.rows += 1
-        self._writer.writerow([row, reasons, details, *map(protect, fields)])
+        self._writer.writerow([row, reasons, details, *map(escape_formula, fields)])

@@ -11,7 +11,7 @@ from pipeline.command import UserError
 from pipeline.intake.advice import better_reading
 from pipeline.intake.dialect import dialect, unescaped_lines
 from pipeline.intake.json_lines import json_object
-from pipeline.intake.source import LONGEST_RECORD, Look, clipped, lines, sample_lines, shown
+from pipeline.intake.source import LONGEST_RECORD, FileFormat, lines, preview, sample_lines, shown
 
 ROWS = 50_000  # a chunk's records at most
 CELLS = 1_000_000  # and its fields, each of which is an object of 50 bytes and more
@@ -35,7 +35,7 @@ class Chunk:
     fields: list[list[str]] = field(default_factory=list)
     broken: dict[int, list[str]] = field(default_factory=dict)
     bytes_read: int = 0  # of the file as it lies there, since its beginning
-    blank_lines: int = 0  # before its last record or, in the last chunk, behind it; see `read`
+    blank_lines: int = 0  # before its last record or, in the last chunk, behind it; see `read_chunks`
 
 
 class Problem(NamedTuple):
@@ -57,7 +57,7 @@ class Blank:
 Record = tuple[int, list[str], Problem | None, int, int]
 
 
-def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
+def read_chunks(look: FileFormat, wanted: params.Data) -> Iterator[Chunk]:
     """Yield the records of the corpus; each is in one chunk, once.
 
     A line of white space alone is no record, and neither are rows of nothing but delimiters at the end of the file,
@@ -107,7 +107,7 @@ def read(look: Look, wanted: params.Data) -> Iterator[Chunk]:
         yield replace(chunk, bytes_read=look.path.stat().st_size, blank_lines=blank.lines - told)
 
 
-def _summary(look: Look, wanted: params.Data, problems: Sequence[Problem], broken: int, count: int) -> str:
+def _summary(look: FileFormat, wanted: params.Data, problems: Sequence[Problem], broken: int, count: int) -> str:
     """Return the error for broken rows: a sentence for one, a list for several, each mend said once."""
     cause, go_on = "", ", or set data.broken_rows: quarantine in params.yaml to go on without such rows"
     if broken >= _NEARLY_ALL * count or len(look.columns) == 1:
@@ -127,7 +127,7 @@ def _summary(look: Look, wanted: params.Data, problems: Sequence[Problem], broke
     return f"{look.path}: {rows} the columns; {mend}{go_on}:{listed}{more}"
 
 
-def _cause(look: Look, wanted: params.Data) -> str:
+def _cause(look: FileFormat, wanted: params.Data) -> str:
     """Return the mend for a file nearly all rows of which are broken: settings with which they fit, "" for none."""
     if look.format not in ("csv", "tsv"):
         return ""
@@ -137,7 +137,7 @@ def _cause(look: Look, wanted: params.Data) -> str:
 # --- CSV and TSV
 
 
-def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Record]:
+def _csv_records(look: FileFormat, blank: Blank, wanted: params.Data) -> Iterator[Record]:
     width = len(look.columns)
     empty = array("q"), array("q")  # lines, and their numbers of fields: rows of delimiters that may be the last ones
     with lines(look) as (source, text):
@@ -195,7 +195,7 @@ def _csv_records(look: Look, blank: Blank, wanted: params.Data) -> Iterator[Reco
 class _Feed:
     """The lines that csv.reader is given, counted a record: it holds all of one, however many lines that has."""
 
-    def __init__(self, look: Look, text: Iterator[str]) -> None:
+    def __init__(self, look: FileFormat, text: Iterator[str]) -> None:
         """Start at line 1."""
         self._look, self._text = look, text
         self.last = ""  # the line that was given last
@@ -220,14 +220,14 @@ class _Feed:
             yield line
 
 
-def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Problem:
+def _ragged(look: FileFormat, line: int, last_line: int, fields: Sequence[str]) -> Problem:
     """Return what is wrong with a record of too many or too few fields, and the mend."""
     if fields == [_END_OF_DOS]:
         return Problem(f"line {line}: holds only the mark with which DOS ends a file (^Z, 0x1a)", "remove it")
     what = f"{len(fields)} fields where the header has {len(look.columns)} ({', '.join(look.columns[:8])})"
     if not look.header:
         what = f"{len(fields)} fields where line 1 has {len(look.columns)}"
-    what = f"line {line}: {what}: {clipped(fields)}"
+    what = f"line {line}: {what}: {preview(fields)}"
     delimiter = shown(look.delimiter)
     if look.quote and any(
         value.lstrip().startswith(look.quote) and value[0] != look.quote for value in fields if value
@@ -243,7 +243,7 @@ def _ragged(look: Look, line: int, last_line: int, fields: Sequence[str]) -> Pro
     return Problem(what, f"put texts that hold {delimiter} or a line break in quotes ({look.quote})")
 
 
-def _raise_unreadable(look: Look, wanted: params.Data, line: int, last_line: int, error: csv.Error) -> NoReturn:
+def _raise_unreadable(look: FileFormat, wanted: params.Data, line: int, last_line: int, error: csv.Error) -> NoReturn:
     """Raise UserError for the record that begins at `line`, in which csv.reader stopped."""
     where = f"{look.path}, line {line}: the record that begins here cannot be read as CSV"
     found = _excerpt(look, line, last_line)
@@ -265,7 +265,7 @@ def _raise_unreadable(look: Look, wanted: params.Data, line: int, last_line: int
     ) from None
 
 
-def _excerpt(look: Look, line: int, last_line: int) -> str:
+def _excerpt(look: FileFormat, line: int, last_line: int) -> str:
     """Return the beginning of line `line`; of `last_line` where that holds an escaped quote."""
     first = ""
     with lines(look) as (_, text):
@@ -283,7 +283,7 @@ def _excerpt(look: Look, line: int, last_line: int) -> str:
 # --- plain text and JSON lines
 
 
-def _text_records(look: Look, blank: Blank) -> Iterator[Record]:
+def _text_records(look: FileFormat, blank: Blank) -> Iterator[Record]:
     with lines(look) as (source, text):
         for number, line in enumerate(text, start=1):
             if line.strip():
@@ -292,7 +292,7 @@ def _text_records(look: Look, blank: Blank) -> Iterator[Record]:
                 blank.lines += 1
 
 
-def _json_records(look: Look, blank: Blank) -> Iterator[Record]:
+def _json_records(look: FileFormat, blank: Blank) -> Iterator[Record]:
     columns = look.columns
     known = frozenset(columns)
     with lines(look) as (source, text):
@@ -304,7 +304,7 @@ def _json_records(look: Look, blank: Blank) -> Iterator[Record]:
             if isinstance(row, str):
                 raw = line.rstrip("\r\n")
                 problem = Problem(
-                    f"line {number}: {row}: {clipped([raw])}", "write one JSON object a line, each key once"
+                    f"line {number}: {row}: {preview([raw])}", "write one JSON object a line, each key once"
                 )
                 if raw == _END_OF_DOS:
                     problem = _ragged(look, number, number, [raw])

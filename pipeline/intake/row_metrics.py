@@ -8,11 +8,8 @@ The module imports quickly, since it runs in worker processes: libraries for sin
 needs them.
 """
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +20,12 @@ import regex
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import credentials, identifiers
+from pipeline.intake import identifiers, personal_data
+from pipeline.intake.detector import Detector, Span
 from pipeline.intake.rules import row_bounds
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
-
-Span = tuple[int, int]
-Finder = Callable[[str], Iterator[Span]]
 
 # A text that a rule without a search has refused is searched only up to this many characters: so that all reasons of an
 # ordinary row are listed, and a huge one costs no more than counting its characters.
@@ -43,10 +38,9 @@ _ALSO_CONTENT = {
     "digits": r"\p{N}",
     "symbols": r"[[\p{So}\p{Emoji_Modifier}]--\p{Block=Box_Drawing}--\p{Block=Block_Elements}--\uFFFC\uFFFD]",
 }
-PERSONAL = ("secret", "email", "iban", "card", "phone")  # in the order in which `redact` trusts them
 
 
-def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[Any]]:
+def compute_row_metrics(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[Any]]:
     """Return for each rule of rows that is not ignored one number for each text, as its bound is stated.
 
     Counts (int64): `too_short` and `too_long` characters without the white space around them, `encoding_damage` lost
@@ -84,8 +78,7 @@ def measure(texts: Sequence[str], rules: params.Rules) -> dict[str, npt.NDArray[
         searchable[at] = ""
     if "language" in wanted:
         measures["language"] = _of_other_languages(searchable, rules.language)
-    finders = {name: finder for name, finder in _finders(rules.phone.region).items() if name in wanted}
-    measures |= _search(searchable, finders | identifiers.finders(rules))
+    measures |= _search(searchable, detectors(rules))
     if "encoding_damage" in wanted:
         measures["encoding_damage"] += damaged
     return measures
@@ -101,22 +94,6 @@ def _refused(measures: dict[str, npt.NDArray[Any]], rules: params.Rules, count: 
                 values > bounds[name].get("max_value", np.inf)
             )
     return refused
-
-
-def redact(text: str, region: str = "none", further: Mapping[str, tuple[str, Finder]] = MappingProxyType({})) -> str:
-    """Return `text` with [email], [phone], [card], [iban] and [secret] in place of such data.
-
-    `region` is that of the rule `phone`; `further` are finders such as those of `identifiers.finders`. Give whole
-    texts: half a card number is not recognised as one.
-    """
-    finders = {**_finders(region), **further}
-    for name in (*PERSONAL, *further):
-        pieces, kept = [], 0
-        for start, end in finders[name][1](text):
-            pieces += [text[kept:start], f"[{name}]"]
-            kept = end
-        text = "".join([*pieces, text[kept:]])
-    return text
 
 
 def _share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -220,32 +197,26 @@ def _identifier() -> "LanguageIdentifier":
     return LanguageIdentifier.from_model_file(MODEL_FILE)
 
 
-def _search(texts: Sequence[str], finders: dict[str, tuple[str, Finder]]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return how often each finder finds something in each text. A finder comes with its prefilter, for RE2."""
-    counts = {name: np.zeros(len(texts), np.int64) for name in finders}
-    if not finders:
+def _search(texts: Sequence[str], detectors: dict[str, Detector]) -> dict[str, npt.NDArray[np.int64]]:
+    """Return how often each detector finds something in each text."""
+    counts = {name: np.zeros(len(texts), np.int64) for name in detectors}
+    if not detectors:
         return counts
     array = pa.array(texts, pa.large_string())
-    any_of_them = "|".join(f"(?:{prefilter})" for prefilter, _ in finders.values())
-    suspects = pc.indices_nonzero(pc.match_substring_regex(array, any_of_them))
+    any_prefilter = "|".join(f"(?:{detector.prefilter})" for detector in detectors.values())
+    suspects = pc.indices_nonzero(pc.match_substring_regex(array, any_prefilter))
     suspicious = array.take(suspects)
-    for name, (prefilter, finder) in finders.items():
-        for at in suspects.filter(pc.match_substring_regex(suspicious, prefilter)).to_numpy():
-            counts[name][at] = sum(1 for _ in finder(texts[at]))
+    for name, detector in detectors.items():
+        for at in suspects.filter(pc.match_substring_regex(suspicious, detector.prefilter)).to_numpy():
+            counts[name][at] = sum(1 for _ in detector.find(texts[at]))
     return counts
 
 
-@cache
-def _finders(region: str) -> dict[str, tuple[str, Finder]]:
-    """Return for each rule that searches its prefilter and what yields the places of its findings, in order."""
-    return {
-        "encoding_damage": (_mojibake_prefilter(), _find_mojibake),
-        "email": (r"@[^@]*\.", _find_emails),
-        "phone": _phones_of(region),
-        "card": (r"[0-9](?:[ -]?[0-9]){13}", _find_cards),
-        "iban": (r"[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11}", _find_ibans),
-        "secret": (credentials.prefilter(), credentials.find),
-    }
+def detectors(rules: params.Rules) -> dict[str, Detector]:
+    """Return the detector of each rule that searches texts and is not ignored."""
+    known = {"encoding_damage": _mojibake_detector()} | personal_data.detectors(rules.phone.region)
+    active = {name: detector for name, detector in known.items() if getattr(rules, name).severity != "ignore"}
+    return active | identifiers.detectors(rules)
 
 
 def _find_mojibake(text: str) -> Iterator[Span]:
@@ -256,6 +227,11 @@ def _find_mojibake(text: str) -> Iterator[Span]:
     from ftfy.badness import BADNESS_RE
 
     return (match.span() for match in BADNESS_RE.finditer(text) if "\ufffd" not in match[0])
+
+
+@cache
+def _mojibake_detector() -> Detector:
+    return Detector(_mojibake_prefilter(), _find_mojibake)
 
 
 def _mojibake_prefilter() -> str:
@@ -280,108 +256,3 @@ def _mojibake_prefilter() -> str:
             r"[вВ]Ђ",
         )
     )
-
-
-# Of image names for dense screens (icon@2x.png) and of packages with a version (pkg@1.2.3-rc.beta) the latter parts
-# look like domains; git@host is everyone's.
-_EMAIL = re.compile(
-    r"(?<![\w.!#$%&'*+/=?^`{|}~@-])(?!git@)[\w.!#$%&'*+/=?^`{|}~-]{1,64}@"
-    r"(?!\d{1,20}(?:\.\d|x\.(?:png|jpe?g|gif|webp|svg)\b))"
-    r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,32}[^\W\d_]{2,24}(?!\w)"
-)
-
-
-def _find_emails(text: str) -> Iterator[Span]:
-    """Yield e-mail addresses: a name, @ and a domain with a dot (RFC 5321's lengths; no quoted names, no hosts)."""
-    return (match.span() for match in _EMAIL.finditer(text))
-
-
-_DATE = re.compile(r"\d{1,4}([./ -])\d{1,2}\1\d{1,4}")
-
-
-def _phones_of(region: str) -> tuple[str, Finder]:
-    """Return prefilter and finder of phone numbers, valid by their country's plan as libphonenumber has it.
-
-    Without a region only those with a country code (+49 ...). With one also its national numbers, if they look like
-    phone numbers: grouped, or with a leading 0, and no date.
-    """
-    import phonenumbers
-
-    if region != "none" and region not in phonenumbers.SUPPORTED_REGIONS:
-        raise UserError(
-            f"params.yaml: validate.rules.phone.region: found {region!r}, which is no region with phone numbers; "
-            "expected none or a country code of ISO 3166 in capitals, such as US, GB, DE"
-        )
-
-    def find(text: str) -> Iterator[Span]:
-        for match in phonenumbers.PhoneNumberMatcher(text, None if region == "none" else region):
-            number = match.raw_string
-            international = "+" in unicodedata.normalize("NFKC", number)
-            grouped = not number.isdecimal()
-            if international or ((grouped or number.startswith("0")) and not _DATE.fullmatch(number)):
-                yield match.start, match.end
-
-    return (r"[+\x{FF0B}][^A-Za-z]*\p{Nd}" if region == "none" else r"(?:\p{Nd}[^A-Za-z]{0,5}){6}\p{Nd}"), find
-
-
-# The lengths and first digits that issuers use (ISO/IEC 7812): Visa, Mastercard, American Express, Discover, JCB,
-# Diners Club, UnionPay. Maestro's are left out: they take in half of all numbers.
-_ISSUED = re.compile(
-    r"4\d{15}(?:\d{3})?|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
-    r"|(?:6011|64[4-9]\d|65\d\d|35[3-8]\d|352[89])\d{12,15}|3(?:0[0-5]|095|[689]\d)\d{11}|62\d{14,17}"
-)
-# In one piece or in the groups that are printed on cards; not a part of a longer number, word or decimal fraction.
-_CARD = re.compile(
-    r"(?<![0-9A-Za-z_+])(?<![0-9][.,:/-])"
-    r"(?:[0-9]{14,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})"
-    r"(?![0-9A-Za-z_])(?![.,:/-][0-9])"
-)
-
-
-def _find_cards(text: str) -> Iterator[Span]:
-    """Yield numbers of payment cards: an issuer's first digits and length, and the check digit (Luhn)."""
-    from stdnum import luhn
-
-    for match in _CARD.finditer(text):
-        digits = match[0].replace(" ", "").replace("-", "")
-        if _ISSUED.fullmatch(digits) and luhn.is_valid(digits):
-            yield match.span()
-
-
-_IBAN = re.compile(r"(?<![0-9A-Za-z_])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11,30}")
-
-
-def _find_ibans(text: str) -> Iterator[Span]:
-    """Yield IBANs: a country's structure and the check digits (ISO 13616). Words may follow after a space."""
-    from stdnum import iban
-
-    start = 0
-    while match := _IBAN.search(text, start):
-        start = match.start() + 1
-        places = [at for at, character in enumerate(match[0]) if character not in " -"]
-        length = _iban_length(match[0][:2].upper())
-        if not 15 <= length <= len(places):
-            continue
-        end = match.start() + places[length - 1] + 1
-        candidate = text[match.start() : end]
-        if text[end : end + 1].isalnum() or not _has_check_digits(candidate):
-            continue
-        # Not by the lists of banks of single countries (check_country): they lag behind.
-        if iban.is_valid(candidate, check_country=False):
-            yield match.start(), end
-            start = end
-
-
-@cache
-def _iban_length(country: str) -> int:
-    """Return how many letters and digits an IBAN of `country` has, 0 where it has none."""
-    from stdnum import numdb
-
-    structure = numdb.get("iban").info(country)[0][1].get("bban", "")
-    return 4 + sum(map(int, re.findall(r"\d+(?=!)", structure))) if structure else 0
-
-
-def _has_check_digits(candidate: str) -> bool:
-    """Return whether an IBAN's checksum holds (ISO 7064, mod 97-10); quicker than stdnum, which checks more."""
-    compact = candidate.replace(" ", "").replace("-", "")
-    return int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97 == 1

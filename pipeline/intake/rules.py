@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # Great Expectations takes seconds to import, and worker proc
 
 Reasons = list[tuple[str, ...]]
 
+BROKEN_ROW = "broken_row"  # reason of a row that does not fit the columns, with data.broken_rows: quarantine
+REPEATED_HEADER = "repeated_header"  # rule for a row that holds the names of the columns again
+
 # Positions only: the values themselves stay out of the results.
 _RESULT_FORMAT = {
     "result_format": "COMPLETE",

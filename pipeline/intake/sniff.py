@@ -10,19 +10,19 @@ from pipeline.command import UserError
 from pipeline.intake import encodings
 from pipeline.intake.advice import check_texts, with_advice
 from pipeline.intake.columns import category_problem, check_columns, text_columns, text_problem
-from pipeline.intake.json_lines import look_at_json
+from pipeline.intake.json_lines import sniff_json_lines
 from pipeline.intake.source import (
     SAMPLE,
-    Look,
+    FileFormat,
     SettingsError,
     choices,
-    clipped,
     likeliest,
     mixture,
+    preview,
     sample_lines,
     written,
 )
-from pipeline.intake.table import look_at_table
+from pipeline.intake.table import sniff_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -46,13 +46,13 @@ _MAGIC = (  # what a file begins with, what it then is, the mend
 )
 
 
-def look(path: Path, wanted: params.Data, texts: params.Validate | None = None) -> Look:
+def sniff_format(path: Path, wanted: params.Data, texts: params.Validate | None = None) -> FileFormat:
     """Return what the bytes of `path` are, read as `wanted` says; raises UserError for what makes them no table.
 
     Where settings mend that, the error names all that the file needs; those of `texts` only where these are given.
     """
     try:
-        return _look(path, wanted, texts)
+        return _sniff(path, wanted, texts)
     except SettingsError as error:
         raise UserError(f"{error}{_further(path, wanted, texts, error.settings)}") from None
 
@@ -67,7 +67,7 @@ def _further(path: Path, wanted: params.Data, texts: params.Validate | None, set
         )
         changed = texts.model_copy(update=validate) if texts else None
         try:
-            seen = _look(path, wanted.model_copy(update=data), changed)
+            seen = _sniff(path, wanted.model_copy(update=data), changed)
             if changed:
                 check_columns(seen, changed)
             break
@@ -80,7 +80,7 @@ def _further(path: Path, wanted: params.Data, texts: params.Validate | None, set
     return f"; the file also needs {written(further)}" if further else ""
 
 
-def _look(path: Path, wanted: params.Data, texts: params.Validate | None) -> Look:
+def _sniff(path: Path, wanted: params.Data, texts: params.Validate | None) -> FileFormat:
     if path.is_dir():
         what = f"params.yaml: data.path: {str(path)!r} is a folder"
         raise UserError(f"{what}; name the file in it that holds the texts{_such_as(path)}")
@@ -99,21 +99,21 @@ def _look(path: Path, wanted: params.Data, texts: params.Validate | None) -> Loo
         from pipeline.intake import parquet
 
         _refuse_magic(path, head, allowed=b"PAR1")
-        return parquet.look(path)
+        return parquet.sniff_parquet(path)
     sample = _head(path, compression, SAMPLE + 4)
     if not sample:
         raise UserError(f"{path}: the file is empty; expected a header line and a row for each text")
     _refuse_magic(path, sample)
-    found = _with_encoding(Look(path, kind, compression), sample, wanted)
+    found = _with_encoding(FileFormat(path, kind, compression), sample, wanted)
     try:
-        return look_at_json(found) if kind == "jsonl" else _look_at_lines(found, wanted, texts)
+        return sniff_json_lines(found) if kind == "jsonl" else _sniff_lines(found, wanted, texts)
     except SettingsError as error:
         if error.settings.keys() - {"validate.column", "validate.category"}:
             raise
         raise with_advice(error, found, wanted, texts, sample_lines(found)) from None
 
 
-def _look_at_lines(found: Look, wanted: params.Data, texts: params.Validate | None) -> Look:
+def _sniff_lines(found: FileFormat, wanted: params.Data, texts: params.Validate | None) -> FileFormat:
     """Return the look of a CSV or of plain text; raises UserError also where its texts are not to be had so."""
     sample = sample_lines(found)
     if not found.format:
@@ -122,7 +122,7 @@ def _look_at_lines(found: Look, wanted: params.Data, texts: params.Validate | No
             f"{found.path}: its name does not tell what it holds; expected {suffixes}",
             "rename it, or set data.format in params.yaml to csv, tsv, text, jsonl or parquet",
         )
-    seen = look_at_table(found, wanted, sample, text_columns(texts) if texts else ())
+    seen = sniff_table(found, wanted, sample, text_columns(texts) if texts else ())
     if texts and (problem := text_problem(seen, texts)):
         problem = with_advice(problem, found, wanted, texts, sample)
         category = category_problem(seen, texts)
@@ -141,7 +141,7 @@ def has_known_suffix(path: Path) -> bool:
 def _such_as(folder: Path) -> str:
     """Return the corpora in `folder` as the end of a sentence."""
     names = sorted(str(path) for path in folder.iterdir() if path.suffix.lower() in _FORMATS)
-    return f", such as {clipped(names, 3)}" if names else ""
+    return f", such as {preview(names, 3)}" if names else ""
 
 
 def _kind(path: Path, wanted: params.Data) -> tuple[str, str]:
@@ -200,7 +200,7 @@ def _zip_kind(path: Path) -> str:
 # --- encoding
 
 
-def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
+def _with_encoding(found: FileFormat, sample: bytes, wanted: params.Data) -> FileFormat:
     """Return `found` with the encoding to read; raises UserError where it is not the one asked for."""
     asked = wanted.encoding
     name = "auto" if asked == "auto" else encodings.plain_name(asked)
@@ -219,7 +219,7 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
             )
         found = replace(found, encoding=mark, bom=True, notes=(f"the file has the byte order mark of {mark.upper()}",))
         if name == "auto" and mark != "utf-8":
-            found = replace(found, mends=(f"data.encoding: auto: read as {mark}, as its byte order mark says",))
+            found = replace(found, fixes=(f"data.encoding: auto: read as {mark}, as its byte order mark says",))
         return found
     wide = encodings.wide_encoding_of(sample[: SAMPLE // 4 * 4])
     if name in ("utf-16", "utf-32"):
@@ -237,7 +237,7 @@ def _with_encoding(found: Look, sample: bytes, wanted: params.Data) -> Look:
                 {"data.encoding": wide},
             )
         return replace(
-            found, encoding=wide, mends=(f"data.encoding: auto: read as {wide}, as the places of its NULs say",)
+            found, encoding=wide, fixes=(f"data.encoding: auto: read as {wide}, as the places of its NULs say",)
         )
     if name == "auto":
         return _with_detected_encoding(found)
@@ -272,7 +272,7 @@ def _surely_utf8(sample: bytes) -> bool:
     return sum(character > "\x7f" for character in text) >= 3
 
 
-def _with_detected_encoding(found: Look) -> Look:
+def _with_detected_encoding(found: FileFormat) -> FileFormat:
     path = found.path
     if encodings.is_utf8(path, found.compression):
         return replace(found, encoding="utf-8")
@@ -297,4 +297,4 @@ def _with_detected_encoding(found: Look) -> Look:
     if weighed.by_chance:
         lines = ", ".join(map(str, weighed.by_chance))
         mend += f" (valid UTF-8 as well, but likelier {name}: line {lines})"
-    return replace(found, encoding=name, mends=(mend,))
+    return replace(found, encoding=name, fixes=(mend,))

@@ -19,14 +19,14 @@ LONGEST_RECORD = 1 << 22  # characters; War and Peace has 3.2 million
 MOST_COLUMNS = 1 << 14  # as in Excel
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _YAML_WORDS = ("false", "n", "no", "null", "off", "on", "true", "y", "yes")
-RESERVED = ("row", "reasons", "reason_details")  # the columns that quarantine.csv puts before the file's own
+RESERVED_COLUMNS = ("row", "reasons", "reason_details")  # the columns that quarantine.csv puts before the file's own
 
 
 @dataclass(frozen=True)
-class Look:
+class FileFormat:
     """What the raw bytes are.
 
-    `columns` are the names of the fields; `sample` holds the first rows for whom wants to describe them. `mends` has a
+    `columns` are the names of the fields; `sample` holds the first rows for whom wants to describe them. `fixes` has a
     sentence for each thing that was mended because params.yaml allows it, `notes` one for each thing to know although
     nothing was changed. Of Parquet, encoding, line ends and what follows them mean nothing and are "". Line ends,
     notes and `delimiter: auto` go by the first mebibyte.
@@ -45,7 +45,7 @@ class Look:
     header_line: int = 1  # blank lines and rows of delimiters alone may stand above it
     columns: tuple[str, ...] = ()
     sample: tuple[tuple[str, ...], ...] = ()
-    mends: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -72,9 +72,9 @@ def _is_plain(value: str) -> bool:
     return value not in _YAML_WORDS and re.fullmatch(r"[a-z][a-z\d]*([-_][a-z\d]+)*", value) is not None
 
 
-def check_reserved(found: Look, where: str) -> None:
+def check_reserved(found: FileFormat, where: str) -> None:
     """Raise UserError where a column is called as one that the quarantine puts before the file's own."""
-    reserved = [name for name in found.columns if name in RESERVED]
+    reserved = [name for name in found.columns if name in RESERVED_COLUMNS]
     if reserved:
         raise UserError(f"{where}the column name {reserved[0]!r} is used by quarantine.csv; rename it")
 
@@ -109,7 +109,7 @@ def mixture(weighed: encodings.Weighed, foreign: encodings.Foreign) -> str:
     )
 
 
-def undecodable(found: Look) -> UserError:
+def undecodable(found: FileFormat) -> UserError:
     """Return the error for a file that holds bytes outside its encoding, or a NUL, with the line and the mend."""
     skip = len(MARKS[found.encoding]) if found.bom else 0
     fault = encodings.first_fault(found.path, found.compression, found.encoding, skip)
@@ -128,7 +128,7 @@ def undecodable(found: Look) -> UserError:
         return UserError(
             f"{at}save the whole file in one encoding, or set data.encoding in params.yaml to the right name"
         )
-    if found.mends or found.bom:
+    if found.fixes or found.bom:
         return UserError(f"{at}the rest up to there is UTF-8: save that line in UTF-8 too")
     foreign = encodings.foreign_lines(found.path, found.compression)
     guess = encodings.detected(foreign)
@@ -149,7 +149,7 @@ def undecodable(found: Look) -> UserError:
 
 
 @contextmanager
-def lines(found: Look) -> Iterator[tuple["encodings.Counting", Iterator[str]]]:
+def lines(found: FileFormat) -> Iterator[tuple["encodings.Counting", Iterator[str]]]:
     """Open the file and yield its source of bytes and its lines, ends kept; their text is checked as they come.
 
     Raises UserError with line and mend for bytes outside the encoding, NULs and damaged packing.
@@ -166,14 +166,14 @@ def lines(found: Look) -> Iterator[tuple["encodings.Counting", Iterator[str]]]:
         raise undecodable(found) from None
 
 
-def _checked(found: Look, text: io.TextIOWrapper, *, refuse_nul: bool) -> Iterator[str]:
+def _checked(found: FileFormat, text: io.TextIOWrapper, *, refuse_nul: bool) -> Iterator[str]:
     """Yield the lines of `text`; raises UserError for one that is longer than LONGEST_RECORD."""
     number = 0
     while line := text.readline(LONGEST_RECORD + 1):
         number += 1
         if len(line) > LONGEST_RECORD:
             raise UserError(
-                f"{found.path}, line {number}: is longer than {LONGEST_RECORD:,} characters ({clipped([line])}), the "
+                f"{found.path}, line {number}: is longer than {LONGEST_RECORD:,} characters ({preview([line])}), the "
                 "most that a row may have; split its text into several rows, or delete the line"
             )
         if refuse_nul and "\0" in line:
@@ -197,7 +197,7 @@ class Sample(NamedTuple):
     whole: bool
 
 
-def sample_lines(found: Look) -> Sample:
+def sample_lines(found: FileFormat) -> Sample:
     """Return the lines of the first mebibyte, without one that goes on beyond it."""
     sample: list[str] = []
     size = 0
@@ -215,7 +215,7 @@ def shown(delimiter: str) -> str:
     return f"{_NAMES[delimiter]} ({json.dumps(delimiter)})" if delimiter in _NAMES else json.dumps(delimiter)
 
 
-def clipped(fields: Sequence[str], most: int = 6, width: int = 40) -> str:
+def preview(fields: Sequence[str], most: int = 6, width: int = 40) -> str:
     """Return `fields` for a sentence: quoted, the long and the many of them cut short."""
     quoted = [repr(field if len(field) <= width else field[: width - 1] + "…") for field in fields[:most]]
     return ", ".join(quoted) + (f" and {len(fields) - most} more" if len(fields) > most else "")

@@ -16,7 +16,7 @@ _MARKS_FREE = 2_000  # characters
 _MARKS = regex.compile(r"\p{M}{30}(?=\p{M})")
 
 
-def normalize(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Return what of `text` counts when texts are compared: NFKC, case folded, runs of white space as one space.
 
     A text above LONG characters keeps its Unicode form, since NFKC can make 18 characters of one.
@@ -40,7 +40,7 @@ def _compatible(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
-def digest_of(normalized: str) -> bytes:
+def text_digest(normalized: str) -> bytes:
     """Return the SHA-256 (32 bytes) of a normalised text; also of one with lone surrogates, as JSON may hold."""
     return hashlib.sha256(normalized.encode(errors="surrogatepass")).digest()
 
@@ -51,11 +51,11 @@ def split_of(text: str, validation_share: float, test_share: float) -> str:
     It hangs on a hash of the normalised text alone, so a text stays where it is when the CSV grows, and all copies
     of a text are on one side.
     """
-    position = int.from_bytes(digest_of(normalize(text))[:8], "big")
-    return str(splits_at(np.array([position], dtype=np.uint64), validation_share, test_share)[0])
+    position = int.from_bytes(text_digest(normalize_text(text))[:8], "big")
+    return str(assign_splits(np.array([position], dtype=np.uint64), validation_share, test_share)[0])
 
 
-def splits_at(positions: NDArray[np.uint64], validation_share: float, test_share: float) -> NDArray[np.object_]:
+def assign_splits(positions: NDArray[np.uint64], validation_share: float, test_share: float) -> NDArray[np.object_]:
     """Return the split of each text, given the first 8 bytes of its digest as a big-endian number."""
     shares = positions / 2**64
     names = np.full(len(positions), "train", dtype=object)

@@ -11,14 +11,14 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
 from pipeline.intake.json_lines import is_json
-from pipeline.intake.source import Look, Sample, SettingsError, check_reserved, check_width, clipped, shown
+from pipeline.intake.source import FileFormat, Sample, SettingsError, check_reserved, check_width, preview, shown
 from pipeline.intake.trial import Reading, read_sample
 
 QUOTES = ('"', "'", "")
 TEXT_COLUMN = "text"  # of plain text
 
 
-def look_at_table(found: Look, wanted: params.Data, sample: Sample, names: Collection[str] = ()) -> Look:
+def sniff_table(found: FileFormat, wanted: params.Data, sample: Sample, names: Collection[str] = ()) -> FileFormat:
     """Return `found` with delimiter, header and first rows.
 
     `names` are columns that the settings name, which tell a header. Raises UserError for what the first rows show.
@@ -30,7 +30,7 @@ def look_at_table(found: Look, wanted: params.Data, sample: Sample, names: Colle
         what = "holds blank lines only" if sample.lines else "the file is empty"
         raise UserError(f"{path}: {what}; expected a header line and a row for each text")
     if found.format == "text":
-        return _look_at_text(found, sample)
+        return _sniff_text(found, sample)
     _refuse_first_line(found, next((line for line in sample.lines if line.strip()), ""))
     found = _with_dialect(found, sample, wanted, names)
     reading = read_sample(found, sample, strict=False)
@@ -40,7 +40,7 @@ def look_at_table(found: Look, wanted: params.Data, sample: Sample, names: Colle
         check_width(f"{path}, line 1: ", width)
         columns = tuple(f"column_{number}" for number in range(1, max(1, width) + 1))
         mend = f"data.header: none: the columns are called {columns[0]} to {columns[-1]}"
-        return replace(found, columns=columns, sample=_rows(reading.records), mends=(*found.mends, mend))
+        return replace(found, columns=columns, sample=_rows(reading.records), fixes=(*found.fixes, mend))
     return _with_header(found, reading, sample)
 
 
@@ -48,7 +48,7 @@ def _mark(setting: str) -> str:
     return "" if setting in ("none", "auto") else setting
 
 
-def _look_at_text(found: Look, sample: Sample) -> Look:
+def _sniff_text(found: FileFormat, sample: Sample) -> FileFormat:
     """Return `found` as plain text: each line that is not blank is a text."""
     found = replace(found, delimiter="", quote="", escape="", header=False, columns=(TEXT_COLUMN,))
     texts = [(line.rstrip("\r\n"),) for line in sample.lines if line.strip()]
@@ -56,7 +56,7 @@ def _look_at_text(found: Look, sample: Sample) -> Look:
     return _with_line_ends(replace(found, sample=tuple(texts[:100])), ends, sample)
 
 
-def _refuse_first_line(found: Look, first: str) -> None:
+def _refuse_first_line(found: FileFormat, first: str) -> None:
     """Raise UserError where the first line tells that the file is no CSV, or Excel's own."""
     where = f"{found.path}, line 1: "
     if first.lower().startswith("sep=") and len(first.rstrip()) == 5:
@@ -77,7 +77,7 @@ def _refuse_first_line(found: Look, first: str) -> None:
         )
 
 
-def _with_line_ends(found: Look, reading: Reading, sample: Sample) -> Look:
+def _with_line_ends(found: FileFormat, reading: Reading, sample: Sample) -> FileFormat:
     note = {
         "mixed": "line ends are mixed: each of LF, CRLF and CR ends a row",
         "CR": "lines end with CR alone, as on old Macs",
@@ -87,7 +87,7 @@ def _with_line_ends(found: Look, reading: Reading, sample: Sample) -> Look:
     return replace(found, line_ends=reading.line_ends, notes=(*found.notes, note) if note else found.notes)
 
 
-def _with_header(found: Look, reading: Reading, sample: Sample) -> Look:
+def _with_header(found: FileFormat, reading: Reading, sample: Sample) -> FileFormat:
     records, where = reading.records, f"{found.path}, line {reading.line}: "
     header = records[0] if records else [""]
     check_width(where, len(header))
@@ -101,7 +101,7 @@ def _with_header(found: Look, reading: Reading, sample: Sample) -> Look:
     _check_header(found, where)
     if sample.whole and len(records) == 1:
         raise UserError(
-            f"{found.path}: there is no row below the header ({clipped(header)}); expected one for each text: add them"
+            f"{found.path}: there is no row below the header ({preview(header)}); expected one for each text: add them"
         )
     if reading.line > 1:
         above = "line 1 is" if reading.line == 2 else f"lines 1 to {reading.line - 1} are"
@@ -122,7 +122,7 @@ def _rows(records: list[list[str]]) -> tuple[tuple[str, ...], ...]:
 # --- delimiter and quote
 
 
-def _with_dialect(found: Look, sample: Sample, wanted: params.Data, names: Collection[str]) -> Look:
+def _with_dialect(found: FileFormat, sample: Sample, wanted: params.Data, names: Collection[str]) -> FileFormat:
     """Return `found` with its delimiter and quote, found by trial where the settings leave them to it."""
     asked = "\t" if found.format == "tsv" else wanted.delimiter
     if asked != "auto" and wanted.quote != "auto":
@@ -146,7 +146,7 @@ def _with_dialect(found: Look, sample: Sample, wanted: params.Data, names: Colle
     return _as_one_column(found, sample, wanted)
 
 
-def _best_quote(found: Look, sample: Sample, wanted: params.Data, *, strict: bool = True) -> Reading | None:
+def _best_quote(found: FileFormat, sample: Sample, wanted: params.Data, *, strict: bool = True) -> Reading | None:
     """Return the reading with the quote that leaves the fewest fields in quotes, None where none fits."""
     quotes = QUOTES if wanted.quote == "auto" else (found.quote,)
     tried = [
@@ -170,7 +170,7 @@ def _is_quoted(reading: Reading) -> bool:
     return reading.quoted >= 0.5
 
 
-def _refuse_several(found: Look, fitting: list[Reading]) -> NoReturn:
+def _refuse_several(found: FileFormat, fitting: list[Reading]) -> NoReturn:
     seen = " and ".join(f"{shown(reading.look.delimiter)} ({reading.width} fields)" for reading in fitting)
     raise SettingsError(
         f"{found.path}: data.delimiter: auto cannot tell, since {seen} fit every row",
@@ -178,7 +178,7 @@ def _refuse_several(found: Look, fitting: list[Reading]) -> NoReturn:
     )
 
 
-def _with_mends(found: Look, reading: Reading, wanted: params.Data) -> Look:
+def _with_mends(found: FileFormat, reading: Reading, wanted: params.Data) -> FileFormat:
     """Return `found` with the dialect of `reading`, and what was left to be found."""
     delimiter, quote = reading.look.delimiter, reading.look.quote
     fields = "one field" if reading.width == 1 else f"{reading.width} fields"
@@ -187,30 +187,30 @@ def _with_mends(found: Look, reading: Reading, wanted: params.Data) -> Look:
         mends.append(f"data.delimiter: auto: read as separated by {shown(delimiter)}, {fields} on each row")
     if wanted.quote == "auto":
         mends.append(_quote_mend(quote))
-    return replace(found, delimiter=delimiter, quote=quote, mends=(*found.mends, *mends))
+    return replace(found, delimiter=delimiter, quote=quote, fixes=(*found.fixes, *mends))
 
 
-def _as_one_column(found: Look, sample: Sample, wanted: params.Data) -> Look:
+def _as_one_column(found: FileFormat, sample: Sample, wanted: params.Data) -> FileFormat:
     """Return `found` as one column; raises UserError where the first row holds what may separate fields."""
     found = replace(found, delimiter=NO_DELIMITER)
     reading = _best_quote(found, sample, wanted) or _best_quote(found, sample, wanted, strict=False)
     first = reading.records[0][0] if reading else sample.lines[0].strip()
     if reading is None or any(delimiter in first for delimiter in DELIMITERS):
         raise SettingsError(
-            f"{found.path}: data.delimiter: auto cannot tell what separates the fields of {clipped([first])}: none of "
+            f"{found.path}: data.delimiter: auto cannot tell what separates the fields of {preview([first])}: none of "
             "comma, semicolon, tab and bar gives every row as many",
             "set data.delimiter in params.yaml",
         )
     mend = f"data.delimiter: auto: read as one column, since line {reading.line} holds no comma, semicolon, tab or bar"
-    found = replace(found, mends=(*found.mends, mend), quote=reading.look.quote)
-    return replace(found, mends=(*found.mends, _quote_mend(found.quote))) if wanted.quote == "auto" else found
+    found = replace(found, fixes=(*found.fixes, mend), quote=reading.look.quote)
+    return replace(found, fixes=(*found.fixes, _quote_mend(found.quote))) if wanted.quote == "auto" else found
 
 
 def _quote_mend(quote: str) -> str:
     return f"data.quote: auto: read {f'with the quote {quote}' if quote else 'without quotes'}"
 
 
-def _check_dialect(found: Look, wanted: params.Data) -> None:
+def _check_dialect(found: FileFormat, wanted: params.Data) -> None:
     """Raise UserError where two of the marks between and in fields are the same, or end lines."""
     delimiter = "\t" if found.format == "tsv" else wanted.delimiter
     marks = {"data.delimiter": delimiter, "data.quote": found.quote, "data.escape": found.escape}
@@ -226,7 +226,7 @@ def _check_dialect(found: Look, wanted: params.Data) -> None:
             )
 
 
-def _check_header(found: Look, where: str) -> None:
+def _check_header(found: FileFormat, where: str) -> None:
     """Raise UserError unless each column has a name of its own."""
     names = found.columns
     twice = [name for name, count in Counter(names).items() if count > 1]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.intake.dialect import dialect, unescaped_lines
-from pipeline.intake.source import Look, Sample
+from pipeline.intake.source import FileFormat, Sample
 
 ROWS = 1000
 REGULAR = 0.9  # of the rows have as many fields as most: a reading with fewer is none
@@ -24,10 +24,10 @@ class Reading:
     Records of delimiters alone above a header are padding, and none of them.
     """
 
-    look: Look
+    look: FileFormat
     records: list[list[str]]
     lines: list[int]  # at which each begins, and the one that cannot be read
-    line_ends: str  # as in Look
+    line_ends: str  # as in FileFormat
     error: str  # csv's, where the records end with a line that it cannot read
     quoted: float  # lines with a quoted field, as a share of the records
 
@@ -70,7 +70,7 @@ class Reading:
         return bool(self.records) and not self.error and self.regular >= REGULAR and len(self.records[0]) == self.width
 
 
-def read_sample(look: Look, sample: Sample, *, strict: bool = True) -> Reading:
+def read_sample(look: FileFormat, sample: Sample, *, strict: bool = True) -> Reading:
     """Return the first records as `look` has them read, by the reader that reads the file."""
     records: list[list[str]] = []
     ends: Counter[str] = Counter()

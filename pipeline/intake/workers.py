@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import params
 from pipeline.intake.duplicates import Fingerprints, fingerprint
-from pipeline.intake.row_metrics import measure
+from pipeline.intake.row_metrics import compute_row_metrics
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class Inspection:
 
 def inspect(texts: Sequence[str], wanted: params.Validate) -> Inspection:
     """Return what is known of `texts` by themselves."""
-    return Inspection(measure(texts, wanted.rules), fingerprint(texts, wanted))
+    return Inspection(compute_row_metrics(texts, wanted.rules), fingerprint(texts, wanted))
 
 
 def inspect_all(

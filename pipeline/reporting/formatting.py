@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.intake import identifiers
-from pipeline.intake.row_metrics import PERSONAL, redact
+from pipeline.intake.personal_data import PERSONAL_RULES
+from pipeline.redaction import redact
 
 Mask = Callable[[str], str]
 
@@ -17,7 +18,7 @@ _LONGEST_DATUM = 5_000  # a private key of 4096 bits has 3,300 characters
 _FOUND = {
     "encoding_damage": re.compile("[\ufffd\x80-\x9f\ud800-\udfff]"),
     "control_characters": re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]"),
-    **{reason: re.compile(rf"\[{reason}\]") for reason in (*PERSONAL, *identifiers.RULES)},
+    **{reason: re.compile(rf"\[{reason}\]") for reason in (*PERSONAL_RULES, *identifiers.RULES)},
 }
 
 

@@ -13,16 +13,15 @@ import numpy as np
 
 from pipeline import escape, params, paths
 from pipeline.intake import identifiers
-from pipeline.intake.explain import Lowest
-from pipeline.intake.row_metrics import redact
-from pipeline.intake.source import Look
+from pipeline.intake.explain import LowestPassing
+from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
+from pipeline.intake.source import FileFormat
+from pipeline.intake.splits import SPLITS
+from pipeline.redaction import redact
 from pipeline.reporting.formatting import Mask, byte_size, excerpt, number, percent
 from pipeline.reporting.histogram import CorpusParts, Histogram, bars_on_one_axis
 
-SPLITS = ("train", "validation", "test")
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays
-REPEATED_HEADER = "repeated_header"  # the rule for a row that names the columns again
-BROKEN_ROW = "broken_row"  # the reason of a row that does not fit the header, where data.broken_rows is quarantine
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Pairs:
 class Summary:
     """Everything the page shows."""
 
-    look: Look
+    look: FileFormat
     wanted: params.Validate
     size: int  # of the corpus, in bytes
     md5: str  # of the corpus, as DVC names it
@@ -100,7 +99,7 @@ class Summary:
     exact_pairs: Pairs = field(init=False)
     near_pairs: Pairs = field(init=False)
     close_pairs: Pairs = field(init=False)  # the most similar ones that are no near-duplicates
-    low_letters: Lowest = field(init=False)  # the shares nearest to the bound of few_letters that it let in
+    low_letters: LowestPassing = field(init=False)  # the shares nearest to the bound of few_letters that it let in
     lengths: dict[str, Histogram] = field(default_factory=lambda: {split: Histogram() for split in SPLITS})
     parts: CorpusParts = field(default_factory=CorpusParts)
     token_counts: list[int] = field(default_factory=list)  # tokens of each clean text of a sample; empty: not counted
@@ -112,10 +111,10 @@ class Summary:
     def __post_init__(self) -> None:
         """Make what masks personal data as the rules look for it."""
         rules = self.wanted.rules
-        self.mask = partial(redact, region=rules.phone.region, further=identifiers.finders(rules))
+        self.mask = partial(redact, region=rules.phone.region, further=identifiers.detectors(rules))
         self.examples, self.warning_examples = Examples(self.mask), Examples(self.mask)
         self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(self.mask), Pairs(self.mask), Pairs(self.mask)
-        self.low_letters = Lowest(rules.few_letters.min_letters)
+        self.low_letters = LowestPassing(rules.few_letters.min_letters)
 
     def few_letters_let_in(self) -> list[tuple[float, Example]]:
         """Return the rows with the lowest shares that few_letters let in; those of mostly letters are no news."""

@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.data_diff import compare
-from pipeline.intake.row_metrics import redact
+from pipeline.redaction import redact
 from pipeline.reporting.formatting import percent
 
 if TYPE_CHECKING:

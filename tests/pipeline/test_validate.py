@@ -16,7 +16,7 @@ import pytest
 from pipeline import params, paths, validate
 from pipeline.command import UserError
 from pipeline.intake import reader
-from pipeline.intake.quarantine import restore
+from pipeline.intake.quarantine import unescape_formula
 from tests.conftest import ROOT, Workspace, real
 
 
@@ -224,7 +224,7 @@ def test_no_cell_of_the_quarantine_runs_as_a_formula_and_each_can_be_had_back(wo
     content = as_csv(many()) + "".join(f'"{cell}",\n' for cell in cells)
     _, quarantine, _ = run_on(workspace, content)
     assert not [cell for cell in quarantine["id"] if cell.startswith(("=", "+", "-", "@", "\t", "\uff1d"))]
-    assert [restore(cell) for cell in quarantine["id"]] == cells
+    assert [unescape_formula(cell) for cell in quarantine["id"]] == cells
 
 
 def test_a_refusal_and_a_near_miss_are_shown_with_value_bound_and_earlier_row(workspace: Workspace) -> None:

@@ -17,8 +17,8 @@ from flows.runtime import drop_folder
 from flows.runtime.drop_folder import ImportedFile
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake.reader import read
-from pipeline.intake.sniff import look
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.sniff import sniff_format
 
 ROOT = Path(__file__).parents[3]  # not from conftest, whose libraries would make each process slow to start
 PROCESSES = get_context("forkserver")
@@ -46,7 +46,9 @@ class Place:
 
     def rows(self) -> list[list[str]]:
         return [
-            fields for chunk in read(look(self.corpus, self.wanted.data), self.wanted.data) for fields in chunk.fields
+            fields
+            for chunk in read_chunks(sniff_format(self.corpus, self.wanted.data), self.wanted.data)
+            for fields in chunk.fields
         ]
 
     def files(self) -> list[str]:

@@ -13,9 +13,9 @@ import pytest
 
 from pipeline import params, paths, validate
 from pipeline.command import UserError
-from pipeline.intake.columns import check_columns, text_of
-from pipeline.intake.reader import read
-from pipeline.intake.sniff import look
+from pipeline.intake.columns import check_columns, text_builder
+from pipeline.intake.reader import read_chunks
+from pipeline.intake.sniff import sniff_format
 from tests.conftest import ROOT, Workspace
 
 DEFAULTS = params.load(ROOT / "params.yaml")
@@ -55,10 +55,10 @@ def advised(error: UserError) -> dict[str, dict[str, str]]:
 
 
 def texts_of(path: Path, data: params.Data, validate: params.Validate) -> list[str]:
-    found = look(path, data, validate)
+    found = sniff_format(path, data, validate)
     check_columns(found, validate)
-    text = text_of(found.columns, validate)
-    return [text(fields) for chunk in read(found, data) for fields in chunk.fields]
+    text = text_builder(found.columns, validate)
+    return [text(fields) for chunk in read_chunks(found, data) for fields in chunk.fields]
 
 
 def after_advice(path: Path, **settings: str) -> tuple[list[str], str]:
@@ -136,7 +136,7 @@ def test_labels_in_bare_lines_are_not_taken_for_plain_text(tmp_path: Path) -> No
     for content in (labelled, dated):
         path.write_text(content)
         with pytest.raises(UserError) as caught:
-            look(path, DEFAULTS.data, DEFAULTS.validate_)
+            sniff_format(path, DEFAULTS.data, DEFAULTS.validate_)
         assert advised(caught.value)["data"] == {}
 
 
@@ -151,7 +151,7 @@ def test_rows_of_many_widths_are_not_set_aside_as_broken_but_refused(tmp_path: P
     path = tmp_path / "corpus.csv"
     path.write_text("id,text\n" + "".join(f"{number},a{', b' * (number % 5)}\n" for number in range(40)))
     with pytest.raises(UserError, match="have 5 different numbers of fields, so their texts are cut at the delimiter"):
-        look(path, DEFAULTS.data.model_copy(update={"broken_rows": "quarantine"}), DEFAULTS.validate_)
+        sniff_format(path, DEFAULTS.data.model_copy(update={"broken_rows": "quarantine"}), DEFAULTS.validate_)
 
 
 def test_validate_accepts_a_file_after_its_advice(workspace: Workspace) -> None:

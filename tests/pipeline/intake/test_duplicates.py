@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pipeline import params
 from pipeline.intake import duplicates
 from pipeline.intake.duplicates import Duplicates, Findings, banding, fingerprint
-from pipeline.intake.splits import normalize, split_of, splits_at
+from pipeline.intake.splits import assign_splits, normalize_text, split_of
 from tests.conftest import LINES, ROOT
 
 FROM_PARAMS = params.load(ROOT / "params.yaml").validate_
@@ -47,7 +47,7 @@ def found_in(
 
 
 def pieces(text: str) -> set[str]:
-    text = normalize(text)
+    text = normalize_text(text)
     return {text[start : start + 5] for start in range(len(text) - 4)} or {text}
 
 
@@ -244,7 +244,7 @@ def test_without_the_rule_nothing_is_kept_on_disk_and_only_copies_are_found(tmp_
 def test_a_fingerprint_carries_the_place_of_the_text_among_the_splits() -> None:
     texts = [f"text {number}" for number in range(100)]
     positions = fingerprint(texts, FROM_PARAMS).digests[:, 0]
-    assert splits_at(positions, 0.2, 0.2).tolist() == [split_of(text, 0.2, 0.2) for text in texts]
+    assert assign_splits(positions, 0.2, 0.2).tolist() == [split_of(text, 0.2, 0.2) for text in texts]
 
 
 def test_a_text_has_the_same_fingerprint_on_every_machine() -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline import params, validate
 from pipeline.command import UserError
 from pipeline.intake import reader, sniff
-from pipeline.intake.columns import check_columns, text_of
+from pipeline.intake.columns import check_columns, text_builder
 from pipeline.intake.source import LONGEST_RECORD
 from tests.conftest import Workspace, real
 from tests.pipeline.intake.hostile import cases
@@ -24,11 +24,11 @@ Outcome = tuple[list[tuple[int, str]], dict[int, list[str]], list[str], int]
 def by_reader(path: Path) -> Outcome:
     """Read `path` as `validate` does, without its rules."""
     wanted = params.load()
-    found = sniff.look(path, wanted.data, wanted.validate_)
+    found = sniff.sniff_format(path, wanted.data, wanted.validate_)
     check_columns(found, wanted.validate_)
-    make_text = text_of(found.columns, wanted.validate_)
+    make_text = text_builder(found.columns, wanted.validate_)
     rows, broken, blank = [], {}, 0
-    for chunk in reader.read(found, wanted.data):
+    for chunk in reader.read_chunks(found, wanted.data):
         blank += chunk.blank_lines
         broken |= {chunk.rows[position]: fields for position, fields in chunk.broken.items()}
         rows += [
@@ -36,7 +36,7 @@ def by_reader(path: Path) -> Outcome:
             for position, (row, fields) in enumerate(zip(chunk.rows, chunk.fields, strict=True))
             if position not in chunk.broken
         ]
-    return rows, broken, [*found.mends, *found.notes], blank
+    return rows, broken, [*found.fixes, *found.notes], blank
 
 
 def by_stage(path: Path) -> Outcome:
@@ -153,8 +153,8 @@ def test_a_messy_file_read_with_its_mend_has_the_rows_that_pythons_csv_has(
     path = real(f"messy-csv/{name}")
     workspace.set(**changes)
     wanted = params.load()
-    found = sniff.look(path, wanted.data)
+    found = sniff.sniff_format(path, wanted.data)
     with path.open(encoding=encoding, newline="") as file:
         expected = list(csv.reader(file, delimiter="\t" if name.endswith("tsv") else ","))
-    got = [fields for chunk in reader.read(found, wanted.data) for fields in chunk.fields]
+    got = [fields for chunk in reader.read_chunks(found, wanted.data) for fields in chunk.fields]
     assert got == expected[1 if found.header else 0 :]

@@ -8,6 +8,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import identifiers, row_metrics
+from pipeline.redaction import redact
 from pipeline.reporting.intake_report import Examples
 from tests.conftest import ROOT
 
@@ -41,8 +42,8 @@ def test_a_rule_finds_what_it_is_for_and_nothing_like_it(rule: str) -> None:
     pytest.importorskip("presidio_analyzer")
     found, left_alone = FINDINGS[rule]
     wanted = rules(**{rule: {"severity": "critical"}})
-    assert [text for text in found if not row_metrics.measure([text], wanted)[rule].item()] == []
-    assert [text for text in left_alone if row_metrics.measure([text], wanted)[rule].item()] == []
+    assert [text for text in found if not row_metrics.compute_row_metrics([text], wanted)[rule].item()] == []
+    assert [text for text in left_alone if row_metrics.compute_row_metrics([text], wanted)[rule].item()] == []
 
 
 def test_names_are_found_with_a_pipeline_of_spacy_and_a_missing_one_is_named(tmp_path: Path) -> None:
@@ -52,24 +53,24 @@ def test_names_are_found_with_a_pipeline_of_spacy_and_a_missing_one_is_named(tmp
     pipeline.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "Ada Byron"}])
     pipeline.to_disk(tmp_path / "names")
     wanted = rules(person_name={"severity": "critical", "model": str(tmp_path / "names")})
-    found = row_metrics.measure(["Ada Byron and Ada Byron wrote.", "Nobody wrote."], wanted)
+    found = row_metrics.compute_row_metrics(["Ada Byron and Ada Byron wrote.", "Nobody wrote."], wanted)
     assert found["person_name"].tolist() == [2, 0]
     with pytest.raises(UserError, match=r"no spaCy pipeline 'en_none'; .* python -m spacy download en_none"):
-        identifiers.finders(rules(person_name={"severity": "warning", "model": "en_none"}))
+        identifiers.detectors(rules(person_name={"severity": "warning", "model": "en_none"}))
 
 
 def test_what_a_rule_finds_is_masked_in_examples() -> None:
     pytest.importorskip("presidio_analyzer")
-    further = identifiers.finders(rules(social_security={"severity": "warning"}, birth_date={"severity": "critical"}))
-    examples = Examples(lambda text: row_metrics.redact(text, further=further))
+    further = identifiers.detectors(rules(social_security={"severity": "warning"}, birth_date={"severity": "critical"}))
+    examples = Examples(lambda text: redact(text, further=further))
     examples.add(2, "birth_date", "Ann, SSN 536-90-4399, born 03/04/1961, ann@example.com")
     assert examples.of["birth_date"][0].text == "Ann, SSN [social_security], born [birth_date], [email]"
 
 
 @pytest.mark.parametrize("rule", identifiers.RULES)
 def test_without_the_package_the_rule_says_how_to_install_it(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert identifiers.finders(DEFAULTS) == {}
+    assert identifiers.detectors(DEFAULTS) == {}
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
-    identifiers._finder.cache_clear()
+    identifiers._find_of.cache_clear()
     with pytest.raises(UserError, match=rf"rules\.{rule} needs presidio-analyzer.*pip install -c constraints.txt"):
-        identifiers.finders(rules(**{rule: {"severity": "critical"}}))
+        identifiers.detectors(rules(**{rule: {"severity": "critical"}}))

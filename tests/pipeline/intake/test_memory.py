@@ -24,7 +24,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from pipeline import params, validate
 from pipeline.command import UserError
-from pipeline.intake import columnar
+from pipeline.intake import parquet
 from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.workers import inspect
 

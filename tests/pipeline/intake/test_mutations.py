@@ -12,7 +12,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import reader, sniff
-from pipeline.intake.source import Look
+from pipeline.intake.source import FileFormat
 from tests.conftest import Workspace
 
 pytestmark = pytest.mark.integration
@@ -99,22 +99,22 @@ SETTINGS = [
 ]
 
 
-def written_again(found: Look, path: Path, wanted: params.Data) -> str:
+def written_again(found: FileFormat, path: Path, wanted: params.Data) -> str:
     """Return the records that were read as the lines of the file they came from, told by their line numbers."""
     content = path.read_bytes().decode(found.encoding).removeprefix("\ufeff")
     lines = list(io.StringIO(content, newline=""))
-    starts = [row for chunk in reader.read(found, wanted) for row in chunk.rows]
+    starts = [row for chunk in reader.read_chunks(found, wanted) for row in chunk.rows]
     assert starts == sorted(set(starts))
     first = sorted({1, *starts})
     ends = [*first[1:], len(lines) + 1]
     return "".join("".join(lines[start - 1 : end - 1]) for start, end in zip(first, ends, strict=True))
 
 
-def characters_of(found: Look, wanted: params.Data) -> int:
+def characters_of(found: FileFormat, wanted: params.Data) -> int:
     """Return how many characters but quotes, delimiters, escapes and line breaks the fields hold."""
     dropped = {found.quote, found.delimiter, found.escape, "\r", "\n"}
     count = sum(character not in dropped for name in found.columns * found.header for character in name)
-    for chunk in reader.read(found, wanted):
+    for chunk in reader.read_chunks(found, wanted):
         for position, fields in enumerate(chunk.fields):
             values = chunk.broken.get(position, fields)
             count += sum(character not in dropped for value in values for character in value)
@@ -133,7 +133,7 @@ def test_a_broken_csv_ends_in_rows_or_in_a_sentence_and_every_character_is_in_a_
         source = random.Random(seed * len(SETTINGS) + SETTINGS.index(settings))
         path.write_bytes(broken(valid(source), source))
         try:
-            found = sniff.look(path, wanted)
+            found = sniff.sniff_format(path, wanted)
             count = characters_of(found, wanted)
         except UserError:
             refused += 1

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import json_lines, parquet, reader, sniff
-from pipeline.intake.columns import check_columns, text_of
-from pipeline.intake.source import Look
+from pipeline.intake.columns import check_columns, text_builder
+from pipeline.intake.source import FileFormat
 from tests.conftest import ROOT
 
 DEFAULTS = params.load(ROOT / "params.yaml")
@@ -45,9 +45,9 @@ def wanted(**changes: str) -> params.Data:
     return DEFAULTS.data.model_copy(update=changes)
 
 
-def chunks(path: Path, **changes: str) -> tuple[Look, list[reader.Chunk]]:
-    found = sniff.look(path, wanted(**changes))
-    return found, list(reader.read(found, wanted(**changes)))
+def chunks(path: Path, **changes: str) -> tuple[FileFormat, list[reader.Chunk]]:
+    found = sniff.sniff_format(path, wanted(**changes))
+    return found, list(reader.read_chunks(found, wanted(**changes)))
 
 
 def fields_of(path: Path, **changes: str) -> list[list[str]]:
@@ -188,7 +188,7 @@ def test_no_chunk_comes_after_a_broken_row_that_stops(tmp_path: Path) -> None:
     path = written(tmp_path, "id,text\n1\n" + "1,a\n" * (reader.ROWS + 1))
     data = wanted()
     with pytest.raises(UserError, match="line 2: 1 fields"):
-        next(reader.read(sniff.look(path, data), data))
+        next(reader.read_chunks(sniff.sniff_format(path, data), data))
 
 
 def test_a_fault_that_makes_the_rest_unsure_stops_at_once_even_with_quarantine(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_parquet_values_that_have_no_text_are_refused_by_column(tmp_path: Path, 
 
 
 def text(columns: list[str], fields: list[str], **changes: str) -> str:
-    return text_of(columns, DEFAULTS.validate_.model_copy(update=changes))(fields)
+    return text_builder(columns, DEFAULTS.validate_.model_copy(update=changes))(fields)
 
 
 def test_the_text_is_a_column_or_a_template_of_several() -> None:
@@ -339,7 +339,7 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
 def column_error(path: Path, **changes: str) -> str:
     texts = DEFAULTS.validate_.model_copy(update=changes)
     with pytest.raises(UserError) as caught:
-        check_columns(sniff.look(path, wanted(), texts), texts)
+        check_columns(sniff.sniff_format(path, wanted(), texts), texts)
     return str(caught.value)
 
 

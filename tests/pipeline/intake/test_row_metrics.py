@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import credentials, identifiers, row_metrics
+from pipeline.intake import credentials, identifiers, personal_data, row_metrics
+from pipeline.intake.personal_data import PERSONAL_RULES
+from pipeline.redaction import redact
 from tests.conftest import ROOT, real
 
 DEFAULTS = params.load(ROOT / "params.yaml").validate_.rules
@@ -49,7 +51,7 @@ def rules(**changes: dict[str, object]) -> params.Rules:
 
 
 def number(text: str, rule: str, **settings: object) -> float:
-    return row_metrics.measure([text], rules(**{rule: {"severity": "critical", **settings}}))[rule].item()
+    return row_metrics.compute_row_metrics([text], rules(**{rule: {"severity": "critical", **settings}}))[rule].item()
 
 
 # ---- what is found and what is left alone
@@ -262,13 +264,13 @@ def test_findings_are_counted() -> None:
 
 def test_lengths_are_in_characters_without_the_white_space_around() -> None:
     assert number("  naïve 漢字 🙂\n", "too_short") == number("  naïve 漢字 🙂\n", "too_long") == 10
-    assert row_metrics.measure(["e\u0301"], DEFAULTS)["too_long"].tolist() == [2]
+    assert row_metrics.compute_row_metrics(["e\u0301"], DEFAULTS)["too_long"].tolist() == [2]
 
 
 @pytest.mark.parametrize(("severity", "expected"), [("critical", 5), ("warning", 0), ("ignore", 0)])
 def test_a_text_refused_as_empty_is_not_too_short_as_well(severity: str, expected: int) -> None:
     wanted = rules(empty={"severity": severity}, too_short={"min_characters": 5})
-    assert row_metrics.measure([" \n"], wanted)["too_short"].tolist() == [expected]
+    assert row_metrics.compute_row_metrics([" \n"], wanted)["too_short"].tolist() == [expected]
 
 
 # Texts as they are, and what is none: the default bound tells them apart.
@@ -370,27 +372,27 @@ def test_a_name_that_does_not_exist_is_the_users_mistake(rule: str, change: dict
 
 def test_there_is_a_number_for_each_rule_of_rows_that_is_not_ignored() -> None:
     texts = ["one", "two"]
-    found = row_metrics.measure(texts, DEFAULTS)
+    found = row_metrics.compute_row_metrics(texts, DEFAULTS)
     of_others = {"repeated_header", "script", "language", *identifiers.RULES, "duplicate", "near_duplicate"}
     assert set(found) == set(params.Rules.model_fields) - of_others
     assert {len(values) for values in found.values()} == {2}
     ignored = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
-    assert row_metrics.measure(texts, ignored) == {}
-    assert {len(values) for values in row_metrics.measure([], DEFAULTS).values()} == {0}
+    assert row_metrics.compute_row_metrics(texts, ignored) == {}
+    assert {len(values) for values in row_metrics.compute_row_metrics([], DEFAULTS).values()} == {0}
 
 
 def test_what_is_far_too_long_is_refused_for_that_and_not_searched_further() -> None:
     text = "bob@example.com " * 10_000 + "\0"
-    refused = row_metrics.measure([text], DEFAULTS)
+    refused = row_metrics.compute_row_metrics([text], DEFAULTS)
     assert (refused["too_long"].item(), refused["email"].item()) == (len(text), 0)
     assert refused["control_characters"].item() == 1
     warned = {"severity": "warning"}
-    searched = row_metrics.measure([text], rules(too_long=warned, control_characters=warned))
+    searched = row_metrics.compute_row_metrics([text], rules(too_long=warned, control_characters=warned))
     assert searched["email"].item() == 10_000
 
 
 def test_all_reasons_of_an_ordinary_row_are_listed_though_one_would_do() -> None:
-    found = row_metrics.measure(["bob@example.com " * 200 + "\0"], DEFAULTS)
+    found = row_metrics.compute_row_metrics(["bob@example.com " * 200 + "\0"], DEFAULTS)
     assert [found[rule].item() for rule in ("too_long", "control_characters", "email")] == [3201, 1, 200]
 
 
@@ -418,15 +420,17 @@ ADVERSARIAL = {
 
 def test_no_rule_takes_more_than_a_while_for_a_text_made_for_it() -> None:
     for rule, texts in ADVERSARIAL.items():
-        _, find = row_metrics._finders("none")[rule]
+        detector = row_metrics.detectors(DEFAULTS)[rule]
         for text in texts:  # on a mistake here the suite would hang for minutes
-            assert all(0 <= start < end <= len(text) for start, end in find(text))
+            assert all(0 <= start < end <= len(text) for start, end in detector.find(text))
 
 
-@pytest.mark.parametrize("pattern", ["_EMAIL", "_CARD", "_IBAN", "_DATE"])
-def test_what_backtracks_repeats_a_bounded_number_of_times(pattern: str) -> None:
+@pytest.mark.parametrize(
+    "pattern", [personal_data._EMAIL, personal_data._CARD, personal_data._IBAN, personal_data._DATE]
+)
+def test_what_backtracks_repeats_a_bounded_number_of_times(pattern: re.Pattern[str]) -> None:
     unbounded = re.compile(r"(?<!\\)[*+](?![^\[]*\])|\{\d*,\}")
-    assert not unbounded.search(getattr(row_metrics, pattern).pattern)
+    assert not unbounded.search(pattern.pattern)
 
 
 def test_every_pattern_of_secrets_is_one_that_re2_takes() -> None:
@@ -440,22 +444,22 @@ def test_every_pattern_of_secrets_is_one_that_re2_takes() -> None:
 def test_personal_data_and_secrets_are_replaced_by_what_they_are() -> None:
     key = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
     text = f"Write a@b.de or +49 30 12345678; 4111 1111 1111 1111, DE89 3704 0044 0532 0130 00. {key} a@c.de"
-    assert row_metrics.redact(text) == "Write [email] or [phone]; [card], [iban]. [secret] [email]"
-    assert row_metrics.redact("call 212-555-2368", region="US") == "call [phone]"
+    assert redact(text) == "Write [email] or [phone]; [card], [iban]. [secret] [email]"
+    assert redact("call 212-555-2368", region="US") == "call [phone]"
 
 
 def test_nothing_that_a_rule_finds_is_left_after_redaction() -> None:
-    for rule in row_metrics.PERSONAL:
+    for rule in PERSONAL_RULES:
         for text in FINDINGS[rule][0]:
-            assert number(row_metrics.redact(f"So: {text} - yes"), rule) == 0
+            assert number(redact(f"So: {text} - yes"), rule) == 0
 
 
 @given(st.text())
 @settings(derandomize=True, deadline=None, max_examples=50)
 def test_a_text_without_such_data_is_not_changed(text: str) -> None:
-    found = row_metrics.measure([text], DEFAULTS)
-    if not any(found[rule].item() for rule in row_metrics.PERSONAL):
-        assert row_metrics.redact(text) == text
+    found = row_metrics.compute_row_metrics([text], DEFAULTS)
+    if not any(found[rule].item() for rule in PERSONAL_RULES):
+        assert redact(text) == text
 
 
 # ---- speed costs no accuracy
@@ -488,7 +492,7 @@ def by_the_book(text: str) -> dict[str, float]:
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_counting_by_table_is_counting_by_the_book(texts: list[str]) -> None:
     wanted = rules(script={"severity": "critical", "scripts": ["Greek"]}, few_letters={"also": ["digits"]})
-    found = row_metrics.measure(texts, wanted)
+    found = row_metrics.compute_row_metrics(texts, wanted)
     expected = [by_the_book(text) for text in texts]
     for rule in ("empty", "too_long", "control_characters", "few_letters", "script"):
         assert found[rule].tolist() == [numbers[rule] for numbers in expected], rule
@@ -496,9 +500,9 @@ def test_counting_by_table_is_counting_by_the_book(texts: list[str]) -> None:
 
 def test_texts_are_counted_alike_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["", *ARTICLE_1.values(), "", "a\0 b\ufffd" * 500, ""]
-    whole = row_metrics.measure(texts, DEFAULTS)
+    whole = row_metrics.compute_row_metrics(texts, DEFAULTS)
     monkeypatch.setattr(row_metrics, "BLOCK_CHARACTERS", 7)
-    pieces = row_metrics.measure(texts, DEFAULTS)
+    pieces = row_metrics.compute_row_metrics(texts, DEFAULTS)
     assert {rule: values.tolist() for rule, values in whole.items()} == {
         rule: values.tolist() for rule, values in pieces.items()
     }
@@ -535,10 +539,11 @@ FRAGMENTS = st.sampled_from(
 @given(st.lists(FRAGMENTS, max_size=12).map("".join))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_the_prefilters_let_every_finding_through(region: str, text: str) -> None:
-    found = row_metrics.measure([text.replace("\ud83d", "")], rules(phone={"region": region}))
+    in_region = rules(phone={"region": region})
+    found = row_metrics.compute_row_metrics([text.replace("\ud83d", "")], in_region)
     lost = sum(text.count(character) for character in "\ufffd\ufffe")
-    for rule, (_, find) in row_metrics._finders(region).items():
-        expected = len(list(find(text.replace("\ud83d", ""))))
+    for rule, detector in row_metrics.detectors(in_region).items():
+        expected = len(list(detector.find(text.replace("\ud83d", ""))))
         assert found[rule].item() == expected + (lost if rule == "encoding_damage" else 0), rule
 
 
@@ -548,7 +553,7 @@ def test_the_prefilters_let_every_finding_through(region: str, text: str) -> Non
 def test_real_questions_of_bank_customers_break_no_rule() -> None:
     with real("banking77-customer-support/train.csv").open(newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
-    found = row_metrics.measure(texts, rules(language={"severity": "critical"}))
-    for rule in ("empty", "encoding_damage", "control_characters", "language", *row_metrics.PERSONAL):
+    found = row_metrics.compute_row_metrics(texts, rules(language={"severity": "critical"}))
+    for rule in ("empty", "encoding_damage", "control_characters", "language", *PERSONAL_RULES):
         assert not found[rule].any(), rule
     assert found["few_letters"].min() > 0.5

@@ -50,7 +50,7 @@ def rules(**changes: dict[str, object]) -> params.Rules:
 
 
 def check(texts: list[str], wanted: params.Rules) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    return Checker(row_suite(wanted)).check(pd.DataFrame(row_metrics.measure(texts, wanted)))
+    return Checker(row_suite(wanted)).check(pd.DataFrame(row_metrics.compute_row_metrics(texts, wanted)))
 
 
 def test_each_row_gets_the_names_of_the_rules_it_breaks() -> None:
@@ -64,7 +64,7 @@ def test_a_warning_is_told_apart_and_an_ignored_rule_is_not_looked_at() -> None:
     critical, warnings = check(TEXTS, wanted)
     assert (critical[6], warnings[6]) == ((), ("email",))
     assert (critical[5], warnings[5]) == ((), ("few_letters",))
-    assert "phone" not in row_metrics.measure(TEXTS, wanted)
+    assert "phone" not in row_metrics.compute_row_metrics(TEXTS, wanted)
 
 
 def test_all_rules_can_be_switched_off() -> None:
@@ -145,7 +145,7 @@ def test_the_whole_corpus_has_bounds_too(change: dict[str, float], broken: tuple
     ],
 )
 def test_what_cannot_be_checked_does_not_pass(fault: object, message: str) -> None:
-    frame = pd.DataFrame(row_metrics.measure(["one text", "two texts"], DEFAULTS.rules))
+    frame = pd.DataFrame(row_metrics.compute_row_metrics(["one text", "two texts"], DEFAULTS.rules))
     checker = Checker(row_suite(DEFAULTS.rules))
     assert callable(fault)
     with pytest.raises(RuntimeError, match=message):
@@ -154,7 +154,7 @@ def test_what_cannot_be_checked_does_not_pass(fault: object, message: str) -> No
 
 
 def test_the_frames_index_does_not_matter() -> None:
-    frame = pd.DataFrame(row_metrics.measure(TEXTS, DEFAULTS.rules))
+    frame = pd.DataFrame(row_metrics.compute_row_metrics(TEXTS, DEFAULTS.rules))
     frame.index = pd.Index([7] * len(frame))
     assert Checker(row_suite(DEFAULTS.rules)).check(frame)[0] == REASONS
 
@@ -166,7 +166,7 @@ def test_the_results_are_the_same_bytes_again_and_hold_no_text() -> None:
     def results() -> str:
         checker = Checker(row_suite(DEFAULTS.rules))
         for texts in (TEXTS, TEXTS[:3]):
-            checker.check(pd.DataFrame(row_metrics.measure(texts, DEFAULTS.rules)))
+            checker.check(pd.DataFrame(row_metrics.compute_row_metrics(texts, DEFAULTS.rules)))
         return json.dumps(checker.results, indent=2)
 
     first = results()
@@ -187,7 +187,7 @@ def test_the_results_are_the_same_bytes_again_and_hold_no_text() -> None:
 
 def test_the_same_suite_gives_the_same_verdicts_in_a_database(tmp_path: Path) -> None:
     wanted = rules(script={"severity": "critical"}, few_letters={"severity": "warning"})
-    frame = pd.DataFrame(row_metrics.measure(TEXTS, wanted))
+    frame = pd.DataFrame(row_metrics.compute_row_metrics(TEXTS, wanted))
     checker = Checker(row_suite(wanted))
     critical, warnings = checker.check(frame)
 

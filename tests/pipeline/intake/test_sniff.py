@@ -9,7 +9,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import encodings, reader, sniff
-from pipeline.intake.source import Look
+from pipeline.intake.source import FileFormat
 from tests.conftest import ROOT
 
 
@@ -17,10 +17,10 @@ def settings(**changes: str) -> params.Data:
     return params.load(ROOT / "params.yaml").data.model_copy(update=changes)
 
 
-def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> Look:
+def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> FileFormat:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return sniff.look(path, settings(**changes))
+    return sniff.sniff_format(path, settings(**changes))
 
 
 def refusal(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> str:
@@ -35,7 +35,7 @@ def test_a_plain_csv_is_described_and_nothing_is_mended(tmp_path: Path) -> None:
     assert (found.delimiter, found.quote, found.escape, found.header) == (",", '"', "", True)
     assert found.columns == ("id", "text")
     assert found.sample == (("1", "a"),)
-    assert (found.mends, found.notes) == ((), ())
+    assert (found.fixes, found.notes) == ((), ())
 
 
 def test_line_ends_are_those_of_rows_and_not_those_inside_quotes(tmp_path: Path) -> None:
@@ -45,9 +45,9 @@ def test_line_ends_are_those_of_rows_and_not_those_inside_quotes(tmp_path: Path)
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder; name the file in it"):
-        sniff.look(tmp_path, settings())
+        sniff.sniff_format(tmp_path, settings())
     with pytest.raises(UserError, match="there is no file"):
-        sniff.look(tmp_path / "none.csv", settings())
+        sniff.sniff_format(tmp_path / "none.csv", settings())
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_delimiter_is_found_beside_texts_full_of_the_others(tmp_path: Path, de
     csv.writer(file, delimiter=delimiter).writerows([["id", "text"], *enumerate(texts)])
     found = seen(tmp_path, file.getvalue(), delimiter="auto")
     assert found.delimiter == delimiter
-    assert found.mends
+    assert found.fixes
 
 
 def test_a_delimiter_that_no_character_can_be_is_refused(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_a_legacy_encoding_is_found_and_shown_by_a_line(tmp_path: Path, encoding
     lines = ["text", *["plain words first"] * 2000, *[f'"{sentence}"'] * 3]  # beyond what a short sample would see
     found = seen(tmp_path, ("\n".join(lines) + "\n").encode(encoding), encoding="auto")
     assert sentence.encode(found.encoding) == sentence.encode(encoding)
-    assert "line 2002 reads" in found.mends[0]
-    assert sentence[:10] in found.mends[0]
+    assert "line 2002 reads" in found.fixes[0]
+    assert sentence[:10] in found.fixes[0]
 
 
 def test_an_encoding_that_cannot_be_told_is_asked_for_with_what_each_would_read(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_
     assert any(not line.isascii() and line.decode("utf-8", "ignore").encode() == line for line in content.splitlines())
     assert seen(tmp_path, content, encoding="auto").encoding == encoding
     with pytest.raises(UserError) as caught:
-        list(reader.read(seen(tmp_path, content), settings()))
+        list(reader.read_chunks(seen(tmp_path, content), settings()))
     assert f"set data.encoding: {encoding} in params.yaml" in str(caught.value)
 
 
@@ -201,7 +201,7 @@ def test_all_settings_that_a_file_needs_are_named_at_once(tmp_path: Path) -> Non
     path = tmp_path / "corpus.csv"
     path.write_bytes(f"Nr;Texte\r\n{rows}".encode("cp1252"))
     with pytest.raises(UserError) as caught:
-        sniff.look(path, settings(), params.load(ROOT / "params.yaml").validate_)
+        sniff.sniff_format(path, settings(), params.load(ROOT / "params.yaml").validate_)
     assert "set data.encoding: cp1252 in params.yaml" in str(caught.value)
     assert str(caught.value).endswith('; the file also needs data.delimiter: ";" and validate.column: "Texte"')
 

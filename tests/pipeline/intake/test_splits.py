@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.intake import splits
-from pipeline.intake.splits import digest_of, normalize, split_of, splits_at
+from pipeline.intake.splits import assign_splits, normalize_text, split_of, text_digest
 
 
 def many(count: int) -> list[str]:
@@ -51,24 +51,26 @@ def test_copies_of_a_text_are_on_one_side() -> None:
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
 def test_the_short_way_for_ascii_gives_what_unicode_defines(text: str) -> None:
-    assert normalize(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    assert normalize_text(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @given(st.text(st.sampled_from("aB \n\u00a0\u1e9e"), max_size=20), st.integers(1, 7))
 def test_a_long_text_is_normalised_by_parts_with_the_same_result(text: str, long: int) -> None:
-    expected = normalize(text)
+    expected = normalize_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splits, "LONG", long)
-        assert normalize(text) == expected
+        assert normalize_text(text) == expected
 
 
 def test_many_texts_are_split_as_each_alone() -> None:
-    positions = np.array([int.from_bytes(digest_of(normalize(text))[:8], "big") for text in many(200)], dtype=np.uint64)
-    assert splits_at(positions, 0.2, 0.3).tolist() == [split_of(text, 0.2, 0.3) for text in many(200)]
+    positions = np.array(
+        [int.from_bytes(text_digest(normalize_text(text))[:8], "big") for text in many(200)], dtype=np.uint64
+    )
+    assert assign_splits(positions, 0.2, 0.3).tolist() == [split_of(text, 0.2, 0.3) for text in many(200)]
 
 
 def test_the_last_position_of_all_is_in_training() -> None:
-    assert splits_at(np.array([0, 2**64 - 1], dtype=np.uint64), 0.1, 0.1).tolist() == ["test", "train"]
+    assert assign_splits(np.array([0, 2**64 - 1], dtype=np.uint64), 0.1, 0.1).tolist() == ["test", "train"]
 
 
 def test_a_lone_surrogate_that_json_may_hold_has_a_split_too() -> None:
@@ -77,5 +79,5 @@ def test_a_lone_surrogate_that_json_may_hold_has_a_split_too() -> None:
 
 def test_a_long_run_of_combining_marks_is_normalised_in_time() -> None:
     text = "a" + "\u0315\u0300" * 250_000  # sorted as one run, it took hours
-    assert normalize(text) == normalize(text.upper())
-    assert normalize("e\u0301" * 5_000) == "\u00e9" * 5_000
+    assert normalize_text(text) == normalize_text(text.upper())
+    assert normalize_text("e\u0301" * 5_000) == "\u00e9" * 5_000

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline import params
-from pipeline.intake.sniff import look
+from pipeline.intake.sniff import sniff_format
+from pipeline.intake.splits import SPLITS
 from pipeline.reporting.formatting import byte_size, excerpt, percent
 from pipeline.reporting.histogram import MOST_BARS, CorpusParts, Histogram, bars_on_one_axis
-from pipeline.reporting.intake_report import SPLITS, Pairs, Summary, advice, in_words, page
+from pipeline.reporting.intake_report import Pairs, Summary, advice, in_words, page
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.reporting.test_report import measured_in_a_browser
 
@@ -61,7 +62,7 @@ def empty(workspace: Workspace) -> Callable[..., Summary]:
     def make(content: str = "id,text\n1,A text.\n", name: str = "data/corpus.csv") -> Summary:
         path = workspace.write_corpus(content, name)
         wanted = params.load()
-        return Summary(look(Path(name), wanted.data), wanted.validate_, size=path.stat().st_size, md5="0" * 32)
+        return Summary(sniff_format(Path(name), wanted.data), wanted.validate_, size=path.stat().st_size, md5="0" * 32)
 
     return make
 
