@@ -29,6 +29,7 @@ from pipeline.command import UserError, warn
 from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.explain import Explainer
+from pipeline.intake.file_format import FileFormat, preview
 from pipeline.intake.quarantine import Quarantine
 from pipeline.intake.reader import read_chunks
 from pipeline.intake.rules import (
@@ -41,7 +42,6 @@ from pipeline.intake.rules import (
     row_suite,
 )
 from pipeline.intake.sniff import sniff_format
-from pipeline.intake.source import FileFormat, preview
 from pipeline.intake.splits import SPLITS, assign_splits
 from pipeline.intake.workers import Inspection, inspect_all
 from pipeline.reporting.intake_report import Summary, copies_sentence, page

@@ -26,9 +26,9 @@ from typing import IO, Literal
 
 from pipeline import escape, params, paths, storage
 from pipeline.command import UserError
+from pipeline.intake.file_format import FileFormat, preview
 from pipeline.intake.reader import read_chunks
 from pipeline.intake.sniff import has_known_suffix, sniff_format
-from pipeline.intake.source import FileFormat, preview
 from pipeline.revision import followed
 
 JOURNAL = paths.REGISTRY / "inbox.json"

@@ -12,9 +12,9 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.columns import is_header, kind_of, kinds_of, longest_texts, near_name, text_columns
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
-from pipeline.intake.source import FileFormat, Sample, SettingsError, preview, shown, written
+from pipeline.intake.file_format import FileFormat, Sample, SettingsError, preview, shown, written
 from pipeline.intake.table import QUOTES, TEXT_COLUMN, sniff_table
-from pipeline.intake.trial import Reading, quoted_lines, read_sample
+from pipeline.intake.trial_parse import Reading, quoted_lines, read_sample
 
 _MOSTLY = 0.9  # of the rows
 _FEW = 3  # rows, below which chance may explain what they show

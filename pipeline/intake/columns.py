@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake.source import FileFormat, SettingsError, preview, written
+from pipeline.intake.file_format import FileFormat, SettingsError, preview, written
 
 
 def text_builder(columns: Sequence[str], wanted: params.Validate) -> Callable[[list[str]], str]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from pipeline.intake.source import LONGEST_RECORD, FileFormat
+from pipeline.intake.file_format import LONGEST_RECORD, FileFormat
 
 csv.field_size_limit(2 * LONGEST_RECORD)  # `unescaped_lines` may double a record
 

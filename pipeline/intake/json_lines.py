@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import replace
 
 from pipeline.command import UserError
-from pipeline.intake.source import (
+from pipeline.intake.file_format import (
     SAMPLE,
     FileFormat,
     SettingsError,

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.command import UserError
+from pipeline.intake.file_format import LONGEST_RECORD, SAMPLE, FileFormat, check_reserved, check_width
 from pipeline.intake.json_lines import writable
 from pipeline.intake.parquet_pages import pages
 from pipeline.intake.reader import BYTES, ROWS, Record
-from pipeline.intake.source import LONGEST_RECORD, SAMPLE, FileFormat, check_reserved, check_width
 
 _LARGEST_PAGE = 16 << 20  # bytes, and values, of a page
 _LARGEST_PAGES = 16 * _LARGEST_PAGE  # of all columns, one page of each, which are in memory together

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from pipeline.intake.source import RESERVED_COLUMNS
+from pipeline.intake.file_format import RESERVED_COLUMNS
 
 # What makes Excel, LibreOffice or Sheets take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - these very characters

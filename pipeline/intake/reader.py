@@ -10,8 +10,8 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.advice import better_reading
 from pipeline.intake.dialect import dialect, unescaped_lines
+from pipeline.intake.file_format import LONGEST_RECORD, FileFormat, lines, preview, sample_lines, shown
 from pipeline.intake.json_lines import json_object
-from pipeline.intake.source import LONGEST_RECORD, FileFormat, lines, preview, sample_lines, shown
 
 ROWS = 50_000  # a chunk's records at most
 CELLS = 1_000_000  # and its fields, each of which is an object of 50 bytes and more

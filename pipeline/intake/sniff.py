@@ -10,8 +10,7 @@ from pipeline.command import UserError
 from pipeline.intake import encodings
 from pipeline.intake.advice import check_texts, with_advice
 from pipeline.intake.columns import category_problem, check_columns, text_columns, text_problem
-from pipeline.intake.json_lines import sniff_json_lines
-from pipeline.intake.source import (
+from pipeline.intake.file_format import (
     SAMPLE,
     FileFormat,
     SettingsError,
@@ -22,6 +21,7 @@ from pipeline.intake.source import (
     sample_lines,
     written,
 )
+from pipeline.intake.json_lines import sniff_json_lines
 from pipeline.intake.table import sniff_table
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}

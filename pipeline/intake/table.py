@@ -10,9 +10,9 @@ from typing import NoReturn
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
+from pipeline.intake.file_format import FileFormat, Sample, SettingsError, check_reserved, check_width, preview, shown
 from pipeline.intake.json_lines import is_json
-from pipeline.intake.source import FileFormat, Sample, SettingsError, check_reserved, check_width, preview, shown
-from pipeline.intake.trial import Reading, read_sample
+from pipeline.intake.trial_parse import Reading, read_sample
 
 QUOTES = ('"', "'", "")
 TEXT_COLUMN = "text"  # of plain text

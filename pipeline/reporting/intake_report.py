@@ -14,8 +14,8 @@ import numpy as np
 from pipeline import escape, params, paths
 from pipeline.intake import identifiers
 from pipeline.intake.explain import LowestPassing
+from pipeline.intake.file_format import FileFormat
 from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
-from pipeline.intake.source import FileFormat
 from pipeline.intake.splits import SPLITS
 from pipeline.redaction import redact
 from pipeline.reporting.formatting import Mask, byte_size, excerpt, number, percent

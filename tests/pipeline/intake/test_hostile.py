@@ -10,7 +10,7 @@ from pipeline import params, validate
 from pipeline.command import UserError
 from pipeline.intake import reader, sniff
 from pipeline.intake.columns import check_columns, text_builder
-from pipeline.intake.source import LONGEST_RECORD
+from pipeline.intake.file_format import LONGEST_RECORD
 from tests.conftest import Workspace, real
 from tests.pipeline.intake.hostile import cases
 from tests.pipeline.intake.hostile.cases import CASES, FOLDER, Case

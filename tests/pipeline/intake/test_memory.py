@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.command import UserError
 from pipeline.intake import encodings
-from pipeline.intake.source import LONGEST_RECORD
+from pipeline.intake.file_format import LONGEST_RECORD
 from tests.conftest import Workspace
 
 MOST = 300  # MB above what the process has before

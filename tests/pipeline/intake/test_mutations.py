@@ -12,7 +12,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import reader, sniff
-from pipeline.intake.source import FileFormat
+from pipeline.intake.file_format import FileFormat
 from tests.conftest import Workspace
 
 pytestmark = pytest.mark.integration

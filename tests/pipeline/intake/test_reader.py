@@ -20,7 +20,7 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import json_lines, parquet, reader, sniff
 from pipeline.intake.columns import check_columns, text_builder
-from pipeline.intake.source import FileFormat
+from pipeline.intake.file_format import FileFormat
 from tests.conftest import ROOT
 
 DEFAULTS = params.load(ROOT / "params.yaml")

@@ -9,7 +9,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import encodings, reader, sniff
-from pipeline.intake.source import FileFormat
+from pipeline.intake.file_format import FileFormat
 from tests.conftest import ROOT
 
 

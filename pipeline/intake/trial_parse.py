@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.intake.dialect import dialect, unescaped_lines
-from pipeline.intake.source import FileFormat, Sample
+from pipeline.intake.file_format import FileFormat, Sample
 
 ROWS = 1000
 REGULAR = 0.9  # of the rows have as many fields as most: a reading with fewer is none
