@@ -1,13 +1,13 @@
-"""The code that each stage of `dvc.yaml` runs, derived from its imports, so that no change of it leaves stale results.
+"""Derives the code dependencies of each stage in `dvc.yaml` from its imports, so that a code change reruns the stage.
 
-`python -m pipeline.stage_deps` exits with 1 where `dvc.yaml` lists other files, `--write` puts the right ones there.
-Counted is every import of a module of the project, directly or through others, inside functions too, and every file
-beside the code, such as a template, whose name a module has in a string.
+`python -m pipeline.stage_deps` exits with 1 if `dvc.yaml` lists other files; `--write` corrects it. Dependencies are
+all modules of the project that a stage imports, transitively and inside functions too, and the data files under
+`pipeline/`, such as templates, whose names appear in a string of those modules.
 """
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -15,106 +15,120 @@ from ruamel.yaml import YAML
 from pipeline.command import NO, UserError, arg_parser, echo, run
 
 DVC = Path("dvc.yaml")
-# Every stage imports these, and none of them can change what a stage writes: what params.py reads and paths.py names is
-# in dvc.yaml itself, key by key and path by path. As dependencies they would make a new message train the model again.
+# Every stage imports these, and none changes what a stage writes: dvc.yaml itself tracks the keys that params.py reads
+# and the paths that paths.py names. As dependencies they would retrain the model for a reworded message.
 NEUTRAL = frozenset(
     f"pipeline/{name}.py" for name in ("command", "param_types", "params", "paths", "workspace", "yaml_file")
 )
 
 
 def code_of(module: str, root: Path = Path()) -> set[str]:
-    """Return the files of the project, relative to `root`, that hold what `module` runs; without the neutral ones."""
+    """Return the files, relative to `root`, that `module` depends on, itself included, without the neutral ones."""
     return files_of(module, root, leaves=NEUTRAL) - NEUTRAL
 
 
 def files_of(
     module: str, root: Path = Path(), *, leaves: frozenset[str] = frozenset(), at_import_only: bool = False
 ) -> set[str]:
-    """Return the files of the project, relative to `root`, that `module` imports, directly or through others.
+    """Return the files, relative to `root`, that `module` depends on, itself included.
 
-    The imports of `leaves` are not followed. With `at_import_only`, imports inside functions do not count.
+    Args:
+        module: Its dotted name.
+        root: The repository's root.
+        leaves: Files whose own imports do not count.
+        at_import_only: Whether imports inside functions do not count.
     """
-    waiting, found = [Path(*module.split(".")).with_suffix(".py")], set[Path]()
+    waiting, files = [_file_of(module, root)], set[Path]()
     while waiting:
         path = waiting.pop()
-        if path in found:
+        if path is None or path in files:
             continue
-        found.add(path)
+        files.add(path)
         if path.suffix == ".py" and path.as_posix() not in leaves:
-            waiting += _used(path, root, at_import_only)
-    return {path.as_posix() for path in found}
+            nodes = list(_executed(_parse(path, root), at_import_only))
+            waiting += [_file_of(name, root) for name in _imported(nodes, root)]
+            waiting += [data for node in nodes for data in _data_files(node, root)]
+    return {path.as_posix() for path in files}
 
 
-def _used(path: Path, root: Path, at_import_only: bool) -> Iterator[Path]:
-    """Yield the project's files that one module imports, or names in a string."""
-    tree = ast.parse((root / path).read_text(encoding="utf-8"))
-    for node in _run(tree, at_import_only):
+def imported_modules(path: Path, root: Path = Path()) -> set[str]:
+    """Return the project's modules that a file imports, inside functions too, with the packages around them."""
+    return set(_imported(_executed(_parse(path, root)), root))
+
+
+def _parse(path: Path, root: Path) -> ast.Module:
+    return ast.parse((root / path).read_text(encoding="utf-8"))
+
+
+def _imported(nodes: Iterable[ast.AST], root: Path) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value:
-            yield from _data(node.value, root)
-            continue
         else:
             continue
-        for name in names:
-            for parent in _parents(name):
-                file = Path(*parent.split("."))
-                yield from (one for one in (file.with_suffix(".py"), file / "__init__.py") if (root / one).is_file())
+        yield from (parent for name in names for parent in _parents(name) if _file_of(parent, root))
+
+
+def _file_of(module: str, root: Path) -> Path | None:
+    """Return the file of a module of the project, None for other modules."""
+    path = Path(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if (root / file).is_file()), None)
 
 
 def _parents(name: str) -> list[str]:
-    """Return a module's name and those of the packages around it, which Python imports first."""
+    """Return the names of a module and of the packages around it, which Python imports first."""
     parts = name.split(".")
     return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
 
 
-def _run(node: ast.AST, at_import_only: bool) -> Iterator[ast.AST]:
-    """Yield all nodes but docstrings and those under `if TYPE_CHECKING`, which never run."""
+def _executed(node: ast.AST, at_import_only: bool = False) -> Iterator[ast.AST]:
+    """Yield all nodes except docstrings and what stands under `if TYPE_CHECKING`, which never runs."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             for other in child.orelse:
                 yield other
-                yield from _run(other, at_import_only)
+                yield from _executed(other, at_import_only)
             continue
         if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
             continue
         if at_import_only and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         yield child
-        yield from _run(child, at_import_only)
+        yield from _executed(child, at_import_only)
 
 
-def _data(name: str, root: Path) -> list[Path]:
-    """Return the files beside the code that have this name."""
-    if "/" in name or "\n" in name or "*" in name or len(name) > 100:
+def _data_files(node: ast.AST, root: Path) -> list[Path]:
+    """Return the data files under `pipeline/` that a string names."""
+    name = node.value if isinstance(node, ast.Constant) else None
+    if not isinstance(name, str) or "." not in name.strip(".") or len(name) > 100 or set(name) & set("/\n*"):
         return []
-    found = (root / "pipeline").rglob(name) if name.strip(".") else ()
-    return [path.relative_to(root) for path in found if path.is_file() and path.suffix != ".py"]
+    files = (root / "pipeline").rglob(name)
+    return [path.relative_to(root) for path in files if path.is_file() and path.suffix != ".py"]
 
 
 def deps_of(stage: str, declared: list[str], root: Path = Path()) -> list[str]:
-    """Return the dependencies that a stage should have: those declared that are no code, and all of its code."""
+    """Return the dependencies a stage should declare: those declared that are not code, and all of its code."""
     return sorted({*(path for path in declared if not path.startswith("pipeline/")), *_folded(stage, root)})
 
 
 def _folded(stage: str, root: Path) -> set[str]:
-    """Return the code of a stage, with one folder for all of the files in it, where all of them are code of it."""
-    found = code_of(f"pipeline.{stage}", root)
+    """Return the code of a stage; a folder replaces its files where the stage depends on all of them."""
+    code = code_of(f"pipeline.{stage}", root)
     for folder in sorted(path for path in (root / "pipeline").iterdir() if path.is_dir()):
         files = {path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file()}
         files = {file for file in files if "__pycache__" not in file}
-        if len(files) > 1 and files <= found:
-            found = found - files | {folder.relative_to(root).as_posix()}
-    return found
+        if len(files) > 1 and files <= code:
+            code = code - files | {folder.relative_to(root).as_posix()}
+    return code
 
 
 def main() -> None:
     """Compare, and with `--write` correct."""
     parser = arg_parser(no="dvc.yaml lists other files")
     parser.add_argument("--write", action="store_true", help="correct dvc.yaml")
-    is_to_write = parser.parse_args().write
+    write = parser.parse_args().write
     if not DVC.exists():
         raise UserError(f"{DVC} is not here; run the command from the repository's root")
     yaml = YAML()
@@ -124,14 +138,14 @@ def main() -> None:
     content = yaml.load(DVC)
     differs = False
     for name, stage in content["stages"].items():
-        right = deps_of(name, stage["deps"])
-        for sign, changed in (("-", set(stage["deps"]) - set(right)), ("+", set(right) - set(stage["deps"]))):
+        correct = deps_of(name, stage["deps"])
+        for sign, changed in (("-", set(stage["deps"]) - set(correct)), ("+", set(correct) - set(stage["deps"]))):
             for path in sorted(changed):
                 echo(f"{name}: {sign} {path}")
                 differs = True
-        if sorted(stage["deps"]) != right:
-            stage["deps"] = right
-    if differs and is_to_write:
+        if sorted(stage["deps"]) != correct:
+            stage["deps"] = correct
+    if differs and write:
         yaml.dump(content, DVC)
     elif differs:
         sys.exit(NO)
