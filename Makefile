@@ -1,7 +1,7 @@
-# Set-up and the everyday commands. Each is thin: the plain command, which works too once .venv is activated.
+# Set-up, and the commands of `fresh` for those who have not activated .venv.
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-# Nothing here calls home unless you ask for it.
+# No telemetry, unless you turn it on.
 export DO_NOT_TRACK := 1
 export BENTOML_DO_NOT_TRACK := True
 
@@ -9,9 +9,8 @@ export BENTOML_DO_NOT_TRACK := True
 
 PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
 
-# The exact versions that are known to work together, each file checked against its hash; torch is the exception, for
-# one version of it exists in several builds. Made again only when what it depends on changes, and from the start where
-# an earlier attempt ended half-way.
+# Installs the locked versions, each file checked against its hash; except torch, whose version exists in several builds.
+# Runs again when one of its inputs changes, and from scratch if an earlier attempt did not finish.
 .venv/installed: pyproject.toml requirements.lock requirements-dev.lock requirements-build.lock constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	@if [ -e .venv/unfinished ] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
@@ -27,36 +26,33 @@ PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
 	touch $@
 
 model: .venv/installed
-	python -m pipeline.params
-	python -m pipeline.dvc_repo
-	dvc repro
-	@python -m pipeline.reporting.summary
+	@fresh train
 
 up: .venv/installed
-	python -m flows.local_stack
+	@fresh up
 
 why: .venv/installed
-	@python -m flows.triggers
+	@fresh why
 
-# Two at a time, with a thread each: most tests wait for a server or a stage.
+# Two test workers, one OpenMP thread each: most tests wait for a server or a stage.
 test: .venv/installed
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 serve: .venv/installed
-	bentoml serve
+	@fresh serve
 
 bento: .venv/installed
-	python -m serving.pack
+	@fresh pack
 
 check: .venv/installed
 	ruff check .
 	ruff format --check .
 	mypy
 
-# Adds what pyproject.toml asks for and constraints.txt has not, by hash; `make lock UPGRADE=--upgrade`: the newest of all.
+# Locks what pyproject.toml requires; `make lock UPGRADE=--upgrade` moves every version to the newest.
 lock:
 	python -m deploy.lock $(UPGRADE)
 
-# What the environment is made of, as CycloneDX.
+# Prints an SBOM of the environment (CycloneDX).
 sbom: .venv/installed
 	@python -m deploy.sbom
