@@ -1,27 +1,63 @@
-"""A context-free grammar expander: the one tool with which this project's own texts are written.
+"""Read and expand context-free grammars: the tool with which this project's own texts are written.
 
-The notation is the one Tracery made common: rules map a symbol to alternatives, and an alternative names other
-symbols in braces. What must stay the same through a text (a name, a place) is chosen once and passed as `bound`.
+A grammar is a YAML file whose texts list alternatives, one a line or separated by " | "; `""` is an empty one, and a
+blank line begins the next step of a sequence. `{symbol}` stands for an alternative of that rule, as in Tracery;
+`{symbol.a}` puts "a" or "an" in front, `{symbol.cap}` capitalizes, and `[a|b]` is a choice on the spot.
 """
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from starter.english import capitalize, with_article
 
 Rules = Mapping[str, Sequence[str]]
+Grammar = Mapping[str, Any]  # a tree; its texts are tuples of alternatives, or lists of such tuples: one a step
+
+SENTENCE_START = re.compile(r"((?:^|[.!?] |\.\" |\n(?:\d+\. )?)\"?)([a-z])")
 
 _SLOT = re.compile(r"\{(\w+)((?:\.\w+)*)\}")
 _OPTION = re.compile(r"\[([^\[\]]*)\]")
 _ARTICLE = re.compile(r"\b([Aa])n? (?=(\w+))")
-SENTENCE_START = re.compile(r"((?:^|[.!?] |\.\" |\n(?:\d+\. )?)\"?)([a-z])")
+_MODIFIERS = {"a": with_article, "cap": capitalize}
+
+
+@cache
+def read_grammar(path: Path) -> Grammar:
+    """Return the grammar in a YAML file, with each text split into alternatives."""
+    grammar: Grammar = _split_texts(YAML(typ="safe").load(path))
+    return grammar
+
+
+def _split_texts(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _split_texts(child) for key, child in node.items()}
+    if isinstance(node, list):
+        return [_split_texts(child) for child in node]
+    if not isinstance(node, str):
+        return node
+    steps = [_alternatives(step) for step in node.rstrip("\n").split("\n\n")]
+    return steps if len(steps) > 1 else steps[0]
+
+
+def _alternatives(text: str) -> tuple[str, ...]:
+    choices = (choice for line in text.splitlines() for choice in line.split(" | "))
+    return tuple("" if choice == '""' else choice for choice in choices)
 
 
 def expand(rng: random.Random, rules: Rules, text: str, **bound: str) -> str:
     """Return `text` with every `{symbol}` replaced, at random, until none is left.
 
-    `{symbol.a}` puts "a" or "an" in front, `{symbol.cap}` makes the first letter a capital; they can be chained.
-    A symbol in `bound` always stands for that text; any other is looked up in `rules`.
-    Raises KeyError for a symbol that is in neither, and for an unknown modifier.
+    A symbol in `bound` always stands for that text, so that a name or a place stays the same; any other is looked up
+    in `rules`. Modifiers can be chained: `{symbol.a.cap}`.
+
+    Raises:
+        KeyError: For a symbol that is in neither, and for an unknown modifier.
     """
 
     def fill(match: re.Match[str]) -> str:
@@ -38,7 +74,7 @@ def expand(rng: random.Random, rules: Rules, text: str, **bound: str) -> str:
 def compose(
     rng: random.Random, rules: Rules, text: str, bound: Mapping[str, str], start: re.Pattern[str] = SENTENCE_START
 ) -> str:
-    """Return `text` expanded, with one choice of each `[a|b]`, and with its spaces, articles and capitals put right.
+    """Return `text` expanded, with one choice of each `[a|b]` and with spaces, articles and capitals put right.
 
     `start` matches the first letter of a sentence as its second group.
     """
@@ -50,23 +86,17 @@ def compose(
     return start.sub(lambda match: match.group(1) + match.group(2).upper(), text)
 
 
-def deal(rng: random.Random, shape: str, parts: Mapping[str, Sequence[str]]) -> str:
-    """Return a line of `parts` for each letter of `shape`, none of them twice; "/" begins a paragraph."""
-    decks = {letter: rng.sample(lines, len(lines)) for letter, lines in parts.items()}
+def deal(rng: random.Random, shape: str, lines: Rules) -> str:
+    """Return a line of `lines` for each letter of `shape`, none of them twice; "/" begins a paragraph."""
+    decks = {letter: rng.sample(choices, len(choices)) for letter, choices in lines.items()}
     return "".join("\n\n" if c == "/" else decks[c].pop() + " " for c in shape if c == "/" or decks.get(c))
 
 
-def with_article(words: str) -> str:
-    """Return `words` behind "a" or "an", by the sound they begin with."""
-    silent_h = re.match(r"(hour|honest|heir|honou?r)", words, re.IGNORECASE)
-    spoken_consonant = re.match(r"(uni([^nm]|$)|use|usu|eu|one\b|once\b|ewe)", words, re.IGNORECASE)
-    vowel = words[:1].lower() in "aeiou" and not spoken_consonant
-    return f"{'an' if vowel or silent_h else 'a'} {words}"
+def join(sentences: Iterable[str]) -> str:
+    """Return `sentences` with one space between them, without the empty ones."""
+    return " ".join(filter(None, sentences))
 
 
-def capitalize(words: str) -> str:
-    """Return `words` with the first letter a capital and the rest as it was."""
-    return words[:1].upper() + words[1:]
-
-
-_MODIFIERS = {"a": with_article, "cap": capitalize}
+def join_paragraphs(paragraphs: Iterable[str]) -> str:
+    """Return `paragraphs` with a blank line between them, without the empty ones."""
+    return "\n\n".join(filter(None, paragraphs))

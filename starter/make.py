@@ -1,13 +1,12 @@
-"""Make the starter model again, from nothing but this folder: `python -m starter.make`.
+"""Train the starter model from nothing but this folder: `python -m starter.make`.
 
-It writes the texts of `starter.genres`, learns a byte-level BPE tokenizer from them, trains a GPT-2 on them from
-random weights, scores it on held-out texts and prints the figures for the model's card. The seed is fixed.
+Write the texts of `starter/genres/`, train a byte-level BPE tokenizer and a GPT-2 with random weights on them, score
+it on held-out texts and print the figures for the model's card. The seed is fixed.
 
-`python -m starter.make --general` instead writes the general English on which `evaluate` sees what a model forgot.
+`python -m starter.make --general` instead writes the general English on which `evaluate` measures forgetting.
 """
 
 import csv
-import importlib
 import random
 import shutil
 import time
@@ -23,35 +22,36 @@ from pipeline.command import arg_parser, echo_json, run
 from pipeline.evaluate import load_model
 from pipeline.evaluation.perplexity import Perplexity
 from pipeline.tokenize import token_rows
+from starter.writers import write
 
 FOLDER = Path(__file__).parent
 GENRES = ("dialogue", "diary", "explain", "guides", "letters", "news", "places", "service", "stories")
-# Two texts in five. The genres above tell something, and so their sentences recur; without free sentences beside them
-# the model knew those by heart and little else. Half of each surprised other texts less, but was worse English.
+# Two texts in five are free sentences. The sentences of the genres above recur: without the sketches, the model
+# memorised them and learned little else. With one in two, it predicted other texts better, but wrote worse English.
 FREE = "sketches"
 END_OF_TEXT = "<|endoftext|>"
 
 GENERAL = FOLDER.parent / "pipeline" / "evaluation" / "general.csv"
 
 SEED = 42
-TEXTS = 120_000  # about 13 million tokens; each text is read once, so the model cannot learn any by heart
+TEXTS = 120_000  # about 13 million tokens; each text is read once, so the model cannot memorise any
 HELD_OUT = 400  # further texts, for the card's perplexity
-GENERAL_SEED = 1843  # another one, so that none of those texts is among the starter's
-GENERAL_TEXTS = 10  # of each of GENRES; some 10,000 tokens, which settle bits per byte to a few hundredths
-VOCABULARY = 5120  # most words of these texts become one token; a larger one would take weights from the layers
+GENERAL_SEED = 1843  # a different one, so that none of those texts is among the starter's
+GENERAL_TEXTS = 10  # of each of GENRES; some 10,000 tokens: enough for bits per byte to a few hundredths
+VOCABULARY = 5120  # most words of these texts become one token; a larger vocabulary would take weights from the layers
 CONTEXT = 256  # longer than any text here
-LAYERS, HEADS, WIDTH = 3, 8, 256  # 3.7 million parameters: 7.5 MB in float16, within the 8 MB that git should bear
+LAYERS, HEADS, WIDTH = 3, 8, 256  # 3.7 million parameters: 7.5 MB in float16, within the 8 MB that git should hold
 BATCH = 16  # rows of CONTEXT tokens a step
-LEARNING_RATE = 2e-3  # high, as small models bear it, and falling to zero along a cosine
+LEARNING_RATE = 2e-3  # small models tolerate a high one; it falls to zero along a cosine
 WARMUP = 100  # steps
 
 
 def main() -> None:
     """Make the model and print the figures for its card."""
     parser = arg_parser()
-    parser.add_argument("--texts", type=int, default=TEXTS, help="fewer make a worse model sooner (%(default)s)")
-    parser.add_argument("--to", type=Path, default=FOLDER, help="the folder for the model (%(default)s)")
-    parser.add_argument("--general", action="store_true", help="write the general English instead, and no model")
+    parser.add_argument("--texts", type=int, default=TEXTS, help="number of training texts (%(default)s)")
+    parser.add_argument("--to", type=Path, default=FOLDER, help="folder of the model (%(default)s)")
+    parser.add_argument("--general", action="store_true", help="write the general English instead of a model")
     arguments = parser.parse_args()
     if arguments.general:
         write_general(GENERAL)
@@ -67,37 +67,34 @@ def main() -> None:
     tokenizer.save_pretrained(arguments.to)
     (arguments.to / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
     scores = {"texts of these genres, held out": score(arguments.to, held_out)}
-    scores.update({name: score(arguments.to, theirs) for name, theirs in foreign_texts().items()})
-    facts = {"texts": len(training), **budget, "minutes": round(minutes), "scores": scores}
-    echo_json(facts)
+    scores |= {name: score(arguments.to, texts) for name, texts in foreign_texts().items()}
+    echo_json({"texts": len(training), **budget, "minutes": round(minutes), "scores": scores})
 
 
 def write_texts(count: int) -> list[str]:
-    """Return `count` different texts: three in five of `GENRES` in equal parts, two in five free, mixed."""
+    """Return `count` different texts, shuffled: three in five of `GENRES` in equal parts, two in five free."""
     genres = [*GENRES, *[FREE] * (len(GENRES) * 2 // 3)]
-    writers = [importlib.import_module(f"starter.genres.{genre}").write for genre in genres]
-    generator = random.Random(SEED)
+    rng = random.Random(SEED)
     texts: dict[str, None] = {}
     while len(texts) < count:
-        texts[writers[len(texts) % len(writers)](generator)] = None
-    mixed = list(texts)
-    generator.shuffle(mixed)
-    return mixed
+        texts[write(genres[len(texts) % len(genres)], rng)] = None
+    shuffled = list(texts)
+    rng.shuffle(shuffled)
+    return shuffled
 
 
 def write_general(path: Path) -> None:
-    """Write texts of `GENRES`, in turns, none of which the starter was trained on; columns `id` and `text`."""
-    writers = [importlib.import_module(f"starter.genres.{genre}").write for genre in GENRES]
-    generator = random.Random(GENERAL_SEED)
+    """Write a CSV (`id`, `text`) of texts of `GENRES` that the starter was not trained on."""
+    rng = random.Random(GENERAL_SEED)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "text"])
-        for at in range(GENERAL_TEXTS * len(writers)):
-            writer.writerow([at + 1, writers[at % len(writers)](generator)])
+        for number in range(GENERAL_TEXTS * len(GENRES)):
+            writer.writerow([number + 1, write(GENRES[number % len(GENRES)], rng)])
 
 
 def learn_tokenizer(texts: list[str]) -> GPT2TokenizerFast:
-    """Return a byte-level BPE tokenizer in GPT-2's manner, learned from `texts`."""
+    """Return a byte-level BPE tokenizer like GPT-2's, trained on `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -119,26 +116,32 @@ def learn_tokenizer(texts: list[str]) -> GPT2TokenizerFast:
 
 
 def collate(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Return a padded batch of (rows, length) int64 tensors with `labels`, as the Trainer of the recipe had it.
-
-    Labels are each token but paddings and start tokens.
-    """
-    batch = {column: torch.tensor([row[column] for row in rows]) for column in rows[0]}
-    if "position_ids" in batch:  # packed: position 0 is the start of a document, or padding
-        nothing_to_predict = batch["position_ids"] == 0
-    else:
-        nothing_to_predict = batch["attention_mask"] == 0
-        nothing_to_predict[:, 0] = True
-    return {**batch, "labels": batch["input_ids"].masked_fill(nothing_to_predict, -100)}
+    """Return a batch of packed rows with `labels`: every token except paddings and start tokens."""
+    batch = {column: torch.tensor([row[column] for row in rows]) for column in rows[0]}  # each (rows, CONTEXT)
+    ignored = batch["position_ids"] == 0  # the start of a document, or padding
+    return {**batch, "labels": batch["input_ids"].masked_fill(ignored, -100)}
 
 
 def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadModel, dict[str, int]]:
     """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
     scratch = FOLDER.parent / "models" / "starter"
-    wanted = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
-    rows, budget = token_rows(texts, tokenizer, wanted, scratch)
+    config = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
+    rows, budget = token_rows(texts, tokenizer, config, scratch)
     set_seed(SEED)
-    config = GPT2Config(
+    model = GPT2LMHeadModel(model_config(tokenizer))
+    arguments = training_arguments(scratch)
+    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()
+    shutil.rmtree(scratch)
+    model.config.use_cache = model.generation_config.use_cache = True
+    model.config.activation_function = "gelu_new"  # GPT-2's name for it
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(model.config, name, 0.1)  # GPT-2's own, for whoever trains it further
+    return model.cpu(), budget
+
+
+def model_config(tokenizer: GPT2TokenizerFast) -> GPT2Config:
+    """Return the architecture, as it is trained."""
+    return GPT2Config(
         vocab_size=len(tokenizer),
         n_positions=CONTEXT,
         n_embd=WIDTH,
@@ -146,14 +149,17 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
         n_head=HEADS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        resid_pdrop=0.0,  # dropout is against learning by heart, and each text is read once
+        resid_pdrop=0.0,  # dropout prevents memorisation, and each text is read once
         embd_pdrop=0.0,
         attn_pdrop=0.0,
         use_cache=False,
         activation_function="gelu_pytorch_tanh",  # GPT-2's own function, but in one operation: a tenth faster here
     )
-    model = GPT2LMHeadModel(config)
-    arguments = TrainingArguments(
+
+
+def training_arguments(scratch: Path) -> TrainingArguments:
+    """Return the hyperparameters."""
+    return TrainingArguments(
         output_dir=str(scratch),
         per_device_train_batch_size=BATCH,
         num_train_epochs=1,
@@ -169,17 +175,10 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate).train()
-    shutil.rmtree(scratch)
-    model.config.use_cache = model.generation_config.use_cache = True
-    model.config.activation_function = "gelu_new"  # the name under which GPT-2 has it
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        setattr(model.config, name, 0.1)  # GPT-2's own, for whoever trains it further
-    return model.cpu(), budget
 
 
 def foreign_texts() -> dict[str, list[str]]:
-    """Return real texts to score, where they are at hand: speeches of plays, and questions of bank customers."""
+    """Return texts of other sources to score, where present: speeches of plays, and questions of bank customers."""
     import pandas as pd
 
     data = FOLDER.parent.parent / "shared" / "data"
