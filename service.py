@@ -15,11 +15,11 @@ from starlette.types import ASGIApp
 from serving import access, errors, http_server, model_folder, proxies, request_timeout, supervisor, telemetry
 from serving.bento_image import CheckedImage
 from serving.engines.protocol import Engine
-from serving.http_rules import HttpRules
+from serving.http_rules import HttpRulesMiddleware
 from serving.keys import Keys
 from serving.served_model import ServedModel
 from serving.settings import LIMITS, ROOT
-from serving.shutdown import Drain
+from serving.shutdown import GracefulShutdown
 from serving.tasks import causal_lm
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -61,7 +61,7 @@ def _our_specification(bentomls: Any) -> Any:
     )
 
 
-class Guarded(bentoml.Service[Any]):
+class TextService(bentoml.Service[Any]):
     """BentoML's service behind our doors, with its own errors (404, 504 …) in the shape that ours have."""
 
     @property
@@ -87,17 +87,21 @@ class Guarded(bentoml.Service[Any]):
 
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Wrap the whole app: middleware that is added to a service sits inside of what answers 404 and 504."""
-        self.add_asgi_middleware(telemetry.Unseen)
+        self.add_asgi_middleware(telemetry.RestorePathMiddleware)
         inner: Any = super().to_asgi(is_main)
         telemetry.trace_whole_requests(inner)
         request_timeout.install(inner)
-        guarded = HttpRules(errors.ErrorShape(Drain(access.wrap(inner), LIMITS.drain_seconds)))
-        return proxies.TrustedProxies(telemetry.Seen(guarded, inner.routes), proxies.trusted())
+        guarded = HttpRulesMiddleware(
+            errors.ErrorFormatMiddleware(GracefulShutdown(access.wrap(inner), LIMITS.drain_seconds))
+        )
+        return proxies.TrustedProxiesMiddleware(
+            telemetry.TelemetryMiddleware(guarded, inner.routes), proxies.trusted_networks()
+        )
 
 
 @bentoml.service(
     name=NAME,
-    service_class=Guarded,
+    service_class=TextService,
     image=CheckedImage(),
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
     traffic={"timeout": LIMITS.timeout + _SPARE_SECONDS},

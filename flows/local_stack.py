@@ -304,7 +304,7 @@ def _set_environment(root: Path, port: int, *, has_password: bool) -> None:
 
 
 def _refuse_taken(host: str, port: int, option: str) -> None:
-    if problem := ports.problem(host, port):
+    if problem := ports.unusable_reason(host, port):
         raise UserError(f"{problem}; give another one: {option} N")
 
 

@@ -54,13 +54,13 @@ _LINGER_SECONDS = 2.0  # in which the rest of a body that is too long is thrown 
 def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
     """Return `app` behind its doors."""
     keys = Keys()
-    app = _Upload(app, limits.max_body_bytes, limits.upload_seconds)
+    app = _BodyBuffer(app, limits.max_body_bytes, limits.upload_seconds)
     if limits.requests_per_minute:
-        app = _Rate(app, limits.requests_per_minute)
-    app = _Key(app, keys) if keys else app
-    app = _Size(app, limits.max_body_bytes)
+        app = _RateLimitGuard(app, limits.requests_per_minute)
+    app = _ApiKeyGuard(app, keys) if keys else app
+    app = _BodySizeGuard(app, limits.max_body_bytes)
     if not keys and not _anonymous(limits):
-        app = _Local(app, limits.allow_origins)
+        app = _LocalhostGuard(app, limits.allow_origins)
     if limits.allow_origins:
         app = CORSMiddleware(
             app,
@@ -69,7 +69,7 @@ def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
             allow_headers=("Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"),
             expose_headers=_HEADERS_OF_OURS,
         )
-    return _HttpOnly(app)
+    return _RejectWebSockets(app)
 
 
 def check_start(limits: Service = LIMITS) -> None:
@@ -80,7 +80,7 @@ def check_start(limits: Service = LIMITS) -> None:
     context = click.get_current_context(silent=True)
     if context is None or "host" not in context.params:
         return  # a worker, a build or a test
-    proxies.trusted(limits)
+    proxies.trusted_networks(limits)
     keys = Keys()
     try:
         keys.check()
@@ -96,7 +96,7 @@ def check_start(limits: Service = LIMITS) -> None:
             "API_KEYS_FILE (`python -m serving.keys new NAME` makes a key), bind it to 127.0.0.1, or let everyone in "
             "with ALLOW_ANONYMOUS=true or `allow_anonymous: true` in section `service` of params.yaml"
         )
-    if problem := ports.problem(host, port):
+    if problem := ports.unusable_reason(host, port):
         raise BentoMLException(f"{problem}; give another one: --port N, or BENTOML_PORT")
     supervisor.separate_metrics()
     if not keys and not _is_loopback(host):
@@ -142,7 +142,7 @@ class ServedSpecification:
         return self._content
 
 
-class _HttpOnly:
+class _RejectWebSockets:
     """Lets no WebSocket in: there is none here."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -156,7 +156,7 @@ class _HttpOnly:
             await self._app(scope, receive, send)
 
 
-class _Door(ABC):
+class _Guard(ABC):
     """ASGI middleware that lets a request in, or answers with the ApiError that `check` raises."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -178,7 +178,7 @@ class _Door(ABC):
         await error.answer()(scope, receive, send)
 
 
-class _Local(_Door):
+class _LocalhostGuard(_Guard):
     """Without keys: lets in who names this machine as the host, and pages from here or from an allowed origin.
 
     Otherwise any web page that a person on this machine opens could use the model: browsers send simple requests
@@ -219,7 +219,7 @@ def _hostname(host: str) -> str | None:
         return None
 
 
-class _Key(_Door):
+class _ApiKeyGuard(_Guard):
     """Asks for an API key."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
@@ -241,11 +241,11 @@ class _Key(_Door):
                 headers={"WWW-Authenticate": "Bearer"},
             )
         scope["api_key"] = name
-        if visit := telemetry.visit():
+        if visit := telemetry.current_request():
             visit.key = name
 
 
-class _Rate(_Door):
+class _RateLimitGuard(_Guard):
     """Limits each key, or without keys each address, to so many requests a minute: a bucket that fills steadily."""
 
     def __init__(self, app: ASGIApp, per_minute: int) -> None:
@@ -293,7 +293,7 @@ def _too_large(most: int) -> ApiError:
     )
 
 
-class _Size(_Door):
+class _BodySizeGuard(_Guard):
     """Refuses a body that says that it is too long, before any of it is read."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -309,7 +309,7 @@ class _Size(_Door):
         await _refuse_and_linger(error, scope, receive, send)
 
 
-class _Upload:
+class _BodyBuffer:
     """Reads the whole body before the app sees any of it, within bounds of size and time."""
 
     def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:

@@ -8,7 +8,7 @@ _HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are 
 _CONTEXT = 4  # tokens of the prompt's end: some decoders drop a space where a text begins, and this one goes on
 
 
-class Writer:
+class IncrementalDetokenizer:
     """Takes tokens in and gives text out, which joined is what the tokenizer makes of all tokens up to the stop.
 
     The way of `tokenizers.decoders.DecodeStream`: new tokens are decoded together with the few before them. That class

@@ -50,11 +50,11 @@ class ApiError(Exception):
 
     def answer(self) -> JSONResponse:
         """Return the error as a response, and count it."""
-        telemetry.refused(self.status, self.code)
+        telemetry.count_error(self.status, self.code)
         return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 
-def of_status(status: int, headers: Mapping[str, str]) -> ApiError:
+def error_for_status(status: int, headers: Mapping[str, str]) -> ApiError:
     """Return the error for a status and headers (names in small letters) about which nothing else is known."""
     allow = headers.get("allow", "")
     if "GET" in allow and "HEAD" not in allow:
@@ -85,7 +85,7 @@ def install(app: FastAPI) -> None:
     async def http_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
-        return of_status(error.status_code, headers).answer()
+        return error_for_status(error.status_code, headers).answer()
 
     async def invalid_request(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -134,7 +134,7 @@ def _reason(problem: dict[str, Any]) -> str:
     return message.replace("Input should", "it should")
 
 
-class ErrorShape:
+class ErrorFormatMiddleware:
     """ASGI middleware: gives BentoML's own errors the one shape, and logs a crash without its message.
 
     A message may quote a prompt, so a crash is logged as its kind and where it happened.
@@ -169,14 +169,14 @@ class ErrorShape:
                         await send({"type": "http.response.body", "body": body})
                     else:
                         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in error["headers"]}
-                        await of_status(error["status"], headers).answer()(scope, receive, send)
+                        await error_for_status(error["status"], headers).answer()(scope, receive, send)
 
         try:
             await self._app(scope, receive, shaped)
         except Exception as crash:
             log_crash(crash)
             if not started:
-                await of_status(500, {}).answer()(scope, receive, send)
+                await error_for_status(500, {}).answer()(scope, receive, send)
 
 
 def log_crash(crash: Exception) -> None:

@@ -7,15 +7,23 @@ from dataclasses import dataclass, replace
 from weakref import WeakSet
 
 from serving import telemetry
-from serving.detokenizer import Writer
-from serving.engines.protocol import Engine, EngineError, FinishReason, Sampling, Token, UnavailableError, cannot
+from serving.detokenizer import IncrementalDetokenizer
+from serving.engines.protocol import (
+    Engine,
+    EngineError,
+    FinishReason,
+    Sampling,
+    Token,
+    UnavailableError,
+    unsupported_fields,
+)
 from serving.errors import ApiError
-from serving.served_model import Loaded
+from serving.served_model import LoadedModel
 from serving.settings import LIMITS
 
 _SHORT = 2_000  # characters, which are tokens within a millisecond
 _tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizing")
-_jobs: "WeakSet[Job]" = WeakSet()  # that have not ended: choices that are written, or whose prompt is scored
+_jobs: "WeakSet[Generation]" = WeakSet()  # that have not ended: choices that are written, or whose prompt is scored
 _engines: WeakSet[Engine] = WeakSet()  # that have had jobs
 
 
@@ -24,7 +32,7 @@ class _LateError(EngineError):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Delta:
     """What came of a text since the piece before."""
 
     text: str  # may be empty; all pieces joined are the text
@@ -32,29 +40,29 @@ class Piece:
     finish_reason: FinishReason | None  # in the last piece only
 
 
-class Job:
+class Generation:
     """A request that was let in: iterate over its pieces once, or await its `text`.
 
     Both raise ApiError: 504 when it takes too long, 500 when the engine fails. Whichever way the iteration ends, the
     engine writes no more; a job that is not iterated over must be cancelled.
     """
 
-    def __init__(self, loaded: Loaded, prompt: Sequence[int], sampling: Sampling, stop: tuple[str, ...]) -> None:
+    def __init__(self, loaded: LoadedModel, prompt: Sequence[int], sampling: Sampling, stop: tuple[str, ...]) -> None:
         """Hand `prompt` to the engine; `start` has checked it."""
         self.loaded = loaded
         self.sampling = sampling
         self.prompt_tokens = len(prompt)
         self.completion_tokens = 0  # so far, with the end token and those of a stop string
-        self._writer = Writer(loaded.engine.tokenizer, prompt, stop)
+        self._writer = IncrementalDetokenizer(loaded.engine.tokenizer, prompt, stop)
         self._stream = loaded.engine.submit(prompt, sampling)
-        self._seen = telemetry.Writing(loaded.version, len(prompt))
+        self._seen = telemetry.GenerationSpan(loaded.version, len(prompt))
         self._began = self._stream.loop.time()
         # One timer, moved on when there is a first token: one for each token would cost a tenth of handling it.
         self._timer = self._end_in(min(LIMITS.first_token_seconds, LIMITS.timeout))
         _engines.add(loaded.engine)
         _jobs.add(self)
 
-    async def __aiter__(self) -> AsyncIterator[Piece]:
+    async def __aiter__(self) -> AsyncIterator[Delta]:
         """Yield pieces as they come; tokens that are there already become one."""
         try:
             reason: FinishReason | None = None
@@ -70,7 +78,7 @@ class Job:
                     reason = "stop"
                 if reason:
                     self._seen.end(reason)
-                yield Piece(text, tuple(taken), reason)
+                yield Delta(text, tuple(taken), reason)
         except ApiError:
             self._seen.end("error")
             raise
@@ -98,7 +106,7 @@ class Job:
     @property
     def seed(self) -> int | None:
         """The seed it is drawn with; None where the engine has none."""
-        return None if "seed" in cannot(self.loaded.engine) else self.sampling.seed
+        return None if "seed" in unsupported_fields(self.loaded.engine) else self.sampling.seed
 
     def cancel(self) -> None:
         """Want no more; without effect when it has ended."""
@@ -176,13 +184,13 @@ def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
 
 
 def start(
-    loaded: Loaded,
+    loaded: LoadedModel,
     prompt: str | Sequence[int],
     sampling: Sampling,
     stop: tuple[str, ...] = (),
     *,
     by_default: bool = False,
-) -> Job:
+) -> Generation:
     """Let a request in: have `loaded` write on from a short text, or from token ids, up to one of the strings `stop`.
 
     With `by_default` the request named no max_new_tokens, so it is lowered to what the context leaves. Raises
@@ -201,4 +209,4 @@ def start(
         param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
         raise ApiError(400, message, code="context_length_exceeded", param=param)
     _require_room(engine)
-    return Job(loaded, ids, sampling, stop)
+    return Generation(loaded, ids, sampling, stop)

@@ -34,7 +34,7 @@ def wants_page(scope: Scope) -> bool:
     return scope["path"] == "/" and "text/html" in accept and "application/json" not in accept
 
 
-class HttpRules:
+class HttpRulesMiddleware:
     """ASGI middleware in front of all routes."""
 
     def __init__(self, app: ASGIApp) -> None:

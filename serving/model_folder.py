@@ -67,7 +67,7 @@ def _champion(root: Path) -> ModelFolder | None:
     return ModelFolder(champion.folder, why, champion.version, follows=True)
 
 
-def beside(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
+def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
     """Return those of the other models, `base` and `previous`, that are there to be compared with the served one."""
     found = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
     try:
@@ -80,7 +80,7 @@ def beside(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
     return {name: folder for name, folder in found.items() if name in names and not _problem(folder.path, NEEDED)}
 
 
-def pointed(root: Path) -> tuple[str | None, Path | None]:
+def pointer_target(root: Path) -> tuple[str | None, Path | None]:
     """Return the version that the champion's pointer names, whole or not, and its folder; None where unreadable."""
     try:
         tag = str(json.loads((root / POINTER).read_text(encoding="utf-8"))["to"])
@@ -93,10 +93,10 @@ def pointed(root: Path) -> tuple[str | None, Path | None]:
     return tag.partition(":")[2], folder
 
 
-Mark = tuple[tuple[str, int, int, int], ...]
+StatFingerprint = tuple[tuple[str, int, int, int], ...]
 
 
-def mark(path: Path) -> Mark:
+def stat_fingerprint(path: Path) -> StatFingerprint:
     """Return what changes when a file, or a file in a folder, is replaced or written to; empty when there is none.
 
     Names, inodes, sizes and times: nothing is read, so it may be asked every second.

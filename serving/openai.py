@@ -10,9 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from serving import generation
 from serving.body import BoundedRoute
-from serving.engines.protocol import Engine, Sampling, Token, cannot
+from serving.engines.protocol import Engine, Sampling, Token, unsupported_fields
 from serving.errors import ApiError
-from serving.generation import Job
+from serving.generation import Generation
 from serving.openai_schema import (
     Choice,
     Completion,
@@ -25,7 +25,7 @@ from serving.openai_schema import (
 )
 from serving.schema import errors_of, generated
 from serving.scoring_thread import ScoringThread
-from serving.served_model import Loaded, ServedModel
+from serving.served_model import LoadedModel, ServedModel
 from serving.settings import LIMITS
 from serving.streaming import EventStream, UntilAnswered, unless_gone
 
@@ -75,7 +75,7 @@ def router(served: ServedModel) -> APIRouter:
     async def completions(wanted: CompletionRequest, request: Request, until_answered: UntilAnswered) -> Response:
         """Write n texts for each prompt, at the same time: all at once, or with `stream` as they are being written."""
         loaded = await until_answered.enter_async_context(served.take(wanted.model))
-        work = _Work(served, loaded, wanted)
+        work = _CompletionRun(served, loaded, wanted)
         until_answered.callback(work.cancel)
         await work.start()
         if wanted.stream:
@@ -129,7 +129,7 @@ class _Prompt:
         text: str = self._engine.tokenizer.decode(self._given, skip_special_tokens=False)
         return text
 
-    async def scored(self, served: ServedModel, loaded: Loaded, top: int) -> list[Token]:
+    async def scored(self, served: ServedModel, loaded: LoadedModel, top: int) -> list[Token]:
         """Return the tokens as they were given, with their log-probabilities by the reference model in float32."""
         async with self._lock:  # the choices of a prompt share them
             if self._scored is None:
@@ -139,10 +139,10 @@ class _Prompt:
         return self._scored
 
 
-class _Work:
+class _CompletionRun:
     """A request on its way: a job a choice."""
 
-    def __init__(self, served: ServedModel, loaded: Loaded, wanted: CompletionRequest) -> None:
+    def __init__(self, served: ServedModel, loaded: LoadedModel, wanted: CompletionRequest) -> None:
         self._served = served
         self._loaded = loaded
         self._wanted = wanted
@@ -150,7 +150,7 @@ class _Work:
         self._id = f"cmpl-{secrets.token_hex(12)}"
         self._created = int(time.time())
         self._prompts: list[_Prompt] = []
-        self._jobs: list[Job] = []
+        self._jobs: list[Generation] = []
 
     async def start(self) -> None:
         """Let all choices in, or none: what was let in before an ApiError must be cancelled."""
@@ -175,7 +175,7 @@ class _Work:
             logprobs=wanted.logprobs,
         )
 
-    def _job(self, prompt: _Prompt, sampling: Sampling) -> Job:
+    def _job(self, prompt: _Prompt, sampling: Sampling) -> Generation:
         try:
             by_default = "max_tokens" not in self._wanted.model_fields_set
             return generation.start(self._loaded, prompt.ids, sampling, tuple(self._wanted.stop), by_default=by_default)
@@ -232,7 +232,7 @@ class _Work:
             choices=choices,
             usage=usage,
             data=loaded.data,
-            seed=None if "seed" in cannot(loaded.engine) else self._seed,
+            seed=None if "seed" in unsupported_fields(loaded.engine) else self._seed,
             engine=loaded.engine.name,
         )
 
@@ -241,10 +241,10 @@ class _Work:
         parts = [self._choice(at, self._prompts[at // self._wanted.n], job) for at, job in enumerate(self._jobs)]
         return _merged(parts)
 
-    async def _choice(self, index: int, prompt: _Prompt, job: Job) -> AsyncIterator[Choice]:
+    async def _choice(self, index: int, prompt: _Prompt, job: Generation) -> AsyncIterator[Choice]:
         """Yield the parts of one choice."""
         wanted = self._wanted
-        listing = None if wanted.logprobs is None else _Listing(self._loaded.engine)
+        listing = None if wanted.logprobs is None else _LogprobsBuilder(self._loaded.engine)
         if wanted.echo:
             logprobs = await listing.of_prompt(prompt.text, await self._scored(prompt)) if listing else None
             yield Choice(index=index, text=prompt.text, logprobs=logprobs, finish_reason=None)
@@ -318,7 +318,7 @@ def _byte_of_letter() -> dict[str, int]:
 _BYTES = _byte_of_letter()
 
 
-class _Listing:
+class _LogprobsBuilder:
     """The tokens of a text with their log-probabilities, in the form of OpenAI's completions."""
 
     def __init__(self, engine: Engine) -> None:

@@ -3,7 +3,7 @@
 import socket
 
 
-def problem(host: str, port: int) -> str:
+def unusable_reason(host: str, port: int) -> str:
     """Return why nothing can listen on `port` of `host`, a name or an address, as a clause; empty when it can."""
     if not 0 < port < 2**16:
         return f"port {port} is none: they go from 1 to {2**16 - 1}"

@@ -19,7 +19,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def trusted(limits: Service = LIMITS) -> tuple[Network, ...]:
+def trusted_networks(limits: Service = LIMITS) -> tuple[Network, ...]:
     """Return the networks of trusted proxies, from params.yaml and the environment; raises BentoMLException."""
     named = [part.strip() for part in os.environ.get(_VARIABLE, "").split(",") if part.strip()]
     try:
@@ -28,7 +28,7 @@ def trusted(limits: Service = LIMITS) -> tuple[Network, ...]:
         raise BentoMLException(f"{_VARIABLE}: {error}; expected addresses or networks, such as 10.0.0.0/8") from None
 
 
-class TrustedProxies:
+class TrustedProxiesMiddleware:
     """ASGI middleware, outermost: puts the caller's address and scheme in the place of a trusted proxy's."""
 
     def __init__(self, app: ASGIApp, networks: tuple[Network, ...]) -> None:

@@ -14,10 +14,10 @@ def install(app: Starlette) -> None:
     layers: list[Any] = app.user_middleware
     for middleware in layers:
         if middleware.cls is TimeoutMiddleware:
-            middleware.cls = RequestTimeout
+            middleware.cls = RequestTimeoutMiddleware
 
 
-class RequestTimeout:
+class RequestTimeoutMiddleware:
     """ASGI middleware: answers 504 unless the answer begins within `timeout` seconds."""
 
     def __init__(self, app: ASGIApp, timeout: float) -> None:

@@ -26,9 +26,9 @@ from bentoml.exceptions import BentoMLException
 from pipeline.params import Service
 from pipeline.registry.model_version import short
 from serving import model_folder, telemetry
-from serving.engines.protocol import Engine, EngineError, Sampling, cannot
+from serving.engines.protocol import Engine, EngineError, Sampling, unsupported_fields
 from serving.errors import ApiError
-from serving.model_folder import Mark, ModelFolder
+from serving.model_folder import ModelFolder, StatFingerprint
 from serving.settings import LIMITS
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Loaded:
+class LoadedModel:
     """A model that can generate."""
 
     engine: Engine
@@ -56,7 +56,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Refusal:
     """A version that was not taken over."""
 
     version: str | None  # None where not even that can be read
@@ -68,10 +68,10 @@ class _RefusedError(Exception):
     """A model that must not serve; the text is the sentence that says why."""
 
 
-class _Held:
+class _RefCountedModel:
     """A loaded model, and how many requests use it."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self.leases = 0
         self.free = asyncio.Event()
@@ -79,7 +79,7 @@ class _Held:
         self.used = time.monotonic()
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[Loaded]:
+    def lease(self) -> Iterator[LoadedModel]:
         """Keep the engine until the end of the block."""
         self.leases += 1
         self.free.clear()
@@ -102,19 +102,21 @@ class ServedModel:
         """Take note of where to look, and of how an engine is made from a folder; `run` does it."""
         self.status: Literal["loading", "up", "failed"] = "loading"
         self.folder: ModelFolder | None = None  # of the served model; before, of the one that is being loaded
-        self.refused: Refused | None = None  # None once all is well
+        self.refused: Refusal | None = None  # None once all is well
         self.swaps = 0
         self._root = root
         self._make_engine = make_engine
         self._limits = limits
-        self._served: _Held | None = None
+        self._served: _RefCountedModel | None = None
         self._others: dict[str, ModelFolder] = {}  # that may be asked for
-        self._beside: dict[str, asyncio.Task[_Held]] = {}  # that were
-        self._held: set[_Held] = set()  # all whose engines are not closed
+        self._beside: dict[str, asyncio.Task[_RefCountedModel]] = {}  # that were
+        self._held: set[_RefCountedModel] = set()  # all whose engines are not closed
         self._old: set[asyncio.Task[None]] = set()  # each waits for the last request of a model, to free it
-        self._scorers: WeakKeyDictionary[Loaded, asyncio.Task[Scorer]] = WeakKeyDictionary()
+        self._scorers: WeakKeyDictionary[LoadedModel, asyncio.Task[Scorer]] = WeakKeyDictionary()
         self._watched: Path | None = None  # the folder whose files matter beside the pointer
-        self._seen: tuple[Mark, Mark] | None = None  # the pointer's mark and that folder's, when they were last read
+        self._seen: tuple[StatFingerprint, StatFingerprint] | None = (
+            None  # the pointer's mark and that folder's, when they were last read
+        )
         self._retry_at = math.inf
         self._retry_wait = _FIRST_RETRY
         self._settled = asyncio.Event()  # set once the first model is loaded, or could not be
@@ -123,7 +125,7 @@ class ServedModel:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="models")
 
     @property
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedModel | None:
         """The served model, to look at; `take` it to use it."""
         return self._served.loaded if self._served else None
 
@@ -150,7 +152,7 @@ class ServedModel:
     # Lending
 
     @contextlib.asynccontextmanager
-    async def take(self, name: str | None = None) -> AsyncIterator[Loaded]:
+    async def take(self, name: str | None = None) -> AsyncIterator[LoadedModel]:
         """Lend a model until the end of the block: the served one, without a name or by its version, or another.
 
         Raises ApiError: 503 while there is none or where another one cannot be loaded, 404 for unknown names.
@@ -164,7 +166,7 @@ class ServedModel:
         served = [self._served.loaded.version, "champion"] if self._served else []
         return [*served, *self._others]
 
-    async def scorer(self, loaded: Loaded) -> "Scorer":
+    async def scorer(self, loaded: LoadedModel) -> "Scorer":
         """Return what scores given tokens by the model of `loaded`, which must be lent; made when first asked for.
 
         Raises ApiError 503 where the files are no longer those of the model, or do not load.
@@ -178,7 +180,7 @@ class ServedModel:
             self._scorers.pop(loaded, None)
             raise ApiError(503, str(error), code="model_failed", headers={"Retry-After": "60"}) from None
 
-    async def _find(self, name: str | None) -> _Held:
+    async def _find(self, name: str | None) -> _RefCountedModel:
         """Return the model called `name`; the caller leases it before it awaits anything else."""
         served = self._served
         if self._closing:
@@ -204,7 +206,7 @@ class ServedModel:
             if self._beside.get(other) is task:  # else it was let go in this very moment
                 return held
 
-    async def _load_beside(self, name: str) -> _Held:
+    async def _load_beside(self, name: str) -> _RefCountedModel:
         """Return another model, just loaded. A failure is remembered for a minute, so that asking again is cheap."""
         try:
             return self._hold(await self._load(self._others[name], name))
@@ -243,9 +245,9 @@ class ServedModel:
         else:
             await self._take_over()
 
-    def _marks(self) -> tuple[Mark, Mark]:
-        pointer = model_folder.mark(self._root / model_folder.POINTER)
-        return pointer, model_folder.mark(self._watched) if self._watched else ()
+    def _marks(self) -> tuple[StatFingerprint, StatFingerprint]:
+        pointer = model_folder.stat_fingerprint(self._root / model_folder.POINTER)
+        return pointer, model_folder.stat_fingerprint(self._watched) if self._watched else ()
 
     async def _take_over(self) -> None:
         """Load, try and swap in what is to be served now, or refuse it."""
@@ -264,7 +266,7 @@ class ServedModel:
                 self._served.loaded = replace(self._served.loaded, folder=wanted)
                 self.folder = wanted
         except BentoMLException as error:  # what is pointed at is damaged, or the pointer is
-            version, folder = await self._in_thread(model_folder.pointed, self._root)
+            version, folder = await self._in_thread(model_folder.pointer_target, self._root)
             await self._watch(folder)
             await self._refuse(version, str(error))
         except _RefusedError as error:
@@ -277,14 +279,14 @@ class ServedModel:
         """From now on look at what happens in `folder` too."""
         if folder != self._watched and self._seen:
             self._watched = folder
-            self._seen = self._seen[0], await self._in_thread(model_folder.mark, folder) if folder else ()
+            self._seen = self._seen[0], await self._in_thread(model_folder.stat_fingerprint, folder) if folder else ()
 
     def _tell_metrics(self) -> None:
         if self._served:
-            telemetry.serving(self._served.loaded.version, self._served.loaded.engine.name)
+            telemetry.record_served_model(self._served.loaded.version, self._served.loaded.engine.name)
 
     def _find_folders(self) -> tuple[ModelFolder, dict[str, ModelFolder]]:
-        others = model_folder.beside(self._root, self._limits.beside)
+        others = model_folder.comparison_models(self._root, self._limits.beside)
         return model_folder.find(self._root), others
 
     async def _swap(self, wanted: ModelFolder) -> None:
@@ -302,7 +304,7 @@ class ServedModel:
 
     async def _refuse(self, version: str | None, reason: str) -> None:
         """Keep what is served, say why, and set the time of the next try."""
-        self.refused = Refused(version, reason, datetime.now(UTC).isoformat(timespec="seconds"))
+        self.refused = Refusal(version, reason, datetime.now(UTC).isoformat(timespec="seconds"))
         self._retry_at = time.monotonic() + self._retry_wait
         self._retry_wait = min(2 * self._retry_wait, _LAST_RETRY)
         previous = self._others.get("previous")
@@ -310,7 +312,7 @@ class ServedModel:
             with contextlib.suppress(_RefusedError):  # then there is nothing to serve, as before
                 await self._swap(replace(previous, why=f"{previous.why}, as the champion was refused", follows=True))
                 self._tell_metrics()
-        telemetry.swap_refused()
+        telemetry.count_refused_swap()
         if self._served is None:
             self.status = "failed"
             logger.error("the model could not be loaded: %s", reason)
@@ -318,7 +320,7 @@ class ServedModel:
             what = version or "what the registry names"
             logger.error("model %s stays: %s was refused: %s", self._served.loaded.version, what, reason)
 
-    def _tell_of_a_newer_candidate(self, loaded: Loaded) -> None:
+    def _tell_of_a_newer_candidate(self, loaded: LoadedModel) -> None:
         """Say in `folder` where the candidate is no longer the one that is served."""
         try:
             candidate = model_folder.find(self._root)
@@ -329,7 +331,7 @@ class ServedModel:
 
     # Loading and freeing
 
-    async def _load(self, folder: ModelFolder, name: str) -> Loaded:
+    async def _load(self, folder: ModelFolder, name: str) -> LoadedModel:
         """Return the model in `folder`, loaded and tried; raises _RefusedError."""
         loaded = await self._in_thread(self._load_here, folder, name)
         try:
@@ -339,14 +341,14 @@ class ServedModel:
             raise
         return loaded
 
-    def _load_here(self, folder: ModelFolder, name: str) -> Loaded:
+    def _load_here(self, folder: ModelFolder, name: str) -> LoadedModel:
         try:
             version = model_folder.version(folder.path)
             if folder.version not in (None, version):
                 raise _RefusedError(f"{folder.path} does not hold {folder.version}, but {version}: a file was changed")
             data = model_folder.data_hash(folder.path)
             engine = self._make_engine(folder.path)
-            _give_memory_back()  # what loading, converting and checking needed: a third of the process for GPT-2
+            trim_heap()  # what loading, converting and checking needed: a third of the process for GPT-2
         except _RefusedError:
             raise
         except EngineError as error:  # says all that there is to say
@@ -357,27 +359,27 @@ class ServedModel:
         if self._closing:
             engine.close()
             raise _RefusedError("the service is stopping")
-        return Loaded(engine, version, data, folder, name)
+        return LoadedModel(engine, version, data, folder, name)
 
-    def _hold(self, loaded: Loaded) -> _Held:
-        held = _Held(loaded)
+    def _hold(self, loaded: LoadedModel) -> _RefCountedModel:
+        held = _RefCountedModel(loaded)
         self._held.add(held)
         return held
 
-    def _let_go(self, held: _Held) -> None:
+    def _let_go(self, held: _RefCountedModel) -> None:
         """Free a model once its last request has ended."""
         task = asyncio.create_task(self._free(held))
         self._old.add(task)
         task.add_done_callback(self._old.discard)
 
-    async def _free(self, held: _Held) -> None:
+    async def _free(self, held: _RefCountedModel) -> None:
         await held.free.wait()
         self._scorers.pop(held.loaded, None)
         self._held.discard(held)
         await asyncio.to_thread(held.loaded.engine.close)
         logger.info("model %s is no longer in memory", held.loaded.version)
         del held.loaded
-        await asyncio.to_thread(_give_memory_back)
+        await asyncio.to_thread(trim_heap)
 
     async def close(self) -> None:
         """Lend no more, wait for the requests that run, at most `drain_seconds`, then end all engines."""
@@ -403,14 +405,14 @@ class ServedModel:
 _NEWER = "; a newer one is there, and is served once `python -m pipeline.promote` has made it the champion"
 
 
-def _is_there(task: asyncio.Task[_Held]) -> bool:
+def _is_there(task: asyncio.Task[_RefCountedModel]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
 
 
 async def _try(engine: Engine) -> None:
     """Have the model write on greedily from several openings; raises _RefusedError unless what comes makes sense."""
     written = 0
-    reported = None if "logprobs" in cannot(engine) else 0
+    reported = None if "logprobs" in unsupported_fields(engine) else 0
     try:
         for opening in _TRIAL:
             prompt = [engine.start, *engine.tokenizer.encode(opening, add_special_tokens=False).ids]
@@ -450,7 +452,7 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def _give_memory_back() -> None:
+def trim_heap() -> None:
     """Collect garbage, return heap pages to the OS, and leave what stays loaded out of later collections.
 
     A full collection that visits the half a million objects of torch and the model stops every request for 0.6 s.

@@ -26,7 +26,7 @@ _SUPERVISOR_SECONDS = 1  # between two checks that the supervisor still runs
 _LAST_SECONDS = 1  # for the answers 503 of what was cut off
 
 
-class Drain:
+class GracefulShutdown:
     """ASGI middleware: the end of a worker."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

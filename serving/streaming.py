@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving import telemetry
-from serving.errors import ApiError, log_crash, of_status
+from serving.errors import ApiError, error_for_status, log_crash
 from serving.settings import LIMITS
 
 T = TypeVar("T")
@@ -82,8 +82,8 @@ async def _lines(first: Event, events: AsyncIterator[Event]) -> AsyncIterator[by
     except Exception as crash:
         if not isinstance(crash, ApiError):
             log_crash(crash)
-        error = crash if isinstance(crash, ApiError) else of_status(500, {})
-        telemetry.refused(error.status, error.code)
+        error = crash if isinstance(crash, ApiError) else error_for_status(500, {})
+        telemetry.count_error(error.status, error.code)
         yield b"event: error\n" + _line(error.body)
     else:
         yield b"data: [DONE]\n\n"

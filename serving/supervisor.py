@@ -59,8 +59,8 @@ def create_arbiter(watchers: list[Any], *, threaded: bool = False, **options: An
         watcher.env["TMPDIR"] = str(_temporary())
     return kind(
         watchers,
-        endpoint=f"ipc://{folder()}/control",
-        pubsub_endpoint=f"ipc://{folder()}/events",
+        endpoint=f"ipc://{runtime_folder()}/control",
+        pubsub_endpoint=f"ipc://{runtime_folder()}/events",
         **{"check_delay": _CHECK_SECONDS, **options},
     )
 
@@ -71,7 +71,7 @@ def separate_metrics() -> None:
 
 
 @functools.cache
-def folder() -> Path:
+def runtime_folder() -> Path:
     """Return this server's folder of mode 0700; it is deleted when this process ends.
 
     It stays locked until then. The folder of a server that was killed is deleted by the next server of the same user.
@@ -97,11 +97,11 @@ def folder() -> Path:
 
 
 def _metrics() -> Path:
-    return folder() / "metrics"
+    return runtime_folder() / "metrics"
 
 
 def _temporary() -> Path:
-    return folder() / "temporary"
+    return runtime_folder() / "temporary"
 
 
 def _delete_stale(temporary: Path) -> None:

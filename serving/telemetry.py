@@ -79,7 +79,7 @@ _swap_refused = Gauge(
 _refusals = Counter("refusals", "Answers that are errors", ["status", "code"], namespace=_NAMESPACE)
 
 
-class Writing:
+class GenerationSpan:
     """One text, from the call of the engine to its end: its metrics and its span."""
 
     def __init__(self, version: str, prompt_tokens: int) -> None:
@@ -139,7 +139,7 @@ class Writing:
 _codes: set[str] = set()
 
 
-def refused(status: int, code: str | None) -> None:
+def count_error(status: int, code: str | None) -> None:
     """Count an answer that is an error."""
     label = code or "none"
     if label not in _codes and len(_codes) >= _MOST_CODES:
@@ -151,7 +151,7 @@ def refused(status: int, code: str | None) -> None:
 _served: tuple[str, str] | None = None
 
 
-def serving(version: str, engine: str) -> None:
+def record_served_model(version: str, engine: str) -> None:
     """Note that this worker serves `version`, and that nothing is wrong with that."""
     global _served
     _swap_refused.set(0)
@@ -164,24 +164,24 @@ def serving(version: str, engine: str) -> None:
     _served = (version, engine)
 
 
-def swap_refused() -> None:
+def count_refused_swap() -> None:
     """Note that a version was not taken over."""
     _swap_refusals.inc()
     _swap_refused.set(1)
 
 
 @dataclass
-class Visit:
+class RequestContext:
     """A request from outside, and what its line in the log says about it."""
 
     id: str
     key: str | None = None  # the name of the API key
 
 
-_visit: ContextVar[Visit | None] = ContextVar("visit", default=None)
+_visit: ContextVar[RequestContext | None] = ContextVar("visit", default=None)
 
 
-def visit() -> Visit | None:
+def current_request() -> RequestContext | None:
     """Return the request that is being answered."""
     return _visit.get()
 
@@ -192,7 +192,7 @@ def request_id() -> str | None:
     return current.id if current else None
 
 
-class Seen:
+class TelemetryMiddleware:
     """ASGI middleware, outermost: request ids, one line in the log a request, /metrics, bounded labels.
 
     BentoML's own metrics, log and spans have the raw path as a label, so that anyone could fill its memory with paths
@@ -212,7 +212,7 @@ class Seen:
             return
         began = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
-        current = Visit(given if _SANE_ID.fullmatch(given) else secrets.token_hex(8))
+        current = RequestContext(given if _SANE_ID.fullmatch(given) else secrets.token_hex(8))
         token = _visit.set(current)
         route = next((template for path, template in self._templates if path.match(scope["path"])), _UNMATCHED)
         status = 0
@@ -248,7 +248,7 @@ class Seen:
 _REAL = "fresh_gpt2.real_scope"
 
 
-class Unseen:
+class RestorePathMiddleware:
     """ASGI middleware, innermost: the path as it was asked for, without its query: no route has one to parse."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -315,7 +315,7 @@ def _forget_dead_workers() -> None:
             file.unlink(missing_ok=True)
 
 
-class _Context(logging.Filter):
+class _RequestIdFilter(logging.Filter):
     """Adds the request's id to BentoML's lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -348,6 +348,6 @@ def configure_logging() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)  # their warnings quote headers, also of callers without a key
     names = ("bentoml", "circus", "uvicorn.error", None)
     for handler in {handler for name in names for handler in logging.getLogger(name).handlers}:
-        handler.addFilter(_Context())
+        handler.addFilter(_RequestIdFilter())
         if os.environ.get("LOG_FORMAT") == "json":
             handler.setFormatter(JsonLines())

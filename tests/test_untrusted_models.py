@@ -108,9 +108,9 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     "base": lambda folder: base.take_in(str(folder), folder.parent / "base"),
     "finetune": lambda folder: finetune.load_base(folder, 0.1),
     "evaluate": evaluate.load_model,
-    "transformers": transformers.load,
-    "tokenizer": transformers.tokenizer_of,
-    "ctranslate2": ctranslate2.unfit,
+    "transformers": transformers.load_model,
+    "tokenizer": transformers.load_tokenizer,
+    "ctranslate2": ctranslate2.unsupported_reason,
     "conversion": convert,
 }
 CODE = {
@@ -142,7 +142,7 @@ def test_the_folders_own_generation_never_runs(planted: Planted) -> None:
 def test_weights_come_from_safetensors_alone(planted: Planted) -> None:
     (planted.folder / "model.safetensors").unlink()
     torch.save({}, planted.folder / "pytorch_model.bin")
-    for load in (evaluate.load_model, transformers.load, lambda folder: finetune.load_base(folder, 0.1)):
+    for load in (evaluate.load_model, transformers.load_model, lambda folder: finetune.load_base(folder, 0.1)):
         with pytest.raises(OSError, match=r"model\.safetensors"):
             load(planted.folder)
 

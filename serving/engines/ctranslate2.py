@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from serving import model_folder
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token
-from serving.engines.transformers import tokenizer_of
+from serving.engines.transformers import load_tokenizer
 from serving.errors import ApiError
 
 logger = logging.getLogger("bentoml.serving")
@@ -38,7 +38,7 @@ _SMALLEST_DIVISOR = 1e-6
 _Setting = tuple[float, float, int]
 
 
-def unfit(folder: Path) -> str:
+def unsupported_reason(folder: Path) -> str:
     """Return why the model in `folder` cannot be run here, as a clause; empty when it can."""
     if importlib.util.find_spec("ctranslate2") is None:
         return f"the package ctranslate2 is not installed; `pip install {PACKAGE} --no-deps` adds it"
@@ -51,7 +51,7 @@ def unfit(folder: Path) -> str:
     return ""
 
 
-class _Text:
+class _Sequence:
     """A request."""
 
     def __init__(self, prompt: list[str], sampling: Sampling) -> None:
@@ -70,19 +70,21 @@ class _Text:
 class Ctranslate2Engine:
     """See `protocol.Engine` and, for what is checked before it serves, `selection.Checked`.
 
-    The same seed does not give the same text: `cannot` names the fields of a request that must not be set.
+    The same seed does not give the same text: `unsupported_fields` names the fields of a request that must not be set.
     """
 
     name = "ctranslate2"
     tokenizer: Tokenizer
-    cannot: ClassVar = frozenset({"seed", "logprobs", "repetition_penalty", "presence_penalty", "frequency_penalty"})
+    unsupported_fields: ClassVar = frozenset(
+        {"seed", "logprobs", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+    )
 
     def __init__(self, folder: Path, kept: Path, max_concurrency: int) -> None:
-        """Load the model in `folder`, converted once and kept in `kept`; `unfit` must have found nothing."""
+        """Load the model in `folder`; `unsupported_reason` is empty for it. Its conversion is kept in `kept`."""
         import ctranslate2
         from transformers import AutoConfig
 
-        tokenizer, self.start, self.end = tokenizer_of(folder)
+        tokenizer, self.start, self.end = load_tokenizer(folder)
         self.tokenizer = tokenizer
         self._word: Any = tokenizer.id_to_token
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -95,8 +97,8 @@ class Ctranslate2Engine:
                 str(files), inter_threads=_BATCHES, intra_threads=max(1, cores // _BATCHES), compute_type="int8"
             )
         self._rows = max(1, max_concurrency // _BATCHES)  # of a batch
-        self._arrived: deque[_Text] = deque()
-        self._batches: list[list[_Text]] = []
+        self._arrived: deque[_Sequence] = deque()
+        self._batches: list[list[_Sequence]] = []
         self._news = threading.Condition()
         self._closing = threading.Event()
         self._threads = [
@@ -122,7 +124,7 @@ class Ctranslate2Engine:
         words = self._words(prompt)
         if None in words:
             raise ApiError(400, "the prompt holds a number that is no token of this model", "bad_token", "prompt")
-        text = _Text(words, sampling)
+        text = _Sequence(words, sampling)
         with self._news:
             if self._closing.is_set():
                 text.stream.end(None, EngineError("the model is being taken out of service"))
@@ -151,7 +153,9 @@ class Ctranslate2Engine:
         for thread in self._threads:
             thread.join()
         for text in self._arrived:
-            _tell(text.stream, lambda stream: stream.end(None, EngineError("the model was taken out of service")))
+            _call_on_loop(
+                text.stream, lambda stream: stream.end(None, EngineError("the model was taken out of service"))
+            )
         self._arrived.clear()
         del self._generator
 
@@ -163,7 +167,7 @@ class Ctranslate2Engine:
                 self._batches.remove(batch)
                 self._news.notify_all()
 
-    def _gather(self, takes_long: bool) -> list[_Text]:
+    def _gather(self, takes_long: bool) -> list[_Sequence]:
         """Wait for requests and return those of one setting, in the order of arrival; none when closed."""
         with self._news:
             while not self._closing.is_set():
@@ -185,13 +189,13 @@ class Ctranslate2Engine:
                     return batch
         return []
 
-    def _gone(self, text: _Text) -> bool:
+    def _gone(self, text: _Sequence) -> bool:
         """End a request that nobody waits for; return whether it was one."""
         if text.stream.cancelled:
-            _tell(text.stream, lambda stream: stream.end(None))
+            _call_on_loop(text.stream, lambda stream: stream.end(None))
         return text.stream.cancelled
 
-    def _write(self, batch: list[_Text]) -> None:
+    def _write(self, batch: list[_Sequence]) -> None:
         """Run a batch to its end."""
         end, closing = self.end, self._closing  # `written` must not hold the engine: CTranslate2 lets go of it in a
         # thread of its own, which cannot wait for its own end when that would be the engine's end too
@@ -205,12 +209,12 @@ class Ctranslate2Engine:
             else:
                 text.written += 1
                 token = Token(result.token_id)
-                _tell(text.stream, lambda stream: stream.push(token))
+                _call_on_loop(text.stream, lambda stream: stream.push(token))
                 if text.written == text.most:
                     text.reason = "length"
             if text.reason:
                 reason = text.reason
-                _tell(text.stream, lambda stream: stream.end(reason))
+                _call_on_loop(text.stream, lambda stream: stream.end(reason))
             return text.reason is not None
 
         error = EngineError("the model was taken out of service")
@@ -222,7 +226,7 @@ class Ctranslate2Engine:
         for text in batch:
             if text.reason is None:
                 text.reason = "length"
-                _tell(text.stream, lambda stream: stream.end(None, error))
+                _call_on_loop(text.stream, lambda stream: stream.end(None, error))
 
     def _generate(
         self, prompts: Sequence[list[str]], most: Sequence[int], setting: _Setting, written: Callable[[Any], bool]
@@ -273,7 +277,7 @@ def _setting(sampling: Sampling) -> _Setting:
     return max(sampling.temperature, _SMALLEST_DIVISOR), sampling.top_p, sampling.top_k
 
 
-def _tell(stream: Stream, what: Callable[[Stream], None]) -> None:
+def _call_on_loop(stream: Stream, what: Callable[[Stream], None]) -> None:
     """Call `what` with a stream on its loop."""
     try:
         stream.loop.call_soon_threadsafe(what, stream)

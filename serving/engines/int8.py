@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from safetensors.torch import load_file
 
-from serving.engines.transformers import tokenizer_of
+from serving.engines.transformers import load_tokenizer
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # of the caches that texts of about a length share; then by 512
 _BLOCK = 32  # caches are read in multiples of so many tokens, so that sums over them are split alike for every length
@@ -29,7 +29,7 @@ _ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu": "none"}
 _product = torch.ops.onednn.qlinear_pointwise.default  # looked up once
 
 
-def unfit(folder: Path) -> str:
+def unsupported_reason(folder: Path) -> str:
     """Return why this machine or the model in `folder` cannot be run here, as a clause; empty when it can."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if (found := config.get("model_type")) != "gpt2":
@@ -53,7 +53,7 @@ def unfit(folder: Path) -> str:
     return ""
 
 
-class _Linear:
+class Int8Linear:
     """x W + b with W and, row by row, x rounded to 8 bits."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -81,24 +81,24 @@ class _Linear:
 @dataclass
 class _Layer:
     norm_1: tuple[torch.Tensor, torch.Tensor]
-    attention: _Linear  # queries, keys, values
-    projection: _Linear
+    attention: Int8Linear  # queries, keys, values
+    projection: Int8Linear
     norm_2: tuple[torch.Tensor, torch.Tensor]
-    up: _Linear
-    down: _Linear
+    up: Int8Linear
+    down: Int8Linear
 
 
 @dataclass
-class _Row:
+class Slot:
     """A text's place in a pool, and how many of its tokens have been read."""
 
-    pool: "_Pool"
+    pool: "KVCachePool"
     at: int
     read: int = 0
 
 
 @dataclass
-class _Pool:
+class KVCachePool:
     """The keys and values of texts of about a length, in one tensor: (layers, 2, texts, heads, capacity, width)."""
 
     capacity: int
@@ -107,16 +107,16 @@ class _Pool:
     used: set[int] = field(default_factory=set)
 
 
-class Int8Stepper:
-    """See `serving.engines.scheduler.Stepper`."""
+class Int8Runner:
+    """See `serving.engines.scheduler.ModelRunner`."""
 
     name = "int8"
     prefill_tokens = 128  # a step then takes about twice as long as one that writes for 32 texts
 
     def __init__(self, folder: Path) -> None:
-        """Load the GPT-2 in `folder`, for which `unfit` must have found nothing."""
+        """Load the GPT-2 in `folder`, for which `unsupported_reason` must have found nothing."""
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        self.tokenizer, self.start, self.end = tokenizer_of(folder)
+        self.tokenizer, self.start, self.end = load_tokenizer(folder)
         self.context: int = config.get("n_positions", 1024)
         self._heads: int = config["n_head"]
         self._width: int = config["n_embd"] // self._heads
@@ -128,8 +128,8 @@ class Int8Stepper:
         def kept(name: str) -> torch.Tensor:
             return weights[name].to(torch.float32, copy=True)  # a copy, lest the whole file stay in memory
 
-        def linear(name: str) -> _Linear:
-            return _Linear(weights[f"{name}.weight"].float().t(), kept(f"{name}.bias"))
+        def linear(name: str) -> Int8Linear:
+            return Int8Linear(weights[f"{name}.weight"].float().t(), kept(f"{name}.bias"))
 
         def norm(name: str) -> tuple[torch.Tensor, torch.Tensor]:
             return kept(f"{name}.weight"), kept(f"{name}.bias")
@@ -148,22 +148,22 @@ class Int8Stepper:
         self._norm = norm("ln_f")
         self._tokens = kept("wte.weight")
         self._positions = kept("wpe.weight")
-        self._head = _Linear(self._tokens, None)
-        self._pools: dict[int, _Pool] = {}
+        self._head = Int8Linear(self._tokens, None)
+        self._pools: dict[int, KVCachePool] = {}
 
-    def open(self, length: int) -> _Row:
-        """Return a row for a text of at most `length` tokens; see `Stepper.open`."""
+    def open(self, length: int) -> Slot:
+        """Return a row for a text of at most `length` tokens; see `ModelRunner.open`."""
         capacity = next((c for c in _CAPACITIES if c >= length), math.ceil(length / 512) * 512)
         capacity = min(capacity, math.ceil(self.context / _BLOCK) * _BLOCK)
-        pool = self._pools.setdefault(capacity, _Pool(capacity))
+        pool = self._pools.setdefault(capacity, KVCachePool(capacity))
         if not pool.free:
             self._grow(pool)
         at = min(pool.free)
         pool.free.remove(at)
         pool.used.add(at)
-        return _Row(pool, at)
+        return Slot(pool, at)
 
-    def _grow(self, pool: _Pool) -> None:
+    def _grow(self, pool: KVCachePool) -> None:
         """Make room for twice as many texts."""
         old = pool.cache.shape[2] if pool.cache is not None else 0
         new = max(1, 2 * old)
@@ -179,8 +179,8 @@ class Int8Stepper:
         pool.cache = cache
         pool.free += range(old, new)
 
-    def close(self, row: _Row) -> None:
-        """Let go of a row; see `Stepper.close`."""
+    def close(self, row: Slot) -> None:
+        """Let go of a row; see `ModelRunner.close`."""
         row.pool.used.discard(row.at)
         row.pool.free.append(row.at)
         if not row.pool.used and row.pool.cache is not None and row.pool.cache.nbytes > _KEPT_MEMORY:
@@ -188,8 +188,8 @@ class Int8Stepper:
             row.pool.free.clear()
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[_Row], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read on; see `Stepper.step`. All rows' products are made together, attention is each text's own."""
+    def step(self, rows: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read on; see `ModelRunner.step`. All rows' products are made together, attention is each text's own."""
         ids = torch.tensor([token for of_row in tokens for token in of_row])
         lengths = [len(of_row) for of_row in tokens]
         places = torch.tensor([row.read + n for row, length in zip(rows, lengths, strict=True) for n in range(length)])
@@ -211,21 +211,21 @@ class Int8Stepper:
     def _normed(self, x: torch.Tensor, norm: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         return F.layer_norm(x, x.shape[-1:], *norm, self._epsilon)
 
-    def _groups(self, rows: Sequence[_Row], tokens: Sequence[Sequence[int]]) -> list["_Prompt | _Texts"]:
+    def _groups(self, rows: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> list["_PrefillGroup | _DecodeGroup"]:
         """Return who attends together: the texts of a pool that read one token each; each longer part on its own."""
-        groups: list[_Prompt | _Texts] = []
-        singles: dict[int, list[tuple[int, _Row]]] = {}
+        groups: list[_PrefillGroup | _DecodeGroup] = []
+        singles: dict[int, list[tuple[int, Slot]]] = {}
         at = 0
         for row, of_row in zip(rows, tokens, strict=True):
             if len(of_row) == 1:
                 singles.setdefault(row.pool.capacity, []).append((at, row))
             else:
-                groups.append(_Prompt(slice(at, at + len(of_row)), row))
+                groups.append(_PrefillGroup(slice(at, at + len(of_row)), row))
             at += len(of_row)
-        groups += [_Texts(of_pool) for of_pool in singles.values()]
+        groups += [_DecodeGroup(of_pool) for of_pool in singles.values()]
         return groups
 
-    def _attend(self, layer: int, mixed: torch.Tensor, groups: list["_Prompt | _Texts"]) -> torch.Tensor:
+    def _attend(self, layer: int, mixed: torch.Tensor, groups: list["_PrefillGroup | _DecodeGroup"]) -> torch.Tensor:
         """Return what the heads say to each row of queries, keys and values, (rows, 3 x heads x width)."""
         split = mixed.view(len(mixed), 3, self._heads, self._width)
         if len(groups) == 1:
@@ -236,10 +236,10 @@ class Int8Stepper:
         return out.view(len(mixed), -1)
 
 
-class _Prompt:
+class _PrefillGroup:
     """Several tokens of one text."""
 
-    def __init__(self, at: slice, row: _Row) -> None:
+    def __init__(self, at: slice, row: Slot) -> None:
         self.at = at
         self._row = row
         self._all = row.read + at.stop - at.start
@@ -262,10 +262,10 @@ class _Prompt:
         return found[0].transpose(0, 1)
 
 
-class _Texts:
+class _DecodeGroup:
     """A token each of several texts of one pool."""
 
-    def __init__(self, of_pool: list[tuple[int, _Row]]) -> None:
+    def __init__(self, of_pool: list[tuple[int, Slot]]) -> None:
         self._pool = of_pool[0][1].pool
         self._rows = torch.tensor([row.at for _, row in of_pool])
         self._read = torch.tensor([row.read for _, row in of_pool])

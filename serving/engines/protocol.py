@@ -141,7 +141,7 @@ class Engine(Protocol):
         """End: requests that still run end with an EngineError; returns when the engine's memory is free."""
 
 
-def cannot(engine: Engine) -> frozenset[str]:
+def unsupported_fields(engine: Engine) -> frozenset[str]:
     """Return the fields of a request that `engine` has no way to honour; most have none."""
-    found: frozenset[str] = getattr(engine, "cannot", frozenset())
+    found: frozenset[str] = getattr(engine, "unsupported_fields", frozenset())
     return found

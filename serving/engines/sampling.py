@@ -13,7 +13,7 @@ _SMALLEST_DIVISOR = 1e-6
 _BLOCK = 64  # tokens of whose logits only the greatest is looked at first
 
 
-class Draw:
+class Sampler:
     """What drawing the next token of a text takes: its settings, its random numbers, the tokens so far."""
 
     def __init__(self, prompt: Iterable[int], sampling: Sampling) -> None:
@@ -34,7 +34,7 @@ class Draw:
             self.written[token] += 1
 
 
-def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
+def sample(logits: torch.Tensor, draws: Sequence[Sampler]) -> list[Token | None]:
     """Return the next token of each text, None where a row of `logits`, (texts, vocabulary), is not finite.
 
     A row's token hangs on that row and its Draw alone. Order of the steps as in transformers: penalties, temperature,
@@ -48,7 +48,7 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
     if changed:
         logits = logits.clone()
         for at in changed:
-            _penalise(logits[at], draws[at])
+            _apply_penalties(logits[at], draws[at])
     for at, one in enumerate(draws):
         if one.sampling.temperature == 0:
             ids[at] = int(logits[at].max(dim=-1).indices)  # in a third of argmax's time
@@ -57,18 +57,20 @@ def draw(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
     for top_k in {draws[at].sampling.top_k for at in sampled}:
         rows = [at for at in sampled if draws[at].sampling.top_k == top_k]
         theirs = logits if len(rows) == len(draws) else logits[rows]
-        for at, token in zip(rows, _sample(theirs, [draws[at] for at in rows], top_k), strict=True):
+        for at, token in zip(rows, _sample_rows(theirs, [draws[at] for at in rows], top_k), strict=True):
             ids[at] = token
     wanted = [at for at, one in enumerate(draws) if one.sampling.logprobs is not None and finite[at]]
     reported = dict(zip(wanted, _logprobs(raw[wanted], [ids[at] for at in wanted]), strict=True)) if wanted else {}
     for at, one in enumerate(draws):
         if finite[at]:
             one.add(ids[at])
-            tokens[at] = _token(ids[at], reported[at], one.sampling.logprobs) if at in reported else Token(ids[at])
+            tokens[at] = (
+                _with_logprobs(ids[at], reported[at], one.sampling.logprobs) if at in reported else Token(ids[at])
+            )
     return tokens
 
 
-def _penalise(logits: torch.Tensor, one: Draw) -> None:
+def _apply_penalties(logits: torch.Tensor, one: Sampler) -> None:
     """Change a row of logits in place: CTRL's repetition penalty (arXiv:1909.05858), OpenAI's two others."""
     sampling = one.sampling
     if one.seen:
@@ -81,19 +83,22 @@ def _penalise(logits: torch.Tensor, one: Draw) -> None:
         logits[torch.tensor(list(one.written))] -= sampling.presence_penalty + sampling.frequency_penalty * counts
 
 
-def _sample(logits: torch.Tensor, draws: Sequence[Draw], top_k: int) -> list[int]:
+def _sample_rows(logits: torch.Tensor, draws: Sequence[Sampler], top_k: int) -> list[int]:
     """Return a token a row, drawn by the inverse of the cumulative distribution of the candidates that are left."""
     share = torch.tensor([one.sampling.top_p for one in draws])[:, None]
     divisor = torch.tensor([max(one.sampling.temperature, _SMALLEST_DIVISOR) for one in draws])[:, None]
     numbers = torch.tensor([one.number for one in draws], dtype=torch.float64)[:, None]
     if 0 < top_k < logits.shape[-1]:
-        values, ids = _likeliest(logits, top_k)
-        return _pick(torch.softmax((values - values[:, :1]) / divisor, dim=-1), ids, share, numbers)
+        values, ids = _top_k(logits, top_k)
+        return _pick_from_sorted(torch.softmax((values - values[:, :1]) / divisor, dim=-1), ids, share, numbers)
     probabilities = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / divisor, dim=-1)
-    return [_pick_of_all(row, one.sampling.top_p, one.number) for row, one in zip(probabilities, draws, strict=True)]
+    return [
+        _pick_from_vocabulary(row, one.sampling.top_p, one.number)
+        for row, one in zip(probabilities, draws, strict=True)
+    ]
 
 
-def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _top_k(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `torch.topk` does, in half the time: they are in the blocks with the greatest maxima."""
     vocabulary = logits.shape[-1]
     whole = vocabulary - vocabulary % _BLOCK
@@ -108,17 +113,17 @@ def _likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Te
     return top.values, ids.gather(-1, top.indices)
 
 
-def _pick_of_all(probabilities: torch.Tensor, share: float, number: float) -> int:
+def _pick_from_vocabulary(probabilities: torch.Tensor, share: float, number: float) -> int:
     """Return a token, from the likeliest that together reach `share`; `probabilities` are of the vocabulary."""
     if share < 1:
-        probabilities = probabilities.masked_fill(probabilities < _least(probabilities, share), 0)
+        probabilities = probabilities.masked_fill(probabilities < _nucleus_threshold(probabilities, share), 0)
     reached = probabilities.double().cumsum(dim=-1)
     total = reached[-1].item()
     at = int(torch.searchsorted(reached, number * total, right=True))
     return min(at, int(torch.searchsorted(reached, total)))
 
 
-def _least(probabilities: torch.Tensor, share: float) -> torch.Tensor:
+def _nucleus_threshold(probabilities: torch.Tensor, share: float) -> torch.Tensor:
     """Return the least of the greatest probabilities that together reach `share`.
 
     By a histogram, for it takes milliseconds to sort a vocabulary: positive floats are ordered as their bits are, and
@@ -135,7 +140,9 @@ def _least(probabilities: torch.Tensor, share: float) -> torch.Tensor:
     return near[last.clamp_(max=len(near) - 1)]
 
 
-def _pick(probabilities: torch.Tensor, ids: torch.Tensor, share: torch.Tensor, numbers: torch.Tensor) -> list[int]:
+def _pick_from_sorted(
+    probabilities: torch.Tensor, ids: torch.Tensor, share: torch.Tensor, numbers: torch.Tensor
+) -> list[int]:
     """Return a token a row, from the first candidates that together reach `share`; `probabilities` best first."""
     reached = probabilities.double().cumsum(dim=-1)
     kept = torch.where(share < 1, (reached - probabilities < share).sum(dim=-1, keepdim=True), reached.shape[-1])
@@ -152,7 +159,7 @@ def _logprobs(logits: torch.Tensor, ids: list[int]) -> list[tuple[float, torch.T
     return list(zip(own, rows, strict=True))
 
 
-def _token(number: int, reported: tuple[float, torch.Tensor], count: int | None) -> Token:
+def _with_logprobs(number: int, reported: tuple[float, torch.Tensor], count: int | None) -> Token:
     own, row = reported
     if not count:
         return Token(number, own)

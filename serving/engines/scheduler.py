@@ -14,16 +14,16 @@ import torch
 from tokenizers import Tokenizer
 
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
-from serving.engines.sampling import Draw, draw
+from serving.engines.sampling import Sampler, sample
 
 logger = logging.getLogger("bentoml.serving")
 
 # A text's turns, in tokens: where more texts run than fit into a step, those with the fewest turns go first, so that a
 # request of 16 tokens does not wait behind ones of 512.
-_TURN = 32
+QUANTUM = 32
 
 
-class Stepper(Protocol):
+class ModelRunner(Protocol):
     """A model that reads a few tokens of many texts at a time; called from one thread.
 
     What it returns for a text must not depend on which others are in the batch. A step that raised may be asked again.
@@ -47,7 +47,7 @@ class Stepper(Protocol):
 
 
 @dataclass(frozen=True)
-class _News:
+class _Event:
     """A token for a stream, or its end."""
 
     stream: Stream
@@ -56,7 +56,7 @@ class _News:
     error: EngineError | None = None
 
 
-class _Text:
+class _Sequence:
     """A request on its way through the batch."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
@@ -66,38 +66,38 @@ class _Text:
         self.length = len(prompt) + sampling.max_new_tokens
         self.prompted = False  # whether all of the prompt was read
         self.written = 0
-        self.draw = Draw(prompt, sampling)
+        self.draw = Sampler(prompt, sampling)
         self.row: Any = None
 
     @property
     def turns(self) -> int:
-        return self.written // _TURN
+        return self.written // QUANTUM
 
 
 class Scheduler:
-    """An engine made of a stepper: see `serving.engines.protocol.Engine`."""
+    """An engine made of a runner: see `serving.engines.protocol.Engine`."""
 
-    def __init__(self, make: Callable[[], Stepper], max_concurrency: int) -> None:
-        """Start the thread, which makes the stepper; raises what `make` raises.
+    def __init__(self, make: Callable[[], ModelRunner], max_concurrency: int) -> None:
+        """Start the thread, which makes the runner; raises what `make` raises.
 
         `max_concurrency` texts are in a step at most, and as many more may be in between. One thread makes and runs
         the model: OpenMP keeps a pool a thread that ever called it, and with more of them than cores they stop to spin
         while they wait, which doubles the time of a step (libgomp's throttled spin count).
         """
         self._max_concurrency = max_concurrency
-        self._arrived: deque[_Text] = deque()
-        self._open: list[_Text] = []  # with a row, in the order of arrival; the thread's own
+        self._arrived: deque[_Sequence] = deque()
+        self._open: list[_Sequence] = []  # with a row, in the order of arrival; the thread's own
         self._news = threading.Condition()
         self._closing = False
-        made: Future[Stepper] = Future()
+        made: Future[ModelRunner] = Future()
         self._thread = threading.Thread(target=self._live, args=(make, made), name="engine", daemon=True)
         self._thread.start()
-        stepper = made.result()
-        self.name = stepper.name
-        self.context = stepper.context
-        self.start = stepper.start
-        self.end = stepper.end
-        self.tokenizer = stepper.tokenizer
+        runner = made.result()
+        self.name = runner.name
+        self.context = runner.context
+        self.start = runner.start
+        self.end = runner.end
+        self.tokenizer = runner.tokenizer
 
     @property
     def waiting(self) -> int:
@@ -111,7 +111,7 @@ class Scheduler:
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
         """Return the stream of what the model writes; see `Engine.submit`."""
-        text = _Text(prompt, sampling)
+        text = _Sequence(prompt, sampling)
         if sampling.max_new_tokens == 0:
             text.stream.end("length")
             return text.stream
@@ -131,14 +131,14 @@ class Scheduler:
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _live(self, make: Callable[[], Stepper], made: "Future[Stepper]") -> None:
+    def _live(self, make: Callable[[], ModelRunner], made: "Future[ModelRunner]") -> None:
         """Make the model, and step until closed."""
         try:
-            self._stepper = make()
+            self._runner = make()
         except BaseException as error:
             made.set_exception(error)
             return
-        made.set_result(self._stepper)
+        made.set_result(self._runner)
         del made
         while True:
             with self._news:
@@ -146,7 +146,7 @@ class Scheduler:
                     self._news.wait()
                 if self._closing:
                     break
-            news: list[_News] = []
+            news: list[_Event] = []
             self._leave(news)
             self._admit(news)
             if texts := self._chosen():
@@ -154,58 +154,58 @@ class Scheduler:
             self._tell(news)
         news = []
         for text in (*self._open, *self._arrived):
-            news.append(_News(text.stream, error=UnavailableError("the model was taken out of service")))
+            news.append(_Event(text.stream, error=UnavailableError("the model was taken out of service")))
         self._open.clear()
         self._arrived.clear()
-        del self._stepper  # its memory
+        del self._runner  # its memory
         self._tell(news)
 
-    def _leave(self, news: list[_News]) -> None:
+    def _leave(self, news: list[_Event]) -> None:
         """Free the places of those that nobody waits for any more."""
         for text in [text for text in self._open if text.stream.cancelled]:
             self._end(text, None, news)
 
-    def _admit(self, news: list[_News]) -> None:
+    def _admit(self, news: list[_Event]) -> None:
         """Give places to those who wait; twice as many as fit into a step, so that short ones need not wait."""
         while self._arrived and len(self._open) < 2 * self._max_concurrency:
             text = self._arrived[0]
             if not text.stream.cancelled:
                 try:
-                    text.row = self._stepper.open(text.length)
+                    text.row = self._runner.open(text.length)
                 except MemoryError:
                     if self._open:
                         return  # the places of others become free
                     error: EngineError = UnavailableError("the memory is short for a text of this length")
-                    news.append(_News(text.stream, error=error))
+                    news.append(_Event(text.stream, error=error))
                 except Exception as found:
-                    news.append(_News(text.stream, error=_failed(found)))
+                    news.append(_Event(text.stream, error=_failure(found)))
                 else:
                     self._open.append(text)
             self._arrived.popleft()
 
-    def _chosen(self) -> list[_Text]:
+    def _chosen(self) -> list[_Sequence]:
         """Return the texts of the next step; of prompts only as much as `prefill_tokens`, lest others wait for long."""
-        chosen: list[_Text] = []
+        chosen: list[_Sequence] = []
         reading = 0
         for text in sorted(self._open, key=lambda text: text.turns):
             if len(chosen) == self._max_concurrency:
                 break
             if not text.prompted:
-                part = min(len(text.unread), self._stepper.prefill_tokens)
-                if reading and reading + part > self._stepper.prefill_tokens:
+                part = min(len(text.unread), self._runner.prefill_tokens)
+                if reading and reading + part > self._runner.prefill_tokens:
                     continue
                 reading += part
             chosen.append(text)
         return chosen
 
-    def _step(self, texts: list[_Text], news: list[_News]) -> None:
+    def _step(self, texts: list[_Sequence], news: list[_Event]) -> None:
         """Read the next tokens of `texts`, and write one where the prompt has been read."""
-        parts = [text.unread[: self._stepper.prefill_tokens] for text in texts]
+        parts = [text.unread[: self._runner.prefill_tokens] for text in texts]
         try:
-            logits = self._stepper.step([text.row for text in texts], parts)
+            logits = self._runner.step([text.row for text in texts], parts)
         except Exception as error:
             if len(texts) == 1:
-                self._end(texts[0], None, news, _failed(error))
+                self._end(texts[0], None, news, _failure(error))
                 return
             for text in texts:  # what one of them cannot have does no harm to the others
                 self._step([text], news)
@@ -218,7 +218,7 @@ class Scheduler:
                 ready.append(at)
         if len(ready) < len(texts):
             logits = logits[ready]
-        for at, token in zip(ready, _drawn(logits, [texts[at].draw for at in ready]), strict=True):
+        for at, token in zip(ready, _sample_all(logits, [texts[at].draw for at in ready]), strict=True):
             text = texts[at]
             if isinstance(token, EngineError):
                 self._end(text, None, news, token)
@@ -228,18 +228,18 @@ class Scheduler:
                 self._end(text, "stop", news)
                 continue
             text.unread.append(token.id)
-            news.append(_News(text.stream, token))
+            news.append(_Event(text.stream, token))
             if text.written == text.sampling.max_new_tokens:
                 self._end(text, "length", news)
 
     def _end(
-        self, text: _Text, reason: FinishReason | None, news: list[_News], error: EngineError | None = None
+        self, text: _Sequence, reason: FinishReason | None, news: list[_Event], error: EngineError | None = None
     ) -> None:
         self._open.remove(text)
-        self._stepper.close(text.row)
-        news.append(_News(text.stream, None, reason, error))
+        self._runner.close(text.row)
+        news.append(_Event(text.stream, None, reason, error))
 
-    def _tell(self, news: list[_News]) -> None:
+    def _tell(self, news: list[_Event]) -> None:
         """Hand the news to the loop at one go: a call a token would cost more than some models' tokens."""
         for loop, of_loop in groupby(news, lambda one: one.stream.loop):
             try:
@@ -249,7 +249,7 @@ class Scheduler:
                     raise
 
 
-def _deliver(news: list[_News]) -> None:
+def _deliver(news: list[_Event]) -> None:
     for one in news:
         if one.token:
             one.stream.push(one.token)
@@ -257,18 +257,18 @@ def _deliver(news: list[_News]) -> None:
             one.stream.end(one.reason, one.error)
 
 
-def _drawn(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | EngineError]:
+def _sample_all(logits: torch.Tensor, draws: Sequence[Sampler]) -> list[Token | EngineError]:
     """Return the next token of each text; what one of them cannot have does no harm to the others."""
     try:
-        tokens = draw(logits, draws) if draws else []
+        tokens = sample(logits, draws) if draws else []
     except Exception as error:
         if len(draws) == 1:
-            return [_failed(error)]
-        return [found for at, one in enumerate(draws) for found in _drawn(logits[at : at + 1], [one])]
+            return [_failure(error)]
+        return [found for at, one in enumerate(draws) for found in _sample_all(logits[at : at + 1], [one])]
     return [EngineError("the model's figures were not finite") if token is None else token for token in tokens]
 
 
-def _failed(error: Exception) -> EngineError:
+def _failure(error: Exception) -> EngineError:
     """Return what to tell of a failure; it is logged without its message, which may quote a prompt."""
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("the engine failed on a request: %s at\n%s", type(error).__name__, where)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from serving.engines.protocol import Token
-from serving.engines.transformers import context_of, load, read, reads_in_parts
+from serving.engines.transformers import context_length, forward, load_model, supports_chunked_prefill
 
 _LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in float32
 
@@ -18,10 +18,10 @@ class Scorer:
 
     def __init__(self, folder: Path) -> None:
         """Load the model; raises what transformers raises."""
-        self._model = load(folder)
-        self.context = context_of(self._model)
+        self._model = load_model(folder)
+        self.context = context_length(self._model)
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
-        self._at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if reads_in_parts(self._model) else sys.maxsize
+        self._at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if supports_chunked_prefill(self._model) else sys.maxsize
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], top: int = 0) -> list[Token]:
@@ -35,7 +35,7 @@ class Scorer:
         cache: dict[str, Any] = {}
         for begin in range(0, len(ids) - 1, self._at_once):
             end = min(begin + self._at_once, len(ids) - 1)
-            logprobs = torch.log_softmax(read(self._model, cache, ids[begin:end], 0), dim=-1)
+            logprobs = torch.log_softmax(forward(self._model, cache, ids[begin:end], 0), dim=-1)
             targets = torch.tensor(ids[begin + 1 : end + 1])
             own = logprobs.gather(-1, targets[:, None])[:, 0].tolist()
             values, likeliest = torch.topk(logprobs, min(top, logprobs.shape[-1]))

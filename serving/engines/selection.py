@@ -26,8 +26,8 @@ import torch
 from pipeline import paths
 from serving import model_folder
 from serving.engines.protocol import Engine, EngineError, Sampling
-from serving.engines.sampling import Draw, draw
-from serving.engines.scheduler import Scheduler, Stepper
+from serving.engines.sampling import Sampler, sample
+from serving.engines.scheduler import ModelRunner, Scheduler
 from serving.settings import LIMITS, ROOT
 
 logger = logging.getLogger("bentoml.serving")
@@ -51,7 +51,7 @@ _ENGLISH = (
 )
 
 
-class Checked(Protocol):
+class Comparable(Protocol):
     """An engine while it is checked, before it serves."""
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, temperature: float) -> list[list[int]]:
@@ -62,7 +62,7 @@ class Checked(Protocol):
 
 
 @dataclass(frozen=True)
-class Check:
+class Agreement:
     """How far an engine is from the reference on a version of a model."""
 
     engine: str
@@ -99,21 +99,21 @@ def make(folder: Path, wanted: str) -> Engine:
 
 
 def _transformers(folder: Path) -> Engine:
-    from serving.engines.transformers import TransformersStepper  # the import takes seconds; int8 can do without
+    from serving.engines.transformers import TransformersRunner  # the import takes seconds; int8 can do without
 
-    return Scheduler(lambda: TransformersStepper(folder), LIMITS.max_concurrency)
+    return Scheduler(lambda: TransformersRunner(folder), LIMITS.max_concurrency)
 
 
 def _int8(folder: Path) -> Engine:
     from serving.engines import int8
 
-    if reason := int8.unfit(folder):
+    if reason := int8.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
 
-    def made() -> Stepper:
-        stepper = int8.Int8Stepper(folder)
-        require(folder, stepper.name, int8.__file__, lambda: CheckedStepper(stepper))
-        return stepper
+    def made() -> ModelRunner:
+        runner = int8.Int8Runner(folder)
+        require_agreement(folder, runner.name, int8.__file__, lambda: ComparedRunner(runner))
+        return runner
 
     return Scheduler(made, LIMITS.max_concurrency)
 
@@ -121,11 +121,11 @@ def _int8(folder: Path) -> Engine:
 def _ctranslate2(folder: Path) -> Engine:
     from serving.engines import ctranslate2
 
-    if reason := ctranslate2.unfit(folder):
+    if reason := ctranslate2.unsupported_reason(folder):
         raise EngineError(f"the engine ctranslate2 cannot run this model: {reason}")
-    engine = ctranslate2.Ctranslate2Engine(folder, kept(), LIMITS.max_concurrency)
+    engine = ctranslate2.Ctranslate2Engine(folder, cache_folder(), LIMITS.max_concurrency)
     try:
-        require(folder, engine.name, ctranslate2.__file__, lambda: engine)
+        require_agreement(folder, engine.name, ctranslate2.__file__, lambda: engine)
     except BaseException:
         engine.close()
         raise
@@ -138,7 +138,7 @@ def _vllm(folder: Path) -> Engine:
     return VllmEngine(folder, LIMITS.max_concurrency)
 
 
-def kept() -> Path:
+def cache_folder() -> Path:
     """Return the folder in which checks, and models that were converted, are kept; it need not exist."""
     if named := os.environ.get("ENGINES_DIR"):
         return Path(named)
@@ -147,16 +147,16 @@ def kept() -> Path:
     return ROOT / paths.REGISTRY / "engines"
 
 
-def require(folder: Path, engine: str, source: str, made: Callable[[], Checked]) -> Check:
+def require_agreement(folder: Path, engine: str, source: str, made: Callable[[], Comparable]) -> Agreement:
     """Return the check of `engine` on the model in `folder`, kept or made now; raises EngineError where it drifts.
 
     `source` is the engine's own code, on which the result hangs.
     """
     version = model_folder.version(folder)
-    record = kept() / f"{version}-{engine}-{_fingerprint(source)}.json"
+    record = cache_folder() / f"{version}-{engine}-{_fingerprint(source)}.json"
     found = _read(record)
     if not found:
-        found = check(folder, version, engine, made())
+        found = compare(folder, version, engine, made())
         _write(record, found)
         logger.info("checked: %s", found)
     if found.reason:
@@ -165,13 +165,13 @@ def require(folder: Path, engine: str, source: str, made: Callable[[], Checked])
 
 
 @torch.inference_mode()
-def check(folder: Path, version: str, engine: str, checked: Checked) -> Check:
+def compare(folder: Path, version: str, engine: str, checked: Comparable) -> Agreement:
     """Compare an engine with the reference on the model in `folder`; the reference's memory is free afterwards."""
     from serving.engines.scoring import Scorer
-    from serving.engines.transformers import tokenizer_of
+    from serving.engines.transformers import load_tokenizer
 
     reference = Scorer(folder)
-    tokenizer, start, _ = tokenizer_of(folder)
+    tokenizer, start, _ = load_tokenizer(folder)
     count = min(_TOKENS, reference.context // 2)
 
     def encoded(text: str, most: int) -> list[int]:
@@ -197,7 +197,7 @@ def check(folder: Path, version: str, engine: str, checked: Checked) -> Check:
         reason = f"a greedy token is {gap:.2f} nats less likely than the reference's, at most {LARGEST_GAP} is allowed"
     elif not drift <= LARGEST_DRIFT:
         reason = f"its loss is {drift:.3f} nats a token from the reference's, at most {LARGEST_DRIFT} is allowed"
-    return Check(
+    return Agreement(
         engine=engine,
         version=version,
         reason=reason,
@@ -214,58 +214,58 @@ def _exp(loss: float) -> float:
     return math.exp(loss) if loss < 700 else math.inf
 
 
-class CheckedStepper:
-    """A stepper while it is checked."""
+class ComparedRunner:
+    """A runner while it is checked."""
 
-    def __init__(self, stepper: Stepper) -> None:
-        """Take the stepper, of which no row may be open."""
-        self._stepper = stepper
+    def __init__(self, runner: ModelRunner) -> None:
+        """Take the runner, of which no row may be open."""
+        self._runner = runner
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, temperature: float) -> list[list[int]]:
-        """Write after `prompts`; see `Checked.write`."""
+        """Write after `prompts`; see `Comparable.write`."""
         written: list[list[int]] = [[] for _ in prompts]
         draws = [
-            Draw(prompt, Sampling(count, temperature, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=seed))
+            Sampler(prompt, Sampling(count, temperature, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=seed))
             for seed, prompt in enumerate(prompts)
         ]
-        rows = [self._stepper.open(len(prompt) + count) for prompt in prompts]
+        rows = [self._runner.open(len(prompt) + count) for prompt in prompts]
         unread = [list(prompt) for prompt in prompts]
         left = list(range(len(prompts)))
         while left:
             logits = self._read([rows[n] for n in left], [unread[n] for n in left])
-            for n, token in zip(left, draw(logits, [draws[n] for n in left]), strict=True):
+            for n, token in zip(left, sample(logits, [draws[n] for n in left]), strict=True):
                 if token is None:
                     raise EngineError("the model's figures are not finite")
                 written[n].append(token.id)
                 unread[n] = [token.id]
-            left = [n for n in left if len(written[n]) < count and written[n][-1] != self._stepper.end]
+            left = [n for n in left if len(written[n]) < count and written[n][-1] != self._runner.end]
         for row in rows:
-            self._stepper.close(row)
+            self._runner.close(row)
         return written
 
     def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Score `texts`; see `Checked.score`. A token a step, as texts are written."""
+        """Score `texts`; see `Comparable.score`. A token a step, as texts are written."""
         found: list[list[float]] = [[] for _ in texts]
-        rows = [self._stepper.open(len(text)) for text in texts]
+        rows = [self._runner.open(len(text)) for text in texts]
         for at in range(max(map(len, texts)) - 1):
             left = [n for n, text in enumerate(texts) if at + 1 < len(text)]
-            logits = self._stepper.step([rows[n] for n in left], [[texts[n][at]] for n in left])
+            logits = self._runner.step([rows[n] for n in left], [[texts[n][at]] for n in left])
             logprobs = torch.log_softmax(logits.float(), dim=-1)
             for n, row in zip(left, logprobs, strict=True):
                 found[n].append(float(row[texts[n][at + 1]]))
         for row in rows:
-            self._stepper.close(row)
+            self._runner.close(row)
         return found
 
     def _read(self, rows: list[object], tokens: list[list[int]]) -> torch.Tensor:
         """Return the logits after `tokens`, read in parts where they are longer than a step takes."""
-        most = self._stepper.prefill_tokens
+        most = self._runner.prefill_tokens
         if all(len(of_row) == 1 for of_row in tokens):
-            return self._stepper.step(rows, tokens)
+            return self._runner.step(rows, tokens)
         found = []
         for row, of_row in zip(rows, tokens, strict=True):
             for at in range(0, len(of_row), most):
-                logits = self._stepper.step([row], [of_row[at : at + most]])
+                logits = self._runner.step([row], [of_row[at : at + most]])
             found.append(logits)
         return torch.cat(found)
 
@@ -291,15 +291,15 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _read(record: Path) -> Check | None:
+def _read(record: Path) -> Agreement | None:
     """Return a check that was kept; None where there is none, or what is there was damaged."""
     try:
-        return Check(**json.loads(record.read_text(encoding="utf-8")))
+        return Agreement(**json.loads(record.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def _write(record: Path, check: Check) -> None:
+def _write(record: Path, check: Agreement) -> None:
     """Keep a check, by one rename: several workers may do so at once."""
     try:
         record.parent.mkdir(parents=True, exist_ok=True)

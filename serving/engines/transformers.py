@@ -19,7 +19,7 @@ _SPARE_MEMORY = 256 * 2**20  # bytes left to the rest of the machine when a text
 _CACHES = ("past_key_values", "cache_params", "state")  # what architectures call the cache that they return
 
 
-def load(folder: Path) -> PreTrainedModel:
+def load_model(folder: Path) -> PreTrainedModel:
     """Return the model in `folder`, ready to read; raises what transformers raises."""
     disable_progress_bar()  # it would be drawn into the log
     on_gpu = torch.cuda.is_available()
@@ -34,13 +34,13 @@ def load(folder: Path) -> PreTrainedModel:
     return model.to("cuda").eval() if on_gpu else model.eval()
 
 
-def context_of(model: PreTrainedModel) -> int:
+def context_length(model: PreTrainedModel) -> int:
     """Return how many tokens `model` reads at most; a model without position embeddings sets no limit."""
     context: int = getattr(model.config, "max_position_embeddings", sys.maxsize)
     return context
 
 
-def tokenizer_of(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
+def load_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
     """Return the tokenizer in `folder`, and the ids of the tokens before and behind a text (GPT-2 has one for both)."""
     fast = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if fast.eos_token_id is None:
@@ -62,7 +62,7 @@ def tokenizer_of(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
     return tokenizer, fast.eos_token_id if start is None else start, fast.eos_token_id
 
 
-def read(model: PreTrainedModel, cache: dict[str, Any], tokens: Sequence[int], logits: int) -> torch.Tensor:
+def forward(model: PreTrainedModel, cache: dict[str, Any], tokens: Sequence[int], logits: int) -> torch.Tensor:
     """Return the logits after the last so many of `tokens` (0: after all), read after what `cache` holds.
 
     `cache` is what the architecture wants, empty at first; it is changed in place.
@@ -74,13 +74,13 @@ def read(model: PreTrainedModel, cache: dict[str, Any], tokens: Sequence[int], l
     return found.float().cpu()
 
 
-def reads_in_parts(model: PreTrainedModel) -> bool:
+def supports_chunked_prefill(model: PreTrainedModel) -> bool:
     """Tell whether a prompt may be read a part at a time; recurrent architectures go on by single tokens only."""
     return not model._is_stateful
 
 
 @dataclass
-class _Row:
+class Slot:
     """A text: how long it may become, what was read of it, and the model's cache of that."""
 
     length: int
@@ -94,8 +94,8 @@ class _Row:
         return self.length - sum(map(len, self.parts[: self.cached]))
 
 
-class TransformersStepper:
-    """See `serving.engines.scheduler.Stepper`.
+class TransformersRunner:
+    """See `serving.engines.scheduler.ModelRunner`.
 
     Texts are read one after the other: a product of matrices of several texts, or attention over a padded cache, sums
     in another order than for one text alone, so that what a text gets would hang on its neighbours.
@@ -106,30 +106,30 @@ class TransformersStepper:
 
     def __init__(self, folder: Path) -> None:
         """Load the model in `folder`; raises what transformers raises."""
-        self.tokenizer, self.start, self.end = tokenizer_of(folder)
-        self._model = load(folder)
-        self.context = context_of(self._model)
+        self.tokenizer, self.start, self.end = load_tokenizer(folder)
+        self._model = load_model(folder)
+        self.context = context_length(self._model)
         on_gpu = self._model.device.type == "cuda"
-        self.prefill_tokens = (2048 if on_gpu else 128) if reads_in_parts(self._model) else sys.maxsize
+        self.prefill_tokens = (2048 if on_gpu else 128) if supports_chunked_prefill(self._model) else sys.maxsize
         self._token_bytes = _token_bytes(self._model)
-        self._rows: list[_Row] = []
+        self._rows: list[Slot] = []
 
-    def open(self, length: int) -> _Row:
-        """Return the place of a text; see `Stepper.open`."""
+    def open(self, length: int) -> Slot:
+        """Return the place of a text; see `ModelRunner.open`."""
         tokens = length + sum(row.missing for row in self._rows)
         if tokens * self._token_bytes > _free_memory(self._model.device) - _SPARE_MEMORY:
             raise MemoryError
-        row = _Row(length)
+        row = Slot(length)
         self._rows.append(row)
         return row
 
-    def close(self, row: _Row) -> None:
-        """Let go of a text's place; see `Stepper.close`."""
+    def close(self, row: Slot) -> None:
+        """Let go of a text's place; see `ModelRunner.close`."""
         self._rows = [other for other in self._rows if other is not row]
 
     @torch.inference_mode()
-    def step(self, rows: Sequence[_Row], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read on; see `Stepper.step`."""
+    def step(self, rows: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read on; see `ModelRunner.step`."""
         read_before = [len(row.parts) for row in rows]
         try:
             for row, of_row in zip(rows, tokens, strict=True):
@@ -142,10 +142,10 @@ class TransformersStepper:
                 row.cache, row.cached = {}, 0
             raise
 
-    def _read(self, row: _Row) -> torch.Tensor:
+    def _read(self, row: Slot) -> torch.Tensor:
         """Return the logits, (1, vocabulary), after all of the row's parts; as a rule one of them was not read yet."""
         for part in row.parts[row.cached :]:
-            logits = read(self._model, row.cache, part, 1)
+            logits = forward(self._model, row.cache, part, 1)
             row.cached += 1
         return logits
 

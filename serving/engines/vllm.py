@@ -21,7 +21,7 @@ import httpx
 from tokenizers import Tokenizer
 
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
-from serving.engines.transformers import tokenizer_of
+from serving.engines.transformers import load_tokenizer
 from serving.settings import LIMITS
 
 _START_SECONDS = 900  # a large model is read, compiled and measured first
@@ -64,7 +64,7 @@ class VllmEngine:
         from transformers import AutoConfig
 
         python = _python()
-        self.tokenizer, self.start, self.end = tokenizer_of(folder)
+        self.tokenizer, self.start, self.end = load_tokenizer(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", sys.maxsize)
         self._max_concurrency = max_concurrency

@@ -10,7 +10,7 @@ from fastapi.responses import HTMLResponse
 from serving import errors, generation, openai, playground
 from serving.body import BoundedRoute
 from serving.engines.protocol import FinishReason
-from serving.generation import Job
+from serving.generation import Generation
 from serving.http_rules import policy, wants_page
 from serving.schema import (
     About,
@@ -119,7 +119,7 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
     return app
 
 
-async def _events(job: Job) -> AsyncIterator[dict[str, Any]]:
+async def _events(job: Generation) -> AsyncIterator[dict[str, Any]]:
     """Yield the text as it is being written, and at the end what made it."""
     async for piece in job:
         if piece.text:
@@ -128,7 +128,7 @@ async def _events(job: Job) -> AsyncIterator[dict[str, Any]]:
             yield _answer(job, "", piece.finish_reason).model_dump()
 
 
-def _answer(job: Job, text: str, reason: FinishReason) -> GenerateAnswer:
+def _answer(job: Generation, text: str, reason: FinishReason) -> GenerateAnswer:
     return GenerateAnswer(
         text=text,
         finish_reason=reason,

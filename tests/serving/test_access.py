@@ -31,7 +31,7 @@ import tests.serving.conftest  # noqa: F401 - sets PROMETHEUS_MULTIPROC_DIR befo
 from pipeline.command import UserError
 from serving import access, keys, supervisor
 from serving.settings import LIMITS
-from serving.shutdown import Drain
+from serving.shutdown import GracefulShutdown
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -249,7 +249,7 @@ def test_each_server_has_metrics_of_its_own_and_a_start_that_is_refused_touches_
     assert start("0.0.0.0", _free_port()).exception  # noqa: S104 - it is refused
     assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == the_folder_of_metrics
     assert start("127.0.0.1", _free_port()).exception is None
-    assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == supervisor.folder() / "metrics"
+    assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == supervisor.runtime_folder() / "metrics"
 
 
 def test_a_wrong_word_about_who_may_come_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +358,7 @@ def test_a_key_has_its_rate_from_everywhere_and_probes_have_none(monkeypatch: py
 
 def test_the_memory_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "_MOST_CALLERS", 3)
-    rate = access._Rate(trivial(), 1)
+    rate = access._RateLimitGuard(trivial(), 1)
     for number in range(10):
         asyncio.run(_pass(rate, f"10.0.0.{number}"))
     assert len(rate._buckets) == 3
@@ -435,7 +435,7 @@ def served() -> ASGIApp:
     limits = LIMITS.model_copy(
         update={"upload_seconds": float(os.environ.get("UPLOAD_SECONDS", "300")), "max_body_bytes": 100_000}
     )
-    return Drain(access.wrap(app, limits), float(os.environ.get("DRAIN_SECONDS", "300")))
+    return GracefulShutdown(access.wrap(app, limits), float(os.environ.get("DRAIN_SECONDS", "300")))
 
 
 def _listens(port: int) -> bool:

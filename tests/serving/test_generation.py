@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from serving import generation
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.generation import Job, start
+from serving.generation import Generation, start
 from serving.model_folder import ModelFolder
-from serving.served_model import Loaded
+from serving.served_model import LoadedModel
 
 SAMPLING = Sampling(max_new_tokens=16, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
 
@@ -57,8 +57,8 @@ def engine(tiny_gpt2: Path) -> Told:
 
 
 @pytest.fixture
-def loaded(engine: Told) -> Loaded:
-    return Loaded(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
+def loaded(engine: Told) -> LoadedModel:
+    return LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
 
 
 def run(test: Callable[[], Awaitable[Any]]) -> Any:
@@ -80,7 +80,7 @@ async def after(seconds: float, do: Callable[[], Any]) -> None:
     do()
 
 
-def test_a_prompt_begins_with_the_start_token_be_it_text_or_tokens(engine: Told, loaded: Loaded) -> None:
+def test_a_prompt_begins_with_the_start_token_be_it_text_or_tokens(engine: Told, loaded: LoadedModel) -> None:
     async def prompts() -> list[list[int]]:
         heard = []
         for prompt in ("a cat", engine.ids("a cat"), [0, *engine.ids("a cat")], "", []):
@@ -91,8 +91,8 @@ def test_a_prompt_begins_with_the_start_token_be_it_text_or_tokens(engine: Told,
     assert run(prompts) == [[0, *engine.ids("a cat")]] * 3 + [[0]] * 2
 
 
-def test_tokens_that_are_there_already_become_one_piece(engine: Told, loaded: Loaded) -> None:
-    async def pieces() -> list[generation.Piece]:
+def test_tokens_that_are_there_already_become_one_piece(engine: Told, loaded: LoadedModel) -> None:
+    async def pieces() -> list[generation.Delta]:
         job = start(loaded, "", SAMPLING)
         engine.write("the fox")
         taken = []
@@ -110,8 +110,8 @@ def test_tokens_that_are_there_already_become_one_piece(engine: Told, loaded: Lo
 
 
 @pytest.mark.parametrize(("reason", "more"), [("length", 0), ("stop", 1)])
-def test_the_end_token_counts_as_written(engine: Told, loaded: Loaded, reason: FinishReason, more: int) -> None:
-    async def text() -> tuple[Job, Any, int]:
+def test_the_end_token_counts_as_written(engine: Told, loaded: LoadedModel, reason: FinishReason, more: int) -> None:
+    async def text() -> tuple[Generation, Any, int]:
         job = start(loaded, "a cat", SAMPLING)
         written = engine.write("the fox")
         engine.stream.end(reason)
@@ -123,8 +123,8 @@ def test_the_end_token_counts_as_written(engine: Told, loaded: Loaded, reason: F
     assert job.prompt_tokens == 1 + len(engine.ids("a cat"))
 
 
-def test_after_a_stop_string_no_more_is_taken_and_the_engine_is_told(engine: Told, loaded: Loaded) -> None:
-    async def text() -> tuple[Job, Any, int]:
+def test_after_a_stop_string_no_more_is_taken_and_the_engine_is_told(engine: Told, loaded: LoadedModel) -> None:
+    async def text() -> tuple[Generation, Any, int]:
         job = start(loaded, "", SAMPLING, ("fox",))
         counted = engine.write("the fox")
         engine.write(" and the dog")
@@ -136,7 +136,7 @@ def test_after_a_stop_string_no_more_is_taken_and_the_engine_is_told(engine: Tol
     assert engine.stream.cancelled
 
 
-def test_who_stops_listening_frees_the_engine(engine: Told, loaded: Loaded) -> None:
+def test_who_stops_listening_frees_the_engine(engine: Told, loaded: LoadedModel) -> None:
     async def listen() -> list[bool]:
         job = start(loaded, "", SAMPLING)
         engine.write("the fox")
@@ -162,7 +162,7 @@ def refused(call: Callable[[], Awaitable[Any]]) -> ApiError:
 
 
 def test_nothing_within_the_time_of_the_first_token_is_504(
-    engine: Told, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, first_token_seconds=0.05)
     error = refused(lambda: start(loaded, "", SAMPLING).text())
@@ -172,7 +172,7 @@ def test_nothing_within_the_time_of_the_first_token_is_504(
 
 
 def test_a_text_that_is_not_finished_in_time_is_504_though_it_began(
-    engine: Told, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, first_token_seconds=0.1, timeout=0.3)
     seen: list[str] = []
@@ -191,7 +191,7 @@ def test_a_text_that_is_not_finished_in_time_is_504_though_it_began(
     assert "not finished within 0.3 s" in error.message
 
 
-def test_an_engine_that_fails_is_500_with_its_reason_after_what_it_wrote(engine: Told, loaded: Loaded) -> None:
+def test_an_engine_that_fails_is_500_with_its_reason_after_what_it_wrote(engine: Told, loaded: LoadedModel) -> None:
     seen: list[str] = []
 
     async def listen() -> None:
@@ -206,7 +206,7 @@ def test_an_engine_that_fails_is_500_with_its_reason_after_what_it_wrote(engine:
 
 
 def test_above_the_places_and_the_queue_it_is_429_with_retry_after(
-    engine: Told, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_concurrency=2, max_queue=3)
 
@@ -222,7 +222,7 @@ def test_above_the_places_and_the_queue_it_is_429_with_retry_after(
     assert int(error.headers["Retry-After"]) >= 1
 
 
-def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told, loaded: Loaded) -> None:
+def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told, loaded: LoadedModel) -> None:
     async def ask(tokens: int) -> None:
         start(loaded, list(range(1, tokens)), SAMPLING).cancel()
 
@@ -233,12 +233,12 @@ def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told,
 
 
 def test_the_limit_counts_the_jobs_of_all_models_and_those_that_have_nothing_to_write(
-    engine: Told, loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit(monkeypatch, max_concurrency=2, max_queue=0)
     monkeypatch.setattr(generation, "_jobs", WeakSet())  # without what other tests left behind
     monkeypatch.setattr(generation, "_engines", WeakSet())
-    other = Loaded(engine, "v2", None, ModelFolder(Path(), "a test"), "base")
+    other = LoadedModel(engine, "v2", None, ModelFolder(Path(), "a test"), "base")
     nothing = Sampling(max_new_tokens=0, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
 
     async def let_in() -> str | None:

@@ -131,38 +131,38 @@ def test_the_data_hash_is_the_manifests(model: Path) -> None:
 
 
 def test_the_other_models_are_those_that_are_there_and_wanted(tmp_path: Path, model: Path) -> None:
-    assert model_folder.beside(tmp_path, ["base", "previous"]) == {}
+    assert model_folder.comparison_models(tmp_path, ["base", "previous"]) == {}
     base = Path(shutil.copytree(model, tmp_path / "models" / "base"))
     first = promote(model, tmp_path)
-    assert [*model_folder.beside(tmp_path, ["base", "previous"])] == ["base"]
+    assert [*model_folder.comparison_models(tmp_path, ["base", "previous"])] == ["base"]
     (base / "manifest.json").unlink()  # a base that was fetched has none
     (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
     second = Registry(tmp_path).add(tmp_path / "models" / "candidate", {}, {})
     Registry(tmp_path).move(second, expected=first.tag, action="promote", why="the second")
-    found = model_folder.beside(tmp_path, ["base", "previous"])
+    found = model_folder.comparison_models(tmp_path, ["base", "previous"])
     assert (found["base"].path, found["previous"].path) == (base, first.folder)
     assert found["previous"].version == first.version
-    assert [*model_folder.beside(tmp_path, ["previous"])] == ["previous"]
+    assert [*model_folder.comparison_models(tmp_path, ["previous"])] == ["previous"]
 
 
 def test_a_damaged_pointer_or_version_still_says_what_is_known(tmp_path: Path, model: Path) -> None:
-    assert model_folder.pointed(tmp_path) == (None, None)
+    assert model_folder.pointer_target(tmp_path) == (None, None)
     new = promote(model, tmp_path)
     (new.folder / "model.safetensors").write_bytes(b"torn")
-    assert model_folder.pointed(tmp_path) == (new.version, new.folder)
+    assert model_folder.pointer_target(tmp_path) == (new.version, new.folder)
     (new.folder / "version.json").unlink()
-    assert model_folder.pointed(tmp_path) == (new.version, None)
+    assert model_folder.pointer_target(tmp_path) == (new.version, None)
     (tmp_path / "registry" / "champion.json").write_text("{", encoding="utf-8")
-    assert model_folder.pointed(tmp_path) == (None, None)
+    assert model_folder.pointer_target(tmp_path) == (None, None)
 
 
 def test_a_mark_tells_files_that_were_replaced_or_written_to(tmp_path: Path) -> None:
-    assert model_folder.mark(tmp_path / "nothing") == ()
+    assert model_folder.stat_fingerprint(tmp_path / "nothing") == ()
     file = tmp_path / "one"
     file.write_text("1", encoding="utf-8")
-    marks = [model_folder.mark(file), model_folder.mark(tmp_path)]
-    assert [model_folder.mark(file), model_folder.mark(tmp_path)] == marks
+    marks = [model_folder.stat_fingerprint(file), model_folder.stat_fingerprint(tmp_path)]
+    assert [model_folder.stat_fingerprint(file), model_folder.stat_fingerprint(tmp_path)] == marks
     (tmp_path / "two").write_text("1", encoding="utf-8")
     (tmp_path / "two").replace(file)
-    assert model_folder.mark(file) != marks[0]
-    assert model_folder.mark(tmp_path) != marks[1]
+    assert model_folder.stat_fingerprint(file) != marks[0]
+    assert model_folder.stat_fingerprint(tmp_path) != marks[1]

@@ -23,7 +23,7 @@ from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.scoring import Scorer
 from serving.model_folder import ModelFolder
 from serving.openai_schema import MOST_CHOICES
-from serving.served_model import Loaded
+from serving.served_model import LoadedModel
 from serving.settings import LIMITS
 from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, serving
 
@@ -365,11 +365,11 @@ class Lender:
     """Lends a model, and knows whether it is lent."""
 
     def __init__(self, engine: Held) -> None:
-        self.loaded = Loaded(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
+        self.loaded = LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
         self.lent = 0
 
     @asynccontextmanager
-    async def take(self, name: str | None = None) -> AsyncIterator[Loaded]:
+    async def take(self, name: str | None = None) -> AsyncIterator[LoadedModel]:
         self.lent += 1
         try:
             yield self.loaded

@@ -21,8 +21,8 @@ def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ("10.0.0.0/8",),
     fields = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
     fields += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "scheme": "http", "client": (peer, 5), "headers": fields}
-    networks = proxies.trusted(LIMITS.model_copy(update={"trusted_proxies": trusted}))
-    asyncio.run(proxies.TrustedProxies(app, networks)(scope, None, None))  # type: ignore[arg-type]
+    networks = proxies.trusted_networks(LIMITS.model_copy(update={"trusted_proxies": trusted}))
+    asyncio.run(proxies.TrustedProxiesMiddleware(app, networks)(scope, None, None))  # type: ignore[arg-type]
     return found["client"][0], found["scheme"]
 
 
@@ -75,4 +75,4 @@ def test_proxies_may_be_named_in_the_environment_and_a_wrong_name_is_told(monkey
     assert seen("2001:db8::5", "203.0.113.7")[0] == "203.0.113.7"
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     with pytest.raises(BentoMLException, match="FORWARDED_ALLOW_IPS: '\\*' does not appear to be an IPv4 or IPv6"):
-        proxies.trusted()
+        proxies.trusted_networks()

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
 import tests.serving.conftest  # noqa: F401 - sets PROMETHEUS_MULTIPROC_DIR before bentoml is imported
-from serving.request_timeout import RequestTimeout
+from serving.request_timeout import RequestTimeoutMiddleware
 
 
 @pytest.mark.parametrize("times_out", [False, True])
@@ -31,7 +31,7 @@ def test_nothing_of_a_request_is_kept_after_it(times_out: bool) -> None:
 
     async def run() -> int:
         before = set(map(id, _timers()))
-        await RequestTimeout(app, 0.01 if times_out else 3600)({"type": "http"}, receive, send)
+        await RequestTimeoutMiddleware(app, 0.01 if times_out else 3600)({"type": "http"}, receive, send)
         gc.collect()
         return len([timer for timer in _timers() if id(timer) not in before])
 

@@ -22,7 +22,7 @@ from pipeline.registry.store import Registry, Version
 from serving import model_folder, served_model
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.served_model import Loaded, ServedModel
+from serving.served_model import LoadedModel, ServedModel
 from serving.settings import LIMITS
 from tests.serving.conftest import REPOSITORY
 
@@ -448,7 +448,7 @@ async def test_many_who_ask_at_once_for_a_model_load_it_once(project: Project) -
     project.promote("first")
     project.base()
 
-    async def ask(served: ServedModel) -> Loaded:
+    async def ask(served: ServedModel) -> LoadedModel:
         async with served.take("base") as loaded:
             return loaded
 
@@ -582,12 +582,12 @@ def test_a_collection_leaves_out_what_is_loaded_until_memory_is_given_back() -> 
 
     loaded = Model()
     gone = weakref.ref(loaded)
-    served_model._give_memory_back()
+    served_model.trim_heap()
     try:
         del loaded
         gc.collect()
         assert gone() is not None  # not visited
-        served_model._give_memory_back()
+        served_model.trim_heap()
         assert gone() is None
         made_since = weakref.ref(Model())
         gc.collect()

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from serving import errors, generation, streaming
 from serving.engines.protocol import EngineError
 from serving.model_folder import ModelFolder
-from serving.served_model import Loaded
+from serving.served_model import LoadedModel
 from serving.tasks import causal_lm
 from tests.serving.conftest import DATA, PROMPT
 from tests.serving.test_generation import Told, limit, run
@@ -80,7 +80,7 @@ class Served:
     status, folder, refused, swaps = "up", None, None, 0
 
     def __init__(self, engine: Told) -> None:
-        self.loaded = Loaded(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
+        self.loaded = LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
         self.leases = 0
 
     @asynccontextmanager
@@ -147,7 +147,7 @@ def served(engine: Told) -> Served:
 def app(served: Served) -> Any:
     made: Any = causal_lm.make_app
     app: FastAPI = made("test", served)
-    return errors.ErrorShape(app)
+    return errors.ErrorFormatMiddleware(app)
 
 
 async def submitted(engine: Told) -> None:

@@ -28,9 +28,9 @@ def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("t")
     monkeypatch.setenv("TMPDIR", str(folder))
     monkeypatch.setattr("tempfile.tempdir", None)
-    supervisor.folder.cache_clear()
+    supervisor.runtime_folder.cache_clear()
     yield folder
-    supervisor.folder.cache_clear()
+    supervisor.runtime_folder.cache_clear()
 
 
 def within(seconds: float, happened: Callable[[], bool]) -> bool:
@@ -130,7 +130,7 @@ def test_a_folder_too_deep_for_a_socket_is_passed_over(temporary: Path, monkeypa
     deep = temporary / ("x" * 100)
     deep.mkdir()
     monkeypatch.setenv("TMPDIR", str(deep))
-    made = supervisor.folder()
+    made = supervisor.runtime_folder()
     assert made.parent == Path("/tmp")  # noqa: S108
     assert made.stat().st_mode & 0o777 == 0o700
     assert list(deep.iterdir()) == []
@@ -142,7 +142,7 @@ def test_without_space_for_the_folder_it_is_one_sentence(temporary: Path, monkey
     if os.geteuid() == 0:
         monkeypatch.setattr("tempfile.mkdtemp", _no_space)
     with pytest.raises(BentoMLException, match=r"^no folder for the sockets of the service's supervisor: "):
-        supervisor.folder()
+        supervisor.runtime_folder()
     temporary.chmod(0o700)
 
 
@@ -160,7 +160,7 @@ def test_what_a_killed_server_left_is_deleted_by_the_next_and_nothing_else_is(te
     link.symlink_to(REPOSITORY)
     handle = os.open(running, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    own = supervisor.folder()
+    own = supervisor.runtime_folder()
     os.close(handle)
     assert set(temporary.iterdir()) == {running, young, link, own}
     assert REPOSITORY.exists()

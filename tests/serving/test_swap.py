@@ -282,7 +282,7 @@ def test_a_model_that_was_replaced_is_gone_and_its_memory_with_it(
         torch.manual_seed(seed)
         GPT2LMHeadModel(GPT2Config(**{**settings, "n_embd": 512, "n_layer": 8, "n_head": 8})).save_pretrained(folder)
         versions.append(project.registry.add(folder, {}, {}))
-    if engine == "int8" and (reason := int8.unfit(versions[0].folder)):
+    if engine == "int8" and (reason := int8.unsupported_reason(versions[0].folder)):
         pytest.skip(reason)
     made: list[weakref.ref[Engine]] = []
 

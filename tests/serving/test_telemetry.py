@@ -66,13 +66,13 @@ def peeking() -> Peeking:
     static = Mount("/static_content", PlainTextResponse("a file"))
     routes = [Route("/livez", endpoint), static, Mount("/", app)]
     starlette = Starlette(routes=routes)
-    return Peeking(telemetry.Unseen(starlette))
+    return Peeking(telemetry.RestorePathMiddleware(starlette))
 
 
 @pytest.fixture
 def asked(peeking: Peeking) -> TestClient:
     starlette: Any = peeking.app
-    return TestClient(telemetry.Seen(peeking, starlette._app.routes))
+    return TestClient(telemetry.TelemetryMiddleware(peeking, starlette._app.routes))
 
 
 @pytest.fixture
@@ -165,9 +165,9 @@ def test_with_log_format_json_each_line_is_an_object_with_the_request_s_id() -> 
 import logging
 from bentoml._internal.log import configure_server_logging
 configure_server_logging()
-from serving import seeing
-seeing.configure_logging()
-seeing._visit.set(seeing.Visit("id-1"))
+from serving import telemetry
+telemetry.configure_logging()
+telemetry._visit.set(telemetry.RequestContext("id-1"))
 logging.getLogger("bentoml.serving").info("two\\nlines", extra={"fields": {"status": 200}})
 try:
     1 / 0
@@ -204,7 +204,7 @@ def test_a_text_is_waiting_until_its_first_token_then_running_until_its_end() ->
         return [value(name) - was for name, was in zip(names, before, strict=True)]
 
     ended, first = value("texts_total", end="stop"), value("first_token_seconds_count")
-    text = telemetry.Writing("v1", 7)
+    text = telemetry.GenerationSpan("v1", 7)
     assert change() == [1, 0, 7, 0]
     text.wrote(0)  # a piece that only ends a character
     assert change() == [1, 0, 7, 0]
@@ -216,7 +216,7 @@ def test_a_text_is_waiting_until_its_first_token_then_running_until_its_end() ->
     assert change() == [0, 0, 7, 3]
     assert value("texts_total", end="stop") == ended + 1
     assert value("first_token_seconds_count") == first + 1
-    telemetry.Writing("v1", 0).end("cancelled")
+    telemetry.GenerationSpan("v1", 0).end("cancelled")
     assert change() == [0, 0, 7, 3]
 
 
@@ -224,13 +224,13 @@ def test_a_swap_is_counted_and_only_the_served_version_is_shown(monkeypatch: pyt
     monkeypatch.setattr(telemetry, "_served", None)
     before = _shown()  # by other tests of this process
     swaps, refusals = value("swaps_total"), value("swap_refusals_total")
-    telemetry.serving("one", "int8")
+    telemetry.record_served_model("one", "int8")
     assert value("swaps_total") == swaps
-    telemetry.swap_refused()
+    telemetry.count_refused_swap()
     assert (value("swap_refused"), value("swap_refusals_total")) == (1, refusals + 1)
-    telemetry.serving("one", "int8")  # the pointer went back
+    telemetry.record_served_model("one", "int8")  # the pointer went back
     assert (value("swap_refused"), value("swaps_total")) == (0, swaps)
-    telemetry.serving("two", "int8")
+    telemetry.record_served_model("two", "int8")
     assert value("swaps_total") == swaps + 1
     assert _shown() - before == {'gpt2_model_info{engine="int8",version="two"} 1.0'}
     monkeypatch.setattr(telemetry, "_served", ("two", "int8"))
@@ -249,7 +249,7 @@ def _exposition() -> str:
         return PlainTextResponse(BentoMLContainer.metrics_client.get().generate_latest())
 
     routes = [Route("/metrics", metrics)]
-    answer = TestClient(telemetry.Seen(Starlette(routes=routes), list(routes))).get("/metrics")
+    answer = TestClient(telemetry.TelemetryMiddleware(Starlette(routes=routes), list(routes))).get("/metrics")
     assert int(answer.headers["content-length"]) == len(answer.content)
     return answer.text
 
@@ -257,23 +257,23 @@ def _exposition() -> str:
 def test_codes_of_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(telemetry, "_codes", set())
     for number in range(telemetry._MOST_CODES + 5):
-        telemetry.refused(400, f"made_up_{number}")
+        telemetry.count_error(400, f"made_up_{number}")
     assert value("refusals_total", status="400", code="other") == 5
 
 
 def test_workers_add_up_and_one_that_was_killed_is_forgotten(tmp_path: Path) -> None:
     program = """
 import os, signal
-from serving import seeing
-seeing.serving("v", "int8")
-seeing.Writing("v", 3)
+from serving import telemetry
+telemetry.record_served_model("v", "int8")
+telemetry.GenerationSpan("v", 3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     shown = """
 from bentoml._internal.configuration.containers import BentoMLContainer
-from serving import seeing
+from serving import telemetry
 async def app(scope, receive, send): pass
-if {forget}: seeing.Seen(app, [])
+if {forget}: telemetry.TelemetryMiddleware(app, [])
 print(BentoMLContainer.metrics_client.get().generate_latest().decode())
 """
     for _ in range(2):
@@ -316,13 +316,13 @@ def test_the_service_makes_one_span_a_request_and_none_for_each_message_of_it(
 
 def test_the_span_of_a_text_says_version_and_tokens_and_belongs_to_its_request(spans: InMemorySpanExporter) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        text = telemetry.Writing("v1", 7)
+        text = telemetry.GenerationSpan("v1", 7)
         text.wrote(2)
         text.end("length")
 
     with BentoMLContainer.tracer_provider.get().get_tracer("bentoml").start_as_current_span("POST /generate"):
-        token = telemetry._visit.set(telemetry.Visit("id-1"))
-        asyncio.run(telemetry.Unseen(app)({"type": "http", telemetry._REAL: {"path": "/"}}, None, None))  # type: ignore[arg-type]
+        token = telemetry._visit.set(telemetry.RequestContext("id-1"))
+        asyncio.run(telemetry.RestorePathMiddleware(app)({"type": "http", telemetry._REAL: {"path": "/"}}, None, None))  # type: ignore[arg-type]
         telemetry._visit.reset(token)
     text, request = spans.get_finished_spans()
     assert dict(text.attributes or {}) == {

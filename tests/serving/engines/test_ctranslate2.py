@@ -51,13 +51,13 @@ def engine(folder: Path, kept: Path) -> Iterator[Ctranslate2Engine]:
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes some milliseconds, as with a real model."""
-    tell = ctranslate2._tell
+    tell = ctranslate2._call_on_loop
 
     def slowly(*given: Any) -> None:
         time.sleep(0.003)
         tell(*given)
 
-    monkeypatch.setattr(ctranslate2, "_tell", slowly)
+    monkeypatch.setattr(ctranslate2, "_call_on_loop", slowly)
 
 
 async def collect(stream: Stream) -> list[int]:
@@ -154,7 +154,7 @@ def test_a_short_request_does_not_wait_for_a_long_one(
     [("repetition_penalty", 1.1), ("presence_penalty", 0.5), ("frequency_penalty", 0.5), ("logprobs", 0)],
 )
 def test_what_it_cannot_do_is_refused_by_name(engine: Ctranslate2Engine, name: str, value: Any) -> None:
-    assert name in engine.cannot
+    assert name in engine.unsupported_fields
     with pytest.raises(ApiError, match=f"{name} is not available with the engine ctranslate2") as found:
         engine.submit(PROMPTS[0], replace(GREEDY, **{name: value}))
     assert (found.value.status, found.value.param) == (400, name)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM
 
-from serving.engines.int8 import Int8Stepper, unfit
+from serving.engines.int8 import Int8Runner, unsupported_reason
 from serving.engines.protocol import Sampling
 from serving.engines.scheduler import Scheduler
 
@@ -23,29 +23,29 @@ TEXT = "Once upon a time in a distant land, there lived a careful baker named Ru
 
 @pytest.fixture(scope="module", autouse=True)
 def processor() -> None:
-    if reason := unfit(STARTER):
+    if reason := unsupported_reason(STARTER):
         pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")
-def stepper() -> Int8Stepper:
-    return Int8Stepper(STARTER)
+def runner() -> Int8Runner:
+    return Int8Runner(STARTER)
 
 
 @pytest.fixture(scope="module")
-def text(stepper: Int8Stepper) -> list[int]:
-    return [stepper.start, *stepper.tokenizer.encode(TEXT).ids]
+def text(runner: Int8Runner) -> list[int]:
+    return [runner.start, *runner.tokenizer.encode(TEXT).ids]
 
 
-def test_its_figures_are_close_to_float32s(stepper: Int8Stepper) -> None:
+def test_its_figures_are_close_to_float32s(runner: Int8Runner) -> None:
     texts = pd.read_csv(GENERAL)["text"].head(20)
     reference = AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32)
     divergence, losses = [], []
     for text in texts:
-        ids = [stepper.start, *stepper.tokenizer.encode(text).ids][:60]
-        row = stepper.open(len(ids))
-        found = torch.cat([stepper.step([row], [[token]]) for token in ids]).log_softmax(dim=-1)
-        stepper.close(row)
+        ids = [runner.start, *runner.tokenizer.encode(text).ids][:60]
+        row = runner.open(len(ids))
+        found = torch.cat([runner.step([row], [[token]]) for token in ids]).log_softmax(dim=-1)
+        runner.close(row)
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
         divergence.append(kl_div(found, expected, log_target=True, reduction="none").sum(dim=-1))
@@ -54,64 +54,62 @@ def test_its_figures_are_close_to_float32s(stepper: Int8Stepper) -> None:
     assert abs(torch.cat(losses).mean()) < 0.005  # the perplexity differs by less than half a percent
 
 
-def test_a_text_gets_the_same_bits_alone_and_in_any_company(stepper: Int8Stepper, text: list[int]) -> None:
-    alone = stepper.open(60)
-    expected = [stepper.step([alone], [text[:10]])] + [stepper.step([alone], [[token]]) for token in text[10:]]
+def test_a_text_gets_the_same_bits_alone_and_in_any_company(runner: Int8Runner, text: list[int]) -> None:
+    alone = runner.open(60)
+    expected = [runner.step([alone], [text[:10]])] + [runner.step([alone], [[token]]) for token in text[10:]]
     chance = random.Random(0)
-    others = [stepper.open(length) for length in (60, 60, 200, 40, 60, 400)]
-    row = stepper.open(60)
+    others = [runner.open(length) for length in (60, 60, 200, 40, 60, 400)]
+    row = runner.open(60)
     for place, part in enumerate([text[:10], *([token] for token in text[10:])]):
         company = [other for other in others if chance.random() < 0.7 and other.read < 35]
         at = chance.randint(0, len(company))
         rows = [*company[:at], row, *company[at:]]
         parts = [[chance.randrange(500) for _ in range(chance.choice([1, 1, 1, 3]))] for _ in company]
-        found = stepper.step(rows, [*parts[:at], part, *parts[at:]])[at : at + 1]
+        found = runner.step(rows, [*parts[:at], part, *parts[at:]])[at : at + 1]
         assert torch.equal(found, expected[place])
     for one in (alone, row, *others):
-        stepper.close(one)
+        runner.close(one)
 
 
-def test_a_prompt_read_in_parts_gives_what_reading_it_at_once_gives(stepper: Int8Stepper, text: list[int]) -> None:
-    whole, parts = stepper.open(64), stepper.open(64)
-    at_once = stepper.step([whole], [text])
-    stepper.step([parts], [text[:7]])
-    torch.testing.assert_close(stepper.step([parts], [text[7:]]), at_once, rtol=0, atol=1e-3)
-    stepper.close(whole)
-    stepper.close(parts)
+def test_a_prompt_read_in_parts_gives_what_reading_it_at_once_gives(runner: Int8Runner, text: list[int]) -> None:
+    whole, parts = runner.open(64), runner.open(64)
+    at_once = runner.step([whole], [text])
+    runner.step([parts], [text[:7]])
+    torch.testing.assert_close(runner.step([parts], [text[7:]]), at_once, rtol=0, atol=1e-3)
+    runner.close(whole)
+    runner.close(parts)
 
 
-def test_a_place_is_used_again_without_a_trace_of_who_had_it(stepper: Int8Stepper, text: list[int]) -> None:
-    first = stepper.open(64)
-    expected = stepper.step([first], [text])
-    other = stepper.open(64)
-    stepper.close(first)
-    again = stepper.open(64)
+def test_a_place_is_used_again_without_a_trace_of_who_had_it(runner: Int8Runner, text: list[int]) -> None:
+    first = runner.open(64)
+    expected = runner.step([first], [text])
+    other = runner.open(64)
+    runner.close(first)
+    again = runner.open(64)
     assert again.at == first.at
-    assert torch.equal(stepper.step([again], [text]), expected)
-    stepper.close(again)
-    stepper.close(other)
+    assert torch.equal(runner.step([again], [text]), expected)
+    runner.close(again)
+    runner.close(other)
 
 
-def test_large_caches_are_given_back_when_nobody_uses_them(
-    stepper: Int8Stepper, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_caches_are_given_back_when_nobody_uses_them(runner: Int8Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engines.int8._KEPT_MEMORY", 2**20)
-    rows = [stepper.open(100) for _ in range(9)]
+    rows = [runner.open(100) for _ in range(9)]
     assert rows[0].pool.cache is not None
     for row in rows:
-        stepper.close(row)
+        runner.close(row)
     assert rows[0].pool.cache is None
 
 
 def test_a_text_for_which_the_memory_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engines.int8._SPARE_MEMORY", 2**60)
     with pytest.raises(MemoryError):
-        Int8Stepper(STARTER).open(10)
+        Int8Runner(STARTER).open(10)
 
 
 def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
     async def write() -> None:
-        engine = Scheduler(lambda: Int8Stepper(STARTER), 16)
+        engine = Scheduler(lambda: Int8Runner(STARTER), 16)
         prompt = [engine.start, *engine.tokenizer.encode("Once upon a time").ids]
 
         async def one(seed: int, tokens: int = 24) -> list[int]:
@@ -139,10 +137,10 @@ def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
 def test_what_it_cannot_run_it_says(tmp_path: Path, changes: dict[str, object], told: str) -> None:
     config = json.loads((STARTER / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
-    assert told in unfit(tmp_path)
+    assert told in unsupported_reason(tmp_path)
 
 
-def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list[int], stepper: Int8Stepper) -> None:
+def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list[int], runner: Int8Runner) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(STARTER, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "genres"))
@@ -150,7 +148,7 @@ def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list
     save_file(
         {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}, tmp_path / "model.safetensors"
     )
-    other = Int8Stepper(tmp_path)
-    rows = stepper.open(64), other.open(64)
-    assert torch.equal(stepper.step([rows[0]], [text]), other.step([rows[1]], [text]))
-    stepper.close(rows[0])
+    other = Int8Runner(tmp_path)
+    rows = runner.open(64), other.open(64)
+    assert torch.equal(runner.step([rows[0]], [text]), other.step([rows[1]], [text]))
+    runner.close(rows[0])

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from serving.engines.protocol import Sampling
-from serving.engines.sampling import Draw, _least, draw
+from serving.engines.sampling import Sampler, _nucleus_threshold, sample
 
 VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
 DRAWS = 4000
@@ -57,9 +57,9 @@ def by_transformers(row: torch.Tensor, wanted: Sampling) -> torch.Tensor:
 def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(changes: dict[str, Any]) -> None:
     row = logits()
     expected = by_transformers(row, sampling(**changes)).double()
-    draws = [Draw([], sampling(seed=seed, **changes)) for seed in range(DRAWS)]
+    draws = [Sampler([], sampling(seed=seed, **changes)) for seed in range(DRAWS)]
     counts = torch.zeros(VOCABULARY)
-    for token in draw(row.expand(DRAWS, -1), draws):
+    for token in sample(row.expand(DRAWS, -1), draws):
         assert token is not None
         counts[token.id] += 1
     assert counts[expected == 0].sum() == 0
@@ -76,8 +76,8 @@ def test_top_k_finds_the_likeliest_wherever_they_stand(top_k: int) -> None:
     row = logits()
     row[-VOCABULARY % 64 :] += 2  # some of them in the rest that fills no block
     likeliest = set(row.topk(top_k).indices.tolist())
-    draws = [Draw([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
-    found = {token.id for token in draw(row.expand(DRAWS, -1), draws) if token}
+    draws = [Sampler([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
+    found = {token.id for token in sample(row.expand(DRAWS, -1), draws) if token}
     assert found <= likeliest
     assert len(found) > 0.8 * top_k
 
@@ -88,13 +88,13 @@ def test_top_p_finds_where_the_likeliest_that_reach_it_end(share: float, spread:
     probabilities = torch.softmax(logits(spread=spread), dim=-1)
     ordered = probabilities.sort(descending=True).values.double()
     last = int((ordered.cumsum(dim=-1) < share * ordered.sum()).sum())
-    found = float(_least(probabilities, share))
+    found = float(_nucleus_threshold(probabilities, share))
     assert found == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
     rows = torch.stack([logits(seed) for seed in range(5)])
-    found = draw(rows, [Draw([], sampling(temperature=0, seed=seed)) for seed in range(5)])
+    found = sample(rows, [Sampler([], sampling(temperature=0, seed=seed)) for seed in range(5)])
     assert [token.id for token in found if token] == rows.argmax(dim=-1).tolist()
 
 
@@ -107,30 +107,30 @@ def test_a_text_draws_the_same_whatever_else_is_drawn() -> None:
         for r in (1.0, 1.3)
     ]
     rows = torch.stack([logits(seed) for seed in range(len(settings))])
-    together = [Draw([1, 2], one) for one in settings]
-    alone = [Draw([1, 2], one) for one in settings]
+    together = [Sampler([1, 2], one) for one in settings]
+    alone = [Sampler([1, 2], one) for one in settings]
     for _ in range(3):
-        assert draw(rows, together) == [draw(row[None], [one])[0] for row, one in zip(rows, alone, strict=True)]
+        assert sample(rows, together) == [sample(row[None], [one])[0] for row, one in zip(rows, alone, strict=True)]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.5])
 def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     row, prompt = logits(), [1, 5, 9, 5]
     processed = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([prompt]), row[None].clone())
-    one = Draw(prompt, sampling(temperature=0, repetition_penalty=penalty))
-    first = draw(row[None], [one])[0]
+    one = Sampler(prompt, sampling(temperature=0, repetition_penalty=penalty))
+    first = sample(row[None], [one])[0]
     assert first is not None
     assert first.id == int(processed.argmax())
     processed = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([[*prompt, first.id]]), row[None].clone())
-    second = draw(row[None], [one])[0]
+    second = sample(row[None], [one])[0]
     assert second is not None
     assert second.id == int(processed.argmax())
 
 
 def test_presence_and_frequency_penalties_are_openais() -> None:
     row = torch.tensor([[5.0, 4.0, 0.0]])
-    one = Draw([0], sampling(temperature=0, presence_penalty=0.4, frequency_penalty=0.5))
-    found = [token.id for _ in range(5) if (token := draw(row, [one])[0])]
+    one = Sampler([0], sampling(temperature=0, presence_penalty=0.4, frequency_penalty=0.5))
+    found = [token.id for _ in range(5) if (token := sample(row, [one])[0])]
     # 5.0; then 5 - 0.4 - 0.5 = 4.1; then 5 - 0.4 - 1.0 = 3.6 < 4.0; then 4 - 0.9 = 3.1 < 3.6; then 5 - 0.4 - 1.5 = 3.1
     assert found == [0, 0, 1, 0, 0]
 
@@ -138,7 +138,7 @@ def test_presence_and_frequency_penalties_are_openais() -> None:
 def test_logprobs_are_those_of_the_model_before_any_setting() -> None:
     row = logits()
     expected = torch.log_softmax(row, dim=-1)
-    token = draw(row[None], [Draw([1], sampling(top_k=3, temperature=0.1, repetition_penalty=2.0, logprobs=4))])[0]
+    token = sample(row[None], [Sampler([1], sampling(top_k=3, temperature=0.1, repetition_penalty=2.0, logprobs=4))])[0]
     assert token is not None
     assert token.logprob == pytest.approx(float(expected[token.id]))
     best = expected.topk(4)
@@ -148,13 +148,13 @@ def test_logprobs_are_those_of_the_model_before_any_setting() -> None:
 
 def test_figures_that_are_not_finite_are_told_and_harm_no_other() -> None:
     rows = torch.stack([logits(), torch.full((VOCABULARY,), math.nan), torch.full((VOCABULARY,), math.inf)])
-    found = draw(rows, [Draw([], sampling(seed=1)) for _ in rows])
+    found = sample(rows, [Sampler([], sampling(seed=1)) for _ in rows])
     assert found[1:] == [None, None]
-    assert found[0] == draw(rows[:1], [Draw([], sampling(seed=1))])[0]
+    assert found[0] == sample(rows[:1], [Sampler([], sampling(seed=1))])[0]
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 5e-324, 5.0])
 def test_extreme_settings_still_draw(temperature: float) -> None:
     wanted = sampling(temperature=temperature, top_p=1e-9, repetition_penalty=5e-324)
-    token = draw(logits()[None], [Draw([3], wanted)])[0]
+    token = sample(logits()[None], [Sampler([3], wanted)])[0]
     assert token is not None

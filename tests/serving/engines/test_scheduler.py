@@ -1,4 +1,4 @@
-"""Continuous batching over a stepper whose figures are known beforehand; real models are in the engines' own tests."""
+"""Continuous batching over a runner whose figures are known beforehand; real models are in the engines' own tests."""
 
 import asyncio
 import gc
@@ -13,11 +13,11 @@ import torch
 from tokenizers import Tokenizer, models
 
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
-from serving.engines.sampling import Draw, draw
+from serving.engines.sampling import Sampler, sample
 from serving.engines.scheduler import Scheduler
 
 END = 0
-POISON = 13  # a token at which the stepper fails
+POISON = 13  # a token at which the runner fails
 NOT_FINITE = 14
 PRIVATE = "what nobody may log"
 
@@ -71,15 +71,15 @@ def greedy(tokens: int) -> Sampling:
 
 
 def with_engine(
-    work: Callable[[Scheduler, Counting], Awaitable[Any]], stepper: Counting | None = None, **more: Any
+    work: Callable[[Scheduler, Counting], Awaitable[Any]], runner: Counting | None = None, **more: Any
 ) -> Any:
-    """Run `work` with an engine over a stepper."""
+    """Run `work` with an engine over a runner."""
 
     async def run() -> Any:
         made: list[Counting] = []
 
         def make() -> Counting:
-            found = stepper or Counting()
+            found = runner or Counting()
             found.thread = threading.current_thread()
             made.append(found)
             return found
@@ -112,52 +112,52 @@ def test_a_text_is_written_token_by_token_and_says_why_it_ended() -> None:
 
 
 def test_a_long_prompt_is_read_in_parts_while_others_go_on_writing() -> None:
-    async def work(engine: Scheduler, stepper: Counting) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
         writing = engine.submit([1, 20], greedy(900))
         await anext(writing)
         reading = engine.submit([*range(100, 120)], greedy(1))
         assert await ids(reading) == [120]
-        assert [part for step in stepper.steps[1:] for part in step if part > 1] == [8, 8, 4]
-        assert all(1 in step for step in stepper.steps[1:])
+        assert [part for step in runner.steps[1:] for part in step if part > 1] == [8, 8, 4]
+        assert all(1 in step for step in runner.steps[1:])
         assert writing.finish_reason is None
 
     with_engine(work)
 
 
 def test_a_short_text_does_not_wait_behind_long_ones_though_the_batch_is_full() -> None:
-    async def work(engine: Scheduler, stepper: Counting) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
         long = [engine.submit([1, 20 + n], greedy(400)) for n in range(4)]
-        while len(stepper.steps) < 70:
+        while len(runner.steps) < 70:
             await asyncio.sleep(0.001)
-        stepper.gate.clear()
-        before = len(stepper.steps)
+        runner.gate.clear()
+        before = len(runner.steps)
         short = engine.submit([1, 20], greedy(16))
-        stepper.gate.set()
+        runner.gate.set()
         assert await ids(short) == [*range(21, 37)]
         assert all(stream.finish_reason is None for stream in long)
-        assert len(stepper.steps) - before < 400
+        assert len(runner.steps) - before < 400
         assert [len(await ids(stream)) for stream in long] == [400] * 4
-        assert max(map(len, stepper.steps)) <= 4
+        assert max(map(len, runner.steps)) <= 4
 
     with_engine(work)
 
 
 def test_who_goes_away_frees_the_place_within_a_step() -> None:
-    async def work(engine: Scheduler, stepper: Counting) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
         gone = engine.submit([1, 20], greedy(900))
         await anext(gone)
-        stepper.gate.clear()
+        runner.gate.clear()
         gone.cancel()
-        before = len(stepper.steps)
-        stepper.gate.set()
+        before = len(runner.steps)
+        runner.gate.set()
         while engine.running:
             await asyncio.sleep(0.001)
-        assert len(stepper.steps) - before <= 2  # the one that was under way, and at most one that had been begun
-        assert stepper.places == 100
+        assert len(runner.steps) - before <= 2  # the one that was under way, and at most one that had been begun
+        assert runner.places == 100
         waiting = engine.submit([1, 20], greedy(5))
         waiting.cancel()
         await ids(engine.submit([1, 20], greedy(5)))
-        assert stepper.places == 100
+        assert runner.places == 100
 
     with_engine(work)
 
@@ -167,10 +167,10 @@ def test_a_text_on_which_the_model_fails_ends_alone_and_the_log_has_nothing_of_i
 ) -> None:
     monkeypatch.setattr("serving.engines.scheduler.logger.propagate", True)
 
-    async def work(engine: Scheduler, stepper: Counting) -> None:
-        stepper.gate.clear()
+    async def work(engine: Scheduler, runner: Counting) -> None:
+        runner.gate.clear()
         good, bad, also = (engine.submit([1, last], greedy(30)) for last in (20, POISON, 40))
-        stepper.gate.set()
+        runner.gate.set()
         assert await ids(good) == [*range(21, 51)]
         assert await ids(also) == [*range(41, 71)]
         with pytest.raises(EngineError, match="failed on this request"):
@@ -184,31 +184,31 @@ def test_a_text_on_which_the_model_fails_ends_alone_and_the_log_has_nothing_of_i
 
 
 def test_a_draw_that_fails_ends_its_own_text_alone_and_others_keep_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Token | None]:
+    def fails(logits: torch.Tensor, draws: Sequence[Sampler]) -> list[Token | None]:
         if any(one.sampling.top_k == POISON for one in draws):
             raise RuntimeError("can't allocate memory")
-        return draw(logits, draws)
+        return sample(logits, draws)
 
     drawn = Sampling(12, 1.5, 1.0, 0, 1.0, seed=4)
 
     async def alone(engine: Scheduler, _: Counting) -> list[int]:
         return await ids(engine.submit([1, 20], drawn))
 
-    async def beside(engine: Scheduler, stepper: Counting) -> list[int]:
-        stepper.gate.clear()
+    async def beside(engine: Scheduler, runner: Counting) -> list[int]:
+        runner.gate.clear()
         good, bad = engine.submit([1, 20], drawn), engine.submit([1, 20], replace(drawn, top_k=POISON))
-        stepper.gate.set()
+        runner.gate.set()
         with pytest.raises(EngineError, match="failed on this request"):
             await ids(bad)
         return await ids(good)
 
     expected = with_engine(alone)
-    monkeypatch.setattr("serving.engines.scheduler.draw", fails)
+    monkeypatch.setattr("serving.engines.scheduler.sample", fails)
     assert with_engine(beside) == expected
 
 
 def test_without_memory_for_another_text_it_waits_and_one_that_never_fits_is_told() -> None:
-    async def work(engine: Scheduler, stepper: Counting) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
         first, second = engine.submit([1, 20], greedy(40)), engine.submit([1, 30], greedy(2))
         assert await ids(second) == [31, 32]
         assert first.finish_reason == "length"
@@ -219,15 +219,15 @@ def test_without_memory_for_another_text_it_waits_and_one_that_never_fits_is_tol
 
 
 def test_closing_ends_what_runs_and_frees_the_model() -> None:
-    async def work(engine: Scheduler, stepper: Counting) -> "weakref.ref[Counting]":
-        stepper.gate.clear()
+    async def work(engine: Scheduler, runner: Counting) -> "weakref.ref[Counting]":
+        runner.gate.clear()
         streams = [engine.submit([1, 20], greedy(900)) for _ in range(20)]
-        threading.Timer(0.1, stepper.gate.set).start()
+        threading.Timer(0.1, runner.gate.set).start()
         await asyncio.to_thread(engine.close)
         for stream in [*streams, engine.submit([1], greedy(3))]:
             with pytest.raises(EngineError, match="out of service"):
                 await ids(stream)
-        return weakref.ref(stepper)
+        return weakref.ref(runner)
 
     freed = with_engine(work)
     gc.collect()

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from serving.engines import int8, selection, transformers
 from serving.engines.protocol import Engine, EngineError, Sampling
-from serving.engines.selection import Check, CheckedStepper
-from serving.engines.transformers import TransformersStepper
+from serving.engines.selection import Agreement, ComparedRunner
+from serving.engines.transformers import TransformersRunner
 
 pytestmark = pytest.mark.integration  # each loads the reference, some twice
 
@@ -44,16 +44,16 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fits_here(folder: Path) -> None:
-    if reason := int8.unfit(folder):
+    if reason := int8.unsupported_reason(folder):
         pytest.skip(reason)
 
 
-def checked(folder: Path, change: Callable[[torch.nn.Module], None] = lambda _: None) -> Check:
+def checked(folder: Path, change: Callable[[torch.nn.Module], None] = lambda _: None) -> Agreement:
     """Check the reference, changed, against itself."""
-    stepper = TransformersStepper(folder)
+    runner = TransformersRunner(folder)
     with torch.no_grad():
-        change(stepper._model)
-    return selection.check(folder, "v", "changed", CheckedStepper(stepper))
+        change(runner._model)
+    return selection.compare(folder, "v", "changed", ComparedRunner(runner))
 
 
 def written(engine: Engine) -> list[int]:
@@ -94,18 +94,18 @@ def test_figures_that_are_no_numbers_are_refused(sharp: Path) -> None:
 
 
 def test_the_greedy_tokens_and_the_perplexity_are_those_of_transformers(sharp: Path) -> None:
-    """What the check reads of a stepper is what `generate` writes and what the whole text's logits say."""
+    """What the check reads of a runner is what `generate` writes and what the whole text's logits say."""
     model = AutoModelForCausalLM.from_pretrained(sharp, dtype=torch.float32).eval()
-    stepper = CheckedStepper(TransformersStepper(sharp))
+    runner = ComparedRunner(TransformersRunner(sharp))
     prompts = [[0, 9, 8, 7], [0, 30]]
-    for prompt, found in zip(prompts, stepper.write(prompts, 12, 0.0), strict=True):
+    for prompt, found in zip(prompts, runner.write(prompts, 12, 0.0), strict=True):
         ids = torch.tensor([prompt])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
         assert [*prompt, *found] == expected[0].tolist()
     texts = [[0, *range(20, 40)], [0, 7]]
-    for text, found_scores in zip(texts, stepper.score(texts), strict=True):
+    for text, found_scores in zip(texts, runner.score(texts), strict=True):
         with torch.inference_mode():
             logprobs = torch.log_softmax(model(torch.tensor([text])).logits[0], dim=-1)
         right = [float(row[token]) for row, token in zip(logprobs, text[1:], strict=False)]
@@ -118,12 +118,12 @@ def test_the_greedy_tokens_and_the_perplexity_are_those_of_transformers(sharp: P
 def test_a_version_is_checked_once_a_machine(sharp: Path, kept: Path) -> None:
     made = []
 
-    def make() -> CheckedStepper:
+    def make() -> ComparedRunner:
         made.append(1)
-        return CheckedStepper(TransformersStepper(sharp))
+        return ComparedRunner(TransformersRunner(sharp))
 
-    first = selection.require(sharp, "some", __file__, make)
-    assert selection.require(sharp, "some", __file__, make) == first
+    first = selection.require_agreement(sharp, "some", __file__, make)
+    assert selection.require_agreement(sharp, "some", __file__, make) == first
     assert len(made) == 1
     [record] = kept.iterdir()
     assert record.name.startswith(f"{first.version}-some-")
@@ -132,16 +132,16 @@ def test_a_version_is_checked_once_a_machine(sharp: Path, kept: Path) -> None:
 
 def test_other_code_of_the_engine_is_checked_anew(sharp: Path, kept: Path) -> None:
     for source in (__file__, selection.__file__):
-        selection.require(sharp, "some", source, lambda: CheckedStepper(TransformersStepper(sharp)))
+        selection.require_agreement(sharp, "some", source, lambda: ComparedRunner(TransformersRunner(sharp)))
     assert len(list(kept.iterdir())) == 2
 
 
 def test_a_damaged_record_is_made_again(sharp: Path, kept: Path) -> None:
-    make = lambda: CheckedStepper(TransformersStepper(sharp))  # noqa: E731 - used twice
-    first = selection.require(sharp, "some", __file__, make)
+    make = lambda: ComparedRunner(TransformersRunner(sharp))  # noqa: E731 - used twice
+    first = selection.require_agreement(sharp, "some", __file__, make)
     [record] = kept.iterdir()
     record.write_text("{")
-    assert selection.require(sharp, "some", __file__, make) == first
+    assert selection.require_agreement(sharp, "some", __file__, make) == first
     assert json.loads(record.read_text())["engine"] == "some"
 
 
@@ -151,20 +151,20 @@ def test_where_nothing_can_be_kept_the_check_is_made_each_time(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("ENGINES_DIR", str(tmp_path / "file" / "engines"))
     for _ in range(2):
-        found = selection.require(sharp, "some", __file__, lambda: CheckedStepper(TransformersStepper(sharp)))
+        found = selection.require_agreement(sharp, "some", __file__, lambda: ComparedRunner(TransformersRunner(sharp)))
         assert found.reason == ""
 
 
 def test_a_drift_is_kept_and_refused_with_its_figure(sharp: Path) -> None:
-    def make() -> CheckedStepper:
-        stepper = TransformersStepper(sharp)
+    def make() -> ComparedRunner:
+        runner = TransformersRunner(sharp)
         with torch.no_grad():
-            stepper._model.transformer.h[0].mlp.c_proj.weight.mul_(5)
-        return CheckedStepper(stepper)
+            runner._model.transformer.h[0].mlp.c_proj.weight.mul_(5)
+        return ComparedRunner(runner)
 
     for maker in (make, lambda: pytest.fail("checked again")):
         with pytest.raises(EngineError, match=r"some drifts .* version [0-9a-f]{40}: .* at most 0\.\d+ is allowed"):
-            selection.require(sharp, "some", __file__, maker)  # type: ignore[arg-type]
+            selection.require_agreement(sharp, "some", __file__, maker)  # type: ignore[arg-type]
 
 
 # Which engine
@@ -224,8 +224,8 @@ def test_auto_goes_on_to_transformers_where_int8_fails_to_load(
     def fail(folder: Path) -> None:
         raise KeyError("h.0.attn.c_attn.weight")
 
-    monkeypatch.setattr(int8, "unfit", lambda _: "")
-    monkeypatch.setattr(int8, "Int8Stepper", fail)
+    monkeypatch.setattr(int8, "unsupported_reason", lambda _: "")
+    monkeypatch.setattr(int8, "Int8Runner", fail)
     engine = selection.make(sharp, "auto")
     engine.close()
     assert engine.name == "transformers"
@@ -242,14 +242,14 @@ def test_checks_lie_beside_the_registry_in_a_project_and_with_the_caches_in_a_be
 ) -> None:
     monkeypatch.delenv("ENGINES_DIR")
     monkeypatch.setattr(selection, "ROOT", tmp_path / "src")
-    assert selection.kept() == tmp_path / "src" / "registry" / "engines"
+    assert selection.cache_folder() == tmp_path / "src" / "registry" / "engines"
     (tmp_path / "bento.yaml").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert selection.kept() == Path("/caches/fresh-gpt2/engines")
+    assert selection.cache_folder() == Path("/caches/fresh-gpt2/engines")
 
 
 def test_transformers_is_the_reference_and_is_not_checked(sharp: Path, kept: Path) -> None:
     engine = selection.make(sharp, "transformers")
     engine.close()
-    assert engine.name == transformers.TransformersStepper.name
+    assert engine.name == transformers.TransformersRunner.name
     assert not kept.exists()

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from serving.engines import transformers
-from serving.engines.transformers import TransformersStepper
+from serving.engines.transformers import TransformersRunner
 
 SMALL = {
     "vocab_size": 320,
@@ -52,8 +52,8 @@ def folder(request: pytest.FixtureRequest, tiny_gpt2: Path, tmp_path_factory: py
 
 
 @pytest.fixture(scope="module")
-def stepper(folder: Path) -> TransformersStepper:
-    return TransformersStepper(folder)
+def runner(folder: Path) -> TransformersRunner:
+    return TransformersRunner(folder)
 
 
 def parts(text: Sequence[int], first: int) -> list[list[int]]:
@@ -61,38 +61,38 @@ def parts(text: Sequence[int], first: int) -> list[list[int]]:
     return [list(text[:first]), *([token] for token in text[first:])]
 
 
-def read(stepper: TransformersStepper, parts: Sequence[Sequence[int]]) -> torch.Tensor:
+def read(runner: TransformersRunner, parts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the logits after each part of a text that is alone."""
-    row = stepper.open(sum(map(len, parts)))
-    logits = torch.cat([stepper.step([row], [part]) for part in parts])
-    stepper.close(row)
+    row = runner.open(sum(map(len, parts)))
+    logits = torch.cat([runner.step([row], [part]) for part in parts])
+    runner.close(row)
     return logits
 
 
-def test_reads_on_as_the_model_reads_the_whole_text(stepper: TransformersStepper, folder: Path) -> None:
+def test_reads_on_as_the_model_reads_the_whole_text(runner: TransformersRunner, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         whole = model(torch.tensor([TEXTS[2]]), use_cache=False).logits[0]
-    torch.testing.assert_close(read(stepper, parts(TEXTS[2], 10)), whole[9:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(read(runner, parts(TEXTS[2], 10)), whole[9:], atol=1e-5, rtol=1e-4)
 
 
-def test_reads_a_prompt_in_parts_where_it_says_so(stepper: TransformersStepper) -> None:
-    if stepper.prefill_tokens == sys.maxsize:  # Mamba's state after a part would be another one, in its third digit
-        assert stepper._model.config.model_type == "mamba"
+def test_reads_a_prompt_in_parts_where_it_says_so(runner: TransformersRunner) -> None:
+    if runner.prefill_tokens == sys.maxsize:  # Mamba's state after a part would be another one, in its third digit
+        assert runner._model.config.model_type == "mamba"
         return
-    step = min(stepper.prefill_tokens, 6)
+    step = min(runner.prefill_tokens, 6)
     cut = [TEXTS[2][at : at + step] for at in range(0, len(TEXTS[2]), step)]
-    torch.testing.assert_close(read(stepper, cut)[-1], read(stepper, [TEXTS[2]])[-1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(read(runner, cut)[-1], read(runner, [TEXTS[2]])[-1], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_text_gets_is_the_same_bit_by_bit_whatever_others_do(stepper: TransformersStepper) -> None:
-    alone = [read(stepper, parts(text, 2)) for text in TEXTS]
-    together = _together(stepper, lambda: None)
+def test_what_a_text_gets_is_the_same_bit_by_bit_whatever_others_do(runner: TransformersRunner) -> None:
+    alone = [read(runner, parts(text, 2)) for text in TEXTS]
+    together = _together(runner, lambda: None)
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_step_that_failed_can_be_asked_again(stepper: TransformersStepper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_failed_can_be_asked_again(runner: TransformersRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
 
     def fail_each_third() -> None:
@@ -100,7 +100,7 @@ def test_a_step_that_failed_can_be_asked_again(stepper: TransformersStepper, mon
         steps += 1
         if steps % 3:
             return
-        inner = stepper._model.forward
+        inner = runner._model.forward
         calls = 0
 
         def forward(*args: object, **options: object) -> object:
@@ -112,19 +112,19 @@ def test_a_step_that_failed_can_be_asked_again(stepper: TransformersStepper, mon
                 raise torch.OutOfMemoryError
             return output
 
-        monkeypatch.setattr(stepper._model, "forward", forward)
+        monkeypatch.setattr(runner._model, "forward", forward)
 
-    alone = [read(stepper, parts(text, 2)) for text in TEXTS]
-    together = _together(stepper, fail_each_third)
+    alone = [read(runner, parts(text, 2)) for text in TEXTS]
+    together = _together(runner, fail_each_third)
     assert steps > 9
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
 
 
-def _together(stepper: TransformersStepper, before: Callable[[], None]) -> list[torch.Tensor]:
+def _together(runner: TransformersRunner, before: Callable[[], None]) -> list[torch.Tensor]:
     """Return each text's logits when they join one a step, in an order that changes, and leave when they are read."""
     left = [parts(text, 2) for text in TEXTS]
-    rows = [stepper.open(len(text)) for text in TEXTS]
+    rows = [runner.open(len(text)) for text in TEXTS]
     found: list[list[torch.Tensor]] = [[] for _ in TEXTS]
     for step in range(sum(map(len, left))):
         chosen = [n for n in range(min(step + 1, len(TEXTS))) if left[n]]
@@ -135,45 +135,45 @@ def _together(stepper: TransformersStepper, before: Callable[[], None]) -> list[
         tokens = [left[n][0] for n in chosen]
         before()
         try:
-            logits = stepper.step([rows[n] for n in chosen], tokens)
+            logits = runner.step([rows[n] for n in chosen], tokens)
         except torch.OutOfMemoryError:
-            logits = torch.cat([stepper.step([rows[n]], [part]) for n, part in zip(chosen, tokens, strict=True)])
+            logits = torch.cat([runner.step([rows[n]], [part]) for n, part in zip(chosen, tokens, strict=True)])
         for n, of_text in zip(chosen, logits, strict=True):
             found[n].append(of_text)
             del left[n][0]
     for row in rows:
-        stepper.close(row)
+        runner.close(row)
     assert not any(left)
     return [torch.stack(one) for one in found]
 
 
 def test_says_what_the_model_and_its_tokenizer_say(tiny_gpt2: Path) -> None:
-    stepper = TransformersStepper(tiny_gpt2)
-    assert (stepper.context, stepper.start, stepper.end) == (64, 0, 0)
-    ids = stepper.tokenizer.encode("Once upon a time", add_special_tokens=False).ids
+    runner = TransformersRunner(tiny_gpt2)
+    assert (runner.context, runner.start, runner.end) == (64, 0, 0)
+    ids = runner.tokenizer.encode("Once upon a time", add_special_tokens=False).ids
     assert 0 not in ids
-    assert stepper.tokenizer.decode(ids) == "Once upon a time"
+    assert runner.tokenizer.decode(ids) == "Once upon a time"
 
 
 def test_a_text_longer_than_the_context_is_not_cut_by_the_tokenizer(tiny_gpt2: Path) -> None:
-    stepper = TransformersStepper(tiny_gpt2)
-    assert len(stepper.tokenizer.encode("king " * 200, add_special_tokens=False).ids) >= 200
+    runner = TransformersRunner(tiny_gpt2)
+    assert len(runner.tokenizer.encode("king " * 200, add_special_tokens=False).ids) >= 200
 
 
 def test_lets_texts_in_while_their_caches_can_all_grow_to_their_lengths(
     tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stepper = TransformersStepper(tiny_gpt2)
+    runner = TransformersRunner(tiny_gpt2)
     a_token = 2 * 2 * 32 * 4  # key and value, layers, width, bytes
     free = transformers._SPARE_MEMORY + 100 * a_token
     monkeypatch.setattr(transformers, "_free_memory", lambda _: free)
-    first = stepper.open(60)
+    first = runner.open(60)
     with pytest.raises(MemoryError):
-        stepper.open(41)
-    second = stepper.open(40)
-    stepper.close(first)
-    stepper.close(second)
-    stepper.open(100)
+        runner.open(41)
+    second = runner.open(40)
+    runner.close(first)
+    runner.close(second)
+    runner.open(100)
 
 
 def test_a_tokenizer_without_an_end_token_is_refused_with_a_sentence(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_tokenizer_without_an_end_token_is_refused_with_a_sentence(tiny_gpt2: 
     settings = folder / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace('"eos_token": "<|endoftext|>"', '"eos_token": null'))
     with pytest.raises(transformers.EngineError, match="names no token that ends a text"):
-        TransformersStepper(folder)
+        TransformersRunner(folder)
 
 
 def test_a_tokenizer_with_tokens_that_the_model_does_not_know_is_refused(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -195,14 +195,14 @@ def test_a_tokenizer_with_tokens_that_the_model_does_not_know_is_refused(tiny_gp
         transformers.EngineError,
         match=rf"has a token {last}, but the model knows {last} tokens \(0 to {last - 1}\)",
     ):
-        TransformersStepper(folder)
+        TransformersRunner(folder)
 
 
-def test_lengths_grow_by_one_token_a_step(stepper: TransformersStepper) -> None:
-    row = stepper.open(5)
+def test_lengths_grow_by_one_token_a_step(runner: TransformersRunner) -> None:
+    row = runner.open(5)
     missing = [row.missing]
     for token in TEXTS[1][:5]:
-        stepper.step([row], [[token]])
+        runner.step([row], [[token]])
         missing.append(row.missing)
-    stepper.close(row)
+    runner.close(row)
     assert all(before - after == 1 for before, after in pairwise(missing))
