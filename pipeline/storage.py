@@ -1,38 +1,96 @@
 """Locks, atomic writes and fsync.
 
-Names of locks and temporary files are predictable, and a project may come from a stranger: a link planted at such a
-name is never followed.
+The names of locks and temporary files are predictable, and a project may come from a stranger, so a symbolic link at
+such a name is never followed.
 """
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from pipeline.command import UserError
 
 
+class LockHeld(UserError):  # noqa: N818 - a state of the lock, not a defect
+    """Another process holds a lock; `holder` is what it wrote about itself into the lock file."""
+
+    def __init__(self, path: Path, timeout: float, holder: str) -> None:
+        """Describe the lock, how long this process waited for it in seconds, and who holds it."""
+        super().__init__(f"{path}: held for more than {timeout:g} s by {holder}; run it again when that has ended")
+        self.holder = holder
+
+
+@contextmanager
+def exclusive_lock(path: Path, timeout: float, holder: str) -> Iterator[None]:
+    """Hold the lock file `path`; the operating system releases it however this process ends.
+
+    Children do not inherit it: releasing a `FileLock` unlocks it for every process that has the descriptor. A lock that
+    must outlive its holder in a child needs `open_lock` and `fcntl.flock`.
+
+    Args:
+        path: The lock file; it and its folder are made where they are missing, and stay.
+        timeout: Seconds to wait while another process holds the lock.
+        holder: What the lock file says about this process, for those who wait.
+
+    Raises:
+        LockHeld: Another process still holds the lock after `timeout` seconds.
+        UserError: A link or something else that is no regular file has the lock's name.
+    """
+
+    def write_holder(file: int) -> None:
+        os.ftruncate(file, 0)
+        os.pwrite(file, holder.encode(), 0)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _refuse_special(path)
+    lock = FileLock(path, timeout, poll_interval=0.02, fallback_to_soft=False, on_acquired=write_holder)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise LockHeld(path, timeout, path.read_text(encoding="utf-8", errors="replace")[:200]) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def no_follow(path: str, flags: int) -> int:
     """Open a file, but never through a link at its name; an `opener` for `open`."""
-    if Path(path).is_symlink():
-        raise UserError(f"{path}: is a link, through which nothing is written; delete it and run the command again")
-    if os.path.lexists(path) and not Path(path).is_file():
-        raise UserError(f"{path}: is no regular file; move it away and run the command again")
+    _refuse_special(Path(path))
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def read_json(path: Path) -> Any:
-    """Return what a file of JSON holds; raises FileNotFoundError, and ValueError for whatever else is wrong with it."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+def _refuse_special(path: Path) -> None:
+    """Raise UserError where `path` is a link, or exists and is no regular file: opening a pipe would block."""
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link, through which nothing is written; delete it and run the command again")
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{path}: is no regular file; move it away and run the command again")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds; raises ValueError for what is no regular file, such as a pipe, which would block."""
+    if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no regular file")
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file; raises FileNotFoundError, and ValueError for any other defect."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode())
     except RecursionError:
         raise ValueError(f"{path} is nested too deep") from None
 
 
 def truncate(path: Path, size: int) -> None:
-    """Cut a file, but never one that a link at its name leads to."""
+    """Cut a file to `size` bytes, durably, but never through a link at its name."""
     file = no_follow(str(path), os.O_WRONLY)
     try:
         os.ftruncate(file, size)
@@ -42,28 +100,28 @@ def truncate(path: Path, size: int) -> None:
 
 
 def open_lock(path: Path) -> IO[str]:
-    """Open a lock file, made where it is missing, to be read and appended to."""
+    """Open a lock file for `fcntl.flock`, to read and append; it is made where it is missing."""
     return open(path, "a+", encoding="utf-8", opener=no_follow)
 
 
 def create_new(path: Path) -> IO[bytes]:
-    """Open a new file for writing; what had its name before, such as a killed run's file or a link, is deleted."""
+    """Open a new file for writing; deletes what had its name, such as a link or what a killed run left."""
     path.unlink(missing_ok=True)
-    return path.open("xb")  # fails where something, a link included, has the name by now
+    return path.open("xb")  # fails where something took the name since
 
 
 def temporary_path(path: Path) -> Path:
-    """Return the temporary name under which `write_atomic` writes what is to be at `path`."""
+    """Return the name under which `write_atomic` writes the new content of `path`."""
     return path.with_name(f".{path.name}.new")
 
 
 def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> None:
-    """Write a file that is at every moment either the old one or the new one, also after a power cut.
+    """Replace a file durably: at any moment, also after a power cut, it holds all of the old or all of the new content.
 
     Args:
         path: The file; its folder is made where it is missing.
         content: Text is written as UTF-8.
-        mode: The new file's permissions, where they are not the usual ones.
+        mode: The new file's permissions; by default those of the umask.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     new = temporary_path(path)
@@ -78,7 +136,7 @@ def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> N
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to a file's end with one write, and see it onto the disk."""
+    """Append to a file with a single write, durably."""
     is_new = not path.exists()
     file = no_follow(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
@@ -92,9 +150,18 @@ def append(path: Path, content: bytes) -> None:
 
 
 def fsync(path: Path) -> None:
-    """See a file, or the names in a folder, onto the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
     finally:
         os.close(file)
+
+
+def first_problem(error: ValueError) -> str:
+    """Return the first problem of a pydantic ValidationError as `key: message`, or the text of another ValueError."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    return f"{key}: {problem['msg']}" if key else problem["msg"]
