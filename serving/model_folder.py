@@ -11,7 +11,7 @@ from bentoml.exceptions import BentoMLException
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
-from pipeline.registry.model_version import NEEDED, content_version, short
+from pipeline.registry.model_version import REQUIRED_FILES, content_version, short
 from pipeline.registry.store import Registry
 
 POINTER = paths.REGISTRY / "champion.json"
@@ -34,11 +34,11 @@ version = content_version  # of the model in a folder
 
 def find(root: Path) -> ModelFolder:
     """Return the model to serve from `root`, service.py's folder; raises BentoMLException with one sentence."""
-    needed: tuple[str, ...] = (*NEEDED, _MANIFEST)
+    needed: tuple[str, ...] = (*REQUIRED_FILES, _MANIFEST)
     if named := os.environ.get("MODEL_DIR"):
         folder = ModelFolder(Path(named).absolute(), "named by the environment variable MODEL_DIR")
         mend = "set MODEL_DIR to a folder with a model in it, or unset it"
-        needed = NEEDED  # a model from the hub has no manifest
+        needed = REQUIRED_FILES  # a model from the hub has no manifest
     elif root.name == "src" and (root.parent / "bento.yaml").is_file():
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
         mend = "build the bento again with `bentoml build`"
@@ -77,7 +77,9 @@ def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder
         )
     except UserError:
         pass  # there is none, or none that is whole
-    return {name: folder for name, folder in found.items() if name in names and not _problem(folder.path, NEEDED)}
+    return {
+        name: folder for name, folder in found.items() if name in names and not _problem(folder.path, REQUIRED_FILES)
+    }
 
 
 def pointer_target(root: Path) -> tuple[str | None, Path | None]:
@@ -118,7 +120,7 @@ def check_packed(root: Path) -> None:
             f"{paths.CANDIDATE}: {', '.join(links)}: a link would dangle in the bento; put the files themselves there "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if problem := _problem(folder, (*NEEDED, _MANIFEST)):
+    if problem := _problem(folder, (*REQUIRED_FILES, _MANIFEST)):
         raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {problem}; make one with `dvc repro`")
 
 

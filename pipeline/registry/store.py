@@ -38,21 +38,21 @@ from pipeline.registry import users
 from pipeline.registry.model_version import (
     DIGITS,
     MODEL_YAML,
-    NEEDED,
-    RECORD,
-    SHOWN,
+    REQUIRED_FILES,
+    SHORT_DIGITS,
+    VERSION_JSON,
+    file_hashes,
     is_same_version,
     model_files,
     sha256,
     short,
-    sums_of,
     version_of,
 )
 
 MOVES = ("promote", "force", "rollback")  # the actions that set the pointer
 LOCK_SECONDS = 10.0  # how long a change waits for another one to end
 
-_TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{SHOWN}}}|[0-9a-f]{{{DIGITS}}})")
+_TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{SHORT_DIGITS}}}|[0-9a-f]{{{DIGITS}}})")
 _QUICKLY_HASHED = 1_000_000  # bytes; larger files are hashed by `verify` and before a move, not at every look
 _COMMAND = "python -m pipeline.registry"
 
@@ -202,7 +202,7 @@ class Registry:
         """
         _refuse_halves(folder)
         with self._changing() as state:
-            sums = sums_of(folder)
+            sums = file_hashes(folder)
             tag = self._tag_for(sums)
             if not self._holds(tag, sums):
                 with self._staged(folder, labels, metadata) as (tag, staged):
@@ -358,7 +358,7 @@ class Registry:
         return _home() / "models" / Path(*tag.split(":"))
 
     def _record(self, tag: str) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads((self._place(tag) / RECORD).read_text(encoding="utf-8"))["record"]
+        record: dict[str, Any] = json.loads((self._place(tag) / VERSION_JSON).read_text(encoding="utf-8"))["record"]
         return record
 
     def _recorded(self, tag: str) -> dict[str, str]:
@@ -403,12 +403,12 @@ class Registry:
         if not place.is_dir():
             return f"{tag} is not in the store: {place} is missing"
         try:
-            content = storage.read_json(place / RECORD)
+            content = storage.read_json(place / VERSION_JSON)
             whole = content["sha256"] == _hash_of_record(content["record"])
         except (OSError, ValueError, TypeError, KeyError):
             whole = False
         if not whole:
-            return f"{tag} is damaged: {place / RECORD} is missing or not as it was written"
+            return f"{tag} is damaged: {place / VERSION_JSON} is missing or not as it was written"
         digits = tag.partition(":")[2]
         is_this = version_of(self._recorded(tag))[: len(digits)] == digits
         return "" if is_this else f"{tag} is damaged: {place} holds another version"
@@ -524,7 +524,7 @@ class Registry:
                 "files": {name: asdict(file) for name, file in files.items()},
             }
             content = {"sha256": _hash_of_record(record), "record": record}
-            (staged / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            (staged / VERSION_JSON).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
             for path in (*staged.rglob("*"), staged):
                 storage.fsync(path)
             yield tag, staged
@@ -634,7 +634,7 @@ def _refuse_halves(folder: Path) -> None:
             f"{folder}: {', '.join(links)}: a link is no copy, and would follow what it leads to; put the files "
             "themselves there with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if missing := [name for name in (*NEEDED, paths.MANIFEST.name) if not (folder / name).is_file()]:
+    if missing := [name for name in (*REQUIRED_FILES, paths.MANIFEST.name) if not (folder / name).is_file()]:
         raise UserError(f"{folder}: lacks {', '.join(missing)}, so it holds no whole model; make one with `dvc repro`")
 
 
@@ -1048,14 +1048,14 @@ def _sizes(version: Version) -> dict[str, int]:
 
 def _data_diff(old: Version, new: Version) -> tuple[dict[str, Any] | None, str | None, str]:
     """Return what changed in the data, as numbers and as a table, or why that cannot be said."""
-    from pipeline.data_diff import compare
+    from pipeline.data_diff import compare, render, resolve
 
     try:
-        with compare.clean_data(str(old.folder)) as before, compare.clean_data(str(new.folder)) as after:
+        with resolve.clean_data_file(str(old.folder)) as before, resolve.clean_data_file(str(new.folder)) as after:
             found = compare.diff(before, after, names=(old.tag, new.tag))
     except UserError as error:
         return None, str(error), ""
-    return found.numbers(), None, compare.table(found)
+    return found.as_json(), None, render.table(found)
 
 
 def _flat(value: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from bentoml._internal.models import ModelStore
 
 from pipeline.command import UserError
 from pipeline.registry import store
-from pipeline.registry.model_version import NEEDED
+from pipeline.registry.model_version import REQUIRED_FILES
 from pipeline.registry.store import Registry
 
 pytestmark = pytest.mark.integration
@@ -55,7 +55,7 @@ class Project:
         """Return a folder with what stands for a model."""
         folder = self.folder / f"candidate-{content}"
         folder.mkdir(exist_ok=True)
-        for name in (*NEEDED, "manifest.json"):
+        for name in (*REQUIRED_FILES, "manifest.json"):
             (folder / name).write_text(json.dumps({"content": content}), encoding="utf-8")
         return folder
 

@@ -13,7 +13,7 @@ from bentoml._internal.models import ModelStore
 from pipeline import paths
 from pipeline.command import UserError, run
 from pipeline.registry import store
-from pipeline.registry.model_version import NEEDED, content_version, short
+from pipeline.registry.model_version import REQUIRED_FILES, content_version, short
 from pipeline.registry.store import Entry, Registry, Version
 from tests.conftest import ROOT, Workspace
 
@@ -36,7 +36,7 @@ def candidate(content: str, folder: str = "models/candidate") -> Path:
     """Make a folder with what stands for a model."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    for name in (*NEEDED, "manifest.json"):
+    for name in (*REQUIRED_FILES, "manifest.json"):
         (path / name).write_text(json.dumps({"content": content, "of": name}), encoding="utf-8")
     return path
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.command import UserError
-from pipeline.registry.model_version import NEEDED
+from pipeline.registry.model_version import REQUIRED_FILES
 from pipeline.registry.store import Registry, Version
 from tests.conftest import ROOT
 
@@ -35,7 +35,7 @@ def first(store: Path, tmp_path: Path) -> Path:
 def add(project: Path, content: str) -> Version:
     folder = project / "models" / "candidate"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*NEEDED, "manifest.json"):
+    for name in (*REQUIRED_FILES, "manifest.json"):
         (folder / name).write_text(json.dumps({"content": content, "of": name}), encoding="utf-8")
     return Registry(project).add(folder, {"data": content}, {})
 
