@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from flows import drift, rollback
 from flows.runtime import artifacts, notify, provenance, stages
 from pipeline import command, evaluate, params, paths, validate
-from pipeline.data_diff import compare
+from pipeline.data_diff import cli as data_diff_cli
 from pipeline.promote import Decision
 from pipeline.registry import store
 from pipeline.registry.store import Registry
@@ -92,8 +92,8 @@ def test_a_corpus_with_odd_names_and_cells(workspace: Workspace, ended: Callable
 
     old = shutil.copy(paths.CLEAN, workspace.folder / f"{column}.parquet")
     pd.DataFrame({"row": [2], "text": [f"{MARK} new"], "split": ["train"]}).to_parquet(paths.CLEAN)
-    ended(compare.main, str(old), str(paths.CLEAN), "--page", "diff.html")
-    ended(compare.main, str(old), str(paths.CLEAN), "--json")
+    ended(data_diff_cli.main, str(old), str(paths.CLEAN), "--page", "diff.html")
+    ended(data_diff_cli.main, str(old), str(paths.CLEAN), "--json")
     check_html(Path("diff.html").read_text(encoding="utf-8"))
 
     workspace.set(validate__column=MARK)

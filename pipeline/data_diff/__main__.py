@@ -1,7 +1,7 @@
-"""`python -m pipeline.data_diff`: see `pipeline.data_diff.compare`."""
+"""Compare two clean data sets: rows, splits, lengths, words."""
 
 from pipeline.command import run
-from pipeline.data_diff.compare import main
+from pipeline.data_diff.cli import main
 
 if __name__ == "__main__":
     run(main)

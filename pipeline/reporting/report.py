@@ -19,7 +19,10 @@ from ruamel.yaml import YAML
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
-from pipeline.data_diff import compare
+from pipeline.data_diff.compare import diff
+from pipeline.data_diff.lengths import interpret_psi
+from pipeline.data_diff.resolve import clean_data_file
+from pipeline.data_diff.result import DataDiff
 from pipeline.redaction import redact
 from pipeline.reporting.formatting import percent
 
@@ -53,7 +56,7 @@ class Run:
     manifest: dict[str, Any]  # the candidate's
     champion: dict[str, Any] | None  # version, tag, since and labels
     loss_svg: str  # "" where there is no picture
-    data_changes: compare.DataDiff | None  # since the champion's data
+    data_changes: DataDiff | None  # since the champion's data
     data_changes_reason: str  # why there are none, in one sentence
     reproduce: dict[str, Any]  # git_revision, files (path and md5 each), libraries, commands
     region: str = "none"  # that of the rule `phone`, by which texts are redacted
@@ -116,14 +119,14 @@ def _read(path: Path, stage: str) -> Any:
         raise UserError(f"{path}: is not JSON ({error}); make it again with `dvc repro --force {stage}`") from None
 
 
-def _data_changes(champion: Path | None, region: str) -> tuple[compare.DataDiff | None, str]:
+def _data_changes(champion: Path | None, region: str) -> tuple[DataDiff | None, str]:
     """Return what changed since the data of the model in this folder, or why that cannot be said."""
     if champion is None:
         return None, "There is no champion yet, so there is no data of an earlier model to compare with."
     names = ("the champion's data", "the candidate's data")
     try:
-        with compare.clean_data(str(champion)) as old, compare.clean_data(str(paths.CLEAN)) as new:
-            return compare.diff(old, new, names=names, region=region), ""
+        with clean_data_file(str(champion)) as old, clean_data_file(str(paths.CLEAN)) as new:
+            return diff(old, new, names=names, region=region), ""
     except UserError as error:
         said = str(error).replace(f"{champion}/", "the champion's ").replace(str(champion), "the champion")
         return None, f"What changed cannot be said: {said}."
@@ -192,7 +195,7 @@ def page(run: Run) -> str:
         open_samples=_OPEN,
         copies=[(name, _copies(run.worst.get(name, []), run.region)) for name in models if name in run.worst],
         diff=run.data_changes,
-        reading=compare.reading(run.data_changes.length.psi) if run.data_changes else "",
+        reading=interpret_psi(run.data_changes.length.psi) if run.data_changes else "",
         past=run.history[: -PAST_VERDICTS - 1 : -1],
         past_chart=_past_chart(run),
     )

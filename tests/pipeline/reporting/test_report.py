@@ -17,7 +17,8 @@ import pytest
 
 from pipeline import paths
 from pipeline.command import UserError
-from pipeline.data_diff import compare
+from pipeline.data_diff.compare import diff
+from pipeline.data_diff.result import DataDiff
 from pipeline.reporting import report
 from pipeline.reporting.report import Axis, Run, collect, copied_parts, page, rounded, write
 from pipeline.training.curve import draw
@@ -113,15 +114,15 @@ TALES = [
 
 
 @pytest.fixture(scope="module")
-def changes(tmp_path_factory: pytest.TempPathFactory) -> compare.DataDiff:
+def changes(tmp_path_factory: pytest.TempPathFactory) -> DataDiff:
     folder = tmp_path_factory.mktemp("data")
     new = [*TALES[2:], "A comet fell into the bay, and the lighthouse keeper kept it."]
     names = ("the champion's data", "the candidate's data")
-    return compare.diff(clean(folder / "old.parquet", TALES), clean(folder / "new.parquet", new), names=names)
+    return diff(clean(folder / "old.parquet", TALES), clean(folder / "new.parquet", new), names=names)
 
 
 @pytest.fixture
-def full(changes: compare.DataDiff) -> Run:
+def full(changes: DataDiff) -> Run:
     """Return a run with everything: a champion, groups, canaries, copies, a history."""
     source = "Then the lighthouse keeper lit the lamp and waited for the brig to come home before the storm."
     run = "lit the lamp and waited for the brig"
