@@ -59,7 +59,7 @@ def test_the_ascii_pattern_finds_the_words_of_the_unicode_pattern(text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "expected"),
     [
         ("couldn't pay 3.50, or 1,000", ["couldn't", "pay", "3.50", "or", "1,000"]),
         ("\u0939\u093f\u0928\u094d\u0926\u0940 7", ["\u0939\u093f\u0928\u094d\u0926\u0940", "7"]),
@@ -68,8 +68,8 @@ def test_the_ascii_pattern_finds_the_words_of_the_unicode_pattern(text: str) -> 
     ],
     ids=["English", "Hindi keeps its marks", "Han one by one", "no addresses"],
 )
-def test_words_follow_unicode_boundaries_and_skip_addresses(text: str, words: list[str]) -> None:
-    assert words(text) == words
+def test_words_follow_unicode_boundaries_and_skip_addresses(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
 
 
 def test_texts_without_words_have_no_vocabulary_distance(tmp_path: Path) -> None:
