@@ -40,7 +40,7 @@ def _change(old: float | None, new: float | None) -> str:
 def page(diff: DataDiff) -> str:
     """Return one HTML page, which needs no network."""
     environment = Environment(
-        loader=PackageLoader("pipeline", "templates"),
+        loader=PackageLoader("pipeline.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
