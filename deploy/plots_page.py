@@ -1,8 +1,8 @@
-"""Builds the page of `dvc plots show`, and the notices of what it bundles, from an installation by npm.
+"""Build the page of `dvc plots show`, and the notices of what it bundles, from an npm installation.
 
     npm install --prefix vega vega vega-lite vega-embed && python -m deploy.plots_page vega/node_modules
 
-DVC's own page loads Vega from a CDN and is blank without a network; this one holds it.
+DVC's own page loads Vega from a CDN and is blank without a network; this one includes it.
 """
 
 import json
@@ -11,44 +11,28 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.command import UserError, arg_parser, run
+from pipeline.reporting.pages import render
 
 PAGE, NOTICES = Path(".dvc/plots/template.html"), Path(".dvc/plots/LICENSE-vega")
 BUNDLED = ("vega", "vega-lite", "vega-embed")
-_HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{refresh_tag}
-<title>Plots</title>
-<!--
-The page of `dvc plots show` (plots.html_template in .dvc/config), made by deploy/plots_page.py. It holds
-VERSIONS
-as npm has them. The licences of these and of all that they bundle are in LICENSE-vega beside this file.
--->
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem; color: #1c2733; }
-  body > div { margin-bottom: 2rem; }
-</style>
-"""
-_TAIL = "</head>\n<body>\n{plot_divs}\n</body>\n</html>\n"
 
 
 def page(modules: Path) -> str:
-    """Return the page, with the scripts of an npm installation's `node_modules`."""
+    """Return the page with the scripts in `modules`, the `node_modules` of an npm installation."""
     versions = [f"{name} {_package(modules / name)['version']}" for name in BUNDLED]
-    scripts = [(modules / name / "build" / f"{name}.min.js").read_text(encoding="utf-8") for name in BUNDLED]
-    if any("</script" in script for script in scripts):
-        raise UserError("one of the scripts holds </script, which ends it in a page; escape it here first")
-    bodies = [re.sub(r"\n//# sourceMappingURL=.*", "", script).strip() for script in scripts]
-    return (
-        _HEAD.replace("VERSIONS", ", ".join(versions))
-        + "".join(f"<script>\n{body}\n</script>\n" for body in bodies)
-        + _TAIL
-    )
+    scripts = [_script(modules / name / "build" / f"{name}.min.js") for name in BUNDLED]
+    return render("plots.html", versions=", ".join(versions), scripts=scripts) + "\n"
+
+
+def _script(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    if "</script" in text:
+        raise UserError(f"{path} contains </script, which would end the script in a page; escape it here first")
+    return re.sub(r"\n//# sourceMappingURL=.*", "", text).strip()
 
 
 def notices(modules: Path) -> str:
-    """Return name, version and licence of each package that the scripts are made of, found by what depends on what."""
+    """Return the name, version and licence of every package in the scripts, found by walking dependencies."""
     parts = []
     for name, package in sorted(_closure(modules).items()):
         texts = sorted(
@@ -62,29 +46,29 @@ def notices(modules: Path) -> str:
 
 
 def _closure(modules: Path) -> dict[str, dict[str, Any]]:
-    """Return the packages that the bundled ones depend on, and these; not the types, which no script holds."""
-    found: dict[str, dict[str, Any]] = {}
-    todo = list(BUNDLED)
-    while todo:
-        name = todo.pop()
-        if name not in found and not name.startswith("@types/"):
-            found[name] = _package(modules / name)
-            todo += found[name].get("dependencies", {})
-    return found
+    """Return the bundled packages and all their dependencies, without `@types`, which no script contains."""
+    packages: dict[str, dict[str, Any]] = {}
+    pending = list(BUNDLED)
+    while pending:
+        name = pending.pop()
+        if name not in packages and not name.startswith("@types/"):
+            packages[name] = _package(modules / name)
+            pending += packages[name].get("dependencies", {})
+    return packages
 
 
 def _package(folder: Path) -> dict[str, Any]:
     try:
         package: dict[str, Any] = json.loads((folder / "package.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} is not there; install it: npm install --prefix vega {' '.join(BUNDLED)}") from None
+        raise UserError(f"{folder} does not exist; run: npm install --prefix vega {' '.join(BUNDLED)}") from None
     return package
 
 
 def main() -> None:
     """Write the page and the notices."""
     parser = arg_parser()
-    parser.add_argument("modules", type=Path, metavar="NODE_MODULES", help="the folder into which npm installed them")
+    parser.add_argument("modules", type=Path, metavar="NODE_MODULES", help="the folder that npm installed into")
     modules = parser.parse_args().modules
     PAGE.write_text(page(modules), encoding="utf-8")
     NOTICES.write_text(notices(modules), encoding="utf-8")

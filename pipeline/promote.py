@@ -232,7 +232,7 @@ def _report(
     metrics: Mapping[str, Any],
     measured: "Evaluated | None",
 ) -> Path:
-    from pipeline.reporting import report
+    from pipeline.reporting import report, run_data
 
     shown = None
     if champion:
@@ -242,7 +242,7 @@ def _report(
             "since": registry.since(champion.tag),
             "labels": champion.labels,
         }
-    collected = report.collect(
+    collected = run_data.collect(
         judge.as_json(judged),
         {**metrics, **({"champion": measured.figures} if measured else {})},
         champion=shown,

@@ -8,7 +8,6 @@ Markdown. Pictures are part of the Markdown: the UI fetches no file of this mach
 import base64
 import contextvars
 import json
-import math
 import re
 import textwrap
 import threading
@@ -31,10 +30,12 @@ from pipeline.promote import Decision
 from pipeline.redaction import redact
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import MOVES, Entry, Registry
-from pipeline.reporting.report import Axis, rounded
+from pipeline.reporting.charts import judged_entries, perplexity_history
+from pipeline.reporting.formatting import rounded
 from pipeline.verdict import judge as verdicts
 
 VERSIONS = 20  # in the table
+_CHART_POINTS = 100
 _SAMPLES = 12  # prompts shown; all are on the report's page
 _TEXT = 500  # characters of a sample
 _COLUMN = 36  # characters of a line of it: base, champion and candidate fit beside each other
@@ -114,54 +115,12 @@ def training() -> None:
 
 
 def perplexity_over_time(history: Sequence[Entry]) -> None:
-    """Write the perplexity of the candidates, verdict after verdict, as a picture."""
-    judged = [one for one in history if one.action in ("promote", "force", "refuse")]
-    drawn = [
-        one for one in judged if isinstance(value := one.figures.get("perplexity"), float) and math.isfinite(value)
-    ]
-    if not drawn:
-        text = "No candidate was judged yet.\n"
-    else:
-        text = _picture(draw_history(drawn[-100:]), "Perplexity of each candidate, verdict after verdict") + "\n"
-    create_markdown_artifact(text, "perplexity", "Perplexity over time: filled promoted, hollow refused")
-
-
-def draw_history(entries: Sequence[Entry]) -> str:
-    """Return an SVG of the perplexity of each entry, from the oldest to the latest, with its interval."""
-    width, height, left, right, top, bottom = 720, 320, 60, 20, 30, 40
-    keys = ("perplexity_low", "perplexity", "perplexity_high")
-    values = [[value for key in keys if isinstance(value := one.figures.get(key), float)] for one in entries]
-    finite = [value for several in values for value in several if math.isfinite(value)]
-    axis = Axis(finite)
-
-    def x(at: int) -> str:
-        return f"{left + (width - left - right) * (at + 0.5) / len(entries):.1f}"
-
-    def y(value: float) -> str:
-        return f"{top + (height - top - bottom) * (1 - axis.at(value) / 100):.1f}"
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        ' font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-        f'<text x="{left}" y="18" fill="#222222">perplexity on the test rows of its day</text>',
-    ]
-    for tick in axis.ticks:
-        parts.append(f'<path d="M{left} {y(tick)}H{width - right}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{left - 8}" y="{float(y(tick)) + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for at, one in enumerate(entries):
-        colour, fill = ("#d62728", "white") if one.action == "refuse" else ("#1f77b4", "#1f77b4")
-        if len(values[at]) == len(keys) and all(map(math.isfinite, values[at])):
-            low, _, high = values[at]
-            parts.append(f'<path d="M{x(at)} {y(low)}V{y(high)}" stroke="{colour}"/>')
-        perplexity = one.figures["perplexity"]
-        assert isinstance(perplexity, float)
-        parts.append(f'<circle cx="{x(at)}" cy="{y(perplexity)}" r="4" fill="{fill}" stroke="{colour}"/>')
-    for at in sorted({0, len(entries) - 1}):
-        anchor = "middle" if len(entries) == 1 else "start" if at == 0 else "end"
-        place = f'x="{x(at)}" y="{height - 14}" text-anchor="{anchor}"'
-        parts.append(f"<text {place}>{entries[at].at[:10]}</text>")
-    return "\n".join([*parts, "</svg>", ""])
+    """Write a chart of the candidates' perplexity, verdict after verdict."""
+    judged = judged_entries([entry.as_json() for entry in history])[-_CHART_POINTS:]
+    text = "No candidate was judged yet."
+    if judged:
+        text = _picture(perplexity_history(judged), "Perplexity of each candidate, verdict after verdict")
+    create_markdown_artifact(f"{text}\n", "perplexity", "Perplexity over time: filled promoted, hollow refused")
 
 
 def samples() -> None:

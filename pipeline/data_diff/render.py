@@ -1,12 +1,9 @@
 """Shows a comparison as a table for a terminal and as an HTML page that needs no network."""
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from pipeline import escape
 from pipeline.data_diff.lengths import interpret_psi
 from pipeline.data_diff.near_copies import EDIT_THRESHOLD
 from pipeline.data_diff.result import DataDiff
-from pipeline.reporting.formatting import percent
+from pipeline.reporting.pages import render
 
 
 def table(diff: DataDiff) -> str:
@@ -39,14 +36,6 @@ def _change(old: float | None, new: float | None) -> str:
 
 def page(diff: DataDiff) -> str:
     """Return one HTML page, which needs no network."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=escape.finalize,
-    )
-    environment.filters |= {"percent": percent}
-    return environment.get_template("data_diff.html").render(
-        diff=diff, psi_interpretation=interpret_psi(diff.length.psi), edit_threshold=EDIT_THRESHOLD
+    return render(
+        "data_diff.html", diff=diff, psi_interpretation=interpret_psi(diff.length.psi), edit_threshold=EDIT_THRESHOLD
     )

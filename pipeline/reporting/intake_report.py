@@ -11,15 +11,16 @@ from functools import partial
 
 import numpy as np
 
-from pipeline import escape, params, paths
+from pipeline import params, paths
 from pipeline.intake import identifiers
 from pipeline.intake.explain import LowestPassing
 from pipeline.intake.file_format import FileFormat
 from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
 from pipeline.intake.splits import SPLITS
 from pipeline.redaction import redact
-from pipeline.reporting.formatting import Mask, byte_size, excerpt, number, percent
+from pipeline.reporting.formatting import Mask, excerpt, percent
 from pipeline.reporting.histogram import CorpusParts, Histogram, bars_on_one_axis
+from pipeline.reporting.pages import render
 
 COPIES = {"duplicate", "near_duplicate"}  # the reasons of which nothing is to be mended: the earlier row stays
 
@@ -233,21 +234,11 @@ def in_words(reason: str, rules: params.Rules) -> RuleInWords:
 
 def page(summary: Summary) -> str:
     """Return the page: one HTML file without scripts that needs no network; equal for an equal summary."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("pipeline.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=escape.finalize,
-    )
-    environment.filters |= {"count": "{:,}".format, "percent": percent, "bytes": byte_size, "number": number}
     tokens = Histogram()
     tokens.add(np.array(summary.token_counts, dtype=np.int64))
     refused_bars, length_bars = summary.parts.bars()
-    return environment.get_template("validate.html").render(
+    return render(
+        "validate.html",
         summary=summary,
         look=summary.look,
         wanted=summary.wanted,
@@ -264,9 +255,6 @@ def page(summary: Summary) -> str:
         part_rows=[int(rows) for rows in summary.parts.rows[: len(summary.parts)]],
         advice=advice(summary),
         let_in=summary.few_letters_let_in(),
-        zip=zip,
-        percent=percent,
-        number=number,
         quarantine=paths.QUARANTINE,
         clean=paths.CLEAN,
     )

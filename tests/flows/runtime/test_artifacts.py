@@ -179,13 +179,6 @@ def test_perplexity_over_time_has_a_point_a_verdict(prefect: Prefect, store: Wor
     )
 
 
-@pytest.mark.parametrize("numbers", [[10.0], [1.5, 1e6], [7.0, 7.0, 7.0]])
-def test_any_history_can_be_drawn(numbers: list[float]) -> None:
-    drawn = tree(artifacts.draw_history([entry(at + 1, "refuse", n) for at, n in enumerate(numbers)]))
-    for point in drawn.iter("{http://www.w3.org/2000/svg}circle"):
-        assert 0 <= float(point.get("cy", "")) <= 320
-
-
 def test_samples_stand_side_by_side_whatever_is_in_them(prefect: Prefect, store: Workspace) -> None:
     put(paths.SAMPLES, [{"prompt": "Once", "base": HOSTILE, "candidate": "x" * 5000}] * 40)
     data = in_a_run(prefect, artifacts.samples)["samples"]["data"]

@@ -20,7 +20,9 @@ from pipeline.command import UserError
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.result import DataDiff
 from pipeline.reporting import report
-from pipeline.reporting.report import Axis, Run, collect, copied_parts, page, rounded, write
+from pipeline.reporting.formatting import rounded
+from pipeline.reporting.report import copied_parts, page, write
+from pipeline.reporting.run_data import Run, collect
 from pipeline.training.curve import draw
 from tests.conftest import Workspace
 
@@ -215,7 +217,7 @@ def first(full: Run) -> Run:
         champion=None,
         loss_svg="",
         data_changes=None,
-        data_changes_reason="There is no champion yet, so there is no data of an earlier model to compare with.",
+        data_changes_reason="There is no champion yet, so there is no earlier data to compare with.",
         reproduce={"git_revision": None, "files": [], "libraries": {"python": "3.12.1"}, "commands": ["make model"]},
     )  # fmt: skip
 
@@ -310,7 +312,7 @@ def test_what_was_not_better_says_by_how_much_although_a_gate_decided(full: Run)
 def test_the_first_model_ever_has_a_whole_page_that_says_what_there_is_not(first: Run) -> None:
     text = Page(page(first)).text
     assert "measured against the base, since there is no champion yet" in text
-    assert "There is no champion yet, so there is no data of an earlier model to compare with." in text
+    assert "There is no champion yet, so there is no earlier data to compare with." in text
     assert "There is none: this is the first." in text
     assert "Nothing was copied." in text
     assert "There is no picture of the loss" in text
@@ -420,7 +422,8 @@ def test_a_picture_that_finetune_did_not_draw_is_left_out(full: Run, drawn: str)
 
 
 def test_the_loss_curves_are_drawn_into_the_page_with_words_for_who_cannot_see_them(full: Run) -> None:
-    (picture,) = [attributes for attributes in Page(page(full)).of("svg") if "viewbox" in attributes]
+    picture, history = [attributes for attributes in Page(page(full)).of("svg") if "viewbox" in attributes]
+    assert (history["aria-label"] or "").startswith("Perplexity over time, from ")
     assert picture["aria-label"] == "Training loss and validation loss after each epoch: steps 2,607, loss 2.28"
 
 
@@ -446,7 +449,7 @@ def test_a_screen_reader_and_a_keyboard_find_their_way(full: Run) -> None:
     for picture in found.of("svg"):
         assert picture.get("aria-hidden") == "true" or picture["role"] == "img"
     scrolls = [attributes for attributes in found.of("div") if (attributes.get("class") or "").startswith("scroll")]
-    assert len(scrolls) == len(found.of("table")) + 1
+    assert len(scrolls) == len(found.of("table")) + 2  # and two pictures
     assert all(attributes["tabindex"] == "0" and attributes["aria-label"] for attributes in scrolls)
 
 
@@ -493,20 +496,6 @@ def test_a_figure_that_is_no_number_is_named_and_breaks_nothing(full: Run, broke
 )  # fmt: skip
 def test_figures_are_rounded_to_what_an_eye_takes_in(value: float | None, kind: str, shown: str) -> None:
     assert rounded(value, kind) == shown
-
-
-def test_an_axis_is_logarithmic_where_values_are_far_apart_and_has_a_few_round_numbers_within() -> None:
-    far, near = Axis([8.86, 5638.0]), Axis([8.86, 10.07])
-    assert far.logarithmic
-    assert far.ticks == [10, 100, 1000]
-    assert far.at(100) - far.at(10) == pytest.approx(far.at(1000) - far.at(100), abs=0.02)
-    assert not near.logarithmic
-    assert near.ticks == [9, 9.5, 10]
-    for values in ([3.0], [0.0, 0.0], [-0.02, 0.01], [1.0, 1e12], [12.0, 150.0], [5.0, 5.0 + 1e-12]):
-        axis = Axis(values)
-        assert all(0 < axis.at(value) < 100 for value in values)
-        assert 1 <= len(axis.ticks) <= 7
-        assert len({f"{tick:g}" for tick in axis.ticks}) == len(axis.ticks)
 
 
 # What it is collected from
@@ -588,24 +577,20 @@ def test_where_the_champions_data_is_gone_one_sentence_says_why_and_names_no_fol
     run = collect(full.verdict, full.metrics, champion=full.champion, champion_folder=folder)
     assert run.data_changes is None
     assert run.data_changes_reason == (
-        "What changed cannot be said: the champion's manifest.json: its clean data is in a DVC cache, "
+        "There is no comparison: the champion's manifest.json: its clean data is in a DVC cache, "
         "but there is no DVC repository here."
     )
     (folder / "manifest.json").unlink()
     run = collect(full.verdict, full.metrics, champion=full.champion, champion_folder=folder)
-    assert run.data_changes_reason.startswith(
-        "What changed cannot be said: the champion is a folder without manifest.json;"
-    )
+    assert run.data_changes_reason.startswith("There is no comparison: the champion is a folder without manifest.json;")
 
 
 def test_what_a_stage_has_not_written_is_named_with_the_stage(made: Workspace, full: Run) -> None:
     paths.SAMPLES.unlink()
-    with pytest.raises(
-        UserError, match=r"reports/evaluate/samples.json is not here; make it with `dvc repro evaluate`"
-    ):
+    with pytest.raises(UserError, match=r"reports/evaluate/samples.json does not exist; run `dvc repro evaluate`"):
         collect(full.verdict, full.metrics)
     paths.SAMPLES.write_text("{")
-    with pytest.raises(UserError, match=r"samples.json: is not JSON .* `dvc repro --force evaluate`"):
+    with pytest.raises(UserError, match=r"samples.json is not JSON .* `dvc repro --force evaluate`"):
         collect(full.verdict, full.metrics)
 
 
