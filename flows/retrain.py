@@ -178,13 +178,13 @@ def _run_stages(
 def _judge() -> State[Any]:
     """Compare the candidate with the champion."""
     from pipeline import promote
-    from pipeline.verdict import judge
+    from pipeline.verdict import rendering
 
     try:
         decision = promote.decide(params.load(), Registry(ROOT))
     except UserError as error:
         return Failed(message=str(error))
-    said = judge.summary(decision.verdict)
+    said = rendering.summary(decision.verdict)
     return Completed(name="Yes" if decision.verdict.promoted else "No", message=said, data=decision)
 
 
@@ -211,11 +211,11 @@ def _end(
     decision: "Decision", recorded: provenance.RecordedInputs | None, why: str, message: str, who: str | None = None
 ) -> State[None]:
     """Carry the verdict out, record and show it, pack the bento where that is asked for; return the run's state."""
-    from pipeline.verdict import judge
+    from pipeline.verdict import rendering
 
     log = get_run_logger()
     new: Version | None = _result(_carry_out(decision, why, who, return_state=True))
-    said = judge.summary(decision.verdict)
+    said = rendering.summary(decision.verdict)
     trailers = {
         "Version": new.version if new else decision.verdict.candidate["version"],
         "Verdict": "promoted" if new else "not promoted",

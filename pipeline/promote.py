@@ -1,16 +1,14 @@
-"""Promote: the candidate becomes champion if it is better beyond noise and within every bound, else it is said why not.
+"""Promote: make the candidate champion if it is better beyond noise and within every bound, else say why not.
 
-Not a stage, for which model is champion changes with time: the champion is in the registry, and is scored here, on the
-rows, prompts and seeds by which `evaluate` scored the candidate. `decide` judges and writes the verdict and the page,
-`carry_out` does what the verdict says; `python -m pipeline.promote` is both.
+Not a stage, because which model is champion changes with time: the registry knows the champion, and it is scored here
+on the rows, prompts and seeds that `evaluate` scored the candidate on. `decide` judges and writes the verdict and the
+page, `carry_out` does what the verdict says; `python -m pipeline.promote` does both.
 """
 
 import argparse
 import hashlib
 import json
-import math
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,16 +19,13 @@ from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text, warn
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry, Version
-from pipeline.verdict import judge
-from pipeline.verdict.judge import Verdict
+from pipeline.verdict import rendering
+from pipeline.verdict.judge import judge, unchanged
+from pipeline.verdict.records import Comparison, ModelFigures, Verdict
 
-if TYPE_CHECKING:  # at run time it brings torch along, which a refusal can do without
+if TYPE_CHECKING:  # at run time it imports torch, which a refusal can do without
     from pipeline.evaluate import Evaluated, HeldOut
 
-Pair = tuple[float, float]  # the candidate's figure, and that of the model it is compared with
-
-_TURNS = 20  # of each model, by which its speed is measured: many short ones, of which some are undisturbed
-_TOKENS = 16  # a turn
 _LOCK = Path("dvc.lock")
 _STALE = "run `dvc repro`, then promote again"
 
@@ -41,196 +36,183 @@ class Decision:
 
     verdict: Verdict
     registry: Registry
-    champion: Version | None  # as it was when the candidate was compared with it
+    champion: Version | None  # when the candidate was compared with it
     page: Path | None  # of the report; None where nothing was compared
 
 
-def decide(all_params: params.Params, registry: Registry, force: str | None = None) -> Decision:
-    """Return the verdict on the workspace's candidate, with the champion as it is now; write verdict.json and the page.
+def main() -> None:
+    """Judge the candidate and carry out the verdict."""
+    arguments = _arguments()
+    decision = decide(params.load(), Registry(), arguments.force)
+    verdict = decision.verdict
+    new = None if arguments.dry_run else carry_out(decision, why=arguments.force if verdict.forced is None else None)
+    if arguments.json:
+        echo_json(rendering.as_json(verdict))
+    else:
+        echo(rendering.text(verdict) + "\n" + _outcome(decision, new, is_dry_run=arguments.dry_run))
+    if not verdict.promoted:
+        sys.exit(NO)
 
-    With `force`, a reason, the verdict is to promote it whatever speaks against it. Raises UserError where the files of
-    `evaluate` are not of the present candidate and test rows, where the champion is damaged, and for a blank reason.
+
+def decide(all_params: params.Params, registry: Registry, force: str | None = None) -> Decision:
+    """Judge the workspace's candidate against the present champion; write verdict.json and the page.
+
+    Args:
+        all_params: The settings of params.yaml.
+        registry: Where the champion is.
+        force: Why to promote the candidate whatever speaks against it.
+
+    Raises:
+        UserError: The files of `evaluate` belong to another candidate, base or test split; the champion is damaged; or
+            `force` is blank.
     """
     if force is not None and not force.strip():
         raise UserError("--force: found a blank reason, expected one that others can read")
-    metrics = _read(paths.EVALUATE_METRICS)
+    metrics = _read_json(paths.EVALUATE_METRICS)
     _check_version(metrics, "candidate", paths.CANDIDATE)
     champion = registry.champion()
-    at = datetime.now(UTC).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     if champion and champion.version == metrics["candidate"]["version"]:
-        judged = judge.unchanged(metrics["candidate"], at)
-        _write(judged)  # but no page: the one of the promotion stays
-        return Decision(judged, registry, champion, page=None)
+        verdict = unchanged(metrics["candidate"], now)
+        _write(verdict)  # but no page: the one of the promotion stays
+        return Decision(verdict, registry, champion, page=None)
     _check_version(metrics, "base", paths.BASE)
-    judged, measured = _judge(all_params, registry, champion, metrics, force, at)
-    _write(judged)
-    return Decision(judged, registry, champion, _report(judged, registry, champion, metrics, measured))
+    comparison, evaluated_champion = _compare(all_params, registry, champion, metrics)
+    verdict = judge(comparison, all_params.promote, forced=force, at=now)
+    _write(verdict)
+    return Decision(verdict, registry, champion, _write_page(verdict, registry, champion, metrics, evaluated_champion))
 
 
 def carry_out(decision: Decision, *, who: str | None = None, why: str | None = None) -> Version | None:
-    """Make the candidate champion if the verdict says so, else record the refusal; return the new champion or None.
+    """Make the candidate champion if the verdict says so, else record the refusal.
 
-    `why` is what the history is to say besides the verdict, for instance why the run was started. Raises UserError if
-    there is another champion by now, or another candidate.
+    Args:
+        decision: From `decide`.
+        who: Who decides, for the history.
+        why: What the history says besides the verdict, for instance why the run was started.
+
+    Returns:
+        The new champion, or None.
+
+    Raises:
+        UserError: The champion or the candidate has changed since `decide`.
     """
-    judged, registry = decision.verdict, decision.registry
-    if judged.difference is None:
+    verdict, registry = decision.verdict, decision.registry
+    if verdict.difference is None:
         return None  # nothing was compared, so there is nothing to record
-    said = judge.summary(judged) + (f" ({why})" if why else "")
-    figures = _figures(judged)
-    version: str = judged.candidate["version"]
-    if not judged.promoted:
-        _write(judged)  # anew, for a person may have said no to what `decide` had written
-        registry.refuse(version, said, figures)
+    summary = rendering.summary(verdict) + (f" ({why})" if why else "")
+    figures = _history_figures(verdict)
+    version: str = verdict.candidate["version"]
+    if not verdict.promoted:
+        _write(verdict)  # again: a person may have rejected what `decide` wrote
+        registry.refuse(version, summary, figures)
         return None
     if content_version(paths.CANDIDATE) != version:
         raise UserError(f"{paths.CANDIDATE} is no longer the candidate {version} that was judged; promote again")
-    new = registry.add(paths.CANDIDATE, *_described(judged, said, figures))
+    new = registry.add(paths.CANDIDATE, _labels(), _metadata(verdict, summary, figures))
     registry.move(
         new,
         expected=decision.champion.tag if decision.champion else None,
-        action="promote" if judged.forced is None else "force",
-        why=said,
+        action="promote" if verdict.forced is None else "force",
+        why=summary,
         who=who,
         figures=figures,
     )
     return new
 
 
-def _judge(
-    all_params: params.Params,
-    registry: Registry,
-    champion: Version | None,
-    metrics: Mapping[str, Any],
-    force: str | None,
-    at: str,
-) -> tuple[Verdict, "Evaluated | None"]:
-    """Return the verdict, and what the champion made of the test rows."""
+def _compare(
+    all_params: params.Params, registry: Registry, champion: Version | None, metrics: Mapping[str, Any]
+) -> tuple[Comparison, "Evaluated | None"]:
+    """Score the champion, measure size and speed, and return the comparison and what the champion made of the rows."""
     from transformers.utils.logging import disable_progress_bar
 
     from pipeline import evaluate
+    from pipeline.verdict.footprint import footprints
 
     disable_progress_bar()  # loading weights takes no time worth a bar
-    texts = evaluate.held_out(all_params.evaluate)
-    table = _scores(texts, metrics)
-    candidate_scores = evaluate.scores_of(table, "candidate")
+    config = all_params.evaluate
+    held_out = evaluate.held_out(config)
+    scores = _read_scores(held_out, metrics)
     if champion is None:
-        measured, opponent, opponent_scores = None, metrics["base"], evaluate.scores_of(table, "base")
-        folder = paths.BASE
+        evaluated, folder = None, paths.BASE
+        baseline = ModelFigures(metrics["base"], evaluate.scores_of(scores, "base"))
     else:
-        warn(f"{champion.tag}: scoring {len(texts.texts)} test rows, writing {len(texts.openings.prompts)} texts")
-        measured = evaluate.evaluate_model(champion.folder, texts, all_params.evaluate)
-        opponent, opponent_scores, folder = measured.figures, measured.scores, champion.folder
+        prompts = held_out.openings.prompts
+        warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, writing {len(prompts)} texts")
+        evaluated, folder = evaluate.evaluate_model(champion.folder, held_out, config), champion.folder
+        baseline = ModelFigures(evaluated.figures, evaluated.scores)
+    candidate = ModelFigures(metrics["candidate"], evaluate.scores_of(scores, "candidate"))
     warn("measuring size and speed")
-    size, latency = measure(paths.CANDIDATE, folder)
-    candidate, opponent = (
-        {**figures, "bytes": bytes_, "seconds_a_token": seconds}
-        for figures, bytes_, seconds in zip((metrics["candidate"], opponent), size, latency, strict=True)
+    candidate, baseline = (
+        ModelFigures({**model.metrics, **footprint._asdict()}, model.scores)
+        for model, footprint in zip((candidate, baseline), footprints(paths.CANDIDATE, folder), strict=True)
     )
-    left = registry.rolled_back(candidate["version"])
-    judged = judge.judge(
-        candidate,
-        opponent,
-        candidate_scores,
-        opponent_scores,
-        texts.groups or [],
-        metrics["test_rows"],
-        size,
-        latency,
-        all_params.promote,
-        all_params.evaluate.seed,
-        base=metrics["base"],
+    rollback = registry.rolled_back(candidate.metrics["version"])
+    comparison = Comparison(
+        candidate=candidate,
+        baseline=baseline,
         against="champion" if champion else "base",
-        texts=len(texts.openings.prompts),
-        copied_tokens=all_params.evaluate.copied_tokens,
-        canaries=_manifest().get("params", {}).get("tokenize", {}).get("canaries", 0),
-        rolled_back=f"{left.why} ({left.at})" if left else None,
-        forced=force,
-        at=at,
+        base_metrics=metrics["base"],
+        reference_metrics=metrics["test_rows"],
+        groups=held_out.groups or [],
+        generations=len(held_out.openings.prompts),
+        copied_tokens=config.copied_tokens,
+        seed=config.seed,
+        canaries=_read_json(paths.MANIFEST).get("params", {}).get("tokenize", {}).get("canaries", 0),
+        rolled_back=f"{rollback.why} ({rollback.at})" if rollback else None,
     )
-    return judged, measured
+    return comparison, evaluated
 
 
-def measure(candidate: Path, opponent: Path) -> tuple[Pair, Pair]:
-    """Return the bytes in memory of the models in two folders, and the seconds a token that they take here.
-
-    In memory, in float32, as they are scored: files of one model may differ in size. Decoded greedily with a cache, one
-    token after another, in turns, so that what else the machine does meets both; the best turn counts.
-    """
-    import torch
-
-    from pipeline.evaluate import load_model
-    from pipeline.modeling.context import context_of, start_and_end
-
-    models = [load_model(folder) for folder in (candidate, opponent)]
-    tokens = min(_TOKENS, *(context_of(model.config) for model, _ in models))
-    best = [math.inf] * len(models)
-    with torch.inference_mode():
-        for turn in range(_TURNS * len(models)):
-            model, tokenizer = models[turn % len(models)]
-            token = torch.tensor([[start_and_end(tokenizer)[0]]], device=model.device)
-            past = None
-            began = time.perf_counter()
-            for _ in range(tokens):
-                output = model(token, past_key_values=past, use_cache=True)
-                past, token = output.past_key_values, output.logits[:, -1:].argmax(-1)
-            token.tolist()  # waits for a GPU
-            best[turn % len(models)] = min(best[turn % len(models)], (time.perf_counter() - began) / tokens)
-    ours, theirs = (model.get_memory_footprint() for model, _ in models)
-    return (ours, theirs), (best[0], best[1])
-
-
-def _read(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not here, and a verdict rests on it; {_STALE}") from None
+        raise UserError(f"{path} does not exist, and the verdict needs it; {_STALE}") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}; {_STALE}") from None
+    return content
 
 
-def _manifest() -> dict[str, Any]:
-    manifest: dict[str, Any] = _read(paths.MANIFEST)
-    return manifest
-
-
-def _check_version(metrics: Mapping[str, Any], name: str, folder: Path) -> None:
-    """Raise UserError unless the figures under `name` are those of the model in `folder`."""
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not here, so there is nothing to promote; {_STALE}")
-    measured, found = metrics.get(name, {}).get("version"), content_version(folder)
-    if measured != found:
-        raise UserError(
-            f"{paths.EVALUATE_METRICS} is of another {name} ({measured}) than {folder} holds ({found}); {_STALE}"
-        )
-
-
-def _scores(texts: "HeldOut", metrics: Mapping[str, Any]) -> Any:
+def _read_scores(held_out: "HeldOut", metrics: Mapping[str, Any]) -> Any:
     """Return the table of scores; raises UserError unless it is of the present test rows and settings."""
     import pandas as pd
 
-    if metrics["test_rows"].get("sha256") != texts.sha256:
+    if metrics["test_rows"].get("sha256") != held_out.sha256:
         raise UserError(
-            f"{paths.EVALUATE_METRICS} is of other test rows or settings (evaluate in {paths.PARAMS}) than are here"
-            f" now; {_STALE}"
+            f"{paths.EVALUATE_METRICS} belongs to other test rows, or to other settings of `evaluate` in"
+            f" {paths.PARAMS}; {_STALE}"
         )
     try:
         return pd.read_parquet(paths.SCORES)
     except FileNotFoundError:
-        raise UserError(f"{paths.SCORES} is not here, and a verdict rests on it; {_STALE}") from None
+        raise UserError(f"{paths.SCORES} does not exist, and the verdict needs it; {_STALE}") from None
 
 
-def _write(judged: Verdict) -> None:
+def _check_version(metrics: Mapping[str, Any], name: str, folder: Path) -> None:
+    """Raise UserError unless the figures under `name` belong to the model in `folder`."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} does not exist, so there is nothing to promote; {_STALE}")
+    evaluated, present = metrics.get(name, {}).get("version"), content_version(folder)
+    if evaluated != present:
+        raise UserError(
+            f"{paths.EVALUATE_METRICS} belongs to another {name} ({evaluated}) than {folder} ({present}); {_STALE}"
+        )
+
+
+def _write(verdict: Verdict) -> None:
     """Write verdict.json, whole or not at all."""
-    storage.write_atomic(paths.VERDICT, json.dumps(judge.as_json(judged), indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps(rendering.as_json(verdict), indent=2, ensure_ascii=False)
+    storage.write_atomic(paths.VERDICT, content + "\n")
 
 
-def _report(
-    judged: Verdict,
+def _write_page(
+    verdict: Verdict,
     registry: Registry,
     champion: Version | None,
     metrics: Mapping[str, Any],
-    measured: "Evaluated | None",
+    evaluated_champion: "Evaluated | None",
 ) -> Path:
     from pipeline.reporting import report, run_data
 
@@ -243,71 +225,60 @@ def _report(
             "labels": champion.labels,
         }
     collected = run_data.collect(
-        judge.as_json(judged),
-        {**metrics, **({"champion": measured.figures} if measured else {})},
+        rendering.as_json(verdict),
+        {**metrics, **({"champion": evaluated_champion.figures} if evaluated_champion else {})},
         champion=shown,
         champion_folder=champion.folder if champion else None,
-        champion_model=measured,
+        champion_model=evaluated_champion,
         history=[entry.as_json() for entry in registry.history()],
     )
     return report.write(collected)
 
 
-def _figures(judged: Verdict) -> dict[str, float | str | None]:
+def _history_figures(verdict: Verdict) -> dict[str, float | str | None]:
     """Return the figures that the history keeps."""
-    difference = judged.difference or {}
-    kept = ("perplexity", "perplexity_low", "perplexity_high", "bits_per_byte")
+    gain = verdict.difference or {}
     return {
-        **{name: judged.candidate.get(name) for name in kept},
-        **{name: difference.get(key) for name, key in (("gain", "gain"), ("gain_low", "low"), ("gain_high", "high"))},
-        "against": judged.champion["version"] if judged.champion else judged.against,
+        **{key: verdict.candidate.get(key) for key in ("perplexity", "perplexity_low", "perplexity_high")},
+        "bits_per_byte": verdict.candidate.get("bits_per_byte"),
+        "gain": gain.get("gain"),
+        "gain_low": gain.get("low"),
+        "gain_high": gain.get("high"),
+        "against": verdict.champion["version"] if verdict.champion else verdict.against,
     }
 
 
-def _described(
-    judged: Verdict, said: str, figures: Mapping[str, float | str | None]
-) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the labels and the metadata of the new version."""
-    manifest = _manifest()
-    names = ("data", "git_revision", "base", "corpus")
-    labels = {name: str(manifest[name]) for name in names if manifest.get(name) is not None}
-    reproduced = {"git_revision": manifest.get("git_revision")}
-    if _LOCK.is_file():
-        reproduced["dvc_lock_sha256"] = hashlib.sha256(_LOCK.read_bytes()).hexdigest()
-    metadata = {
+def _labels() -> dict[str, str]:
+    """Return the labels of the new version."""
+    manifest = _read_json(paths.MANIFEST)
+    keys = ("data", "git_revision", "base", "corpus")
+    return {key: str(manifest[key]) for key in keys if manifest.get(key) is not None}
+
+
+def _metadata(verdict: Verdict, summary: str, figures: Mapping[str, float | str | None]) -> dict[str, Any]:
+    """Return the metadata of the new version."""
+    manifest = _read_json(paths.MANIFEST)
+    lock = {"dvc_lock_sha256": hashlib.sha256(_LOCK.read_bytes()).hexdigest()} if _LOCK.is_file() else {}
+    return {
         "params": manifest.get("params"),
         "figures": dict(figures),
-        "verdict": {"summary": said, "forced": judged.forced, "at": judged.at},
-        "reproduce": reproduced,
+        "verdict": {"summary": summary, "forced": verdict.forced, "at": verdict.at},
+        "reproduce": {"git_revision": manifest.get("git_revision"), **lock},
     }
-    return labels, metadata
 
 
-def main() -> None:
-    """Judge the candidate and carry the verdict out."""
-    arguments = _arguments()
-    decision = decide(params.load(), Registry(), arguments.force)
-    judged = decision.verdict
-    new = None if arguments.dry_run else carry_out(decision, why=arguments.force if judged.forced is None else None)
-    if arguments.json:
-        echo_json(judge.as_json(judged))
-    else:
-        echo(judge.text(judged) + "\n" + _ending(decision, new, arguments.dry_run))
-    if not judged.promoted:
-        sys.exit(NO)
-
-
-def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
+def _outcome(decision: Decision, new: Version | None, *, is_dry_run: bool) -> str:
     """Return what was done, for a person."""
-    lines = []
+    champion = short(decision.champion.tag) if decision.champion else "none"
     if new:
-        before = short(decision.champion.tag) if decision.champion else "none"
-        lines.append(f"Champion: {short(new.tag)} (before: {before}).")
-        lines.append("The way back: python -m pipeline.registry rollback --why ...")
-    elif dry:
-        lines.append("Nothing was moved, for this was a dry run.")
+        lines = [
+            f"Champion: {short(new.tag)} (before: {champion}).",
+            "To go back: python -m pipeline.registry rollback --why ...",
+        ]
+    elif is_dry_run:
+        lines = ["Nothing changed: this was a dry run."]
     else:
-        lines.append(f"Champion: {short(decision.champion.tag) if decision.champion else 'none'}, as before.")
+        lines = [f"Champion: {champion}, as before."]
     lines.append(f"Verdict: {paths.VERDICT}")
     if decision.page:
         lines.append(f"Report: {decision.page}")
@@ -317,8 +288,8 @@ def _ending(decision: Decision, new: Version | None, dry: bool) -> str:
 def _arguments() -> argparse.Namespace:
     parser = arg_parser(no="the verdict is no")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
-    parser.add_argument("--dry-run", action="store_true", help="judge and write the verdict, but move nothing")
-    parser.add_argument("--force", type=utf8_text, metavar="WHY", help="promote it in any case; WHY is recorded")
+    parser.add_argument("--dry-run", action="store_true", help="judge and write the verdict, but change nothing else")
+    parser.add_argument("--force", type=utf8_text, metavar="WHY", help="promote in any case; WHY is recorded")
     return parser.parse_args()
 
 

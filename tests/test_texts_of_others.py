@@ -26,7 +26,7 @@ from pipeline.data_diff import cli as data_diff_cli
 from pipeline.promote import Decision
 from pipeline.registry import store
 from pipeline.registry.store import Registry
-from pipeline.verdict.judge import Gate, Verdict
+from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import LINES, Workspace
 
 LOADED = "evil.png"
@@ -188,7 +188,7 @@ def test_models_and_manifests_with_odd_texts(
         "bits_per_byte": 1.2,
         "version": "c" * 12,
     }
-    gate = Gate("group_loss", 0.01, None, 0.05, None, True, f"In {MARK} it rises.", "none")
+    gate = GateResult("group_loss", 0.01, None, 0.05, None, True, f"In {MARK} it rises.", "none")
     judged = Verdict(True, MARK, [MARK], model, None, "base", None, MARK, [gate], [MARK], 230, "2026-11-22T02:40:00")
     artifacts.verdict(Decision(judged, Registry(), None, None))
     check_artifacts(written)

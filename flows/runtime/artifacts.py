@@ -32,7 +32,8 @@ from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import MOVES, Entry, Registry
 from pipeline.reporting.charts import judged_entries, perplexity_history
 from pipeline.reporting.formatting import rounded
-from pipeline.verdict import judge as verdicts
+from pipeline.verdict import rendering
+from pipeline.verdict.records import Verdict
 
 VERSIONS = 20  # in the table
 _CHART_POINTS = 100
@@ -96,12 +97,12 @@ def verdict(decision: Decision) -> None:
     )
     table_text = "\n".join(table)
     markdown = f"{title}\n\n{interval}{table_text}\n{rest}"
-    create_markdown_artifact(markdown, "verdict", verdicts.summary(judged).split(":", 1)[0])
+    create_markdown_artifact(markdown, "verdict", rendering.summary(judged).split(":", 1)[0])
 
 
-def safe_verdict(judged: verdicts.Verdict) -> str:
+def safe_verdict(judged: Verdict) -> str:
     """Return the verdict as Markdown without personal data (groups have names from the corpus), HTML and links."""
-    text = redact(verdicts.markdown(judged), _region())
+    text = redact(rendering.markdown(judged), _region())
     return re.sub(r"\\*\[", r"\\[", escape.visible(text).replace("<", "&lt;"))  # a backslash before it would undo ours
 
 

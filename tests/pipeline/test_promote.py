@@ -31,6 +31,7 @@ from pipeline.modeling.context import start_and_end
 from pipeline.promote import Decision, carry_out, decide
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry, Version
+from pipeline.verdict.footprint import footprints
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.training.test_kill import PROCESSES
 
@@ -237,7 +238,7 @@ def test_one_better_only_by_noise_is_not(scene: Scene) -> None:
     assert judged.candidate["perplexity"] < judged.champion["perplexity"]
     assert not judged.promoted
     assert judged.reasons[0].startswith("Better by 0.")
-    assert " holds 0: that may be chance; about " in judged.reasons[0]
+    assert " includes 0: this may be chance; about " in judged.reasons[0]
     assert carry_out(decision) is None
     assert Registry().champion() == old
     refusal = Registry().history()[-1]
@@ -251,10 +252,10 @@ def test_one_better_only_by_noise_is_not(scene: Scene) -> None:
         (
             "memorised",
             {"copied", "membership"},
-            ("It copies: ", "It has learned rows by heart: training rows are "),
+            ("It copies: ", "It has memorised training rows: training rows are "),
         ),
         ("looping", {"repetition", "loops"}, ("It repeats itself: ", "It loops: ")),
-        ("leaking", {"extracted"}, ("It gives away planted secrets: 100.0 % of the canaries can be drawn out",)),
+        ("leaking", {"extracted"}, ("It gives away planted secrets: 100.0 % of the canaries can be extracted",)),
         ("forgetful", {"forgetting"}, ("It has forgotten general English: a byte of it takes ",)),
     ],
 )
@@ -305,7 +306,7 @@ def test_the_champion_as_candidate_is_refused_without_scoring(scene: Scene, monk
     decision = scene.decide(force="now!")
     assert not decision.verdict.promoted
     assert decision.verdict.reasons == [
-        f"The candidate is the champion already: both are version {short(champion.version)}."
+        f"The candidate already is the champion: both are version {short(champion.version)}."
     ]
     assert carry_out(decision) is None
     assert Registry().history() == before
@@ -319,8 +320,8 @@ def test_a_version_that_was_rolled_back_from_comes_back_only_by_force(scene: Sce
     decision = scene.decide()
     assert broken(decision) == {"rolled_back"}
     (reason,) = decision.verdict.reasons
-    assert reason.startswith("This version was champion and was rolled back from: it swore at customers (20")
-    assert carry_out(scene.decide(force="the filter is mended")) == Registry().champion()
+    assert reason.startswith("This version was champion and was rolled back: it swore at customers (20")
+    assert carry_out(scene.decide(force="the filter is fixed")) == Registry().champion()
 
 
 def test_a_forced_promotion_keeps_its_reason_and_what_spoke_against_it(scene: Scene) -> None:
@@ -400,15 +401,15 @@ def no_candidate(scene: Scene) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (other_candidate, "metrics.json is of another candidate"),
-        (other_base, "metrics.json is of another base"),
-        (other_rows, "metrics.json is of other test rows or settings"),
-        (other_texts, "metrics.json is of other test rows or settings"),
-        (other_settings, "metrics.json is of other test rows or settings"),
-        (no_metrics, "metrics.json is not here"),
+        (other_candidate, "metrics.json belongs to another candidate"),
+        (other_base, "metrics.json belongs to another base"),
+        (other_rows, "metrics.json belongs to other test rows, or to other settings"),
+        (other_texts, "metrics.json belongs to other test rows, or to other settings"),
+        (other_settings, "metrics.json belongs to other test rows, or to other settings"),
+        (no_metrics, "metrics.json does not exist"),
         (half_metrics, "metrics.json is not JSON"),
-        (no_scores, "scores.parquet is not here"),
-        (no_candidate, "is not here, so there is nothing to promote"),
+        (no_scores, "scores.parquet does not exist"),
+        (no_candidate, "does not exist, so there is nothing to promote"),
     ],
 )
 def test_figures_of_something_else_are_refused(scene: Scene, change: Callable[[Scene], None], said: str) -> None:
@@ -429,12 +430,12 @@ def test_a_damaged_champion_is_not_compared_with(scene: Scene) -> None:
 
 def test_speed_and_size_are_measured_on_this_machine(scene: Scene) -> None:
     scene.candidate("better")
-    size, latency = promote.measure(paths.CANDIDATE, paths.BASE)
+    candidate, base = footprints(paths.CANDIDATE, paths.BASE)
     weights = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE)
     floats = sum(each.numel() for each in weights.parameters())
-    assert size[0] == size[1] == pytest.approx(4 * floats, rel=0.3)  # and its masks
-    assert 0 < latency[0] < 1
-    assert latency[0] / latency[1] == pytest.approx(1, abs=0.9)
+    assert candidate.bytes == base.bytes == pytest.approx(4 * floats, rel=0.3)  # and its masks
+    assert 0 < candidate.seconds_a_token < 1
+    assert candidate.seconds_a_token / base.seconds_a_token == pytest.approx(1, abs=0.9)
 
 
 # The command
@@ -480,7 +481,7 @@ def test_the_command_says_its_verdict_for_people_and_for_programs(
     assert f"Champion: {short(new.tag)} (before: {short(old.tag)})." in printed
 
     assert ask("--json") == 1
-    assert "is the champion already" in json.loads(capsys.readouterr().out)["reasons"][0]
+    assert "already is the champion" in json.loads(capsys.readouterr().out)["reasons"][0]
 
 
 def test_a_no_is_exit_code_1_and_a_mistake_is_2(scene: Scene, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
@@ -498,7 +499,7 @@ def test_a_no_is_exit_code_1_and_a_mistake_is_2(scene: Scene, ask: Ask, capsys: 
     paths.EVALUATE_METRICS.unlink()
     capsys.readouterr()
     assert ask() == 2
-    assert capsys.readouterr().err.startswith("error: reports/evaluate/metrics.json is not here")
+    assert capsys.readouterr().err.startswith("error: reports/evaluate/metrics.json does not exist")
 
 
 def command(folder: Path, has_begun: Event) -> None:

@@ -24,7 +24,7 @@ from pipeline.promote import Decision
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Entry, Registry
 from pipeline.training import curve
-from pipeline.verdict.judge import Gate, Verdict
+from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import ROOT, Workspace
 from tests.flows.conftest import Prefect, within
 
@@ -103,7 +103,7 @@ def entry(serial: int, action: Any, perplexity: float | None, why: str = "it was
 
 
 def a_decision(promoted: bool = True, group: str = "tales") -> Decision:
-    gate = Gate("group_loss", 0.01, None, 0.05, None, True, f"In {group} its perplexity rises by 1 %.", "none")
+    gate = GateResult("group_loss", 0.01, None, 0.05, None, True, f"In {group} its perplexity rises by 1 %.", "none")
     model = {"perplexity": 10.0, "perplexity_low": 9.5, "perplexity_high": 10.5, "bits_per_byte": 1.25}
     judged = Verdict(
         promoted=promoted,
@@ -115,7 +115,7 @@ def a_decision(promoted: bool = True, group: str = "tales") -> Decision:
         difference={"gain": 0.031, "low": 0.02, "high": 0.04, "rows": 230, "confidence": 0.95},
         comparison="Perplexity 10.4 → 10.0.",
         gates=[gate],
-        would_change=["A gain of less than 0 %."],
+        counterfactuals=["A gain of less than 0 %."],
         rows=230,
         at="2026-11-22T02:40:00+00:00",
     )

@@ -126,7 +126,7 @@ def test_the_page_can_be_written_before_there_is_a_row_and_says_why_the_stage_st
     summary.stopped = "data/corpus.csv: there is no row below the header"
     text = Page(page(summary)).text
     assert "The stage stopped here data/corpus.csv: there is no row below the header" in text
-    assert "First mend what stopped the stage" in text
+    assert "First fix what stopped the stage" in text
     assert "fit for training" not in text
 
 

@@ -156,7 +156,7 @@ def full(changes: DataDiff) -> Run:
                 {"name": "copied", "value": 0.0417, "bound": 0.1, "passed": True, **gate},
                 {"name": "rolled_back", "value": 1.5678, "bound": 0.7, "passed": False, **gate, "low": 0.0123},
             ],
-            "would_change": ["A gain of 0.9 % or less would not have been told from chance."],
+            "would_change": ["A gain of 0.9 % or less would not have been distinguishable from chance."],
             "rows": 223,
             "at": "2026-11-22T21:22:23+00:00",
         },
@@ -292,7 +292,7 @@ def test_the_verdict_comes_first_with_its_sentences_gates_and_what_would_have_ch
     assert "The verdict: promoted Better than the champion: perplexity falls by 3.0 %. It keeps to every bound." in text
     assert "copied kept 0.042 \u2013 0.100 0.123 It does. More than 0.55 would not." in text
     assert "rolled back broken 1.57 0.012 0.700 0.123 It does." in text
-    assert "What would have changed it A gain of 0.9 % or less would not have been told from chance." in text
+    assert "What would have changed it A gain of 0.9 % or less would not have been distinguishable from chance." in text
 
 
 def test_a_refusal_and_a_promotion_by_force_say_so_in_the_title(full: Run) -> None:
@@ -313,10 +313,10 @@ def test_the_first_model_ever_has_a_whole_page_that_says_what_there_is_not(first
     text = Page(page(first)).text
     assert "measured against the base, since there is no champion yet" in text
     assert "There is no champion yet, so there is no earlier data to compare with." in text
-    assert "There is none: this is the first." in text
+    assert "There are none: this is the first." in text
     assert "Nothing was copied." in text
-    assert "There is no picture of the loss" in text
-    assert "not made in a git repository" in text
+    assert "There are no loss curves" in text
+    assert "not trained in a git repository" in text
     assert "champion" not in {attributes.get("class") for attributes in Page(page(first)).of("div")}
 
 
@@ -418,7 +418,7 @@ def test_no_text_from_elsewhere_becomes_part_of_the_page(full: Run, text: str) -
 def test_a_picture_that_finetune_did_not_draw_is_left_out(full: Run, drawn: str) -> None:
     html = page(replace(full, loss_svg=drawn))
     assert drawn not in html
-    assert "There is no picture of the loss" in Page(html).text
+    assert "There are no loss curves" in Page(html).text
 
 
 def test_the_loss_curves_are_drawn_into_the_page_with_words_for_who_cannot_see_them(full: Run) -> None:

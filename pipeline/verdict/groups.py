@@ -1,0 +1,86 @@
+"""The gate on groups of rows: a candidate that is better on the whole may be worse for some.
+
+Each group is tested by itself, with Bonferroni's correction for their number; groups too small to tell are counted.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import params
+from pipeline.verdict.records import Comparison, GateResult
+from pipeline.verdict.statistics import bonferroni, perplexity_rise, rows_needed
+from pipeline.verdict.wording import percent
+
+
+class Rise(NamedTuple):
+    """By which share perplexity rises in a group, the lower end of the interval, and on how many rows."""
+
+    value: float
+    low: float
+    rows: int
+
+
+def group_gate(comparison: Comparison, config: params.Promote) -> GateResult | None:
+    """Return whether perplexity rises by more than the bound in any group, beyond chance; None without groups."""
+    names = sorted(set(comparison.groups))
+    if names in ([], [""]):
+        return None
+    bound = config.gates.group_loss
+    confidence = bonferroni(config.confidence, len(names))
+    least_rows = rows_needed(confidence)
+    rises = _rises(comparison, names, least_rows, confidence)
+    if not rises:
+        sentence = f"All {len(names)} groups have fewer than {least_rows} test rows, too few to compare any of them."
+        return _result(None, bound, sentence, f"at least {least_rows} test rows in one.", passed=True)
+    too_small = len(names) - len(rises)
+    remark = f" {too_small} of fewer than {least_rows} rows are too small to tell." if too_small else ""
+    broken = {name: rise for name, rise in rises.items() if not rise.low <= bound}  # so that NaN breaks it
+    worst = max((broken or rises).values())
+    if broken:
+        sentence = (
+            f"It got worse at {len(broken)} of {len(names)} groups ({_listed(broken)}); {percent(bound)} is allowed."
+        )
+        change = f"a rise of {percent(bound)} or less, or one that may be chance, would have passed."
+    else:
+        sentence = (
+            f"Each of {len(rises)} groups is within its bound: perplexity rises by more than {percent(bound)} beyond"
+            " chance in none."
+        )
+        change = f"a rise beyond chance of more than {percent(bound)} in one would not have passed."
+    return _result(worst, bound, sentence + remark, change, passed=not broken)
+
+
+def _rises(comparison: Comparison, names: Sequence[str], least_rows: int, confidence: float) -> dict[str, Rise]:
+    """Return the rise in each group that has rows enough."""
+    groups = np.array(comparison.groups, dtype=object)
+    losses = comparison.candidate.scores.loss - comparison.baseline.scores.loss
+    tokens = comparison.candidate.scores.tokens
+    rises = {}
+    for name in names:
+        rows = groups == name
+        if rows.sum() >= least_rows:
+            rises[name] = Rise(*perplexity_rise(losses[rows], tokens[rows], confidence), int(rows.sum()))
+    return rises
+
+
+def _listed(broken: Mapping[str, Rise]) -> str:
+    return "; ".join(
+        f"{name or '(no group)'}: perplexity up by {percent(rise.value)}, at least {percent(rise.low)} allowing for"
+        f" chance, on {rise.rows} rows"
+        for name, rise in sorted(broken.items(), key=lambda group: -group[1].low)
+    )
+
+
+def _result(worst: Rise | None, bound: float, sentence: str, change: str, *, passed: bool) -> GateResult:
+    return GateResult(
+        name="groups",
+        value=worst.value if worst else None,
+        low=worst.low if worst else None,
+        bound=bound,
+        reference=None,
+        passed=passed,
+        sentence=sentence,
+        counterfactual=f"groups: {change}",
+    )

@@ -1,0 +1,19 @@
+"""Numbers in the sentences of a verdict."""
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """Return a share of 1, also a negative one, as a percentage with a fixed number of decimals."""
+    if abs(share) >= 1e4:  # of a diverged model, whose digits would fill lines
+        return f"{100 * share:.2g} %"
+    text = f"{100 * share:.{decimals}f} %"
+    return text.removeprefix("-") if not text.strip("-0. %") else text  # no -0.0
+
+
+def points(share: float) -> str:
+    """Return a difference of shares in percentage points."""
+    return percent(share).removesuffix(" %")
+
+
+def two_decimals(value: float) -> str:
+    """Return a number with two decimals."""
+    return f"{value:.2f}"
