@@ -38,7 +38,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench import harness
 from pipeline.command import UserError, arg_parser, run
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 
 LIBRARIES = ("torch", "transformers", "bentoml", "uvicorn", "aiohttp")
 COPIED = ("serving", "pipeline", "service.py", "bentofile.yaml", "params.yaml", "constraints.txt", "requirements.lock")

@@ -26,7 +26,7 @@ from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.splits import normalize_text, text_digest
 from pipeline.modeling.nats import exp
-from pipeline.registry.store import Version
+from pipeline.registry.versions import Version
 
 _MOST = 1000  # texts that are scored: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough
 _FIGURES = ("perplexity", "perplexity_low", "perplexity_high")

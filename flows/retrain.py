@@ -32,7 +32,8 @@ from flows.runtime import overrides as overriding
 from pipeline import params, workspace
 from pipeline.command import UserError
 from pipeline.registry.model_version import short
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 
 if TYPE_CHECKING:  # at run time it brings pandas and more along, which a run without news can do without
     from pipeline.promote import Decision

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text, warn
 from pipeline.registry.model_version import content_version, short
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from pipeline.verdict import rendering
 from pipeline.verdict.judge import judge, unchanged
 from pipeline.verdict.records import Comparison, ModelFigures, Verdict

@@ -24,7 +24,7 @@ from flows.runtime import artifacts, notify, provenance, stages
 from pipeline import command, evaluate, params, paths, validate
 from pipeline.data_diff import cli as data_diff_cli
 from pipeline.promote import Decision
-from pipeline.registry import store
+from pipeline.registry import cli as registry_cli
 from pipeline.registry.store import Registry
 from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import LINES, Workspace
@@ -157,9 +157,9 @@ def test_a_registry_with_odd_reasons_names_and_labels(
         ["history", "--json"],
         ["diff", "previous", "champion"],
     ):
-        ended(store.main, *arguments)
-    assert "\\u001b]0;owned" in ended(store.main, "rollback", "--why", MARK)
-    ended(store.main, "show", MARK)
+        ended(registry_cli.main, *arguments)
+    assert "\\u001b]0;owned" in ended(registry_cli.main, "rollback", "--why", MARK)
+    ended(registry_cli.main, "show", MARK)
 
     state = rollback.rollback.fn(why=MARK)
     check_terminal(state.message or "")

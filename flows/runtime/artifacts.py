@@ -28,8 +28,9 @@ from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.promote import Decision
 from pipeline.redaction import redact
+from pipeline.registry.history import MOVES, Entry
 from pipeline.registry.model_version import content_version, short
-from pipeline.registry.store import MOVES, Entry, Registry
+from pipeline.registry.store import Registry
 from pipeline.reporting.charts import judged_entries, perplexity_history
 from pipeline.reporting.formatting import rounded
 from pipeline.verdict import rendering

@@ -1,7 +1,7 @@
-"""`python -m pipeline.registry`: see `pipeline.registry.store`."""
+"""Versions of the model, which of them is the champion, and how it became that."""
 
 from pipeline.command import run
-from pipeline.registry.store import main
+from pipeline.registry.cli import main
 
 if __name__ == "__main__":
     run(main)

@@ -17,7 +17,7 @@ from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.evaluation.perplexity import Score, figures
 from pipeline.intake.quarantine import Quarantine
-from pipeline.registry.store import Version
+from pipeline.registry.versions import Version
 from tests.conftest import LINES, Workspace
 
 FIGURES = ("perplexity", "perplexity_low", "perplexity_high")

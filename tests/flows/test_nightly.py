@@ -30,7 +30,8 @@ from prefect.settings import (
 from prefect.states import Cancelling
 
 from flows.runtime.settings import HOME
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from tests.conftest import ROOT, Clone
 from tests.flows.conftest import within
 

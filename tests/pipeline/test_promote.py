@@ -30,7 +30,8 @@ from pipeline.evaluation.perplexity import score
 from pipeline.modeling.context import start_and_end
 from pipeline.promote import Decision, carry_out, decide
 from pipeline.registry.model_version import content_version, short
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from pipeline.verdict.footprint import footprints
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.training.test_kill import PROCESSES

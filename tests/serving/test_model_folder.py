@@ -6,7 +6,8 @@ import pytest
 from bentoml.exceptions import BentoMLException
 
 from pipeline.registry.model_version import short
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from serving import model_folder
 from tests.serving.conftest import DATA, REPOSITORY
 

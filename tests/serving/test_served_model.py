@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from serving import model_folder, served_model
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
@@ -312,9 +313,8 @@ async def test_every_byte_of_large_weights_is_checked(project: Project, monkeypa
         content = bytearray(weights.read_bytes())
         content[-1] ^= 1
         weights.write_bytes(content)
-        monkeypatch.setattr(
-            "pipeline.registry.store._QUICKLY_HASHED", 0
-        )  # the registry holds large files to their size alone
+        # The registry checks only the size of larger files.
+        monkeypatch.setattr("pipeline.registry.versions.QUICK_HASH_BYTES", 0)
         await served._look()
         assert served.refused
         assert served.refused.reason.endswith("a file was changed")

@@ -21,8 +21,9 @@ from flows.runtime import artifacts
 from pipeline import escape, paths
 from pipeline.command import UserError
 from pipeline.promote import Decision
+from pipeline.registry.history import Entry
 from pipeline.registry.model_version import short
-from pipeline.registry.store import Entry, Registry
+from pipeline.registry.store import Registry
 from pipeline.training import curve
 from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import ROOT, Workspace

@@ -1,6 +1,5 @@
-"""A change of the registry that is killed, or meets another one, leaves the old state or the new one, whole."""
+"""A change that is killed, or meets another one, leaves the registry in its old or its new state, whole."""
 
-import json
 import os
 import re
 import shutil
@@ -15,18 +14,18 @@ from typing import Any
 import pytest
 from bentoml._internal.models import ModelStore
 
+from pipeline import storage
 from pipeline.command import UserError
-from pipeline.registry import store
-from pipeline.registry.model_version import REQUIRED_FILES
+from pipeline.registry import change as change_module
 from pipeline.registry.store import Registry
+from tests.pipeline.registry.models import NAME, make_model
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[3]  # not from conftest, whose libraries would make each process slow to start
-NAME = "text-generator"
-# Audit events of what changes files; what a kill before a mere look leaves, one before the next change leaves too.
+# Audit events of what changes files: a kill before anything else leaves the same as one before the next change.
 CHANGES = ("fcntl.flock", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "shutil.copyfile")
-# Every process is forked from one that has imported everything, and so starts at once.
+# Every process is forked from one that has imported everything, so that it starts quickly.
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.pipeline.registry.test_kill", "bentoml._internal.models.model"])
 
@@ -40,7 +39,7 @@ def found_from_anywhere() -> Iterator[None]:
 
 
 class Project:
-    """A project with its registry and the store, in one folder that is put back before each kill."""
+    """A project with its registry and the store, in one folder that is restored before each kill."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -52,36 +51,31 @@ class Project:
         (self.root / "params.yaml").write_text(settings.replace("keep: 5", "keep: 1"), encoding="utf-8")
 
     def model(self, content: str) -> Path:
-        """Return a folder with what stands for a model."""
-        folder = self.folder / f"candidate-{content}"
-        folder.mkdir(exist_ok=True)
-        for name in (*REQUIRED_FILES, "manifest.json"):
-            (folder / name).write_text(json.dumps({"content": content}), encoding="utf-8")
-        return folder
+        return make_model(content, self.folder / f"candidate-{content}")
 
     def registry(self) -> Registry:
         return Registry(self.root, NAME)
 
     def promote(self, content: str) -> None:
         """Do what `pipeline.promote` does: nothing, when that version is the champion."""
-        ours = self.registry()
-        champion = ours.champion()
-        new = ours.add(self.model(content), {"data": content}, {"candidate": {"perplexity": 9.4}})
+        registry = self.registry()
+        champion = registry.champion()
+        new = registry.add(self.model(content), {"data": content}, {"candidate": {"perplexity": 9.4}})
         if champion is None or champion.tag != new.tag:
-            ours.move(new, expected=champion.tag if champion else None, action="promote", why=f"better: {content}")
+            registry.move(new, expected=champion.tag if champion else None, action="promote", why=f"better: {content}")
 
-    def keep(self) -> None:
-        """Remember the present state."""
+    def save(self) -> None:
+        """Save the present state."""
         for name in ("project", "home"):
             if (self.folder / name).exists():
-                shutil.copytree(self.folder / name, self.folder / "kept" / name)
+                shutil.copytree(self.folder / name, self.folder / "saved" / name)
 
-    def put_back(self) -> None:
-        """Return to the state that was kept."""
+    def restore(self) -> None:
+        """Return to the saved state."""
         for name in ("project", "home"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-            if (self.folder / "kept" / name).exists():
-                shutil.copytree(self.folder / "kept" / name, self.folder / name)
+            if (self.folder / "saved" / name).exists():
+                shutil.copytree(self.folder / "saved" / name, self.folder / name)
 
     def contents(self) -> list[str]:
         """Return which models the store holds, as BentoML lists them; each is whole."""
@@ -105,12 +99,12 @@ class Project:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     made = Project(tmp_path)
     monkeypatch.setenv("BENTOML_HOME", str(made.home))
-    monkeypatch.setattr(os, "fsync", no_wait)
+    monkeypatch.setattr(os, "fsync", no_fsync)
     return made
 
 
-def no_wait(_: int) -> None:
-    """Stand in for fsync: what a kill leaves behind is the same, and a power cut is not what is tried here."""
+def no_fsync(_: int) -> None:
+    """Replace fsync: it changes nothing after a kill, only after a power cut."""
 
 
 def killed_at(number: int, change: Callable[[Project], object], project: Project) -> None:
@@ -119,7 +113,7 @@ def killed_at(number: int, change: Callable[[Project], object], project: Project
     Writing a file anew is two changes: it is emptied, then filled.
     """
     os.environ["BENTOML_HOME"] = str(project.home)
-    os.fsync = no_wait
+    os.fsync = no_fsync
     left = number
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
@@ -141,9 +135,9 @@ def killed_at(number: int, change: Callable[[Project], object], project: Project
 
 def at_every_kill(project: Project, change: Callable[[Project], object]) -> Iterator[int]:
     """Do `change` again and again, killed one change to a file later each time, until it ends."""
-    project.keep()
+    project.save()
     for number in range(1, 1000):
-        project.put_back()
+        project.restore()
         process = PROCESSES.Process(target=killed_at, args=(number, change, project))
         process.start()
         process.join()
@@ -170,15 +164,15 @@ def refuse(project: Project) -> None:
     project.registry().refuse("0" * 12, "worse", {})
 
 
-def told(project: Project) -> list[tuple[str, str | None]]:
-    """Return the history as actions and what they were about."""
+def recorded_actions(project: Project) -> list[tuple[str, str | None]]:
+    """Return the history as actions and the models they reached."""
     labels = {version.tag: version.labels["data"] for version in project.registry().versions()}
     entries = project.registry().history()
     assert [entry.serial for entry in entries] == list(range(1, len(entries) + 1))
     return [(entry.action, labels.get(str(entry.to))) for entry in entries]
 
 
-def nothing_is_left_over(project: Project) -> None:
+def assert_nothing_left_over(project: Project) -> None:
     hidden = project.home / ".registry"
     assert sorted(path.name for path in hidden.iterdir() if path.name != "deleted") == ["lock", "users"]
     assert not list(hidden.glob("deleted/*/*/*"))
@@ -199,8 +193,12 @@ def test_a_killed_promotion(project: Project, first: bool) -> None:
         assert project.champion() == "new"
         assert project.contents() == sorted([*before, "new"])
         project.registry().refuse("0" * 12, "a next command", {})
-        assert told(project) == [*(("promote", content) for content in before), ("promote", "new"), ("refuse", None)]
-        nothing_is_left_over(project)
+        assert recorded_actions(project) == [
+            *(("promote", content) for content in before),
+            ("promote", "new"),
+            ("refuse", None),
+        ]
+        assert_nothing_left_over(project)
     old = before[0] if before else None
     both = tuple(sorted([*before, "new"]))
     assert seen == {(old, tuple(before)), (old, both), ("new", both)}  # the kills did reach every state
@@ -217,8 +215,8 @@ def test_a_killed_rollback(project: Project) -> None:
         if champion == "new":
             project.registry().rollback(None, "complaints")
         assert project.champion() == "old"
-        assert told(project) == [("promote", "old"), ("promote", "new"), ("rollback", "old")]
-        nothing_is_left_over(project) if champion == "new" else project.registry().refuse("0" * 12, "next", {})
+        assert recorded_actions(project) == [("promote", "old"), ("promote", "new"), ("rollback", "old")]
+        assert_nothing_left_over(project) if champion == "new" else project.registry().refuse("0" * 12, "next", {})
     assert seen == {"old", "new"}
 
 
@@ -234,7 +232,7 @@ def test_a_killed_deletion(project: Project) -> None:
         assert project.contents() == ["new"]
         assert [entry.action for entry in project.registry().history()] == ["promote"] * 3 + ["delete"] * 2
         assert ModelStore(project.home / "models").get(NAME).info.labels == {"data": "new"}
-        nothing_is_left_over(project)
+        assert_nothing_left_over(project)
     assert seen == {("new", "old", "older"), ("new", "old"), ("new",)}
 
 
@@ -249,57 +247,59 @@ def test_a_killed_refusal(project: Project) -> None:
         )
 
 
-def promote_at_once(project: Project, content: str, both_have_seen: Barrier) -> None:
+def promote_concurrently(project: Project, content: str, both_have_read: Barrier) -> None:
     """Judge a candidate against the champion, wait until another one was judged too, then promote."""
     os.environ["BENTOML_HOME"] = str(project.home)
-    ours = project.registry()
-    champion = ours.champion()
+    registry = project.registry()
+    champion = registry.champion()
     assert champion is not None
-    new = ours.add(project.model(content), {"data": content}, {})
-    both_have_seen.wait(300)
+    new = registry.add(project.model(content), {"data": content}, {})
+    both_have_read.wait(300)
     try:
-        ours.move(new, expected=champion.tag, action="promote", why=content)
-        (project.folder / f"{content}.told").write_text("won")
+        registry.move(new, expected=champion.tag, action="promote", why=content)
+        (project.folder / f"{content}.outcome").write_text("won")
     except UserError as error:
-        (project.folder / f"{content}.told").write_text(str(error))
+        (project.folder / f"{content}.outcome").write_text(str(error))
 
 
-def test_of_two_promotions_at_once_one_wins_and_the_other_is_told(project: Project) -> None:
+def test_of_two_concurrent_promotions_one_wins_and_the_other_is_refused(project: Project) -> None:
     project.promote("old")
     barrier = PROCESSES.Barrier(2)
-    both = [PROCESSES.Process(target=promote_at_once, args=(project, content, barrier)) for content in ("a", "b")]
+    both = [PROCESSES.Process(target=promote_concurrently, args=(project, content, barrier)) for content in ("a", "b")]
     for process in both:
         process.start()
     for process in both:
         process.join()
-    told = {content: (project.folder / f"{content}.told").read_text() for content in ("a", "b")}
-    won, lost = sorted(told, key=lambda content: told[content] != "won")
-    assert told[won] == "won"
+    outcomes = {content: (project.folder / f"{content}.outcome").read_text() for content in ("a", "b")}
+    won, lost = sorted(outcomes, key=lambda content: outcomes[content] != "won")
+    assert outcomes[won] == "won"
     assert re.fullmatch(
         f"the champion changed from {NAME}:.{{40}} to {NAME}:.{{40}} while {NAME}:.{{40}} was being judged; "
         "run it again",
-        told[lost],
+        outcomes[lost],
     )
     assert project.champion() == won
     assert [entry.why for entry in project.registry().history()] == ["better: old", won]
     assert project.contents() == ["a", "b", "old"]  # the loser's is there already when it is run again
 
 
-def hold(lock: Path, held: Event, enough: Event) -> None:
-    with store._locked(lock):
+def hold(lock: Path, held: Event, release: Event) -> None:
+    with storage.exclusive_lock(lock, 0, f"process {os.getpid()}"):
         held.set()
-        enough.wait(300)
+        release.wait(300)
 
 
-def test_who_waits_too_long_is_told_who_holds_the_lock(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    held, enough = PROCESSES.Event(), PROCESSES.Event()
-    other = PROCESSES.Process(target=hold, args=(project.root / "registry" / "lock", held, enough))
+def test_a_change_that_waits_too_long_says_who_holds_the_lock(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, release = PROCESSES.Event(), PROCESSES.Event()
+    other = PROCESSES.Process(target=hold, args=(project.root / "registry" / "lock", held, release))
     other.start()
     held.wait(300)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "LOCK_SECONDS", 0.1)
-        with pytest.raises(UserError, match=rf"/lock: held for more than 0\.1 s by process {other.pid} of .* since"):
+        patch.setattr(change_module, "LOCK_TIMEOUT", 0.1)
+        with pytest.raises(UserError, match=rf"/lock: held for more than 0\.1 s by process {other.pid}; run it again"):
             refuse(project)
-    enough.set()
+    release.set()
     refuse(project)
     other.join()

@@ -1,18 +1,16 @@
-"""Projects that share a store: moved, copied, deleted. None of them loses a version that it uses."""
+"""Projects that share a store: moved, copied or deleted, none loses a version that it uses."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.command import UserError
-from pipeline.registry.model_version import REQUIRED_FILES
-from pipeline.registry.store import Registry, Version
+from pipeline.registry.store import Registry
+from pipeline.registry.versions import Version
 from tests.conftest import ROOT
-
-NAME = "text-generator"
+from tests.pipeline.registry import models
 
 
 @pytest.fixture
@@ -33,33 +31,24 @@ def first(store: Path, tmp_path: Path) -> Path:
 
 
 def add(project: Path, content: str) -> Version:
-    folder = project / "models" / "candidate"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (*REQUIRED_FILES, "manifest.json"):
-        (folder / name).write_text(json.dumps({"content": content, "of": name}), encoding="utf-8")
-    return Registry(project).add(folder, {"data": content}, {})
+    return models.add(Registry(project), content, project / "models" / "candidate")
 
 
 def promote(project: Path, content: str) -> Version:
-    champion = Registry(project).champion()
-    new = add(project, content)
-    Registry(project).move(new, expected=champion.tag if champion else None, action="promote", why=content)
-    return new
+    return models.promote(Registry(project), content, project / "models" / "candidate")
 
 
 def champion(project: Path) -> str:
-    """Return which model is the champion; every byte of it is there."""
+    """Return which model is the champion, and check every byte of it."""
     Registry(project).verify("champion")
-    found = Registry(project).champion()
-    assert found is not None
-    return found.labels["data"]
+    return models.champion_label(Registry(project))
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"{" * 100_000, b'{"folder": 5}'])
-def test_what_is_damaged_beside_the_models_is_named(first: Path, store: Path, content: bytes) -> None:
-    [mark] = (store / ".registry" / "users").glob("[!.]*")
-    mark.write_bytes(content)
-    with pytest.raises(UserError, match=rf"{mark.name}: is damaged"):
+def test_damaged_records_of_projects_are_reported(first: Path, store: Path, content: bytes) -> None:
+    [record] = (store / ".registry" / "users").glob("[!.]*")
+    record.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{record.name}: is damaged"):
         Registry(first).prune()
     (first / "registry" / "id").write_bytes(content)
     with pytest.raises(UserError, match="id: is damaged, expected 32 hexadecimal digits"):
@@ -73,26 +62,26 @@ def id_of(project: Path) -> str:
 def test_a_moved_project_keeps_its_registry(
     first: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = id_of(first)
+    id_before = id_of(first)
     waiting = add(first, "waiting for its promotion")
     moved = first.rename(tmp_path / "moved")
     assert champion(moved) == "one"
     assert waiting in Registry(moved).versions()
     promote(moved, "two")
     assert f"whose registry was {first / 'registry'} was moved here" in capsys.readouterr().err
-    assert id_of(moved) == known
-    assert [user.name for user in (store / ".registry" / "users").iterdir()] == [known]
+    assert id_of(moved) == id_before
+    assert [user.name for user in (store / ".registry" / "users").iterdir()] == [id_before]
     assert len(Registry(moved).prune()) == 2  # nobody else uses them
     assert [version.labels["data"] for version in Registry(moved).versions()] == ["two"]
 
 
-def test_a_copy_has_a_registry_of_its_own_from_its_first_change_on(
+def test_a_copy_gets_its_own_registry_at_its_first_change(
     first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     promote(copy, "two")
-    assert "this project is a copy of the one whose registry is" in (told := capsys.readouterr().err)
-    assert "missing" not in told
+    assert "this project is a copy of the one whose registry is" in (stderr := capsys.readouterr().err)
+    assert "missing" not in stderr
     assert id_of(copy) != id_of(first)
     [deleted] = Registry(copy).prune()
     assert f"the files stay, {first / 'registry'} uses them" in Registry(copy).history()[-1].why
@@ -104,25 +93,25 @@ def test_a_copy_has_a_registry_of_its_own_from_its_first_change_on(
     assert "copy" not in capsys.readouterr().err
 
 
-def test_a_copy_of_a_project_that_was_then_moved_deletes_nothing_of_it(
+def test_a_copy_of_a_project_that_was_moved_later_deletes_nothing_of_it(
     first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     moved = first.rename(tmp_path / "moved")
     promote(copy, "two")
-    said = f"`python -m pipeline.registry forget {first}`"
-    assert said in capsys.readouterr().err
+    hint = f"`python -m pipeline.registry forget {first}`"
+    assert hint in capsys.readouterr().err
     Registry(copy).prune()
     why = Registry(copy).history()[-1].why
     assert "the files stay" in why
     assert f"{first / 'registry'} uses them; that folder is missing" in why
-    assert said in why
+    assert hint in why
     assert (champion(moved), champion(copy)) == ("one", "two")
     promote(moved, "three")
     assert (champion(moved), champion(copy)) == ("three", "two")
 
 
-def test_what_was_added_but_not_promoted_yet_is_kept_too(first: Path, tmp_path: Path) -> None:
+def test_a_version_added_but_not_yet_promoted_is_kept(first: Path, tmp_path: Path) -> None:
     second = tmp_path / "second"
     second.mkdir()
     shutil.copy(first / "params.yaml", second)
@@ -133,7 +122,7 @@ def test_what_was_added_but_not_promoted_yet_is_kept_too(first: Path, tmp_path: 
     assert champion(second) == "one"
 
 
-def test_a_deleted_project_is_forgotten_when_told_so(first: Path, tmp_path: Path) -> None:
+def test_forget_releases_the_versions_of_a_deleted_project(first: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     only_first = promote(first, "two")
     shared = promote(copy, "three")
@@ -150,7 +139,7 @@ def test_a_deleted_project_is_forgotten_when_told_so(first: Path, tmp_path: Path
     assert one != shared.tag
 
 
-def test_another_project_in_the_place_of_a_moved_one_is_not_taken_for_it(first: Path, tmp_path: Path) -> None:
+def test_a_new_project_in_the_place_of_a_moved_one_is_another_project(first: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     moved = first.rename(tmp_path / "moved")
     first.mkdir()
@@ -163,10 +152,10 @@ def test_another_project_in_the_place_of_a_moved_one_is_not_taken_for_it(first: 
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_project_of_an_older_release_is_asked_for_its_history_and_kept_where_it_is_missing(
+def test_a_project_of_an_older_release_is_known_by_its_history_and_kept_where_it_is_missing(
     first: Path, store: Path, tmp_path: Path, there: bool
 ) -> None:
-    """It wrote down its folder alone, under a hash of it."""
+    """It recorded its folder alone, under a hash of it."""
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     promote(copy, "two")
     users = store / ".registry" / "users"
@@ -181,14 +170,14 @@ def test_a_project_of_an_older_release_is_asked_for_its_history_and_kept_where_i
     assert champion(first if there else tmp_path / "moved") == "one"
 
 
-def test_a_damaged_id_is_told_and_names_no_file(first: Path) -> None:
+def test_a_damaged_id_is_reported_and_never_used_as_a_path(first: Path) -> None:
     (first / "registry" / "id").write_text("../../elsewhere\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"registry/id: is damaged, expected 32 hexadecimal digits; delete it"):
         promote(first, "two")
 
 
 @pytest.mark.parametrize("name", ["lock", ".champion.json.new", ".id.new", "history.jsonl"])
-def test_a_link_planted_in_a_registry_is_never_written_through(first: Path, tmp_path: Path, name: str) -> None:
+def test_a_planted_link_is_never_written_through(first: Path, tmp_path: Path, name: str) -> None:
     precious = tmp_path / "precious"
     precious.write_text("mine", encoding="utf-8")
     planted = first / "registry" / name
