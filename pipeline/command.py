@@ -1,6 +1,7 @@
-"""How every command of the project starts and ends: `--help`, one sentence for its user, and an exit code.
+"""What every command shares: output, `--help`, one-sentence errors and exit codes.
 
-0: done. 1: done, and the answer is no. 2: the user can fix it, as one sentence says. 3: a crash, with its traceback.
+0: done. 1: done, and the answer is no. 2: a mistake the user can fix; one sentence says how. 3: a crash, with its
+traceback.
 """
 
 import argparse
@@ -34,13 +35,13 @@ _FIXES = {
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its text names what was found, what was expected and the mend."""
+    """A mistake the user can fix; its text says what was found, what was expected and how to fix it."""
 
 
 def arg_parser(no: str = "") -> argparse.ArgumentParser:
-    """Return a parser with `--help` for the command that this process runs; `no` says what exit code 1 means.
+    """Return an argument parser for the command that this process runs.
 
-    It describes the command by the first paragraph of its module's docstring.
+    The first paragraph of the command's module docstring is its description; `no` says what exit code 1 means.
     """
     module = sys.modules["__main__"]
     spec = getattr(module, "__spec__", None)
@@ -53,33 +54,33 @@ def arg_parser(no: str = "") -> argparse.ArgumentParser:
 
 
 def warn(sentence: str) -> None:
-    """Print a sentence for the user beside the command's output, on a line of its own above a progress bar."""
+    """Print a sentence to stderr, on a line of its own above a progress bar."""
     tqdm.write(escape.visible(sentence), file=sys.stderr)
 
 
 def echo(text: str) -> None:
-    """Print `text`, the command's output; no character in it drives the terminal."""
+    """Print `text` to stdout; control characters in it are escaped."""
     _print(escape.visible(text))
 
 
 def echo_json(content: Any, indent: int | None = 2) -> None:
-    """Print `content` as JSON, the command's output."""
+    """Print `content` as JSON to stdout."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     _print(escape.as_json(content, ascii_only=not is_unicode, indent=indent))
 
 
-class OutputLost(Exception):  # noqa: N818 - it reads as what happened
-    """Stdout takes no more: it is closed, or the disk that it goes to is full."""
+class OutputLost(Exception):  # noqa: N818 - an event, not a defect
+    """Stdout cannot be written: it is closed, or its disk is full."""
 
     def __init__(self, reason: OSError) -> None:
-        """Keep what the system said."""
+        """Keep the system's error."""
         super().__init__(reason)
         self.reason = reason
 
 
 def _print(*lines: str) -> None:
-    """Print lines at once; raises OutputLost where they cannot be written."""
-    if sys.stdout is None:  # closed by whoever started the command
+    """Print lines and flush; raises OutputLost if that fails."""
+    if sys.stdout is None:  # the parent process closed it
         if lines:
             raise OutputLost(OSError(EBADF, "is closed, so nothing can be printed"))
         return
@@ -88,12 +89,12 @@ def _print(*lines: str) -> None:
             print(line)  # noqa: T201 - the one place
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails on the rest at its very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python fails on the buffered rest at exit
         raise OutputLost(error) from None
 
 
 def utf8_text(value: str) -> str:
-    """Return an argument that is to be kept as text; the `type` of such arguments for argparse."""
+    """Return a command-line argument that is valid UTF-8; the `type` for arguments that are stored as text."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -102,17 +103,17 @@ def utf8_text(value: str) -> str:
 
 
 def run(main: Callable[[], None]) -> NoReturn:
-    """Call `main`, then exit with the code that says how it went; an exit code that `main` chose stays."""
+    """Call `main` and exit with its exit code, or the one for the exception it raised."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no crash
+        if isinstance(stream, io.TextIOWrapper):  # a character that the encoding lacks must not crash
             stream.reconfigure(errors="backslashreplace")
     code = _code_of(main)
-    # What is still buffered may have no room: Python would say so at its very end, with a code of its own.
+    # Flush what is still buffered: if that failed at exit, Python would use an exit code of its own.
     sys.exit(_code_of(_print) or code)
 
 
 def _code_of(call: Callable[[], None]) -> int:
-    """Return the exit code that says how a call went, having said the rest on stderr."""
+    """Return the exit code for the outcome of a call, with its error printed to stderr."""
     try:
         call()
     except UserError as error:
@@ -134,7 +135,7 @@ def _code_of(call: Callable[[], None]) -> int:
     return 0
 
 
-# No file is what is wrong then: a fault of ours.
+# These OSErrors are bugs, not mistakes about files.
 _BETWEEN_PROCESSES = (ConnectionError, BlockingIOError, ChildProcessError, ProcessLookupError, TimeoutError)
 
 
@@ -155,7 +156,7 @@ def _crash() -> int:
 
 
 def _in_words(error: OSError, unnamed: str) -> str:
-    """Return what the system refused, in a sentence; `unnamed` is what it says where the error names no file."""
+    """Return a system error as a sentence; `unnamed` stands for the file where the error names none."""
     named = " -> ".join(
         os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)
     )

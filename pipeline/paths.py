@@ -1,4 +1,4 @@
-"""Where each stage reads and writes, relative to the repository's root; `dvc.yaml` declares the same paths."""
+"""Paths of every input and output, relative to the repository's root; `dvc.yaml` declares the same ones."""
 
 import difflib
 import os
@@ -42,7 +42,7 @@ VERDICT = Path("reports/promote/verdict.json")
 REPORT = Path("reports/promote/report.html")
 REGISTRY = Path("registry")
 
-# What the pipeline itself writes, replaces and deletes: every output of dvc.yaml lies in one of these.
+# What the pipeline writes, replaces and deletes; every output of dvc.yaml lies in one of these.
 OUTPUTS = (
     BASE,
     CANDIDATE,
@@ -55,18 +55,20 @@ OUTPUTS = (
     Path("reports"),
     REGISTRY,
 )
-# What the project is made of: nothing for the inbox to take files from.
+# The project's own files; the drop folder must not be one of these.
 PROJECT = tuple(
     map(Path, (".dvc", ".git", ".venv", "bench", "deploy", "flows", "pipeline", "serving", "starter", "tests"))
 )
-_NO_CORPUS = tuple(map(Path, (".git", "dvc.lock", "dvc.yaml", "params.yaml")))  # the inbox would append rows to it
+_NO_CORPUS = tuple(
+    map(Path, (".git", "dvc.lock", "dvc.yaml", "params.yaml"))
+)  # the drop folder appends rows to the corpus
 
 
 @contextmanager
 def scratch(stage: str) -> Iterator[Path]:
-    """Yield an empty folder for what `stage` puts aside, and delete it; first the one that a killed run left.
+    """Yield an empty folder for the temporary files of `stage`, deleted afterwards; a killed run's leftovers go first.
 
-    It lies beside the data, for the folder of temporary files is memory on many machines.
+    It lies next to the data, because /tmp is held in memory on many machines.
     """
     folder = Path("data") / f".{stage}"
     clear(folder)
@@ -78,7 +80,7 @@ def scratch(stage: str) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Delete a folder of the pipeline's where it is there; of a link the link alone, for it may lead to anything."""
+    """Delete a folder if it exists; of a symbolic link only the link, which may lead anywhere."""
     if folder.is_symlink():
         folder.unlink()
     elif folder.exists():
@@ -86,23 +88,23 @@ def clear(folder: Path) -> None:
 
 
 def conflicts(root: Path, data: str, base: str, inbox: str) -> Iterator[str]:
-    """Yield "key: sentence" for each of these settings that names files which are the pipeline's own.
+    """Yield "key: sentence" for each setting that names files which belong to the pipeline.
 
     Args:
         root: The project's folder, which relative settings start from.
         data: `data.path`.
-        base: `base`; the name of a hub model is a path that is in nobody's way.
+        base: `base`; the name of a hub model never conflicts.
         inbox: `watch.inbox`.
     """
-    # Where a file that may be a link lies; what it links to counts too, but for DVC's cache.
+    # The corpus may be a link: its own place counts, and its target too, except in DVC's cache.
     corpus = _real((root / data).parent) / Path(data).name
     outputs, project = _places(root, OUTPUTS), _places(root, PROJECT)
-    found = _around(corpus, outputs | _places(root, _NO_CORPUS)) or _around(_real(root / data), outputs)
-    if found:
+    owner = _around(corpus, outputs | _places(root, _NO_CORPUS)) or _around(_real(root / data), outputs)
+    if owner:
         copy = f"data/my-{Path(data).name}"
-        yield f"data.path: {data} {_owned(data, found)}; copy the file, for example to {copy}, and name the copy"
-    if found := _around(_real(root / base), outputs):
-        yield f"base: {base} {_owned(base, found)}; copy the folder, for example to models/my-base, and name the copy"
+        yield f"data.path: {data} {_owned(data, owner)}; copy the file, for example to {copy}, and name the copy"
+    if owner := _around(_real(root / base), outputs):
+        yield f"base: {base} {_owned(base, owner)}; copy the folder, for example to models/my-base, and name the copy"
     folder = _real(root / inbox)
     models = _places(root, [Path(base)] if (root / base).is_dir() else [])
     inside = {Path(): _real(root), Path(data): corpus, **models, **outputs, **project}
@@ -117,7 +119,7 @@ def conflicts(root: Path, data: str, base: str, inbox: str) -> Iterator[str]:
 
 
 def _real(path: Path) -> Path:
-    """Return the path without links, dots or double slashes, whether it exists or not."""
+    """Return the path with links and dots resolved, whether it exists or not."""
     return Path(os.path.realpath(path))
 
 
@@ -126,17 +128,17 @@ def _places(root: Path, names: Iterable[Path]) -> dict[Path, Path]:
 
 
 def _around(path: Path, places: Mapping[Path, Path]) -> Path | None:
-    """Return the name of the first of `places` that is `path` or a folder around it."""
+    """Return the name of the first of `places` that is `path` or contains it."""
     return next((name for name, place in places.items() if place in (path, *path.parents)), None)
 
 
-def _owned(path: str, found: Path) -> str:
-    place = "belongs to the pipeline" if Path(path) == found else f"is in {found}, which belongs to the pipeline"
+def _owned(path: str, owner: Path) -> str:
+    place = "belongs to the pipeline" if Path(path) == owner else f"is in {owner}, which belongs to the pipeline"
     return f"{place} and may be overwritten or deleted by any run"
 
 
 def meant(path: Path) -> str:
-    """Return "did you mean …? Or " for a path that does not exist, to begin a sentence's advice; "" for no idea."""
+    """Return "did you mean …? Or " to prefix the advice for a missing path; "" without a close match."""
     place = Path(path.anchor)
     for part in path.relative_to(place).parts:
         if (place / part).exists():
@@ -144,22 +146,19 @@ def meant(path: Path) -> str:
             continue
         try:
             names = {child.name.casefold(): child.name for child in sorted(place.iterdir()) if child.name[0] != "."}
-        except OSError:  # no folder, or one that may not be read: there is nothing to name
+        except OSError:  # not a readable folder
             names = {}
         for close in difflib.get_close_matches(part.casefold(), names, n=3):
-            found = place.joinpath(names[close], *path.parts[len(place.parts) + 1 :])
-            if found.exists():
-                return f"did you mean {str(found)!r}? Or "
+            similar = place.joinpath(names[close], *path.parts[len(place.parts) + 1 :])
+            if similar.exists():
+                return f"did you mean {str(similar)!r}? Or "
         break
     beside = Path("data", path.name)
     return f"did you mean {str(beside)!r}? Or " if path.name and beside.exists() else ""
 
 
 def untracked(path: Path) -> str:
-    """Return what keeps no version of the file `path`, as the end of a sentence; "" where DVC or git tracks it.
-
-    So too outside a DVC repository, where no run is recorded.
-    """
+    """Return how to track the file `path`, as the end of a sentence; "" if DVC or git tracks it, or without DVC."""
     if not Path(".dvc").is_dir() or any(Path(f"{part}.dvc").exists() for part in (path, *path.parents) if part.name):
         return ""
     if not _real(path).is_relative_to(_real(Path())):

@@ -1,4 +1,4 @@
-"""The git revision that a candidate was made from; its manifest names it, so that it can be made again."""
+"""The git revision that a candidate is made from; its manifest names it, so that it can be rebuilt."""
 
 import os
 import subprocess
@@ -6,43 +6,43 @@ from pathlib import Path, PurePosixPath
 
 from pipeline import params
 
-# What a candidate hangs on, as git sees it; the corpus and the base besides, wherever they are.
+# What a candidate depends on, apart from the corpus and the base.
 SOURCES = ("constraints.txt", "data", "dvc.yaml", "params.yaml", "pipeline", "starter")
-# Tells the stages the revision in which a retraining recorded what they are about to read (`flows.runtime.provenance`).
+# The revision in which a retraining recorded the inputs of its stages, see `flows.runtime.provenance`.
 RECORDED = "RETRAIN_REVISION"
 
 
 def git_revision() -> str | None:
-    """Return the last commit that touched what a candidate hangs on, "+changes" behind it if that was edited since.
+    """Return the last commit that changed a dependency of a candidate, with "+changes" if one was edited since.
 
-    Not HEAD, which would change with the commit of `dvc.lock` itself. In a retraining it is the revision that this
-    recorded, edits and all. None outside a git repository.
+    HEAD would not do: it changes with the commit of `dvc.lock` itself. In a retraining this is the revision that
+    recorded its inputs, edits included. None outside a git repository.
     """
     if recorded := os.environ.get(RECORDED):
         return recorded
-    wanted = sources(params.load())
+    files = sources(params.load())
     try:
-        commit = _git("log", "-1", "--format=%H", "--", *wanted)
-        edited = _git("status", "--porcelain", "--", *wanted)
+        commit = _git("log", "-1", "--format=%H", "--", *files)
+        edited = _git("status", "--porcelain", "--", *files)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if edited else commit or None
 
 
-def sources(wanted: params.Params) -> list[str]:
-    """Return the paths below the project's root that a candidate hangs on, there or not, `.dvc` files among them."""
-    inputs = [PurePosixPath(path) for path in (wanted.data.path, wanted.base) if is_inside(path)]
-    followed = [f"{part}.dvc" for path in inputs for part in (path, *path.parents) if part.name]
-    return list(dict.fromkeys([*SOURCES, *map(str, inputs), *followed]))
+def sources(config: params.Params) -> list[str]:
+    """Return the paths inside the project that a candidate depends on, existing or not, `.dvc` files included."""
+    inputs = [PurePosixPath(path) for path in (config.data.path, config.base) if is_inside(path)]
+    dvc_files = [f"{part}.dvc" for path in inputs for part in (path, *path.parents) if part.name]
+    return list(dict.fromkeys([*SOURCES, *map(str, inputs), *dvc_files]))
 
 
 def is_inside(path: str) -> bool:
-    """Tell whether the path lies in the project by its letters: another machine's checkout has it too then."""
+    """Return whether a path, as written, lies inside the project, so that other checkouts have it too."""
     return not Path(path).is_absolute() and os.path.normpath(path).partition(os.sep)[0] not in ("", ".", "..")
 
 
 def followed(folder: Path) -> set[str]:
-    """Return the names, directly in `folder`, of files that git or DVC follows; none where there is no git."""
+    """Return the names of files directly in `folder` that git or DVC tracks."""
     in_dvc = {path.stem for path in folder.glob("*.dvc")}
     command = ["git", "--no-optional-locks", "ls-files", "-z"]
     try:
