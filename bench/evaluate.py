@@ -1,11 +1,11 @@
-"""How fast, and how exactly, ways of scoring find a perplexity: `python -m bench.evaluate [--quick] [--json]`.
+"""Compare ways of computing perplexity, in speed and accuracy: `python -m bench.evaluate [--quick] [--json]`.
 
-GPT-2 of 124 million parameters (random weights, so nothing is fetched) and the starter, on texts of about 105 tokens:
-the way of evaluate's perplexity metric, the same with other padding, and the stage's own code.
+GPT-2 of 124 million parameters (random weights, so nothing is downloaded) and the starter, on texts of about 105
+tokens: the method of evaluate's perplexity metric, the same with other padding, and the code of the stage `evaluate`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench import harness
 from bench.scorers import VARIANTS
@@ -19,16 +19,16 @@ QUICK = {"starter": 32}
 
 def main() -> None:
     """Measure and publish."""
-    parser = harness.arguments("Compare ways of scoring texts: useful tokens a second, memory, and how exact they are.")
-    wanted = parser.parse_args()
-    sizes, rounds = (QUICK, 1) if wanted.quick else (SIZES, wanted.rounds)
+    parser = harness.arguments("Compare ways of scoring texts: useful tokens a second, memory, and their errors.")
+    arguments = parser.parse_args()
+    sizes, rounds = (QUICK, 1) if arguments.quick else (SIZES, arguments.rounds)
     rows, texts = [], []
     for model, count in sizes.items():
-        found = rows_of(harness.in_turns([_variant(name, model, count) for name in VARIANTS], rounds))
-        title = f"{model}, {count} texts, runs of each: {rounds}; median (least to greatest)"
-        texts.append(f"{title}\n\n{_figures(found)}")
-        rows += [harness.Row(f"{model}: {row.variant}", *list(vars(row).values())[1:]) for row in found]
-    harness.publish("evaluate", "\n\n".join(texts), rows, LIBRARIES, wanted.json)
+        of_model = rows_of(harness.in_turns([_variant(name, model, count) for name in VARIANTS], rounds))
+        title = f"{model}, {count} texts, runs of each: {rounds}; median (minimum to maximum)"
+        texts.append(f"{title}\n\n{_table(of_model)}")
+        rows += [replace(row, variant=f"{model}: {row.variant}") for row in of_model]
+    harness.publish("evaluate", "\n\n".join(texts), rows, LIBRARIES, arguments.json)
 
 
 def _variant(name: str, model: str, texts: int) -> harness.Variant:
@@ -37,11 +37,10 @@ def _variant(name: str, model: str, texts: int) -> harness.Variant:
 
 
 def rows_of(runs: Mapping[str, Sequence[harness.Run]]) -> list[harness.Row]:
-    """Return speed, memory and error of each way of scoring; errors in millionths, for figures have three decimals."""
-    printed = {name: [json.loads(run.output.splitlines()[-1]) for run in of_one] for name, of_one in runs.items()}
-    speed = {name: [one["tokens"] for one in of] for name, of in printed.items()}
-    memory = {name: [run.peak_memory / 1e6 for run in of] for name, of in runs.items()}
-    error = {name: [one["error"] * 1e6 for one in of] for name, of in printed.items()}
+    """Return speed, memory and error of each variant; errors in millionths, because figures have three decimals."""
+    speed = {name: [run.result["tokens"] for run in of_one] for name, of_one in runs.items()}
+    memory = {name: [run.peak_memory / 1e6 for run in of_one] for name, of_one in runs.items()}
+    error = {name: [run.result["error"] * 1e6 for run in of_one] for name, of_one in runs.items()}
     return [
         *harness.compare(speed, "speed", "useful tokens/s", PEER),
         *harness.compare(memory, "peak memory", "MB", PEER),
@@ -49,11 +48,8 @@ def rows_of(runs: Mapping[str, Sequence[harness.Run]]) -> list[harness.Row]:
     ]
 
 
-def _figures(rows: list[harness.Row]) -> str:
-    """Return the table, a line a way of scoring."""
-    by_variant: dict[str, dict[str, harness.Row]] = {}
-    for row in rows:
-        by_variant.setdefault(row.variant, {})[row.metric] = row
+def _table(rows: list[harness.Row]) -> str:
+    """Return a table with a line for each variant."""
     lines = [
         [
             variant,
@@ -62,7 +58,7 @@ def _figures(rows: list[harness.Row]) -> str:
             f"{of['peak memory'].figure:,.0f}",
             f"{of['error of the perplexity'].figure:.2f}",
         ]
-        for variant, of in by_variant.items()
+        for variant, of in harness.by_variant(rows).items()
     ]
     return harness.table(["", "useful tokens/s", "x stock", "peak memory, MB", "error, millionths"], lines)
 

@@ -1,6 +1,7 @@
-"""What readers make of CSVs with a fault: rows that come right, rows set aside with a reason, rows silently wrong.
+"""Judge a reader by CSVs with a fault: `python -m bench.faults NAME FOLDER`.
 
-`python -m bench.faults NAME FOLDER` runs one reader (or `pipeline.validate`) over all of them and prints JSON.
+NAME is a reader of `bench.readers` or `pipeline.validate`; FOLDER is for temporary files. The last line is JSON: by
+fault, whether the reader stops with a message, or how many rows it quarantines and how many are silently wrong.
 """
 
 import contextlib
@@ -16,13 +17,13 @@ from bench.harness import ROOT
 from bench.readers import READERS
 from pipeline.command import arg_parser, echo, run
 
-OURS = "pipeline.validate"
+STAGE = "pipeline.validate"
 GOOD = [f"The {number}th tale begins where the tide left the boat and ends at supper." for number in range(60)]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A CSV with columns `id` and `text`: its bytes, its texts, and how many further rows no reader can know."""
+    """A CSV with columns `id` and `text`: its bytes, its texts, and how many further rows no reader can recover."""
 
     content: bytes
     texts: list[str]
@@ -74,43 +75,43 @@ FAULTS = _faults()
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a CSV: it stopped with a message, or so many of its rows were set aside or silently wrong."""
+class Outcome:
+    """How a reader treats a CSV: it stops with a message, or some rows are quarantined or silently wrong."""
 
     stopped: bool
     rows: int
-    set_aside: int = 0
+    quarantined: int = 0
     wrong: int = 0
 
     def in_words(self) -> str:
-        """Return the verdict for a table."""
+        """Return the outcome for a table."""
         if self.stopped:
             return "stops"
-        aside = [f"{self.set_aside} set aside"] if self.set_aside else []
+        quarantined = [f"{self.quarantined} quarantined"] if self.quarantined else []
         wrong = [f"**{self.wrong} of {self.rows} wrong**"] if self.wrong else []
-        return ", ".join(aside + wrong) or "right"
+        return ", ".join(quarantined + wrong) or "right"
 
 
-def judge(fault: Fault, texts: list[Any], set_aside: int = 0) -> Verdict:
-    """Return the verdict on the texts that a reader made of the file; rows lost, changed and invented are wrong."""
+def judge(fault: Fault, texts: list[Any], quarantined: int = 0) -> Outcome:
+    """Return the outcome for the texts that a reader returns; rows lost, changed and invented are wrong."""
     right = sum((Counter(map(repr, fault.texts)) & Counter(map(repr, texts))).values())
-    invented = max(0, len(texts) + set_aside - fault.rows)
-    return Verdict(False, fault.rows, set_aside, fault.rows - right - set_aside + invented)
+    invented = max(0, len(texts) + quarantined - fault.rows)
+    return Outcome(False, fault.rows, quarantined, fault.rows - right - quarantined + invented)
 
 
-def _by_library(name: str, fault: Fault, file: Path, folder: Path) -> Verdict:
-    """Return what a library makes of the file; where no column is named `text`, the second holds the texts."""
+def _read_by_library(name: str, fault: Fault, file: Path, folder: Path) -> Outcome:
+    """Return the outcome with a library; if no column is named `text`, the second one holds the texts."""
     reader = READERS[name]
     try:
         columns = reader.columns(reader.read(file, folder))
-    except Exception:  # each library has its own; any of them tells the person that something is wrong
-        return Verdict(True, fault.rows)
+    except Exception:  # each library has its own; any of them tells the user that something is wrong
+        return Outcome(True, fault.rows)
     values = list(columns.values())
     return judge(fault, columns.get("text", values[1] if len(values) > 1 else []))
 
 
-def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
-    """Return what our stage makes of the file with the params that come with the project."""
+def _read_by_stage(fault: Fault, file: Path, folder: Path) -> Outcome:
+    """Return the outcome with the stage `validate` and the project's own params."""
     import pandas as pd
     from ruamel.yaml import YAML
 
@@ -127,21 +128,21 @@ def _by_us(fault: Fault, file: Path, folder: Path) -> Verdict:
         try:
             validate.main()
         except UserError:
-            return Verdict(True, fault.rows)
+            return Outcome(True, fault.rows)
         quarantine = pd.read_csv(paths.QUARANTINE, dtype=str, keep_default_na=False)
-        # The stage makes CR LF and CR inside texts LF on purpose, and counts them in its metrics.
+        # The stage turns CR LF and CR inside texts into LF on purpose, and counts them in its metrics.
         expected = replace(fault, texts=list(map(normalize_newlines, fault.texts)))
-        return judge(expected, pd.read_parquet(paths.CLEAN)["text"].tolist(), set_aside=len(quarantine))
+        return judge(expected, pd.read_parquet(paths.CLEAN)["text"].tolist(), quarantined=len(quarantine))
 
 
 def main() -> None:
-    """Judge one reader and print its verdicts as JSON, by fault."""
+    """Judge one reader and print the outcomes as JSON, by fault."""
     parser = arg_parser()
-    parser.add_argument("name", choices=[*READERS, OURS])
-    parser.add_argument("folder", type=Path)
-    given = parser.parse_args()
-    name, scratch = given.name, given.folder
-    verdicts = {}
+    parser.add_argument("name", choices=[*READERS, STAGE])
+    parser.add_argument("folder", type=Path, help="for temporary files")
+    arguments = parser.parse_args()
+    name, scratch = arguments.name, arguments.folder
+    outcomes = {}
     for number, (fault_name, fault) in enumerate(FAULTS.items()):
         folder = scratch / str(number)
         folder.mkdir(parents=True)
@@ -149,10 +150,13 @@ def main() -> None:
         file.write_bytes(fault.content)
         (folder / "made").mkdir()
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            verdict = _by_us(fault, file, folder) if name == OURS else _by_library(name, fault, file, folder / "made")
-        verdicts[fault_name] = vars(verdict)
+            if name == STAGE:
+                outcome = _read_by_stage(fault, file, folder)
+            else:
+                outcome = _read_by_library(name, fault, file, folder / "made")
+        outcomes[fault_name] = vars(outcome)
         shutil.rmtree(folder)
-    echo(json.dumps(verdicts))
+    echo(json.dumps(outcomes))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""What every benchmark shares: fresh processes in turn, wall time and peak memory of each, and the report.
+"""What all benchmarks share: a process for each run, wall time and peak memory, and the report.
 
-A variant runs in a process of its own, and the variants take turns in each round, so that whatever else the machine
-does meets them all. Memory is that of the whole process tree, workers included.
+Variants take turns in each round, so that other work on the machine affects all of them. Memory is that of the whole
+process tree, workers included.
 """
 
 import argparse
+import getpass
+import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +26,8 @@ import psutil
 from pipeline.command import arg_parser, echo, echo_json, warn
 
 ROOT = Path(__file__).parent.parent
-MEMORY_EVERY = 0.2  # seconds between two looks at the memory; looking more often slows OpenMP's threads down
+FRESH = "fresh"  # the variant that is this project's own code
+MEMORY_EVERY = 0.2  # seconds between two samples; sampling more often slows OpenMP's threads down
 
 
 @dataclass(frozen=True)
@@ -38,16 +42,21 @@ class Variant:
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took: wall seconds from start to exit, peak memory in bytes, and what it printed."""
+    """One run: wall seconds from start to exit, peak memory in bytes, and its output."""
 
     seconds: float
     peak_memory: int
     output: str
 
+    @property
+    def result(self) -> Any:
+        """The last line of the output, parsed as JSON."""
+        return json.loads(self.output.splitlines()[-1])
+
 
 @dataclass(frozen=True)
 class Row:
-    """One figure of one variant, the median of its runs, and how it relates to the same figure of `peer`."""
+    """One figure of one variant, the median of its runs, and its ratio to the same figure of `peer`."""
 
     variant: str
     metric: str
@@ -56,13 +65,13 @@ class Row:
     low: float
     high: float
     peer: str
-    ratio: float | None  # none where the peer's figure is 0 or the peer has not run
+    ratio: float | None  # None if the peer's figure is 0 or the peer did not run
 
 
 def run(variant: Variant) -> Run:
-    """Run the variant once; raises RuntimeError with the end of its output when it fails."""
+    """Run the variant once; raise RuntimeError with the end of its output if it fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), **variant.environment}
-    begun = time.perf_counter()
+    started = time.perf_counter()
     with (
         subprocess.Popen(  # noqa: S603 - our own commands
             [sys.executable, *variant.arguments],
@@ -77,16 +86,16 @@ def run(variant: Variant) -> Run:
     ):
         memory = watcher.submit(peak_memory, process.pid)
         output, _ = process.communicate()
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
     if process.returncode != 0:
         raise RuntimeError(f"{variant.name} ended with {process.returncode}:\n{output[-2000:]}")
     return Run(seconds, memory.result(), output)
 
 
 def peak_memory(pid: int) -> int:
-    """Return the largest sum of the resident sizes, in bytes, of a process and its descendants until it ends.
+    """Return the highest total resident size, in bytes, of a process and its descendants until it ends.
 
-    Pages that processes share, and pages of mapped files, count in each; a peak of less than 0.2 s may be missed.
+    Shared pages and pages of mapped files count in each process; a peak of less than MEMORY_EVERY may be missed.
     """
     peak = 0
     while True:
@@ -101,7 +110,7 @@ def peak_memory(pid: int) -> int:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Return the resident size of a worker in bytes; 0 when it has ended."""
+    """Return the resident size of a worker in bytes; 0 if it has ended."""
     try:
         return int(process.memory_info().rss)
     except psutil.NoSuchProcess:
@@ -109,7 +118,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def in_turns(variants: Sequence[Variant], rounds: int) -> dict[str, list[Run]]:
-    """Return each variant's runs: in every round each runs once, in an order that moves on by one a round."""
+    """Return each variant's runs: once in every round, in an order that rotates by one each round."""
     runs: dict[str, list[Run]] = {variant.name: [] for variant in variants}
     for number in range(rounds):
         start = number % len(variants)
@@ -120,19 +129,36 @@ def in_turns(variants: Sequence[Variant], rounds: int) -> dict[str, list[Run]]:
 
 
 def compare(figures: Mapping[str, Sequence[float]], metric: str, unit: str, peer: str) -> list[Row]:
-    """Return a row a variant: the median, the least and the greatest of its figures, and the ratio to the peer's."""
-    of_peer = statistics.median(figures[peer]) if peer in figures else 0.0
+    """Return a row for each variant: median, minimum and maximum of its figures, and the ratio to the peer's median."""
+    peer_median = statistics.median(figures[peer]) if peer in figures else 0.0
     rows = []
     for variant, values in figures.items():
         median = statistics.median(values)
-        ratio = round(median / of_peer, 3) if of_peer else None
+        ratio = round(median / peer_median, 3) if peer_median else None
         low, high = round(min(values), 3), round(max(values), 3)
         rows.append(Row(variant, metric, round(median, 3), unit, low, high, peer, ratio))
     return rows
 
 
+def cache_folder() -> Path:
+    """Return this user's cache of corpora and models; raise PermissionError if another user owns the folder."""
+    folder = Path(tempfile.gettempdir()) / f"fresh-gpt2-bench-{getpass.getuser()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # anyone may write into the folder of temporary files
+        raise PermissionError(f"{folder}: belongs to another user; set TMPDIR to a folder of your own")
+    return folder
+
+
+def by_variant(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Return the rows by variant and metric."""
+    grouped: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        grouped.setdefault(row.variant, {})[row.metric] = row
+    return grouped
+
+
 def machine(libraries: Sequence[str]) -> dict[str, Any]:
-    """Return what the figures hang on: processor, cores this process may use, memory, system and versions."""
+    """Return what the figures depend on: processor, cores this process may use, memory, system and versions."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -145,18 +171,18 @@ def machine(libraries: Sequence[str]) -> dict[str, Any]:
 
 def _processor() -> str:
     """Return the processor's model."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8").splitlines():
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
-    """Return the commit that is measured, with "-dirty" behind it if files differ from it; None without git."""
+    """Return the measured commit, followed by "-dirty" if files differ from it; None without git."""
     try:
-        described = subprocess.run(
+        done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
@@ -165,18 +191,16 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return described.stdout.strip()
+    return done.stdout.strip()
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     parser = arg_parser()
     parser.description = description
-    parser.add_argument(
-        "--quick", action="store_true", help="a small size and one round: it runs, the figures are moot"
-    )
+    parser.add_argument("--quick", action="store_true", help="a small size and one round; the figures mean nothing")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")
     return parser
 
 
@@ -188,12 +212,12 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def publish(name: str, text: str, rows: Sequence[Row], libraries: Sequence[str], json_only: bool, **more: Any) -> None:
     """Print the text (unless `json_only`), then one line of JSON: name, machine, rows, commit, and `more`."""
-    described = machine(libraries)
+    host = machine(libraries)
     if not json_only:
-        versions = ", ".join(f"{library} {version}" for library, version in described["libraries"].items())
+        versions = ", ".join(f"{library} {version}" for library, version in host["libraries"].items())
         echo(
-            f"{text}\n\n{described['processor']}, {described['cores']} cores, {described['memory_gb']} GB, "
-            f"{described['system']}, Python {described['python']}; {versions}\n"
+            f"{text}\n\n{host['processor']}, {host['cores']} cores, {host['memory_gb']} GB, "
+            f"{host['system']}, Python {host['python']}; {versions}\n"
         )
-    result = {"name": name, "machine": described, "rows": [asdict(row) for row in rows], "commit": commit(), **more}
+    result = {"name": name, "machine": host, "rows": [asdict(row) for row in rows], "commit": commit(), **more}
     echo_json(result, indent=None)

@@ -1,11 +1,10 @@
-"""How fast, and how faithfully, a CSV is taken in: `python -m bench.intake [--quick] [--json] [--mb 500]`.
+"""Compare readers of CSVs, in speed and in rows silently wrong: `python -m bench.intake [--quick] [--json] [--mb 500]`.
 
 Peers only parse; `pipeline.validate` also checks every row by all its rules, finds duplicates, splits, and writes clean
-and quarantined rows and a report. What a reader makes of CSVs with a fault is in the second table.
+and quarantined rows and a report. The second table shows how each reader treats CSVs with a fault.
 """
 
 import csv
-import json
 import random
 import re
 import shutil
@@ -16,7 +15,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from bench import harness
-from bench.faults import FAULTS, OURS, Verdict
+from bench.faults import FAULTS, STAGE, Outcome
 from bench.readers import READERS
 from pipeline.command import run
 
@@ -31,41 +30,42 @@ def main() -> None:
     """Measure and publish."""
     parser = harness.arguments("Compare intake with plain readers of CSVs: speed, memory, and rows silently wrong.")
     parser.add_argument("--mb", type=int, default=500, help="size of the corpus in MB (default: 500)")
-    wanted = parser.parse_args()
-    megabytes, rounds = (2, 1) if wanted.quick else (wanted.mb, wanted.rounds)
+    arguments = parser.parse_args()
+    megabytes, rounds = (2, 1) if arguments.quick else (arguments.mb, arguments.rounds)
     corpus = cached_corpus(megabytes)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         variants = list(_variants(corpus, scratch))
         runs = harness.in_turns(variants, rounds)
-        verdicts = {name: _verdicts(name, scratch) for name in [*READERS, OURS]}
+        outcomes = {name: _outcomes(name, scratch) for name in [*READERS, STAGE]}
 
     size = corpus.stat().st_size
     speed = {name: [size / 1e6 / run.seconds for run in of_one] for name, of_one in runs.items()}
     memory = {name: [run.peak_memory / 1e6 for run in of_one] for name, of_one in runs.items()}
-    wrong = {name: sum(verdict.wrong > 0 for verdict in found.values()) for name, found in verdicts.items()}
-    wrong |= {name: wrong[OURS] for name in runs if name not in wrong}  # our other variant reads alike
+    wrong = {name: sum(outcome.wrong > 0 for outcome in by_fault.values()) for name, by_fault in outcomes.items()}
+    wrong |= {name: wrong[STAGE] for name in runs if name not in wrong}  # the stage's other variant reads alike
     rows = [
         *harness.compare(speed, "speed", "MB/s", PEER),
         *harness.compare(memory, "peak memory", "MB", PEER),
         *harness.compare({name: [float(count)] for name, count in wrong.items()}, "faults silent", "files", PEER),
     ]
     text = (
-        f"{size / 1e6:.0f} MB, runs of each: {rounds}; median (least to greatest)\n\n{_figures(rows)}\n\n"
-        f"Of {len(FAULTS)} CSVs with a fault\n\n{_fault_table(verdicts)}"
+        f"{size / 1e6:.0f} MB, runs of each: {rounds}; median (minimum to maximum)\n\n{_figure_table(rows)}\n\n"
+        f"Of {len(FAULTS)} CSVs with a fault\n\n{_fault_table(outcomes)}"
     )
     faults = {
-        fault: {name: found[fault].in_words().replace("*", "") for name, found in verdicts.items()} for fault in FAULTS
+        fault: {name: by_fault[fault].in_words().replace("*", "") for name, by_fault in outcomes.items()}
+        for fault in FAULTS
     }
-    harness.publish("intake", text, rows, LIBRARIES, wanted.json, corpus_bytes=size, faults=faults)
+    harness.publish("intake", text, rows, LIBRARIES, arguments.json, corpus_bytes=size, faults=faults)
 
 
 def _variants(corpus: Path, scratch: Path) -> Iterator[harness.Variant]:
-    """Yield the readers that can read the corpus, then our stage without and with the search for near-duplicates."""
+    """Yield the readers that can read the corpus, then the stage without and with the search for near-duplicates."""
     for name, reader in READERS.items():
         if reader.large:
             yield harness.Variant(name, ["-m", "bench.readers", name, str(corpus)], scratch, {"HF_HUB_OFFLINE": "1"})
-    for name, severity in ((OURS, "ignore"), (f"{OURS}, {NEAR}", "critical")):
+    for name, severity in ((STAGE, "ignore"), (f"{STAGE}, {NEAR}", "critical")):
         folder = scratch / severity
         folder.mkdir()
         _workspace(folder, corpus, near_duplicate=severity)
@@ -73,7 +73,7 @@ def _variants(corpus: Path, scratch: Path) -> Iterator[harness.Variant]:
 
 
 def _workspace(folder: Path, corpus: Path, near_duplicate: str) -> None:
-    """Make a folder in which `python -m pipeline.validate` runs as it does for a user."""
+    """Write a `params.yaml` with which `python -m pipeline.validate` runs in `folder`."""
     yaml = YAML()
     content = yaml.load(harness.ROOT / "params.yaml")
     content["data"]["path"] = str(corpus)
@@ -81,21 +81,18 @@ def _workspace(folder: Path, corpus: Path, near_duplicate: str) -> None:
     yaml.dump(content, folder / "params.yaml")
 
 
-def _verdicts(name: str, scratch: Path) -> dict[str, Verdict]:
-    """Return what a reader makes of each CSV with a fault."""
+def _outcomes(name: str, scratch: Path) -> dict[str, Outcome]:
+    """Return how a reader treats each CSV with a fault."""
     folder = scratch / "faults"
     done = harness.run(harness.Variant(f"{name} on faults", ["-m", "bench.faults", name, str(folder)], scratch))
     shutil.rmtree(folder)
-    return {fault: Verdict(**verdict) for fault, verdict in json.loads(done.output.splitlines()[-1]).items()}
+    return {fault: Outcome(**outcome) for fault, outcome in done.result.items()}
 
 
-def _figures(rows: list[harness.Row]) -> str:
-    """Return the table of speed, memory and faults, a line a variant."""
-    by_variant: dict[str, dict[str, harness.Row]] = {}
-    for row in rows:
-        by_variant.setdefault(row.variant, {})[row.metric] = row
+def _figure_table(rows: list[harness.Row]) -> str:
+    """Return the table of speed, memory and faults, with a line for each variant."""
     lines = []
-    for variant, of in by_variant.items():
+    for variant, of in harness.by_variant(rows).items():
         silent = f"{of['faults silent'].figure:.0f} of {len(FAULTS)}"
         if "speed" not in of:
             lines.append([variant, "stops: cells hold line breaks", "", "", "", silent])
@@ -115,17 +112,16 @@ def _figures(rows: list[harness.Row]) -> str:
     return harness.table(heads, lines)
 
 
-def _fault_table(verdicts: dict[str, dict[str, Verdict]]) -> str:
-    """Return the table of what becomes of each CSV with a fault, a column a reader."""
-    lines = [[fault, *(found[fault].in_words() for found in verdicts.values())] for fault in FAULTS]
-    return harness.table(["fault", *verdicts], lines)
+def _fault_table(outcomes: dict[str, dict[str, Outcome]]) -> str:
+    """Return the table of the outcome of each CSV with a fault, with a column for each reader."""
+    lines = [[fault, *(by_fault[fault].in_words() for by_fault in outcomes.values())] for fault in FAULTS]
+    return harness.table(["fault", *outcomes], lines)
 
 
 def cached_corpus(megabytes: int) -> Path:
-    """Return a corpus of about this size, made on first use and kept among the system's temporary files."""
-    path = Path(tempfile.gettempdir()) / "fresh-gpt2-bench" / f"intake-{CORPUS_VERSION}-{megabytes}mb.csv"
+    """Return a corpus of about this size, written on first use and kept in the folder of temporary files."""
+    path = harness.cache_folder() / f"intake-{CORPUS_VERSION}-{megabytes}mb.csv"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
         unfinished = path.with_suffix(".part")
         make_corpus(unfinished, megabytes * 1_000_000)
         unfinished.replace(path)
@@ -133,7 +129,7 @@ def cached_corpus(megabytes: int) -> Path:
 
 
 def make_corpus(path: Path, size: int, seed: int = 0) -> None:
-    """Write a CSV of at least `size` bytes: rows of about 500 with five columns, the same for the same seed.
+    """Write a CSV of at least `size` bytes: rows of about 500 bytes with five columns, the same for the same seed.
 
     Its texts are sentences of the sample corpus in random order, with their quotes; some texts hold line breaks, and
     in each thousand rows there are about two empty, two repeated and one with an e-mail address.
@@ -141,7 +137,7 @@ def make_corpus(path: Path, size: int, seed: int = 0) -> None:
     with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
         tales = [row["text"] for row in csv.DictReader(file)]
     sentences = sorted({sentence.strip() for tale in tales for sentence in re.findall(r'[^.!?]+[.!?]+"?', tale)})
-    chosen = random.Random(seed)
+    rng = random.Random(seed)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["id", "date", "author", "stars", "text"])
@@ -149,8 +145,8 @@ def make_corpus(path: Path, size: int, seed: int = 0) -> None:
         while file.tell() < size:
             rows = []
             for number in range(written + 1, written + 1 + ROWS_AT_ONCE):
-                text = " ".join(chosen.choices(sentences, k=6))
-                odd = chosen.randrange(1000)
+                text = " ".join(rng.choices(sentences, k=6))
+                odd = rng.randrange(1000)
                 if odd < 5:
                     text = ("", "  ", earlier, earlier, f"{text} Write to harbour{number}@example.com.")[odd]
                 elif odd < 100:

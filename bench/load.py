@@ -1,8 +1,8 @@
-"""Asks a server for texts as people would, from a process of its own: `python -m bench.load PLAN` (JSON, see `Plan`).
+"""Put load on a server, from a process of its own: `python -m bench.load PLAN` (JSON, see `Plan`).
 
-The last line is JSON: a list of what each part of the plan found, see `Found`. Closed loop: so many clients, each with
-one request at a time. Open loop: requests arrive at random (Poisson) at a rate, whether or not earlier ones are
-answered, and time counts from when they were due.
+The last line is JSON: a list of `LoadResult`. Closed loop: so many clients, each with one request at a time. Open loop:
+requests arrive at random (Poisson) at a rate, whether or not earlier ones are answered, and time counts from when they
+were due.
 """
 
 import asyncio
@@ -36,23 +36,23 @@ _DONE = b"data: [DONE]"
 
 @dataclass(frozen=True)
 class Plan:
-    """Whom to ask for what: `parts` are numbers of clients (closed loop) or, with a fraction, requests a second."""
+    """A server, the bodies of requests, and the loads to put on it."""
 
     url: str
     body: dict[str, Any]  # of each request, to which a prompt and a seed are added
-    length: str  # the name of the body's field that says how many tokens to write
+    length_field: str  # of the body: how many tokens to write
     streams: bool  # whether the answer comes as server-sent events
     folder: str  # with the model's tokenizer, which makes the prompts
-    closed: Sequence[int] = ()
-    open: Sequence[float] = ()
-    waves: int = 3  # how often each client asks; not again after `seconds`
-    least: int = 8  # requests in all, of few clients
+    closed: Sequence[int] = ()  # numbers of clients
+    open: Sequence[float] = ()  # requests a second
+    waves: int = 3  # requests of each client; none after `seconds`
+    min_requests: int = 8  # in all, of few clients
     seconds: float = 20  # also how long requests arrive in an open loop
 
 
 @dataclass
 class Answer:
-    """One request: when it was due and answered, the first text of a streamed answer, and what came of it."""
+    """One request: when it was due, its first text (if streamed) and its end, and what came of it."""
 
     due: float
     first: float = math.nan
@@ -62,36 +62,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a part of the plan found; times in seconds, at the percentiles PERCENTS, of answers without errors."""
+class LoadResult:
+    """The figures of one load; times in seconds, at the percentiles PERCENTS, of answers without errors."""
 
     requests: int
     tokens: int
     seconds: float  # from the first request to the last answer
-    first: list[float]  # until the first text, of a server that does not stream until all of it
+    first: list[float]  # until the first text; until the whole text if the server does not stream
     total: list[float]
-    least_tokens: int  # of an answer
+    min_tokens: int  # of an answer
     errors: dict[str, int]
-    cpu: float  # seconds of processor time that asking took
+    cpu: float  # seconds of processor time of this process
 
 
 Ask = Callable[[Answer, int], Awaitable[None]]  # fills in the answer to the request of this number
 
 
 def main() -> None:
-    """Ask as the plan says and print what came of it."""
+    """Follow the plan and print the figures."""
     parser = arg_parser()
     parser.add_argument("plan", type=json.loads, help="JSON")
-    found = uvloop.run(follow(Plan(**parser.parse_args().plan)))
-    echo("\n" + json.dumps([asdict(one) for one in found]))
+    results = uvloop.run(follow(Plan(**parser.parse_args().plan)))
+    echo("\n" + json.dumps([asdict(result) for result in results]))
 
 
-async def follow(plan: Plan) -> list[Found]:
-    """Return what each part of the plan found, the closed loops first; each is warmed up for."""
+async def follow(plan: Plan) -> list[LoadResult]:
+    """Return the figures of each load, the closed loops first; each has its warm-up."""
     texts = prompts(Path(plan.folder))
-    found = []
+    results = []
     timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
-    # A connection a request, as of different people; some servers close one that is used again in that very moment.
+    # A connection a request, as of different users; some servers close one just when it is used again.
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
@@ -102,36 +102,36 @@ async def follow(plan: Plan) -> list[Found]:
 
             return ask
 
-        warm, ask = asking({**plan.body, plan.length: WARM_TOKENS}), asking(plan.body)
+        warm, ask = asking({**plan.body, plan.length_field: WARM_TOKENS}), asking(plan.body)
         for clients in plan.closed:
             await closed_loop(warm, clients, waves=1)
-            waves = max(plan.waves, math.ceil(plan.least / clients))
-            found.append(await _measured(closed_loop(ask, clients, waves, plan.seconds)))
+            waves = max(plan.waves, math.ceil(plan.min_requests / clients))
+            results.append(await _measured(closed_loop(ask, clients, waves, plan.seconds)))
         for rate in plan.open:
-            await closed_loop(warm, plan.least, waves=1)
-            found.append(await _measured(open_loop(ask, rate, plan.seconds)))
-    return found
+            await closed_loop(warm, plan.min_requests, waves=1)
+            results.append(await _measured(open_loop(ask, rate, plan.seconds)))
+    return results
 
 
 def prompts(folder: Path) -> list[str]:
-    """Return different stretches of the sample corpus of about PROMPT_TOKENS tokens."""
+    """Return distinct pieces of the sample corpus of about PROMPT_TOKENS tokens."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
         tales = [row["text"] for row in itertools.islice(csv.DictReader(file), 500)]
     starts = range(0, 66, PROMPT_TOKENS)
-    stretches = (one.ids[at : at + PROMPT_TOKENS] for one in tokenizer.encode_batch(tales) for at in starts)
-    return list(dict.fromkeys(tokenizer.decode(ids) for ids in stretches if len(ids) == PROMPT_TOKENS))
+    pieces = (one.ids[at : at + PROMPT_TOKENS] for one in tokenizer.encode_batch(tales) for at in starts)
+    return list(dict.fromkeys(tokenizer.decode(ids) for ids in pieces if len(ids) == PROMPT_TOKENS))
 
 
 async def closed_loop(ask: Ask, clients: int, waves: int, seconds: float = math.inf) -> list[Answer]:
-    """Return the answers to `clients` that ask `waves` times each, but not again after `seconds`."""
+    """Return the answers to `clients` that send `waves` requests each, none after `seconds`."""
     answers: list[Answer] = []
     numbers = itertools.count()
     end = time.perf_counter() + seconds
 
     async def client() -> None:
-        for asked in range(waves):
-            if asked and time.perf_counter() > end:
+        for wave in range(waves):
+            if wave and time.perf_counter() > end:
                 return
             answers.append(answer := Answer(time.perf_counter()))
             await ask(answer, next(numbers))
@@ -142,20 +142,20 @@ async def closed_loop(ask: Ask, clients: int, waves: int, seconds: float = math.
 
 async def open_loop(ask: Ask, rate: float, seconds: float) -> list[Answer]:
     """Return the answers to requests that arrive at `rate` a second, as many as on average in `seconds`."""
-    drawn = random.Random(SEED)
-    due = itertools.accumulate(drawn.expovariate(rate) for _ in range(max(1, round(rate * seconds))))
-    begun = time.perf_counter()
-    answers, asking = [], []
+    rng = random.Random(SEED)
+    due = itertools.accumulate(rng.expovariate(rate) for _ in range(max(1, round(rate * seconds))))
+    started = time.perf_counter()
+    answers, requests = [], []
     for number, at in enumerate(due):
-        await asyncio.sleep(begun + at - time.perf_counter())
-        answers.append(answer := Answer(begun + at))
-        asking.append(asyncio.ensure_future(ask(answer, number)))
-    await asyncio.gather(*asking)
+        await asyncio.sleep(started + at - time.perf_counter())
+        answers.append(answer := Answer(started + at))
+        requests.append(asyncio.ensure_future(ask(answer, number)))
+    await asyncio.gather(*requests)
     return answers
 
 
-async def _measured(loop: Awaitable[list[Answer]]) -> Found:
-    """Return what a loop found, and what it cost this process."""
+async def _measured(loop: Awaitable[list[Answer]]) -> LoadResult:
+    """Return the figures of a loop, with the processor time that it took here."""
     before = _cpu()
     answers = await loop
     return summary(answers, _cpu() - before)
@@ -166,33 +166,33 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def summary(answers: Sequence[Answer], cpu: float = 0.0) -> Found:
-    """Return the figures of the answers; times are nan where there was none without an error."""
+def summary(answers: Sequence[Answer], cpu: float = 0.0) -> LoadResult:
+    """Return the figures of the answers; times are NaN if all answers are errors."""
     good = [answer for answer in answers if not answer.error]
 
     def percentiles(times: list[float]) -> list[float]:
         return [float(figure) for figure in np.percentile(times or [math.nan], PERCENTS)]
 
-    return Found(
+    return LoadResult(
         requests=len(answers),
         tokens=sum(answer.tokens for answer in good),
-        seconds=max((answer.ended for answer in answers), default=0) - min((one.due for one in answers), default=0),
+        seconds=max((a.ended for a in answers), default=0) - min((a.due for a in answers), default=0),
         first=percentiles([answer.first - answer.due for answer in good]),
         total=percentiles([answer.ended - answer.due for answer in good]),
-        least_tokens=min((answer.tokens for answer in good), default=0),
+        min_tokens=min((answer.tokens for answer in good), default=0),
         errors=dict(Counter(answer.error for answer in answers if answer.error)),
         cpu=cpu,
     )
 
 
 async def _post(session: aiohttp.ClientSession, plan: Plan, body: dict[str, Any], answer: Answer) -> None:
-    """Send a request and fill in the answer; an error is a figure here, too."""
+    """Send a request and fill in the answer; errors are counted, not raised."""
     try:
         async with session.post(plan.url, json=body) as response:
             if response.status != 200:
                 answer.error = str(response.status)
             elif plan.streams:
-                await _read_events(response.content, answer)
+                await read_events(response.content, answer)
             else:
                 answer.tokens = (await response.json())["usage"]["completion_tokens"]
     except (aiohttp.ClientError, TimeoutError) as error:
@@ -202,8 +202,8 @@ async def _post(session: aiohttp.ClientSession, plan: Plan, body: dict[str, Any]
         answer.first = answer.ended
 
 
-async def _read_events(lines: aiohttp.StreamReader, answer: Answer) -> None:
-    """Take the time of the first text, and the number of tokens from the event that tells it."""
+async def read_events(lines: aiohttp.StreamReader, answer: Answer) -> None:
+    """Fill in the time of the first text, and the number of tokens from the usage event."""
     last = b""
     async for line in lines:
         if not line.startswith(b"data: "):
@@ -220,7 +220,7 @@ async def _read_events(lines: aiohttp.StreamReader, answer: Answer) -> None:
 
 
 def _text(line: bytes) -> str:
-    """Return the text of an event, ours or OpenAI's."""
+    """Return the text of an event, of `/generate` or of OpenAI's protocol."""
     event = json.loads(line[6:])
     text: str = event["choices"][0]["text"] if event.get("choices") else event.get("text", "")
     return text

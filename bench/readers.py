@@ -1,6 +1,6 @@
-"""The readers that `bench.intake` compares, each as a person would call it; run in a process of its own.
+"""Read a whole CSV with one library, in a process of its own: `python -m bench.readers NAME FILE`.
 
-`python -m bench.readers NAME FILE` takes the CSV in as a whole; what it writes is deleted again.
+These are the peers of `bench.intake`, each called as its documentation shows. What a reader writes is deleted.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ Columns = dict[str, list[Any]]
 
 @dataclass(frozen=True)
 class Reader:
-    """How a library takes a CSV in: `read(file, folder)` for the time, and then what its rows are."""
+    """How a library reads a CSV: `read(file, folder)`, which is timed, and the columns of what it returns."""
 
     read: Callable[[Path, Path], Any]
     columns: Callable[[Any], Columns]
@@ -61,42 +61,42 @@ def _datasets(file: Path, folder: Path) -> Any:
     return datasets.load_dataset("csv", data_files=str(file), cache_dir=str(folder), split="train")
 
 
-def _of_pandas(frame: Any) -> Columns:
+def _pandas_columns(frame: Any) -> Columns:
     return {str(name): frame[name].tolist() for name in frame.columns}
 
 
-def _of_pyarrow(table: Any) -> Columns:
+def _pyarrow_columns(table: Any) -> Columns:
     columns: Columns = table.to_pydict()
     return columns
 
 
-def _of_polars(frame: Any) -> Columns:
+def _polars_columns(frame: Any) -> Columns:
     columns: Columns = frame.lazy().collect().to_dict(as_series=False)
     return columns
 
 
-def _of_datasets(dataset: Any) -> Columns:
+def _datasets_columns(dataset: Any) -> Columns:
     return {name: list(dataset[name]) for name in dataset.column_names}
 
 
 READERS = {
-    "pandas": Reader(_pandas, _of_pandas),
-    "pandas, pyarrow engine": Reader(_pandas_pyarrow, _of_pandas, large=False),
-    "pyarrow, newlines_in_values": Reader(_pyarrow, _of_pyarrow),
-    "polars": Reader(_polars, _of_polars),
-    "polars, streaming to Parquet": Reader(_polars_streaming, _of_polars),
-    "datasets, to Arrow": Reader(_datasets, _of_datasets),
+    "pandas": Reader(_pandas, _pandas_columns),
+    "pandas, pyarrow engine": Reader(_pandas_pyarrow, _pandas_columns, large=False),
+    "pyarrow, newlines_in_values": Reader(_pyarrow, _pyarrow_columns),
+    "polars": Reader(_polars, _polars_columns),
+    "polars, streaming to Parquet": Reader(_polars_streaming, _polars_columns),
+    "datasets, to Arrow": Reader(_datasets, _datasets_columns),
 }
 
 
 def main() -> None:
-    """Read the file by the reader of that name."""
+    """Read the file."""
     parser = arg_parser()
     parser.add_argument("name", choices=READERS)
     parser.add_argument("file", type=Path)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as made:
-        READERS[given.name].read(given.file, Path(made))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        READERS[arguments.name].read(arguments.file, Path(folder))
 
 
 if __name__ == "__main__":

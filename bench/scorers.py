@@ -1,4 +1,4 @@
-"""One way of scoring, in a process of its own: `python -m bench.scorers VARIANT MODEL TEXTS`.
+"""Score texts in one of the compared ways, in a process of its own: `python -m bench.scorers VARIANT MODEL TEXTS`.
 
 The last line is JSON: `tokens` (useful ones, not padding, a second of scoring, without loading), `error` (of the
 perplexity, relative to a loop in float64 that reads one text at a time, on a few of the texts).
@@ -15,7 +15,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import harness
-from bench.trainers import STARTER, base
+from bench.harness import FRESH
+from bench.trainers import STARTER, load_model
 from pipeline.command import arg_parser, echo, run
 from pipeline.evaluation.perplexity import score
 from pipeline.training import speed
@@ -30,50 +31,49 @@ Scorer = Callable[[PreTrainedModel, PreTrainedTokenizerBase, list[str]], float]
 
 
 def main() -> None:
-    """Score as the arguments say and print what came of it."""
+    """Score and print the figures."""
     parser = arg_parser()
     parser.add_argument("variant", choices=VARIANTS)
     parser.add_argument("model")
     parser.add_argument("texts", type=int)
-    given = parser.parse_args()
-    variant, model_name, count = given.variant, given.model, given.texts
-    if variant.startswith("ours"):
-        speed.preload_allocator()  # as the stage does, and what follows
+    arguments = parser.parse_args()
+    if arguments.variant == FRESH:  # as the stage does
+        speed.preload_allocator()
         speed.keep_freed_memory()
-    scorer = VARIANTS[variant]
+    scorer = VARIANTS[arguments.variant]
     tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.eos_token
-    made = texts(tokenizer, count)
-    model = base(model_name).eval()
-    scorer(model, tokenizer, made[:2])  # the first products of a process take longer
-    begun = time.perf_counter()
-    scorer(model, tokenizer, made)
-    seconds = time.perf_counter() - begun
-    tokens = sum(map(len, tokenizer(made)["input_ids"]))
-    exact = one_at_a_time(model, tokenizer, made[:CHECKED])
-    error = abs(math.exp(scorer(model, tokenizer, made[:CHECKED]) - exact) - 1)
+    texts = draw_texts(tokenizer, arguments.texts)
+    model = load_model(arguments.model).eval()
+    scorer(model, tokenizer, texts[:2])  # the first products of a process take longer
+    started = time.perf_counter()
+    scorer(model, tokenizer, texts)
+    seconds = time.perf_counter() - started
+    tokens = sum(map(len, tokenizer(texts)["input_ids"]))
+    exact = one_at_a_time(model, tokenizer, texts[:CHECKED])
+    error = abs(math.exp(scorer(model, tokenizer, texts[:CHECKED]) - exact) - 1)
     echo("\n" + json.dumps({"tokens": tokens / seconds, "error": error}))
 
 
-def texts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
-    """Return `count` stretches of the sample corpus, of lengths that spread as those of people's texts do."""
+def draw_texts(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
+    """Return `count` pieces of the sample corpus, whose lengths vary like those of people's texts."""
     with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
         tales = " ".join(row["text"] for row in csv.DictReader(file))
     ids = tokenizer(tales, verbose=False)["input_ids"]
-    drawn = np.random.default_rng(SEED).lognormal(math.log(MEAN) - SPREAD**2 / 2, SPREAD, count)
-    ends = np.minimum(drawn, LONGEST).astype(int).cumsum()
+    lengths = np.random.default_rng(SEED).lognormal(math.log(MEAN) - SPREAD**2 / 2, SPREAD, count)
+    ends = np.minimum(lengths, LONGEST).astype(int).cumsum()
     if ends[-1] > len(ids):
         raise ValueError(f"the sample corpus holds {len(ids)} tokens, not {ends[-1]}")
     return [tokenizer.decode(ids[begin:end]) for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 @torch.inference_mode()
-def one_at_a_time(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, some: list[str]) -> float:
-    """Return the mean loss a token, in nats, by transformers' own code in float64."""
+def one_at_a_time(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Return the mean loss a token, in nats, computed by transformers in float64."""
     exact = type(model)(model.config).double().eval()
     exact.load_state_dict(model.state_dict())
     loss, tokens = 0.0, 0
-    for text in some:
+    for text in texts:
         ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"]]])
         logits = exact(ids, use_cache=False).logits[0, :-1]
         loss += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
@@ -82,16 +82,16 @@ def one_at_a_time(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, so
 
 
 def padded(length: int | None = None, by_length: bool = False) -> Scorer:
-    """Return the way of evaluate's perplexity metric: batches of 16 texts, padded on the right, with a mask.
+    """Return the method of evaluate's perplexity metric: batches of 16 texts, padded on the right, with a mask.
 
-    Its idea written again, for `evaluate.load("perplexity")` needs the hub and breaks with transformers 5. The mean
-    over texts that it ends in is one over tokens here. Padding is up to the longest of a batch, or to `length`; the
-    texts come as given, or `by_length`.
+    It is written again because `evaluate.load("perplexity")` needs the hub and breaks with transformers 5; the mean is
+    over tokens, not over texts. Padding is up to the longest text of a batch, or to `length`; texts are in the given
+    order, or sorted `by_length`.
     """
 
     @torch.inference_mode()
-    def scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, some: list[str]) -> float:
-        rows = [tokenizer.bos_token + text for text in some]
+    def scorer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+        rows = [tokenizer.bos_token + text for text in texts]
         if by_length:
             rows.sort(key=lambda row: len(tokenizer(row)["input_ids"]))
         encoded = tokenizer(rows, padding="max_length" if length else True, max_length=length, return_tensors="pt")
@@ -110,9 +110,9 @@ def padded(length: int | None = None, by_length: bool = False) -> Scorer:
     return scorer
 
 
-def ours(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, some: list[str]) -> float:
-    """Score as the stage does; return the mean loss a token, in nats."""
-    scored = score(model, tokenizer, some, BATCH_TOKENS)
+def fresh(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> float:
+    """Score like the stage `evaluate`; return the mean loss a token, in nats."""
+    scored = score(model, tokenizer, texts, BATCH_TOKENS)
     return float(scored.loss.sum() / scored.tokens.sum())
 
 
@@ -120,7 +120,7 @@ VARIANTS: dict[str, Scorer] = {
     "stock evaluate": padded(),
     "padded to 256": padded(256),
     "length-sorted": padded(by_length=True),
-    "ours": ours,
+    FRESH: fresh,
 }
 
 

@@ -1,13 +1,11 @@
-"""The servers that `bench.serve` holds ours against: `python -m bench.servers NAME FOLDER PORT` is one of them.
+"""The peers of `bench.serve`: `python -m bench.servers NAME FOLDER PORT` runs one of them.
 
 `python -m bench.servers model NAME` makes the model of that name, once, and prints its folder.
 """
 
-import getpass
 import hashlib
 import itertools
 import json
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,18 +19,29 @@ from pydantic import BaseModel
 from tokenizers import Tokenizer
 
 from bench import harness
-from bench.designs import CONVERTED, START, TEMPERATURE, TOP_K, TOP_P, CTranslate2, Request, Window
+from bench.micro_batches import (
+    CONVERTED,
+    START,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+    CTranslate2Model,
+    MicroBatches,
+    Request,
+    WriteBatch,
+)
 from pipeline.command import arg_parser, echo, run
 
 STARTER = harness.ROOT / "starter"
+MODEL_LIBRARIES = ("torch", "transformers", "ctranslate2")  # whose versions decide the files of a model
 MODELS: dict[str, dict[str, int]] = {
     "gpt2": {},  # 124 million parameters, as GPT2Config has them
     "tiny": {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 256, "vocab_size": 5120},
 }
 
 
-class Wanted(BaseModel):
-    """A request, as ours takes it; the seed is ours alone."""
+class Body(BaseModel):
+    """The body of a request, as the service takes it; peers ignore the seed."""
 
     prompt: str
     max_new_tokens: int
@@ -45,41 +54,37 @@ class Wanted(BaseModel):
 def make_model(name: str) -> Path:
     """Return the folder of a GPT-2 with random weights (seed 0) and the starter's tokenizer; it is made once.
 
-    CTranslate2's form of it lies in the folder CONVERTED.
+    CTranslate2's form of it is in its folder CONVERTED.
     """
-    made_by = "-".join(metadata.version(library) for library in ("torch", "transformers", "ctranslate2"))
-    # Of this user alone: others may write into the folder of temporary files, too.
-    cache = Path(tempfile.gettempdir()) / f"fresh-gpt2-bench-{getpass.getuser()}"
-    cache.mkdir(mode=0o700, exist_ok=True)
-    if cache.stat().st_uid != os.getuid():
-        raise PermissionError(f"{cache}: belongs to another user; set TMPDIR to a folder of your own")
-    folder = cache / f"{name}-{made_by}"
-    if folder.is_dir():
-        return folder
+    folder = harness.cache_folder() / f"{name}-{'-'.join(metadata.version(library) for library in MODEL_LIBRARIES)}"
+    if not folder.is_dir():
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            unfinished = Path(scratch) / "model"
+            _write_model(unfinished, MODELS[name])
+            unfinished.rename(folder)
+    return folder
 
+
+def _write_model(folder: Path, sizes: dict[str, int]) -> None:
     import torch
     from ctranslate2.converters import TransformersConverter
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    with tempfile.TemporaryDirectory(dir=cache) as beside:
-        new = Path(beside) / "model"
-        torch.manual_seed(0)
-        model = GPT2LMHeadModel(GPT2Config(**MODELS[name], bos_token_id=START, eos_token_id=START))
-        # Too near to 0 to be among the likeliest: no text ends before it has the length that was asked for.
-        model.transformer.wte.weight.data[START] *= 0.01
-        model.save_pretrained(new)
-        tokenizer = json.loads((STARTER / "tokenizer.json").read_text(encoding="utf-8"))
-        _fill_up(tokenizer["model"]["vocab"], model.config.vocab_size)
-        (new / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
-        (new / "tokenizer_config.json").write_bytes((STARTER / "tokenizer_config.json").read_bytes())
-        data = hashlib.sha256(b"random weights").hexdigest()
-        (new / "manifest.json").write_text(json.dumps({"data": data}), encoding="utf-8")
-        TransformersConverter(str(new)).convert(str(new / CONVERTED), quantization="int8")
-        new.rename(folder)
-    return folder
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=START, eos_token_id=START))
+    # Too near to 0 to be among the likeliest: no text ends before it has the requested length.
+    model.transformer.wte.weight.data[START] *= 0.01
+    model.save_pretrained(folder)
+    tokenizer = json.loads((STARTER / "tokenizer.json").read_text(encoding="utf-8"))
+    fill_vocabulary(tokenizer["model"]["vocab"], model.config.vocab_size)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_bytes((STARTER / "tokenizer_config.json").read_bytes())
+    data = hashlib.sha256(b"random weights").hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({"data": data}), encoding="utf-8")
+    TransformersConverter(str(folder)).convert(str(folder / CONVERTED), quantization="int8")
 
 
-def _fill_up(vocabulary: dict[str, int], size: int) -> None:
+def fill_vocabulary(vocabulary: dict[str, int], size: int) -> None:
     """Add words that no merge makes, so that each of the model's tokens has a text."""
     words = [word for word in vocabulary if word.isascii() and word.isalpha()]
     for first, second in itertools.product(words, words):
@@ -89,7 +94,7 @@ def _fill_up(vocabulary: dict[str, int], size: int) -> None:
 
 
 def recipe(folder: Path) -> FastAPI:
-    """Return the recipe's app: transformers' generate, in float32, in the handler itself: one request at a time."""
+    """Return the recipe's app: transformers' generate in float32, in the handler itself, one request at a time."""
     import torch
     from transformers import GPT2LMHeadModel, GPT2TokenizerFast
 
@@ -100,18 +105,18 @@ def recipe(folder: Path) -> FastAPI:
     app = FastAPI()
 
     @app.post("/generate")
-    async def generate(wanted: Wanted) -> dict[str, Any]:
-        ids = tokenizer(wanted.prompt, return_tensors="pt").input_ids
+    async def generate(body: Body) -> dict[str, Any]:
+        ids = tokenizer(body.prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             output = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 pad_token_id=tokenizer.eos_token_id,
-                max_new_tokens=wanted.max_new_tokens,
+                max_new_tokens=body.max_new_tokens,
                 do_sample=True,
-                temperature=wanted.temperature,
-                top_p=wanted.top_p,
-                top_k=wanted.top_k,
+                temperature=body.temperature,
+                top_p=body.top_p,
+                top_k=body.top_k,
             )[0, ids.shape[1] :]
         return _answer(tokenizer.decode(output, skip_special_tokens=True), len(output))
 
@@ -132,10 +137,11 @@ def transformers_batched(folder: Path) -> FastAPI:
     ).eval()
 
     @torch.inference_mode()
-    def write(requests: Sequence[Request]) -> None:
+    def write(requests: Sequence[Request]) -> list[list[int]]:
         longest = max(len(request.prompt) for request in requests)
-        ids = torch.tensor([[START] * (longest - len(one.prompt)) + one.prompt for one in requests])
-        mask = torch.tensor([[0] * (longest - len(one.prompt)) + [1] * len(one.prompt) for one in requests])
+        paddings = [longest - len(request.prompt) for request in requests]
+        ids = torch.tensor([[START] * n + one.prompt for n, one in zip(paddings, requests, strict=True)])
+        mask = torch.tensor([[0] * n + [1] * (longest - n) for n in paddings])  # (requests, longest)
         output = model.generate(
             ids,
             attention_mask=mask,
@@ -146,37 +152,33 @@ def transformers_batched(folder: Path) -> FastAPI:
             top_p=TOP_P,
             top_k=TOP_K,
         )
-        for request, tokens in zip(requests, output[:, longest:].tolist(), strict=True):
-            for token in tokens[: request.length]:
-                if token == START:
-                    break
-                request.push(token)
-            request.finish()
+        texts = zip(requests, output[:, longest:].tolist(), strict=True)
+        return [list(itertools.takewhile(lambda t: t != START, tokens[: one.length])) for one, tokens in texts]
 
     return _batched(folder, write)
 
 
 def ctranslate2_batched(folder: Path) -> FastAPI:
     """Return an app that passes micro-batches to CTranslate2 in 8-bit integers, and does nothing else."""
-    return _batched(folder, CTranslate2(folder).write)
+    return _batched(folder, CTranslate2Model(folder).write)
 
 
-def _batched(folder: Path, write: Callable[[list[Request]], None]) -> FastAPI:
+def _batched(folder: Path, write: WriteBatch) -> FastAPI:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.window = Window(write)
+        app.state.batches = MicroBatches(write)
         yield
-        await app.state.window.close()
+        await app.state.batches.close()
 
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/generate")
-    async def generate(wanted: Wanted) -> dict[str, Any]:
-        request = Request([START, *tokenizer.encode(wanted.prompt).ids], wanted.max_new_tokens)
-        await app.state.window.write(request)
-        return _answer(tokenizer.decode(request.tokens), len(request.tokens))
+    async def generate(body: Body) -> dict[str, Any]:
+        request = Request([START, *tokenizer.encode(body.prompt).ids], body.max_new_tokens)
+        tokens = await app.state.batches.write(request)
+        return _answer(tokenizer.decode(tokens), len(tokens))
 
     return app
 
@@ -189,22 +191,22 @@ SERVERS: dict[str, Callable[[Path], FastAPI]] = {
 
 
 def main() -> None:
-    """Make a model, or serve until told to stop."""
+    """Make a model, or serve until stopped."""
     parser = arg_parser()
     parser.add_argument("name", choices=["model", *SERVERS])
-    parser.add_argument("folder", help="of the model; its name, after `model`")
+    parser.add_argument("folder", help="of the model; for `model` its name")
     parser.add_argument("port", type=int, nargs="?")
-    given = parser.parse_args()
-    if given.name == "model":
-        echo(f"\n{make_model(given.folder)}")
+    arguments = parser.parse_args()
+    if arguments.name == "model":
+        echo(f"\n{make_model(arguments.folder)}")
         return
-    app = SERVERS[given.name](Path(given.folder))
+    app = SERVERS[arguments.name](Path(arguments.folder))
 
     @app.get("/readyz")
     async def ready() -> None:
         """Answer 200."""
 
-    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="warning")
 
 
 if __name__ == "__main__":

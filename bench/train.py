@@ -1,11 +1,12 @@
-"""How fast, and how well, ways of fine-tuning train: `python -m bench.train [--quick] [--json]`.
+"""Compare ways of fine-tuning, in speed and loss: `python -m bench.train [--quick] [--json]`.
 
-GPT-2 of 124 million parameters (random weights, so nothing is fetched) and the starter, on tales of about 105 tokens:
-the recipe as it was, transformers' language-modelling example, a loop in nanoGPT's manner, and the stage's own code.
+GPT-2 of 124 million parameters (random weights, so nothing is downloaded) and the starter, on tales of about 105
+tokens: the original recipe, transformers' language-modelling example, a loop like nanoGPT's, and the code of the stage
+`finetune`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bench import harness
 from bench.trainers import LIMITS, VARIANTS
@@ -20,16 +21,16 @@ QUICK = {"starter": (8, 1)}
 def main() -> None:
     """Measure and publish."""
     parser = harness.arguments("Compare ways of fine-tuning: useful tokens a second, memory, and the loss they reach.")
-    wanted = parser.parse_args()
-    sizes, rounds = (QUICK, 1) if wanted.quick else (SIZES, wanted.rounds)
+    arguments = parser.parse_args()
+    sizes, rounds = (QUICK, 1) if arguments.quick else (SIZES, arguments.rounds)
     rows, texts = [], []
     for model, (count, epochs) in sizes.items():
         runs = harness.in_turns([_variant(name, model, count, epochs) for name in [*LIMITS, *VARIANTS]], rounds)
-        found = rows_of(runs)
-        title = f"{model}, {count} texts, {epochs} epochs, runs of each: {rounds}; median (least to greatest)"
-        texts.append(f"{title}\n\n{_figures(found)}")
-        rows += [harness.Row(f"{model}: {row.variant}", *list(vars(row).values())[1:]) for row in found]
-    harness.publish("train", "\n\n".join(texts), rows, LIBRARIES, wanted.json)
+        of_model = rows_of(runs)
+        title = f"{model}, {count} texts, {epochs} epochs, runs of each: {rounds}; median (minimum to maximum)"
+        texts.append(f"{title}\n\n{_table(of_model)}")
+        rows += [replace(row, variant=f"{model}: {row.variant}") for row in of_model]
+    harness.publish("train", "\n\n".join(texts), rows, LIBRARIES, arguments.json)
 
 
 def _variant(name: str, model: str, texts: int, epochs: int) -> harness.Variant:
@@ -38,15 +39,15 @@ def _variant(name: str, model: str, texts: int, epochs: int) -> harness.Variant:
 
 
 def rows_of(runs: Mapping[str, Sequence[harness.Run]]) -> list[harness.Row]:
-    """Return speed, share of the machine's limit, memory and loss of each way of training."""
-    printed = {name: [json.loads(run.output.splitlines()[-1]) for run in of_one] for name, of_one in runs.items()}
-    limit = max(of["operations_a_second"] for of in printed[next(iter(LIMITS))])
-    ways = {name: of for name, of in printed.items() if name not in LIMITS}
-    speed = {name: [one["tokens"] for one in of] for name, of in ways.items()}
-    share = {name: [one["tokens"] * one["operations"] / limit for one in of] for name, of in ways.items()}
-    loss = {name: [one["loss"] for one in of] for name, of in ways.items()}
-    memory = {name: [run.peak_memory / 1e6 for run in runs[name]] for name in ways}
-    limits = {name: [one["operations_a_second"] / 1e9 for one in printed[name]] for name in LIMITS}
+    """Return speed, share of the machine's limit, memory and loss of each variant."""
+    results = {name: [run.result for run in of_one] for name, of_one in runs.items()}
+    limit = max(result["operations_a_second"] for result in results[next(iter(LIMITS))])
+    trained = {name: of_one for name, of_one in results.items() if name not in LIMITS}
+    speed = {name: [one["tokens"] for one in of_one] for name, of_one in trained.items()}
+    share = {name: [one["tokens"] * one["operations"] / limit for one in of_one] for name, of_one in trained.items()}
+    loss = {name: [one["loss"] for one in of_one] for name, of_one in trained.items()}
+    memory = {name: [run.peak_memory / 1e6 for run in runs[name]] for name in trained}
+    limits = {name: [one["operations_a_second"] / 1e9 for one in results[name]] for name in LIMITS}
     return [
         *harness.compare(limits, "matrix products", "GFLOP/s", next(iter(LIMITS))),
         *harness.compare(speed, "speed", "useful tokens/s", PEER),
@@ -56,11 +57,9 @@ def rows_of(runs: Mapping[str, Sequence[harness.Run]]) -> list[harness.Row]:
     ]
 
 
-def _figures(rows: list[harness.Row]) -> str:
-    """Return the table, a line a way of training."""
-    by_variant: dict[str, dict[str, harness.Row]] = {}
-    for row in rows:
-        by_variant.setdefault(row.variant, {})[row.metric] = row
+def _table(rows: list[harness.Row]) -> str:
+    """Return a table with a line for each variant."""
+    by_variant = harness.by_variant(rows)
     limits = ", ".join(
         f"{name}: {of['matrix products'].figure:,.0f} GFLOP/s" for name, of in by_variant.items() if len(of) == 1
     )

@@ -1,4 +1,4 @@
-"""One way of training, in a process of its own: `python -m bench.trainers VARIANT MODEL TEXTS EPOCHS`.
+"""Train in one of the compared ways, in a process of its own: `python -m bench.trainers VARIANT MODEL TEXTS EPOCHS`.
 
 The last line is JSON: `tokens` (useful ones, not padding, a second), `loss` (mean over the tokens of the same
 validation texts, scored in the same plain way, in nats), `operations` (floating-point operations a useful token).
@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from bench import harness
+from bench.harness import FRESH
 from pipeline import finetune, params, paths
 from pipeline.command import arg_parser, echo, run
 from pipeline.training import speed
@@ -46,22 +47,21 @@ Train = Callable[[PreTrainedModel, Rows, int], float]
 
 
 def main() -> None:
-    """Train as the arguments say and print what came of it."""
+    """Train and print the figures."""
     parser = arg_parser()
     parser.add_argument("variant", choices=[*LIMITS, *VARIANTS])
     parser.add_argument("model")
     parser.add_argument("texts", type=int)
     parser.add_argument("epochs", type=int)
-    given = parser.parse_args()
-    variant, model_name, texts, epochs = given.variant, given.model, given.texts, given.epochs
-    if variant.startswith("ours"):
+    arguments = parser.parse_args()
+    if arguments.variant.startswith(FRESH):
         speed.preload_allocator()  # as the stage does
-    if variant in LIMITS:
-        _print({"operations_a_second": gemm_limit(LIMITS[variant])})
+    if arguments.variant in LIMITS:
+        _print({"operations_a_second": gemm_limit(LIMITS[arguments.variant])})
         return
-    documents = tokenized(texts + VALIDATION)
-    model = base(model_name)
-    seconds_a_token = VARIANTS[variant](model, documents[VALIDATION:], epochs)
+    documents = tokenized(arguments.texts + VALIDATION)
+    model = load_model(arguments.model)
+    seconds_a_token = VARIANTS[arguments.variant](model, documents[VALIDATION:], arguments.epochs)
     _print(
         {
             "tokens": 1 / seconds_a_token,
@@ -81,14 +81,14 @@ def gemm_limit(setting: str, size: int = 2048) -> float:
     left, right, result = (torch.ones(size, size) for _ in range(3))
     seconds = []
     for _ in range(12):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         torch.mm(left, right, out=result)
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - started)
     return 2 * size**3 / min(seconds)
 
 
 def tokenized(count: int) -> Rows:
-    """Return `count` tales of the sample corpus as ids between start and end token; raises ValueError beyond them."""
+    """Return `count` tales of the sample corpus as ids between start and end; raise ValueError if there are fewer."""
     tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
     end = tokenizer.eos_token_id
     with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
@@ -99,7 +99,7 @@ def tokenized(count: int) -> Rows:
     return documents[:count]
 
 
-def base(name: str) -> PreTrainedModel:
+def load_model(name: str) -> PreTrainedModel:
     """Return GPT-2 of 124 million parameters with random weights, or the starter, with GPT-2's dropout, in float32."""
     torch.manual_seed(SEED)
     if name == "gpt2":
@@ -109,7 +109,7 @@ def base(name: str) -> PreTrainedModel:
 
 @torch.inference_mode()
 def validation_loss(model: PreTrainedModel, documents: Rows) -> float:
-    """Return the mean loss a token, a document at a time, by transformers' own code."""
+    """Return the mean loss a token, computed by transformers one document at a time."""
     torch.set_float32_matmul_precision("highest")
     plain = type(model)(model.config).eval()
     plain.set_attn_implementation("eager")
@@ -120,7 +120,7 @@ def validation_loss(model: PreTrainedModel, documents: Rows) -> float:
 
 
 class _Clock(TrainerCallback):
-    """The time between the ends of steps that follow each other within an epoch, but the first ones."""
+    """The time between the ends of consecutive steps within an epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -137,13 +137,13 @@ class _Clock(TrainerCallback):
 
 
 def _mean(seconds: list[float]) -> float:
-    """Return the mean of the steps' times but the first ones, which warm up."""
+    """Return the mean time of a step, without the first two, which are the warm-up."""
     timed = seconds[2:] or seconds
     return sum(timed) / len(timed)
 
 
 def _plain_trainer(model: PreTrainedModel, rows: Dataset, epochs: int) -> float:
-    """Train by transformers' Trainer with its defaults; return seconds a step."""
+    """Train with transformers' Trainer and its defaults; return seconds a step."""
     clock = _Clock()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -184,7 +184,7 @@ def recipe(length: int) -> Train:
 
 
 def concatenate_and_chunk(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
-    """Train as transformers' language-modelling example does: all texts strung together, cut into blocks."""
+    """Train like transformers' language-modelling example: all texts concatenated, then cut into blocks."""
     ids = [token for one in documents for token in one]
     blocks = [ids[at : at + BLOCK] for at in range(0, len(ids) - BLOCK + 1, BLOCK)]
     rows = Dataset.from_list([{"input_ids": block, "attention_mask": [1] * BLOCK, "labels": block} for block in blocks])
@@ -192,7 +192,7 @@ def concatenate_and_chunk(model: PreTrainedModel, documents: Rows, epochs: int) 
 
 
 def plain_loop(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
-    """Train in nanoGPT's manner: blocks from random places of the strung-together texts, in a bare loop."""
+    """Train like nanoGPT: blocks from random positions of the concatenated texts, in a bare loop."""
     ids = torch.tensor([token for one in documents for token in one])
     weights = [weight for weight in model.parameters() if weight.ndim >= 2]
     others = [weight for weight in model.parameters() if weight.ndim < 2]
@@ -211,11 +211,11 @@ def plain_loop(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
     return _mean([after - before for before, after in itertools.pairwise(ends)]) / (BATCH * BLOCK)
 
 
-def ours(precision: Literal["auto", "fp32"]) -> Train:
-    """Return what the stage does, through its own code, with the learning rate and batch of the others."""
+def fresh(precision: Literal["auto", "fp32"]) -> Train:
+    """Return the training of the stage `finetune`, with the learning rate and batch of the others."""
 
     def train(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
-        wanted = params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(
+        config = params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(
             update={
                 "learning_rate": LEARNING_RATE,
                 "epochs": epochs,
@@ -233,9 +233,9 @@ def ours(precision: Literal["auto", "fp32"]) -> Train:
         clock = _Clock()
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            fast = finetune.make_model(Path(folder), wanted, chosen)
+            fast = finetune.make_model(Path(folder), config, chosen)
             splits = {"train": _padded(documents), "validation": _padded(documents[:1])}
-            trainer = finetune.make_trainer(fast, splits, wanted, choices, Checkpoints(Path(folder, "checkpoints")))
+            trainer = finetune.make_trainer(fast, splits, config, choices, Checkpoints(Path(folder, "checkpoints")))
             trainer.add_callback(clock)
             trainer.resume()
         model.load_state_dict(fast.state_dict())
@@ -260,8 +260,8 @@ VARIANTS: dict[str, Train] = {
     "recipe, padded to 256": recipe(256),
     "concatenate and chunk": concatenate_and_chunk,
     "plain loop": plain_loop,
-    "ours, fp32": ours("fp32"),
-    "ours": ours("auto"),
+    f"{FRESH}, fp32": fresh("fp32"),
+    FRESH: fresh("auto"),
 }
 
 

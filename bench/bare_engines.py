@@ -1,0 +1,83 @@
+"""Run an engine without HTTP: `python -m bench.bare_engines ENGINE FOLDER TOKENS WAVES CLIENTS...`.
+
+ENGINE is the service's own (`fresh`) or `CTranslate2`; so many texts at a time, as `bench.load` asks a server for them.
+The last line is JSON: a `bench.load.LoadResult` for each number of clients.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from bench import load
+from bench.harness import FRESH
+from bench.micro_batches import TEMPERATURE, TOP_K, TOP_P, CTranslate2Model, Request, tokenized_prompts
+from pipeline.command import arg_parser, echo, run
+
+ENGINES = (FRESH, "CTranslate2")
+
+
+def main() -> None:
+    """Measure one engine and print its figures."""
+    parser = arg_parser()
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("folder", type=Path, help="of the model")
+    parser.add_argument("tokens", type=int, help="of each text")
+    parser.add_argument("waves", type=int, help="texts for each client")
+    parser.add_argument("clients", type=int, nargs="+", help="numbers of texts at a time")
+    arguments = parser.parse_args()
+    sizes = (arguments.folder, arguments.tokens, arguments.waves, arguments.clients)
+    results = asyncio.run(service_engine(*sizes)) if arguments.engine == FRESH else ctranslate2(*sizes)
+    echo("\n" + json.dumps([asdict(result) for result in results]))
+
+
+async def service_engine(folder: Path, tokens: int, waves: int, clients: Sequence[int]) -> list[load.LoadResult]:
+    """Return the figures of the engine that the service would choose, behind its scheduler."""
+    from serving.engines import selection
+    from serving.engines.protocol import Sampling
+
+    prompts = tokenized_prompts(folder)
+    engine = selection.make(folder, "auto")
+
+    async def ask(answer: load.Answer, number: int) -> None:
+        prompt = prompts[number % len(prompts)]
+        sampling = Sampling(tokens, TEMPERATURE, TOP_P, TOP_K, repetition_penalty=1.0, seed=number)
+        stream = engine.submit(prompt, sampling)
+        try:
+            async for _ in stream:
+                answer.ended = time.perf_counter()
+                if not answer.tokens:
+                    answer.first = answer.ended
+                answer.tokens += 1
+        finally:
+            stream.cancel()
+
+    results = []
+    for count in clients:
+        await load.closed_loop(ask, count, waves=1)  # warm-up
+        results.append(load.summary(await load.closed_loop(ask, count, waves)))
+    await asyncio.to_thread(engine.close)
+    return results
+
+
+def ctranslate2(folder: Path, tokens: int, waves: int, clients: Sequence[int]) -> list[load.LoadResult]:
+    """Return the figures of CTranslate2, one batch after the other."""
+    prompts = tokenized_prompts(folder)
+    model = CTranslate2Model(folder)
+    results = []
+    for count in clients:
+        answers = []
+        for wave in range(waves + 1):  # the first one is the warm-up
+            requests = [Request(prompts[(wave * count + at) % len(prompts)], tokens) for at in range(count)]
+            started = time.perf_counter()
+            texts = model.write(requests)
+            ended = time.perf_counter()
+            answers += [load.Answer(started, ended, ended, len(text)) for text in texts if wave]
+        results.append(load.summary(answers))
+    return results
+
+
+if __name__ == "__main__":
+    run(main)
