@@ -1,53 +1,44 @@
-"""What `make up` does beside its processes, for a server elsewhere: the pool, the deployments, the rounds.
+"""Set up a Prefect server elsewhere as `make up` does here: the work pool, the deployments, and then the monitor.
 
-`python -m deploy.pool_setup --type kubernetes --template deploy/kubernetes/pool.json` in the folder where runs work.
+Run it in the folder in which runs work:
+`python -m deploy.pool_setup --type kubernetes --template deploy/kubernetes/pool.json`.
 """
 
 import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from flows.runtime import notify, settings
+from flows.runtime import notify, work_pool
 from flows.runtime.monitor import Monitor
 from pipeline import params
 from pipeline.command import UserError, arg_parser, echo, run
 
-_START = 120.0  # seconds that the server may take
 
+def deploy(retrain_variables: dict[str, str]) -> None:
+    """Make the deployments in prefect.yaml.
 
-def prepare(kind: str, template: Path | None, retrain: dict[str, str]) -> None:
-    """Make the pool that prefect.yaml names, of this kind, and deploy all; `retrain` are its job variables.
+    Args:
+        retrain_variables: Job variables of the deployment `retrain`.
 
-    Raises UserError where the pool is of another kind, or the deployments cannot be made.
+    Raises:
+        UserError: A deployment could not be made.
     """
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
+    _run([*command, "--all"])
+    if retrain_variables:
+        options = [part for name, value in retrain_variables.items() for part in ("--job-variable", f"{name}={value}")]
+        _run([*command, "--name", "retrain", *options])
 
-    job = ProcessWorker.get_default_base_job_template()
-    if template is not None:
-        job = json.loads(template.read_text(encoding="utf-8"))
-    with get_client(sync_client=True) as client:
-        with suppress(ObjectAlreadyExists):  # of an earlier start; a person may have changed it
-            client.create_work_pool(WorkPoolCreate(name=settings.POOL, type=kind, base_job_template=job))
-        there = client.read_work_pool(settings.POOL).type
-    if there != kind:
-        raise UserError(
-            f"found the work pool {settings.POOL} of type {there}, expected {kind}; delete it, or say {there}"
-        )
-    deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy"]
-    variables = [option for name, value in retrain.items() for option in ("--job-variable", f"{name}={value}")]
-    for command in [[*deploy, "--all"], *([[*deploy, "--name", "retrain", *variables]] if variables else [])]:
-        if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own commands
-            raise UserError("the deployments of prefect.yaml could not be made; see above")
+
+def _run(command: list[str]) -> None:
+    if subprocess.run(command, check=False).returncode:  # noqa: S603 - our own commands
+        raise UserError("the deployments in prefect.yaml could not be made; see above")
 
 
 def main() -> None:
-    """Make the pool and the deployments, then look after crashed runs, the corpus and the inbox, until stopped."""
+    """Make the pool and the deployments; then watch for crashed runs, a changed corpus and dropped files."""
     from prefect.client.orchestration import get_client
 
     parser = arg_parser()
@@ -55,21 +46,18 @@ def main() -> None:
     parser.add_argument("--template", type=Path, help="the pool's base job template")
     parser.add_argument("--retrain", type=json.loads, help="JSON: job variables of the deployment retrain")
     parser.add_argument("--once", action="store_true", help="end when the deployments are made")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     with get_client(sync_client=True) as client:
-        deadline = time.monotonic() + _START
-        while (problem := client.api_healthcheck()) is not None:
-            if time.monotonic() > deadline:
-                raise UserError(f"Prefect's server did not answer within {_START:g} seconds: {problem!r}")
-            time.sleep(0.5)
-        prepare(given.type, given.template, given.retrain or {})
-        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], echo)
-        if given.once:
+        work_pool.wait_for_server(client, lambda: None)
+        work_pool.make_pool(client, arguments.type, arguments.template)
+        deploy(arguments.retrain or {})
+        notify.crash_notice_automation(params.load().retrain.notify, work_pool.FLOWS, echo)
+        if arguments.once:
             return
-        echo("deployed; looking after runs, the corpus and the inbox")
-        rounds = Monitor(client, echo)
+        echo("deployed; watching for crashed runs, a changed corpus and dropped files")
+        monitor = Monitor(client, echo)
         while True:
-            rounds.go()
+            monitor.poll()
             time.sleep(1)
 
 

@@ -1,281 +1,197 @@
-"""`make up`: Prefect's server, the deployments, a worker and the service, in one process that ends them all together.
+"""`make up`: Prefect's server, the deployments, a worker and the service, started and stopped together.
 
-Each is a child that ends with this one however that ends, see `flows.runtime.supervisor`. What they print goes to
-files in `registry/logs/`; shown here are the addresses, how runs end, and the last lines of a part that ended
-by itself.
+Each is a child process that ends with this one, however this one ends (`flows.runtime.supervisor`). They print to files
+in `registry/logs/`; this process prints the addresses, how runs end, and the last lines of a part that ended by itself.
 """
 
-import fcntl
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from flows.runtime import settings, supervisor
+from flows.runtime import settings
+from flows.runtime.managed_process import LOGS, ManagedProcess
 from pipeline import command, params, paths, storage
 from pipeline.command import CRASH, OutputLost, UserError, arg_parser, echo, run
 from serving import ports
 
-if TYPE_CHECKING:  # Prefect reads its settings when it is imported: only once they are made
+if TYPE_CHECKING:  # Prefect reads its settings when it is imported, so they must be set first
     from prefect.client.orchestration import SyncPrefectClient
 
     from flows.runtime.monitor import Monitor
 
-LOGS = paths.REGISTRY / "logs"
 _LOCK = paths.REGISTRY / "up.lock"
-_SERVICE_PORT = 3000  # BentoML's own default
-_KEPT = 10_000_000  # bytes of a log; then it becomes NAME.log.1, and the one before is dropped
-_START = 120.0  # seconds that the server may take: 13 when its database is new, several times that on a busy machine
-_TAIL, _TAIL_LINES = 20_000, 10  # bytes and lines of a log that are shown where a part ended by itself
-_PLANNED = 20.0  # seconds for the server to plan a new schedule's runs
-_LOOK = 20.0  # seconds between two looks after runs and for a model
-_RESTARTS, _RESTARTS_WITHIN = 3, 600.0  # of the server, in so many seconds: more is no accident
-# Seconds from being told to end to being killed. A worker waits for its runs, whose trainers write a checkpoint.
-_SERVER, _WORKER, _SERVICE = 4, 13, 6
+_SERVICE_PORT = 3000  # BentoML's default
+_SCHEDULE_SECONDS = 20.0  # for the server to plan the runs of a new schedule
+_MODEL_SECONDS = 20.0  # between two checks for a model to serve
+_MAX_RESTARTS, _RESTART_WINDOW = 3, 600.0  # of the server within so many seconds; more have a lasting cause
+# Seconds from SIGTERM to SIGKILL. A worker waits for its runs, whose trainers write a checkpoint.
+_SERVER_GRACE, _WORKER_GRACE, _SERVICE_GRACE, _DEPLOY_GRACE = 4, 13, 6, 2
 
 
-class _Stop(BaseException):
-    """Somebody wants it to end: Ctrl-C, SIGTERM, a closed terminal."""
+class _StopRequested(BaseException):
+    """Ctrl-C, SIGTERM or a closed terminal."""
 
 
-class _Ended(Exception):  # noqa: N818 - as one says it
-    """One of the parts ended by itself."""
-
-
-class ManagedProcess:
-    """One of the processes: its name, its log, and the pipe whose closing ends it and all that it started."""
-
-    def __init__(self, root: Path, name: str, command: Sequence[str], patience: float) -> None:
-        """Start `command` in `root`; told to end, it has `patience` seconds."""
-        self.command, self.patience = command, patience
-        self.name, self.log = name, root / LOGS / f"{name}.log"
-        if self.log.exists() and self.log.stat().st_size > _KEPT:
-            self.log.rename(self.log.with_suffix(".log.1"))
-        # Straight into the file, not through this process: they must not stand still, or fail, because it does.
-        with open(self.log, "ab", buffering=0, opener=storage.no_follow) as log:
-            log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S}\n".encode())
-            self._process = subprocess.Popen(  # noqa: S603 - our own commands
-                [sys.executable, "-P", supervisor.__file__, str(patience), "0", sys.executable, *command],
-                cwd=root,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in the terminal reaches this process alone, which ends the others
-            )
-            self._start = log.tell()
-
-    def code(self) -> int | None:
-        """Return the exit code, None while it runs."""
-        return self._process.poll()
-
-    def end(self) -> None:
-        """Tell it and everything it started to end; returns at once."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def wait(self) -> int:
-        """Return the exit code once it has ended."""
-        return self._process.wait()
-
-    def last_lines(self) -> str:
-        """Return the end of what it has printed since it was started."""
-        with self.log.open("rb") as log:
-            log.seek(max(self._start, self.log.stat().st_size - _TAIL))
-            lines = log.read().decode(errors="replace").splitlines()
-        return "\n".join(f"    {line}" for line in lines[-_TAIL_LINES:])
+class _PartEnded(Exception):  # noqa: N818 - an event, reported to the user
+    """A part ended by itself."""
 
 
 class LocalStack:
-    """Everything that runs, from the first to the last."""
+    """The server, the worker and the service of one project folder."""
 
     def __init__(self, root: Path, port: int, service_port: int | None) -> None:
-        """Take the project's folder and the ports; without one for the service there is none."""
+        """Take the project's folder, the server's port, and the service's; with None there is no service."""
         self._root, self._port, self._service_port = root, port, service_port
-        self._parts: list[ManagedProcess] = []
-        self._rounds: Monitor | None = None
-        self._said = ""
-        self._restarts: list[float] = []  # of the server: when
+        self._parts: list[ManagedProcess] = []  # the server first
+        self._monitor: Monitor | None = None  # once everything is up
+        self._printed_problem = ""  # why there is no service
+        self._restarts: list[float] = []  # times at which the server was restarted
 
     def start(self) -> None:
-        """Start everything, in order; raises _Ended if one of them ends, UserError where there is something to mend."""
+        """Start everything, in order; raises _PartEnded if a part ends, UserError for what the user can fix."""
         from prefect.client.orchestration import get_client
 
-        from flows.runtime import notify
+        from flows.runtime import notify, work_pool
         from flows.runtime.monitor import Monitor
 
-        host = os.environ["PREFECT_SERVER_API_HOST"]
-        uvicorn = ["-m", "uvicorn", "--factory", "flows.runtime.server:app", "--host", host, "--port", str(self._port)]
-        # Short: browsers keep their connections open, and whoever called is told by a closed one as well.
-        server = self._begin(
-            "server", [*uvicorn, "--log-level", "warning", "--timeout-graceful-shutdown", "2"], _SERVER
-        )
+        server = self._start_server()
         client = get_client(sync_client=True)
-        deadline = time.monotonic() + _START
-        while client.api_healthcheck() is not None:
-            self._check()
-            if time.monotonic() > deadline:
-                raise UserError(f"Prefect's server did not answer within {_START:g} seconds; see {self._shown(server)}")
-            time.sleep(0.2)
-        _make_pool(client)
+        work_pool.wait_for_server(client, self._check_parts, f"; see {self._log_of(server)}")
+        work_pool.make_pool(client, "process")
         self._deploy()
-        rounds = Monitor(client, say)
-        rounds.declare_crashed("its process was gone when `make up` started")
-        _let_one_catch_up(client)
-        notify.crash_notice_automation(params.load().retrain.notify, ["retrain", "watch", "rollback"], say)
+        monitor = Monitor(client, print_line)
+        monitor.end_runs_without_process("its process was gone when `make up` started")
+        work_pool.cancel_missed_runs(client)
+        notify.crash_notice_automation(params.load().retrain.notify, work_pool.FLOWS, print_line)
         if self._service_port is not None:
             os.environ["SERVICE_URL"] = f"http://127.0.0.1:{self._service_port}"  # for the links that a run shows
-        worker = ["--pool", settings.POOL, "--type", "process", "--name", settings.worker_name()]
-        self._begin("worker", ["-m", "prefect", "worker", "start", *worker, "--install-policy", "never"], _WORKER)
-        self._rounds = rounds
-        self._banner(client)
-        say(f"all is up; Ctrl-C stops it; logs: {LOGS}/")
-
-    def _banner(self, client: "SyncPrefectClient") -> None:
-        """Print the addresses and the next run, and start the service if there is a model to serve."""
-        from flows.runtime.outcomes import next_run
-
-        deadline = time.monotonic() + _PLANNED
-        while not (planned := next_run(client)) and time.monotonic() < deadline:
-            self._check()
-            time.sleep(0.5)
-        say(f"UI          {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
-        self._serve()
-        say(f"next run    {planned or 'not planned yet'}")
+        self._start_worker()
+        self._monitor = monitor
+        self._print_addresses(client)
+        print_line(f"all is up; Ctrl-C stops it; logs: {LOGS}/")
 
     def watch(self) -> None:
-        """Watch over everything, for ever; raises _Ended if one of them ends."""
-        assert self._rounds is not None
-        looked = time.monotonic()
+        """Restart a server that ends, start the service once there is a model, and poll the monitor, forever.
+
+        Raises _PartEnded if a part ends for good.
+        """
+        assert self._monitor is not None
+        last_check = time.monotonic()
         while True:
-            self._check()
+            self._check_parts()
             time.sleep(0.3)
-            self._rounds.go()
-            if time.monotonic() - looked > _LOOK:
-                self._serve()
-                looked = time.monotonic()
+            self._monitor.poll()
+            if time.monotonic() - last_check > _MODEL_SECONDS:
+                self._start_service()
+                last_check = time.monotonic()
 
     def stop(self) -> None:
-        """End everything and wait for it; the server last, so that runs that end now are told as such."""
-        said = False
+        """End everything and wait for it; the server last, so that it records how runs end."""
+        if any(part.code() is None for part in self._parts[1:]):
+            print_line("stopping; a training that is running writes its checkpoint first")
         for part in self._parts[1:]:
-            said = said or part.code() is None
             part.end()
-        if said:
-            say("stopping; a training, if there is one, writes its checkpoint first")
         for part in self._parts[1:]:
             part.wait()
         for server in self._parts[:1]:
-            if self._rounds is not None and server.code() is None:
-                self._rounds.declare_crashed("`make up` was stopped while it ran")
+            if self._monitor is not None and server.code() is None:
+                self._monitor.end_runs_without_process("`make up` was stopped while it ran")
             server.end()
             server.wait()
 
-    def _begin(self, name: str, command: Sequence[str], patience: float) -> ManagedProcess:
-        part = ManagedProcess(self._root, name, command, patience)
+    def _start_server(self) -> ManagedProcess:
+        host = os.environ["PREFECT_SERVER_API_HOST"]
+        uvicorn = ["-m", "uvicorn", "--factory", "flows.runtime.server:app", "--host", host, "--port", str(self._port)]
+        # Browsers keep connections open, so uvicorn must not wait for long until they close.
+        options = ["--log-level", "warning", "--timeout-graceful-shutdown", "2"]
+        return self._start_part("server", [*uvicorn, *options], _SERVER_GRACE)
+
+    def _start_worker(self) -> None:
+        options = ["--pool", settings.POOL, "--type", "process", "--name", settings.worker_name()]
+        command = ["-m", "prefect", "worker", "start", *options, "--install-policy", "never"]
+        self._start_part("worker", command, _WORKER_GRACE)
+
+    def _deploy(self) -> None:
+        part = self._start_part("deploy", ["-m", "prefect", "--no-prompt", "deploy", "--all"], _DEPLOY_GRACE)
+        while part.code() is None:
+            time.sleep(0.1)
+        self._parts.remove(part)
+        self._check_parts()
+        if part.wait() != 0:
+            print_lines(part.last_lines())
+            raise UserError(f"the deployments in prefect.yaml could not be made; see {self._log_of(part)}")
+
+    def _start_service(self) -> None:
+        """Start the service if there is a model to serve; print once why there is none."""
+        if self._service_port is None or any(part.name == "service" for part in self._parts):
+            return
+        if problem := _model_problem(self._root):
+            if problem != self._printed_problem:
+                print_line(f"service     waits: {problem}")
+                print_line("playground  waits for the service")
+            self._printed_problem = problem
+            return
+        address = ["--host", "127.0.0.1", "--port", str(self._service_port)]
+        self._start_part("service", ["-m", "bentoml", "serve", *address], _SERVICE_GRACE)
+        print_line(f"service     http://127.0.0.1:{self._service_port}")
+        print_line(f"playground  http://127.0.0.1:{self._service_port}/playground")
+
+    def _print_addresses(self, client: "SyncPrefectClient") -> None:
+        """Print the addresses and the next run; start the service if there is a model to serve."""
+        from flows.runtime.outcomes import next_run
+
+        deadline = time.monotonic() + _SCHEDULE_SECONDS
+        while not (scheduled := next_run(client)) and time.monotonic() < deadline:
+            self._check_parts()
+            time.sleep(0.5)
+        print_line(f"UI          {os.environ['PREFECT_API_URL'].removesuffix('/api')}")
+        self._start_service()
+        print_line(f"next run    {scheduled or 'not scheduled yet'}")
+
+    def _start_part(self, name: str, command: Sequence[str], grace: float) -> ManagedProcess:
+        part = ManagedProcess(self._root, name, command, grace)
         self._parts.append(part)
         return part
 
-    def _check(self) -> None:
-        """Raise _Ended if one of the parts ended; but a server that was up is started again, for trainings go on."""
-        for at, part in enumerate(self._parts):
+    def _check_parts(self) -> None:
+        """Raise _PartEnded if a part ended; but restart a server that was up, because trainings continue without it."""
+        for position, part in enumerate(self._parts):
             if (code := part.code()) is not None:
                 part.wait()
                 by_signal = code - 128 in set(signal.Signals)
                 how = f"was ended by {signal.Signals(code - 128).name}" if by_signal else f"ended with exit code {code}"
-                self._restarts = [then for then in self._restarts if time.monotonic() - then < _RESTARTS_WITHIN]
-                say_all(part.last_lines())
-                if at > 0 or self._rounds is None or len(self._restarts) == _RESTARTS:
-                    raise _Ended(f"the {part.name} {how}, so the rest was stopped as well; see {self._shown(part)}")
-                say(f"the server {how}, and is started again; what runs goes on; see {self._shown(part)}")
+                self._restarts = [then for then in self._restarts if time.monotonic() - then < _RESTART_WINDOW]
+                print_lines(part.last_lines())
+                if position > 0 or self._monitor is None or len(self._restarts) == _MAX_RESTARTS:
+                    raise _PartEnded(f"the {part.name} {how}, so everything was stopped; see {self._log_of(part)}")
+                print_line(f"the server {how} and is restarted; runs continue; see {self._log_of(part)}")
                 self._restarts.append(time.monotonic())
-                self._parts[at] = ManagedProcess(self._root, part.name, part.command, part.patience)
+                self._parts[position] = ManagedProcess(self._root, part.name, part.command, part.grace)
 
-    def _deploy(self) -> None:
-        part = self._begin("deploy", ["-m", "prefect", "--no-prompt", "deploy", "--all"], 2)
-        while part.code() is None:
-            time.sleep(0.1)
-        self._parts.remove(part)
-        self._check()
-        if part.wait() != 0:
-            say_all(part.last_lines())
-            raise UserError(f"the deployments of prefect.yaml could not be made; see {self._shown(part)}")
-
-    def _serve(self) -> None:
-        """Start the service where there is a model to serve; say once why there is none."""
-        if self._service_port is None or any(part.name == "service" for part in self._parts):
-            return
-        if why := _why_not_served(self._root):
-            if why != self._said:
-                say(f"service     waits: {why}")
-                say("playground  waits for the service")
-            self._said = why
-            return
-        address = ["--host", "127.0.0.1", "--port", str(self._service_port)]
-        self._begin("service", ["-m", "bentoml", "serve", *address], _SERVICE)
-        say(f"service     http://127.0.0.1:{self._service_port}")
-        say(f"playground  http://127.0.0.1:{self._service_port}/playground")
-
-    def _shown(self, part: ManagedProcess) -> Path:
+    def _log_of(self, part: ManagedProcess) -> Path:
         return part.log.relative_to(self._root)
 
 
-def say(sentence: str) -> None:
-    """Print a line."""
-    with suppress(OutputLost):  # nobody looks any more (a closed terminal, `| head`): it goes on
-        echo(sentence)
+def print_line(text: str) -> None:
+    """Print a line; a closed terminal or pipe is ignored, for everything else must continue."""
+    with suppress(OutputLost):
+        echo(text)
 
 
-def say_all(lines: str) -> None:
-    """Print lines of a part's log."""
-    for line in lines.splitlines():
-        say(line)
+def print_lines(text: str) -> None:
+    """Print the lines of a part's log."""
+    for line in text.splitlines():
+        print_line(line)
 
 
-def _make_pool(client: "SyncPrefectClient") -> None:
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
-
-    template = ProcessWorker.get_default_base_job_template()
-    with suppress(ObjectAlreadyExists):  # of an earlier start; a person may have paused or changed it
-        client.create_work_pool(WorkPoolCreate(name=settings.POOL, type="process", base_job_template=template))
-
-
-def _let_one_catch_up(client: "SyncPrefectClient") -> None:
-    """Of the slots that each deployment missed while all was off, leave the newest: it is run late."""
-    from prefect.client.schemas.filters import (
-        FlowRunFilter,
-        FlowRunFilterExpectedStartTime,
-        FlowRunFilterState,
-        FlowRunFilterStateType,
-    )
-    from prefect.client.schemas.objects import State, StateType
-    from prefect.client.schemas.sorting import FlowRunSort
-    from prefect.states import Cancelled
-
-    missed = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"before_": datetime.now(UTC)}),
-    )
-    newest = set()
-    for late in client.read_flow_runs(flow_run_filter=missed, sort=FlowRunSort.EXPECTED_START_TIME_DESC):
-        if not late.auto_scheduled:
-            continue  # a person's wish, or an event's
-        if late.deployment_id in newest:
-            why = "everything was off when it was due; of all that were missed, the newest is run late"
-            skipped: State[None] = Cancelled(name="Missed", message=why)
-            client.set_flow_run_state(late.id, skipped, force=True)
-        newest.add(late.deployment_id)
-
-
-def _why_not_served(root: Path) -> str | None:
+def _model_problem(root: Path) -> str | None:
+    """Return why there is no model to serve; None if there is one."""
     from bentoml.exceptions import BentoMLException
 
     from serving.model_folder import find
@@ -292,54 +208,48 @@ def _set_environment(root: Path, port: int, *, has_password: bool) -> None:
     os.environ.pop("PREFECT_API_AUTH_STRING", None)  # of another server
     if not has_password:
         os.environ.pop("PREFECT_SERVER_API_AUTH_STRING", None)
-    environment = settings.environment(root, port, has_password=has_password)  # refuses before anything is made
+    environment = settings.environment(root, port, has_password=has_password)  # raises before anything is made
     if not has_password:
-        say("no password: every user of this machine can start runs as you")
+        print_line("no password: every user of this machine can start runs as you")
     elif "PREFECT_SERVER_API_AUTH_STRING" not in os.environ:
         if new := settings.make_password(root):
-            say(f"the password of Prefect's UI, shown this once: {new}")
-        say(f"Prefect's UI asks for the password in {settings.PASSWORD}")
+            print_line(f"the password of Prefect's UI, shown only now: {new}")
+        print_line(f"Prefect's UI asks for the password in {settings.PASSWORD}")
         environment = settings.environment(root, port)
     os.environ.update(environment)
 
 
-def _refuse_taken(host: str, port: int, option: str) -> None:
+def _check_port(host: str, port: int, option: str) -> None:
     if problem := ports.unusable_reason(host, port):
         raise UserError(f"{problem}; give another one: {option} N")
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Hold this folder's `make up`; raises UserError where another one runs: two would share one database."""
-    path = root / _LOCK
-    path.parent.mkdir(exist_ok=True)
-    with storage.open_lock(path) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(
-                f"`make up` runs in this folder already (process {lock.read() or 'unknown'}); stop it there with Ctrl-C"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+def _exclusive(root: Path) -> Iterator[None]:
+    """Allow one `make up` in this folder; raises UserError for a second one, which would share the database."""
+    try:
+        with storage.exclusive_lock(root / _LOCK, timeout=0, holder=str(os.getpid())):
+            yield
+    except storage.LockHeld as held:
+        raise UserError(
+            f"`make up` is already running in this folder (process {held.holder or 'unknown'}); stop it there with "
+            "Ctrl-C"
+        ) from None
 
 
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    _at_signals(_go_on)
-    raise _Stop
+def _request_stop(_number: int, _frame: FrameType | None) -> None:
+    _handle_signals(_ignore)
+    raise _StopRequested
 
 
-def _go_on(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: it is stopping."""
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: it is already stopping."""
 
 
-def _at_signals(do: Callable[[int, FrameType | None], None]) -> None:
-    """Have it done also where a shell's `&` had SIGINT ignored, which all children would inherit."""
+def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
+    """Set the handler, also where a shell's `&` made SIGINT ignored, which all children would inherit."""
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, do)
+        signal.signal(number, handler)
 
 
 def main() -> None:
@@ -352,30 +262,30 @@ def main() -> None:
     parser.add_argument(
         "--no-password", action="store_true", help="let every user of this machine use Prefect's server and UI"
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     root = Path.cwd()
     if not (root / "prefect.yaml").exists():
         raise UserError("prefect.yaml is not here; run the command from the repository's root")
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     (root / LOGS).mkdir(parents=True, exist_ok=True)
-    up = LocalStack(root, given.port, None if given.no_service else given.service_port)
-    with _alone(root):
-        _set_environment(root, given.port, has_password=not given.no_password)
-        _refuse_taken(os.environ["PREFECT_SERVER_API_HOST"], given.port, "--port")
-        if not given.no_service:
-            _refuse_taken("127.0.0.1", given.service_port, "--service-port")
-        _at_signals(_stop)
+    stack = LocalStack(root, arguments.port, None if arguments.no_service else arguments.service_port)
+    with _exclusive(root):
+        _set_environment(root, arguments.port, has_password=not arguments.no_password)
+        _check_port(os.environ["PREFECT_SERVER_API_HOST"], arguments.port, "--port")
+        if not arguments.no_service:
+            _check_port("127.0.0.1", arguments.service_port, "--service-port")
+        _handle_signals(_request_stop)
         try:
-            up.start()
-            up.watch()
-        except _Stop:
-            pass  # what was asked for
-        except _Ended as ended:
+            stack.start()
+            stack.watch()
+        except _StopRequested:
+            pass
+        except _PartEnded as ended:
             command.warn(f"error: {ended}")
             sys.exit(CRASH)
         finally:
-            _at_signals(_go_on)
-            up.stop()
+            _handle_signals(_ignore)
+            stack.stop()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The flow `rollback`: an earlier version becomes the champion again, from Prefect's UI as from the command line."""
+"""The flow `rollback`: an earlier version becomes the champion again, from Prefect's UI."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.runtime import runs
+from flows.runtime.prefect_internals import hide_failed_run_tracebacks
 from pipeline import escape
 from pipeline.command import UserError
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 
-ROOT = Path()  # a deployment's working folder
+ROOT = Path()  # the deployment's working folder
 
 
 @flow(name="rollback", validate_parameters=True)
@@ -23,14 +23,14 @@ def rollback(
     why: Annotated[str, Field(min_length=1, max_length=500)],
     version: str = "",
 ) -> State[None]:
-    """Make an earlier version the champion again; a running service takes it over within seconds.
+    """Make an earlier version the champion again; a running service loads it within seconds.
 
     Args:
-        why: The reason, in a sentence; it is kept in the registry's history (at most 500 characters).
-        version: Which version: a tag, its digits or their unique beginning. Empty: the champion before the present
-            one; two rollbacks in a row go back by two.
+        why: The reason, in a sentence of at most 500 characters; it is kept in the registry's history.
+        version: A tag, its digits, or an unambiguous prefix of them. Empty: the champion before the current one; two
+            such rollbacks in a row go back by two.
     """
-    runs.end_without_traceback()
+    hide_failed_run_tracebacks()
     try:
         registry = Registry(ROOT)
         entry = registry.rollback(version or None, why)
@@ -39,13 +39,7 @@ def rollback(
         return Failed(message=escape.visible(str(error)))
     now, before = short(str(entry.to)), short(entry.from_) if entry.from_ else "a damaged pointer"
     figures = champion.metadata.get("figures", {})
-    rows = {
-        "champion now": now,
-        "before": before,
-        "why": entry.why,
-        "who": entry.who,
-        "when (UTC)": entry.at,
-    }
+    rows = {"champion now": now, "before": before, "why": entry.why, "who": entry.who, "when (UTC)": entry.at}
     rows |= {f"its {name}": f"{figures[name]:.4g}" for name in ("perplexity", "bits_per_byte") if name in figures}
     table = "\n".join(f"| {name} | {escape.markdown(str(value))} |" for name, value in rows.items())
     create_markdown_artifact(

@@ -1,7 +1,7 @@
-"""Why a retraining would run now, or why not, in a line: `python -m flows.triggers`. It runs nothing, changes nothing.
+"""Why a retraining would run now, or why not, in one line: `python -m flows.triggers`. It runs and changes nothing.
 
-DVC says what changed since each stage ran; the registry and the last verdict say whether what the stages made was
-judged. New rows are counted by the intake's own reader, against the rows that `validate` counted last.
+DVC reports what changed since each stage ran. The registry and the last verdict tell whether the candidate was judged.
+New rows are counted by the intake's reader and compared with the rows that `validate` counted last.
 """
 
 import json
@@ -13,31 +13,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dvc.dependency.param import ParamsDependency
-from dvc.exceptions import DvcException
-from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
-
 from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, warn
-from pipeline.dvc_repo import open_repo
+from pipeline.dvc_repo import ABSENT, Dependency, stage_statuses
 from pipeline.intake.reader import read_chunks
 from pipeline.intake.sniff import sniff_format
 from pipeline.registry.model_version import content_version, is_same_version, short
 from pipeline.registry.store import Registry
 
-_BYTES_A_SECOND = 60e6  # that are counted; 90e6 were seen. Only said, for files that take some time
-_LISTED = 4  # changes of a kind; more are counted
-_LONGEST = 400  # characters of another's sentence
-_CODE = (".py", ".html", ".yaml", "")  # a folder has no suffix: those that stages hang on hold code
-_ABSENT = object()
+_ROWS_SPEED = 60e6  # bytes read per second, for the estimate that is printed for large files
+_MAX_LISTED = 4  # changes of one kind; more are only counted
+_MAX_MESSAGE = 400  # characters of an error message or a person's reason
+_CODE = (".py", ".html", ".yaml", "")  # suffixes of files that hold code; "" is a folder
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Whether a run would find anything to do, and the line that says why.
+    """Whether a retraining would find something to do, and why.
 
-    `kinds` has what of: person, rows, params, code, files, unfinished, missing, by_hand, candidate, verdict.
-    `details` has the figures behind the line, for JSON.
+    Args:
+        run: Whether it would.
+        sentence: Why, or why not, in one line.
+        kinds: Which of person, rows, params, code, files, unfinished, missing, by_hand, candidate, verdict apply.
+        details: The figures behind the sentence, for JSON.
     """
 
     run: bool
@@ -46,86 +44,96 @@ class Reason:
     details: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What started a run: a person, with a reason that is enough by itself, or a trigger such as "schedule"."""
+
+    person: str | None = None
+    trigger: str | None = None
+
+
 @dataclass
 class _Changes:
     """What changed since the stages ran."""
 
     corpus: bool = False
-    params: dict[str, list[Any]] = field(default_factory=dict)  # key → the value then, the value now
+    params: dict[str, list[Any]] = field(default_factory=dict)  # key -> recorded value, current value
     code: list[str] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)  # other files that stages read
+    files: list[str] = field(default_factory=list)  # dependencies other than the corpus and code
     missing: list[str] = field(default_factory=list)  # outputs
-    by_hand: list[str] = field(default_factory=list)  # outputs that are not what the stage wrote
-    unfinished: list[str] = field(default_factory=list)  # stages that have not run on what those before them made
+    by_hand: list[str] = field(default_factory=list)  # outputs that differ from what the stage wrote
+    unfinished: list[str] = field(default_factory=list)  # stages that have not run on their current inputs
 
 
-def find_reason(root: Path = Path(), *, asked: str | None = None, trigger: str | None = None) -> Reason:
+def find_reason(root: Path = Path(), origin: Origin = Origin()) -> Reason:
     """Return why a retraining in `root` would run now, or why not.
 
-    `asked` is the reason that a person gave, which is one by itself; `trigger` what else started the run: "schedule",
-    or the sentence of `flows.watch`. Takes about a second, and one more for each 60 MB of a corpus that changed. Raises
-    UserError where params.yaml, the pipeline or the registry cannot be read.
+    Takes about a second, and one more for each 60 MB of a corpus that changed. Raises UserError where params.yaml, the
+    pipeline or the registry cannot be read.
     """
-    wanted = params.load(root / paths.PARAMS)
-    version = _candidate(root)
+    config = params.load(root / paths.PARAMS)
+    version = _candidate_version(root)
     news: dict[str, str] = {}
     details: dict[str, Any] = {"candidate": version}
     if version is None:
         news["candidate"] = "no candidate yet"
     else:
-        changes = _changes(root, wanted)
+        changes = _changes(root, config)
         if changes.corpus:
-            news["rows"], details["rows"] = rows_since(root, wanted)
-        news |= _told(changes)
-        details |= {kind: found for kind, found in asdict(changes).items() if found and kind != "corpus"}
-    nothing = ""
+            news["rows"], details["rows"] = new_rows(root, config)
+        news |= _describe(changes)
+        details |= {kind: value for kind, value in asdict(changes).items() if value and kind != "corpus"}
+    nothing_new = ""
     if not news and version is not None:
-        judged, sentence = _verdict(root, wanted, version)
-        if judged:
-            nothing = sentence
+        is_judged, sentence = _last_verdict(root, config, version)
+        if is_judged:
+            nothing_new = sentence
         else:
             news["verdict"] = sentence
-    parts = [part for part in news.values() if part != trigger]
-    kinds = tuple(news)
-    if asked is not None:
-        kinds = ("person", *kinds)
-        sentence = f'a person: "{_line(asked)}"; {"; ".join(parts) or nothing}'
-    elif trigger is not None:
-        rest = "; ".join(parts)
-        sentence = f"{trigger}: {nothing}" if nothing else f"{trigger} and {rest}" if rest else trigger
-    else:
-        sentence = "; ".join(parts) or nothing
-    return Reason(bool(news) or asked is not None, sentence, kinds, details)
+    kinds = tuple(news) if origin.person is None else ("person", *news)
+    return Reason(bool(kinds), _sentence(origin, list(news.values()), nothing_new), kinds, details)
 
 
-def run_origin(tags: Iterable[str], reason: str | None) -> dict[str, str | None]:
-    """Return `why`'s `asked` and `trigger` for a flow run of these tags with this reason.
+def _sentence(origin: Origin, news: list[str], nothing_new: str) -> str:
+    """Return what started the run, followed by the news or by `nothing_new`."""
+    text = "; ".join(part for part in news if part != origin.trigger)
+    if origin.person is not None:
+        return f'a person: "{_one_line(origin.person)}"; {text or nothing_new}'
+    if origin.trigger is None:
+        return text or nothing_new
+    if nothing_new:
+        return f"{origin.trigger}: {nothing_new}"
+    return f"{origin.trigger} and {text}" if text else origin.trigger
 
-    Prefect tags what a schedule started, `flows.watch` what it starts; the automation of `prefect.yaml` gives a reason
-    that begins with "an event".
+
+def run_origin(tags: Iterable[str], reason: str | None) -> Origin:
+    """Return what started a flow run, from its tags and its parameter `reason`.
+
+    Prefect tags runs of a schedule, `flows.watch` tags the runs it starts, and the automation in prefect.yaml gives a
+    reason that begins with "an event".
     """
     tags = set(tags)
     if "auto-scheduled" in tags:
-        return {"trigger": "schedule"}
+        return Origin(trigger="schedule")
     if "watch" in tags or (reason or "").startswith("an event "):
-        return {"trigger": reason}
-    return {"asked": reason}
+        return Origin(trigger=reason)
+    return Origin(person=reason)
 
 
-def rows_since(root: Path, wanted: params.Params) -> tuple[str, dict[str, Any]]:
-    """Return how the corpus's rows differ from those of the last validate, as a line and as figures.
+def new_rows(root: Path, config: params.Params) -> tuple[str, dict[str, Any]]:
+    """Compare the corpus's rows with those of the last validate; return a line, and figures.
 
-    Figures are `path`, `before` (None where the last validate was of another corpus, or refused it), `now` and `new`
-    (None where the file cannot be read: then the line says why, and that a run will fail with it).
+    The figures are `path`, `before` (None if the last validate read another corpus or refused this one), `now` and
+    `new` (None if the file cannot be read: the line then gives the error, with which a run will fail).
     """
-    path = wanted.data.path
-    metrics = _json(root / paths.VALIDATE_METRICS)  # none after a validate that refused the corpus
-    before = metrics["rows_in"] if metrics and _is_same(root, metrics["corpus"], path) else None
+    path = config.data.path
+    metrics = _read_json(root / paths.VALIDATE_METRICS)  # None after a validate that refused the corpus
+    before = metrics["rows_in"] if metrics and _is_same_file(root, metrics["corpus"], path) else None
     figures: dict[str, Any] = {"path": path, "before": before, "now": None, "new": None}
     try:
-        now = _count(root / path, wanted.data)
+        now = _count_rows(root / path, config.data)
     except UserError as error:
-        return f"the corpus changed and cannot be read, a run will fail with it: {_line(str(error))}", figures
+        return f"the corpus changed and cannot be read, so a run will fail: {_one_line(str(error))}", figures
     figures |= {"now": now, "new": now - (before or 0)}
     if before is None:
         return f"{'another corpus' if metrics else 'the corpus changed'}: {now:,} rows ({path})", figures
@@ -136,111 +144,98 @@ def rows_since(root: Path, wanted: params.Params) -> tuple[str, dict[str, Any]]:
     return f"rows changed: {now:,} as before ({path})", figures
 
 
-def _is_same(root: Path, one: str | Path, other: str | Path) -> bool:
-    """Tell whether two paths name one file, however they are written."""
+def _is_same_file(root: Path, one: str | Path, other: str | Path) -> bool:
     return os.path.realpath(root / one) == os.path.realpath(root / other)
 
 
-def _count(path: Path, wanted: params.Data) -> int:
+def _count_rows(path: Path, data: params.Data) -> int:
     """Return how many rows the corpus has, as `validate` counts them."""
-    seen = sniff_format(path, wanted)
-    seconds = path.stat().st_size / _BYTES_A_SECOND
-    if seconds > 5 and seen.format != "parquet":
+    file = sniff_format(path, data)
+    seconds = path.stat().st_size / _ROWS_SPEED
+    if seconds > 5 and file.format != "parquet":
         warn(f"counting the rows of {path} takes about {seconds:.0f} s")
-    return sum(len(chunk.rows) for chunk in read_chunks(seen, wanted))
+    return sum(len(chunk.rows) for chunk in read_chunks(file, data))
 
 
-def _candidate(root: Path) -> str | None:
-    """Return the candidate's version, None where there is none; of the figures where they have it: that is cheap."""
+def _candidate_version(root: Path) -> str | None:
+    """Return the candidate's version, None if there is none; from the metrics if possible, which is cheap."""
     if not (root / paths.MANIFEST).is_file():
         return None
-    measured = (_json(root / paths.EVALUATE_METRICS) or {}).get("candidate", {}).get("version")
-    return str(measured) if measured else content_version(root / paths.CANDIDATE)
+    version = (_read_json(root / paths.EVALUATE_METRICS) or {}).get("candidate", {}).get("version")
+    return str(version) if version else content_version(root / paths.CANDIDATE)
 
 
-def _changes(root: Path, wanted: params.Params) -> _Changes:
-    """Return what DVC sees changed; raises UserError with DVC's own words where it cannot look."""
-    found = _Changes()
-    corpus = root / wanted.data.path
-    try:
-        with open_repo(root) as repo:
-            plan = plan_repro(get_active_graph(repo.index.graph), collect_stages(repo, ["dvc.yaml"]))
-            stages = [stage for stage in plan if not stage.is_data_source]  # the data is what stages read
-            made = [Path(out.fs_path) for stage in stages for out in stage.outs]
-            changed = {str(out): status for stage in stages for out in stage.outs for status in out.status().values()}
-            for stage in stages:
-                if not any(dep.hash_info for dep in stage.deps):
-                    found.unfinished.append(stage.name)
-                    continue
-                if stage.changed_stage():
-                    found.code.append(f"the command of {stage.name}")
-                for dep in [] if stage.frozen else stage.deps:
-                    _add(found, stage.name, dep, corpus, made)
-    except DvcException as error:
-        raise UserError(f"dvc cannot tell what changed: {error}") from None
-    for path, status in changed.items():
-        # Of a stage that is to run anyway it says nothing more.
-        if status in ("deleted", "not in cache"):
-            found.missing.append(path)
-        elif status == "modified":
-            found.by_hand.append(path)
-    return found
+def _changes(root: Path, config: params.Params) -> _Changes:
+    """Return what DVC reports as changed."""
+    changes = _Changes()
+    statuses = stage_statuses(root)
+    outputs = [path for status in statuses for path in status.output_paths]
+    for status in statuses:
+        if not status.has_run:
+            changes.unfinished.append(status.name)
+        if status.command_changed:
+            changes.code.append(f"the command of {status.name}")
+        for key, (recorded, current) in status.params.items():
+            for name, *values in _differences(key, recorded, current):
+                changes.params[name] = [None if value is ABSENT else value for value in values]
+        for dependency in status.dependencies:
+            _add(changes, status.name, dependency, root / config.data.path, outputs)
+        for path, word in status.outputs.items():
+            if word in ("deleted", "not in cache"):
+                changes.missing.append(path)
+            elif word == "modified":
+                changes.by_hand.append(path)
+    return changes
 
 
-def _add(found: _Changes, stage: str, dep: Any, corpus: Path, made: list[Path]) -> None:
-    """Put what changed of a stage's dependency where it belongs."""
-    if isinstance(dep, ParamsDependency):
-        then, now = dep.hash_info.value or {}, dep.read_params()
-        changed = [key for keys in dep.status().values() for key in keys]
-        for key in changed:
-            for name, old, new in _differences(key, then.get(key, _ABSENT), now.get(key, _ABSENT)):
-                found.params[name] = [None if value is _ABSENT else value for value in (old, new)]
-        return
-    if not dep.status():
-        return
-    path = Path(dep.fs_path)
-    if _is_same(Path(), path, corpus):
-        found.corpus = True
-    elif any(path.is_relative_to(output) or output.is_relative_to(path) for output in made):
-        if stage not in found.unfinished:
-            found.unfinished.append(stage)
+def _add(changes: _Changes, stage: str, dependency: Dependency, corpus: Path, outputs: list[Path]) -> None:
+    """File a changed dependency of `stage` under the kind of change it is."""
+    path = dependency.path
+    if _is_same_file(Path(), path, corpus):
+        changes.corpus = True
+    elif any(path.is_relative_to(output) or output.is_relative_to(path) for output in outputs):
+        if stage not in changes.unfinished:
+            changes.unfinished.append(stage)
     else:
-        names = found.code if path.suffix in _CODE else found.files
-        if str(dep) not in names:
-            names.append(str(dep))
+        names = changes.code if path.suffix in _CODE else changes.files
+        if dependency.name not in names:
+            names.append(dependency.name)
 
 
 def _differences(key: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield (key with dots, old value, new value) of what differs in sections within sections."""
+    """Yield (dotted key, old value, new value) for each difference, within nested sections too."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in {**old, **new}:
-            yield from _differences(f"{key}.{name}", old.get(name, _ABSENT), new.get(name, _ABSENT))
+            yield from _differences(f"{key}.{name}", old.get(name, ABSENT), new.get(name, ABSENT))
     elif old != new:
         yield key, old, new
 
 
-def _told(changes: _Changes) -> dict[str, str]:
-    """Return a line for each kind of change but the rows."""
+def _describe(changes: _Changes) -> dict[str, str]:
+    """Return a line for each kind of change except rows.
+
+    Outputs and unfinished stages are named only where no input changed: with changed inputs they are made anyway.
+    """
     settings = [f"{key} {_value(old)} -> {_value(new)}" for key, (old, new) in changes.params.items()]
-    lines = {
+    inputs = {
         "params": f"params.yaml: {_listed(settings)}",
         "code": f"code changed: {_listed(changes.code)}",
         "files": f"files changed: {_listed(changes.files)}",
     }
-    told = {kind: line for kind, line in lines.items() if getattr(changes, kind)}
-    if told or changes.corpus:
-        return told  # what was not made or is gone will be made on the way
-    lines = {
+    outputs = {
         "unfinished": f"an earlier run ended before {_listed(changes.unfinished)}",
         "missing": f"outputs missing: {_listed(changes.missing)}",
         "by_hand": f"outputs changed by hand: {_listed(changes.by_hand)}",
     }
-    return {kind: line for kind, line in lines.items() if getattr(changes, kind)}
+    lines = {kind: line for kind, line in inputs.items() if getattr(changes, kind)}
+    if lines or changes.corpus:
+        return lines
+    return {kind: line for kind, line in outputs.items() if getattr(changes, kind)}
 
 
-def _verdict(root: Path, wanted: params.Params, version: str) -> tuple[bool, str]:
-    """Return whether there is a verdict on the candidate that was carried out, and the line that says which."""
-    registry = Registry(root, wanted.registry.name)
+def _last_verdict(root: Path, config: params.Params, version: str) -> tuple[bool, str]:
+    """Return whether the verdict on the candidate was carried out, and a line that names the verdict."""
+    registry = Registry(root, config.registry.name)
     entries = [
         entry
         for entry in registry.history()
@@ -248,37 +243,37 @@ def _verdict(root: Path, wanted: params.Params, version: str) -> tuple[bool, str
     ]
     if entries:
         outcome = entries[-1].why
-        if left := registry.rolled_back(version):
-            outcome = f"promoted, then rolled back: {left.why}"
-        return True, f"nothing new since the verdict of {_local(entries[-1].at)} ({_ending(outcome)})"
-    verdict = _json(root / paths.VERDICT) or {}
+        if rollback := registry.rolled_back(version):
+            outcome = f"promoted, then rolled back: {rollback.why}"
+        return True, f"nothing new since the verdict of {_local_time(entries[-1].at)} ({_clause(outcome)})"
+    verdict = _read_json(root / paths.VERDICT) or {}
     if verdict.get("candidate", {}).get("version") != version:
         return False, f"the candidate {short(version)} has no verdict yet"
     if verdict["promoted"]:
-        return False, f"the candidate {short(version)} passed on {_local(verdict['at'])} and was not promoted"
+        return False, f"the candidate {short(version)} passed on {_local_time(verdict['at'])} and was not promoted"
     outcome = f"not promoted: {' '.join(verdict['reasons'])}"
-    return True, f"nothing new since the verdict of {_local(verdict['at'])} ({_ending(outcome)})"
+    return True, f"nothing new since the verdict of {_local_time(verdict['at'])} ({_clause(outcome)})"
 
 
-def _ending(why: str) -> str:
-    """Return a sentence as it stands in brackets."""
-    line = _line(why).removesuffix(".")
+def _clause(sentence: str) -> str:
+    """Return a sentence in the form that fits within brackets."""
+    line = _one_line(sentence).removesuffix(".")
     return line[:1].lower() + line[1:]
 
 
-def _local(at: str) -> str:
-    """Return a time of the registry's, which is UTC, as this machine's clock has it."""
+def _local_time(at: str) -> str:
+    """Return a UTC time of the registry in this machine's time zone."""
     return f"{datetime.fromisoformat(at).astimezone():%Y-%m-%d %H:%M}"
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"
 
 
 def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def _value(value: Any) -> str:
@@ -288,26 +283,26 @@ def _value(value: Any) -> str:
     return text if len(text) <= 40 else text[:39] + "…"
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a file that a stage wrote; None where it is not there or half of one."""
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object that a stage wrote; None if there is none or the stage was killed while writing."""
     try:
-        found = storage.read_json(path)
+        content = storage.read_json(path)
     except (FileNotFoundError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def main() -> None:
-    """Say why a run would start now, or why not."""
+    """Print why a retraining would run now, or why not."""
     parser = arg_parser(no="nothing new")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    wanted = parser.parse_args()
-    found = find_reason()
-    if wanted.json:
-        echo_json(asdict(found))
+    arguments = parser.parse_args()
+    reason = find_reason()
+    if arguments.json:
+        echo_json(asdict(reason))
     else:
-        echo(found.sentence)
-    if not found.run:
+        echo(reason.sentence)
+    if not reason.run:
         sys.exit(NO)
 
 

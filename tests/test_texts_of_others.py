@@ -20,7 +20,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from flows import drift, rollback
-from flows.runtime import artifacts, notify, provenance, stages
+from flows.runtime import artifacts, notify, output_lines, provenance
 from pipeline import command, evaluate, params, paths, validate
 from pipeline.data_diff import cli as data_diff_cli
 from pipeline.promote import Decision
@@ -198,7 +198,7 @@ def test_models_and_manifests_with_odd_texts(
 
 
 def test_commit_messages_notices_and_logs() -> None:
-    message = provenance._message(MARK, f"{MARK}\n{MARK}", {"Prefect-Run": MARK})
+    message = provenance.commit_message(MARK, f"{MARK}\n{MARK}", {"Prefect-Run": MARK})
     check_terminal(message)
     assert message.count("\n") == 5  # no text makes a line, such as a trailer, of its own
     check_terminal(notify.redact_line(MARK))
@@ -206,5 +206,5 @@ def test_commit_messages_notices_and_logs() -> None:
         [sys.executable, "-c", f"print({MARK!r})"], stdout=subprocess.PIPE, env={"PYTHONUTF8": "1"}
     )
     with speaks:
-        [line] = stages._lines(speaks, None)
+        [line] = output_lines.read_lines(speaks, None)
     check_terminal(line)

@@ -1,4 +1,4 @@
-"""What is looked at again and again while Prefect's server runs: crashed runs, new data, how runs ended."""
+"""Periodic checks while Prefect's server runs: crashed runs, new data, and how runs ended."""
 
 import time
 from collections.abc import Callable
@@ -10,40 +10,40 @@ from flows.runtime.outcomes import RunOutcomes
 from flows.runtime.watcher import Watcher
 from flows.runtime.zombie_runs import Reaper
 
-_EVERY = 20.0  # seconds between two looks after runs
+_RUNS_SECONDS = 20.0  # between two checks of the runs
 
 
 class Monitor:
-    """Makes the rounds when `go` is called often; `make up` and `deploy.pool_setup` do."""
+    """Makes the checks that are due at each `poll`; `make up` and `deploy.pool_setup` call it every second or so."""
 
-    def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]) -> None:
-        """Take the server's client, and what a sentence for the user is given to."""
-        self._say = say
-        self._coroner, self._watcher, self._outcomes = Reaper(client, say), Watcher(client, say), RunOutcomes(client)
-        self._next = time.monotonic() + _EVERY
+    def __init__(self, client: SyncPrefectClient, log: Callable[[str], None]) -> None:
+        """Take the server's client, and a function that prints a sentence for the user."""
+        self._log = log
+        self._reaper, self._watcher, self._outcomes = Reaper(client, log), Watcher(client, log), RunOutcomes(client)
+        self._next_check = time.monotonic() + _RUNS_SECONDS
         self._is_away = False
 
-    def declare_crashed(self, why: str) -> None:
-        """Declare the runs of this machine crashed whose process is gone, at first sight."""
-        self._ask(lambda: self._coroner.look(at_once=True, why=why))
+    def end_runs_without_process(self, reason: str) -> None:
+        """Set the runs of this machine without a process to Crashed, without waiting for a second check."""
+        self._call(lambda: self._reaper.poll(immediately=True, reason=reason))
 
-    def go(self) -> None:
-        """Look at what is due; where the server does not answer, that is said once, and a later round looks again."""
-        self._ask(self._watcher.look)
-        if time.monotonic() > self._next:
-            self._next = time.monotonic() + _EVERY
-            self._ask(self._coroner.look)
-            self._ask(self._tell)
+    def poll(self) -> None:
+        """Make the checks that are due; a server that does not answer is reported once and asked again later."""
+        self._call(self._watcher.poll)
+        if time.monotonic() > self._next_check:
+            self._next_check = time.monotonic() + _RUNS_SECONDS
+            self._call(self._reaper.poll)
+            self._call(self._log_outcomes)
 
-    def _tell(self) -> None:
-        for line in self._outcomes.news():
-            self._say(line)
+    def _log_outcomes(self) -> None:
+        for line in self._outcomes.poll():
+            self._log(line)
 
-    def _ask(self, look: Callable[[], None]) -> None:
+    def _call(self, check: Callable[[], None]) -> None:
         try:
-            look()
+            check()
             self._is_away = False
-        except httpx.HTTPError as error:  # Prefect's own errors on answers are among them
+        except httpx.HTTPError as error:  # Prefect's own errors are subclasses
             if not self._is_away:
-                self._say(f"Prefect's server did not answer: {error!r}")
+                self._log(f"Prefect's server did not answer: {error!r}")
             self._is_away = True

@@ -1,16 +1,16 @@
-"""Notices of what somebody should look at: through the Prefect block that `retrain.notify` names, to Slack, e-mail, ...
+"""Notices through the Prefect block that `retrain.notify` names: Slack, e-mail, a webhook.
 
-A notice names the stage, the line that matters and the run's page. It holds no text of the corpus: what looks like
-personal data or a key is struck out, long quotations are left out. A notice that cannot be sent is a line in the log.
+A notice names the stage, the line that explains the failure, and the run's page. It holds no text of the corpus:
+personal data and keys are redacted and long quotations left out. A notice that cannot be sent is a line in the log.
 
-`on_failure` is for runs that fail; a killed one runs nothing any more, so for these the server has an automation, see
-`crash_notice_automation`.
+`on_failure` is a hook for runs that fail. A killed run executes no hook, so `crash_notice_automation` makes the server
+send those notices.
 """
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any, cast
-from uuid import UUID
 
 import httpx
 from prefect.blocks.abstract import NotificationBlock
@@ -23,35 +23,38 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
-from prefect.utilities.asyncutils import run_coro_as_sync
-from prefect.utilities.urls import url_for
 
+from flows.runtime.runs import run_url
 from pipeline import escape, params
 from pipeline.command import UserError
 from pipeline.redaction import redact
 
 NONE = "none"
-_LONGEST = 500  # characters of the line that matters
-_QUOTED = re.compile(r"(?P<mark>['\"]).{41,}?(?P=mark)")  # longer than names of columns, files and settings are
-_WEBHOOK = "webhook"  # the only block that is no notification block and can be used: it posts JSON
+_MAX_LINE = 500  # characters
+_LONG_QUOTATION = re.compile(r"(?P<mark>['\"]).{41,}?(?P=mark)")  # longer than names of columns, files and settings
+_WEBHOOK = "webhook"  # the one usable block that is no notification block: it posts JSON
 _AUTOMATION = "tell when a run crashed"
 
 
 def notify(subject: str, body: str, *, block: str, log: Callable[[str], None]) -> bool:
-    """Send a notice through `block`, a value of `retrain.notify`; return whether it went out. Never raises.
+    """Send a notice and return whether it was sent; never raises.
 
-    `log` gets a sentence where it did not. It names neither the address nor what the other side said: both may hold
-    secrets, as the address of a Slack webhook does.
+    Args:
+        subject: The first line.
+        body: The rest.
+        block: A value of `retrain.notify`.
+        log: Called with a sentence if the notice was not sent. It contains neither the address nor the response, which
+            may hold secrets: the address of a Slack webhook is one.
     """
     if block == NONE:
         return False
     try:
         _send(Block.load(block), subject, body)
-    except ValueError as error:  # Prefect's words for a block that is not there, or a name without a slash
+    except ValueError as error:  # Prefect's message for a block that does not exist, or a name without a slash
         log(f"retrain.notify: no notice was sent through {block}: {str(error).splitlines()[0]}")
     except httpx.HTTPStatusError as error:
-        log(f"retrain.notify: no notice was sent through {block}: it answered {error.response.status_code}")
-    except Exception as error:  # blocks raise what their libraries do; a run must not fail for want of a notice
+        log(f"retrain.notify: no notice was sent through {block}: the response was {error.response.status_code}")
+    except Exception as error:  # blocks raise whatever their libraries raise; a run must not fail for a notice
         log(f"retrain.notify: no notice was sent through {block}: {type(error).__name__}")
     else:
         return True
@@ -59,49 +62,49 @@ def notify(subject: str, body: str, *, block: str, log: Callable[[str], None]) -
 
 
 def on_failure(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect's names
-    """Tell of a run that failed; a hook for `@flow(on_failure=[...])`."""
+    """Send a notice about a failed run; a hook for `@flow(on_failure=[...])`."""
     log = flow_run_logger(flow_run).warning
     try:
-        wanted = params.load().retrain.notify
+        block = params.load().retrain.notify
     except UserError as error:
         log(f"no notice was sent: {error}")
         return
-    notify(*failure_notice(flow_run.name, state, run_url(str(flow_run.id))), block=wanted, log=log)
+    notify(*failure_notice(flow_run.name, state, run_url(str(flow_run.id))), block=block, log=log)
 
 
 def failure_notice(run: str, state: State[Any], page: str) -> tuple[str, str]:
-    """Return subject and body of the notice on a failed run; its state's message is "stage: the line that matters"."""
-    how = "failed" if state.name == "Failed" else f"ended as {state.name}"
-    return f"{run} {how}", f"{redact_line(state.message or 'it gave no reason')}\n{page}"
+    """Return subject and body of the notice about a failed run, whose state's message is "stage: line"."""
+    outcome = "failed" if state.name == "Failed" else f"ended as {state.name}"
+    return f"{run} {outcome}", f"{redact_line(state.message or 'no reason was given')}\n{page}"
 
 
-def redact_line(line: str) -> str:
-    """Return the first line of `line` without personal data, keys, long quotations, and of bounded length."""
-    first = escape.terminal(next(iter(redact(line).strip().splitlines()), ""))
-    said = _QUOTED.sub("\N{HORIZONTAL ELLIPSIS}", first)
-    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]} \N{HORIZONTAL ELLIPSIS}"
-
-
-def run_url(run: str) -> str:
-    """Return the address of a run's page in the UI, for its id."""
-    return url_for("flow-run", obj_id=UUID(run)) or ""
+def redact_line(text: str) -> str:
+    """Return the first line of `text`, at most 500 characters, without personal data, keys and long quotations."""
+    first = escape.terminal(next(iter(redact(text).strip().splitlines()), ""))
+    line = _LONG_QUOTATION.sub("\N{HORIZONTAL ELLIPSIS}", first)
+    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]} \N{HORIZONTAL ELLIPSIS}"
 
 
 def crash_notice_automation(block: str, flows: list[str], log: Callable[[str], None]) -> None:
-    """Have the server tell through `block` of each run of `flows` that crashed; with "none", of none.
+    """Make the server send a notice for each crashed run; there is at most one such automation.
 
-    To be called when the server is up, and again after `retrain.notify` changed: there is at most one such automation.
-    `log` gets a sentence where the block is not there. Raises what Prefect's client raises where the server is not.
+    Call it when the server is up, and again after `retrain.notify` changed. Raises what Prefect's client raises if the
+    server does not answer.
+
+    Args:
+        block: A value of `retrain.notify`; "none" removes the automation.
+        flows: The names of the flows.
+        log: Called with a sentence if the block does not exist.
     """
     with get_client(sync_client=True) as client:
-        there = client.read_automations_by_name(_AUTOMATION)
-        wanted = None if block == NONE else _automation(client, block, flows, log)
-        for superfluous in there[1 if wanted else 0 :]:
+        existing = client.read_automations_by_name(_AUTOMATION)
+        automation = None if block == NONE else _automation(client, block, flows, log)
+        for superfluous in existing[1 if automation else 0 :]:
             client.delete_automation(superfluous.id)
-        if wanted and there:
-            client.update_automation(there[0].id, wanted)
-        elif wanted:
-            client.create_automation(wanted)
+        if automation and existing:
+            client.update_automation(existing[0].id, automation)
+        elif automation:
+            client.create_automation(automation)
 
 
 def _automation(
@@ -109,25 +112,27 @@ def _automation(
 ) -> AutomationCore | None:
     kind, _, name = block.partition("/")
     if not kind or not name:
-        log(f"retrain.notify: found {block}; expected none, or a block's type and name, as in slack-webhook/NAME")
+        log(f"retrain.notify: {block}: expected none, or a block's type and name, such as slack-webhook/NAME")
         return None
     try:
-        found = client.read_block_document_by_name(name, kind, include_secrets=False)
+        document = client.read_block_document_by_name(name, kind, include_secrets=False)
     except ObjectNotFound:
-        log(f"retrain.notify: found {block}, but the server has no such block; make it in the UI under Blocks")
+        log(f"retrain.notify: the server has no block {block}; create it in the UI under Blocks")
         return None
-    # Not a failure's message, which may be anything: a crash's is the server's, the engine's or that of
-    # flows.runtime.zombie_runs.
+    # Unlike the message of a failure, a crash's is never text of the corpus: the server, Prefect's engine or
+    # flows.runtime.zombie_runs writes it.
     subject, body = 'flow_run.name ~ " crashed"', 'flow_run.state.message|truncate(300) ~ "\\n" ~ flow_run|ui_url'
     action: CallWebhook | SendNotification
     if kind == _WEBHOOK:
         payload = f'{{{{ {{"subject": {subject}, "body": {body}}}|tojson }}}}'
-        action = CallWebhook(block_document_id=found.id, payload=payload)
+        action = CallWebhook(block_document_id=document.id, payload=payload)
     else:
-        action = SendNotification(block_document_id=found.id, subject=f"{{{{ {subject} }}}}", body=f"{{{{ {body} }}}}")
+        action = SendNotification(
+            block_document_id=document.id, subject=f"{{{{ {subject} }}}}", body=f"{{{{ {body} }}}}"
+        )
     return AutomationCore(
         name=_AUTOMATION,
-        description="Of `make up`, for retrain.notify in params.yaml: a run that was killed cannot tell of it itself.",
+        description="Made by `make up` for retrain.notify in params.yaml: a killed run cannot send a notice itself.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
@@ -141,10 +146,16 @@ def _automation(
 
 def _send(block: Any, subject: str, body: str) -> None:
     if isinstance(block, Webhook):
-        answer: Any = run_coro_as_sync(block.call({"subject": subject, "body": body}))
-        answer.raise_for_status()
+        asyncio.run(_call(block, {"subject": subject, "body": body}))
         return
     if not isinstance(block, NotificationBlock):
-        raise ValueError(f"a {type(block).__name__} cannot notify; take slack-webhook, custom-webhook, sendgrid-email")
+        raise ValueError(
+            f"a {type(block).__name__} sends no notices; use slack-webhook, custom-webhook, sendgrid-email"
+        )
     with block.raise_on_failure():
-        cast(Any, block).notify(body, subject)  # a coroutine in asynchronous flows alone
+        cast(Any, block).notify(body, subject)  # a coroutine only within asynchronous flows
+
+
+async def _call(block: Webhook, payload: dict[str, str]) -> None:
+    response = await block.call(payload)
+    response.raise_for_status()

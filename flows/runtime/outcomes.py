@@ -1,4 +1,4 @@
-"""What `make up` says about runs: when the next one is, and how those ended that somebody should know of."""
+"""What `make up` prints about runs: when the next one starts, and how those ended that did something."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -15,51 +15,52 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 
-_ROUTINE = {"NothingNew", "Missed"}  # ends without news
-_SLACK = timedelta(minutes=1)  # an end is stored a little after its time
+_ROUTINE = {"NothingNew", "Missed"}  # names of states that are not worth a line
+_STORE_DELAY = timedelta(minutes=1)  # the server stores the end of a run a little after it
 
 
-def next_run(client: SyncPrefectClient, deployment: str = "retrain/retrain") -> str | None:
-    """Return when the schedule starts the deployment next, or that it is paused; None where it is not known yet.
+def next_run(client: SyncPrefectClient, name: str = "retrain/retrain") -> str | None:
+    """Return when the schedule starts the named deployment next, or that it is paused; None if that is not known yet.
 
-    The server plans the runs of a schedule some seconds after the schedule is made.
+    The server plans the runs of a schedule some seconds after the schedule was made.
     """
-    found = client.read_deployment_by_name(deployment)
-    if not any(schedule.active for schedule in found.schedules):
+    deployment = client.read_deployment_by_name(name)
+    if not any(schedule.active for schedule in deployment.schedules):
         return "none: the schedule is paused or removed"
-    planned = client.read_flow_runs(
-        flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
-        ),
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[found.id])),
+    scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+    runs = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=scheduled)),
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         limit=1,
     )
-    due = planned[0].expected_start_time if planned else None
-    return f"{due.astimezone():%Y-%m-%d %H:%M %Z}" if due else None
+    start = runs[0].expected_start_time if runs else None
+    return f"{start.astimezone():%Y-%m-%d %H:%M %Z}" if start else None
 
 
 class RunOutcomes:
-    """The runs that ended, each told once."""
+    """How runs ended, each reported once."""
 
     def __init__(self, client: SyncPrefectClient) -> None:
-        """Tell of runs that end from now on."""
+        """Report runs that end from now on."""
         self._client = client
-        self._begun = self._since = datetime.now(UTC)
-        self._told: set[UUID] = set()
+        self._created = self._last_poll = datetime.now(UTC)
+        self._reported: set[UUID] = set()
 
-    def news(self) -> list[str]:
-        """Return a line for each run that ended since the last call, but for those without news."""
+    def poll(self) -> list[str]:
+        """Return a line for each run that ended since the last call, except those without news."""
         now = datetime.now(UTC)
-        ended = FlowRunFilterEndTime.model_validate({"after_": self._since - _SLACK})
+        ended = FlowRunFilterEndTime.model_validate({"after_": self._last_poll - _STORE_DELAY})
         runs = self._client.read_flow_runs(
             flow_run_filter=FlowRunFilter(end_time=ended), sort=FlowRunSort.END_TIME_DESC, limit=100
         )
         new = [
-            run for run in reversed(runs) if run.id not in self._told and run.end_time and run.end_time > self._begun
+            run
+            for run in reversed(runs)
+            if run.id not in self._reported and run.end_time and run.end_time > self._created
         ]
-        self._told = {run.id for run in runs}
-        self._since = now
+        self._reported = {run.id for run in runs}
+        self._last_poll = now
         return [_line(run) for run in new if run.deployment_id and run.state_name not in _ROUTINE]
 
 

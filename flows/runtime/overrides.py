@@ -1,7 +1,7 @@
-"""Overrides of `params.yaml` for one run: written into the file, which DVC and the stages read, and taken out again.
+"""Overrides of `params.yaml` for one run, written into the file, which DVC and the stages read.
 
-Before the file is touched, its bytes lie in `registry/overrides/`, so that a run that was killed leaves what the next
-one needs to put it back. What a person changes in the file meanwhile stays: then only the overrides are taken out.
+Before the file is touched, its bytes are saved in `registry/overrides/`, from which a run restores them if an earlier
+one was killed. What a person edits in the file meanwhile stays: then only the overrides are removed.
 """
 
 import io
@@ -24,22 +24,28 @@ _MISSING = object()
 
 
 @contextmanager
-def applied_overrides(root: Path, changes: Mapping[str, Any], say: Callable[[str], None]) -> Iterator[None]:
-    """Hold `params.yaml` with `changes` (key → value, "finetune.epochs" or sections within sections), then put it back.
+def applied_overrides(root: Path, changes: Mapping[str, Any], log: Callable[[str], None]) -> Iterator[None]:
+    """Apply `changes` to `params.yaml` in this block, after restoring what a killed run left.
 
-    Needs the claim on the workspace. First puts back what a killed run left. `say` gets a sentence where something
-    other than the original bytes was put back. Raises UserError with every problem of the changed file at once, and
-    leaves it untouched then.
+    Needs the claim on the workspace.
+
+    Args:
+        root: The project's root.
+        changes: Values by dotted key ("finetune.epochs"), or nested sections.
+        log: Called with a sentence if the file does not get its original bytes back.
+
+    Raises:
+        UserError: The changed file is invalid, with all problems; the file is untouched then.
     """
-    restore(root, say)
+    restore(root, log)
     if not changes:
         yield
         return
-    path = (root / paths.PARAMS).resolve()  # where it is a link, what it links to is changed
+    path = (root / paths.PARAMS).resolve()  # of a link, the target changes
     before = path.read_bytes()
-    params.load(root / paths.PARAMS)  # its own problems under its own name
+    params.load(root / paths.PARAMS)  # problems of the file itself are reported under its own name
     values = dict(flatten(changes))
-    during = _changed(before, values)
+    during = _edited(before, values)
     folder = root / FOLDER
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -52,16 +58,16 @@ def applied_overrides(root: Path, changes: Mapping[str, Any], say: Callable[[str
         shutil.rmtree(unfinished)
         raise UserError(str(error).replace(str(unfinished / "during"), "with the overrides, params.yaml")) from None
     unfinished.rename(folder)
-    _sync(folder.parent)
+    storage.fsync(folder.parent)
     try:
         _replace(path, during)
         yield
     finally:
-        restore(root, say)
+        restore(root, log)
 
 
-def restore(root: Path, say: Callable[[str], None]) -> None:
-    """Take the overrides that `registry/overrides/` tells of out of `params.yaml`; nothing where there are none."""
+def restore(root: Path, log: Callable[[str], None]) -> None:
+    """Remove the overrides that `registry/overrides/` describes from `params.yaml`; idempotent."""
     folder = root / FOLDER
     if not folder.exists():
         return
@@ -73,33 +79,33 @@ def restore(root: Path, say: Callable[[str], None]) -> None:
         _replace(path, before)
     elif now != before:
         try:
-            _replace(path, _taken_out(now, before, overrides))
-            say("params.yaml was changed during a run with overrides: the change stays, the overrides are taken out")
+            _replace(path, _without_overrides(now, before, overrides))
+            log("params.yaml was edited during a run with overrides: the edit stays, the overrides are removed")
         except (YAMLError, UnicodeDecodeError):
             kept = folder.with_suffix(".kept")
             _write(kept, before)
-            say(
-                f"params.yaml was changed during a run with overrides ({', '.join(overrides)}) and is not readable as"
-                f" YAML now: it is left as it is, and what it was before the run is in {kept.relative_to(root)}"
+            log(
+                f"params.yaml was edited during a run with overrides ({', '.join(overrides)}) and is not valid YAML "
+                f"now: it is left as it is, and its content before the run is in {kept.relative_to(root)}"
             )
     storage.temporary_path(path).unlink(missing_ok=True)
-    done = folder.with_suffix(".unfinished")  # renamed first: a kill in the middle must not leave half of it
+    done = folder.with_suffix(".unfinished")  # renamed before it is deleted, so that a kill leaves no half of it
     shutil.rmtree(done, ignore_errors=True)
     folder.rename(done)
     shutil.rmtree(done)
 
 
-def flatten(changes: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (key with dots, value) of sections within sections."""
+def flatten(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for each value within nested sections."""
     for key, value in changes.items():
         if isinstance(value, Mapping):
-            yield from flatten(value, f"{within}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
-            yield f"{within}{key}", value
+            yield f"{prefix}{key}", value
 
 
 def _yaml() -> YAML:
-    """Return a reader and writer that keeps comments, quotes and long lines, and the project's own indentation."""
+    """Return a YAML reader and writer that keeps comments, quotes, long lines and the project's indentation."""
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -107,8 +113,8 @@ def _yaml() -> YAML:
     return yaml
 
 
-def _changed(text: bytes, values: Mapping[str, Any]) -> bytes:
-    """Return the YAML with other values; a key that is not there is added, for the check to name it."""
+def _edited(text: bytes, values: Mapping[str, Any]) -> bytes:
+    """Return the YAML with these values; a key that does not exist is added, so that the check names it."""
     content = _yaml().load(text)
     for key, value in values.items():
         *sections, last = key.split(".")
@@ -121,16 +127,16 @@ def _changed(text: bytes, values: Mapping[str, Any]) -> bytes:
             del section[last]
         else:
             section[last] = value
-    out = io.BytesIO()
-    _yaml().dump(content, out)
-    return out.getvalue()
+    output = io.BytesIO()
+    _yaml().dump(content, output)
+    return output.getvalue()
 
 
-def _taken_out(now: bytes, before: bytes, overrides: Mapping[str, Any]) -> bytes:
-    """Return `now` with the earlier value of each override that is still in it."""
-    present, earlier = _yaml().load(now.decode()), _yaml().load(before.decode())
-    still = {key: _value(earlier, key) for key, value in overrides.items() if _value(present, key) == value}
-    return _changed(now, still) if still else now
+def _without_overrides(now: bytes, before: bytes, overrides: Mapping[str, Any]) -> bytes:
+    """Return `now` with the earlier value of each override that it still has."""
+    current, earlier = _yaml().load(now.decode()), _yaml().load(before.decode())
+    remaining = {key: _value(earlier, key) for key, value in overrides.items() if _value(current, key) == value}
+    return _edited(now, remaining) if remaining else now
 
 
 def _value(content: Any, key: str) -> Any:
@@ -142,13 +148,9 @@ def _value(content: Any, key: str) -> Any:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write the whole file or nothing of it, with the mode it had."""
-    beside = storage.temporary_path(path)
-    _write(beside, content)
-    if path.exists():
-        shutil.copymode(path, beside)
-    beside.replace(path)
-    _sync(path.parent)
+    """Replace the file atomically, keeping its mode; its link stays, for `path` is resolved."""
+    mode = path.stat().st_mode & 0o7777 if path.exists() else None
+    storage.write_atomic(path, content, mode)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -156,11 +158,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

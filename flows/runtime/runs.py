@@ -1,44 +1,42 @@
-"""What every run of this project's flows has: a name that says why it runs, and a log without Prefect's tracebacks."""
+"""The current flow run: its name, which says why it runs, and the addresses of its pages in the UI."""
 
-import logging
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.exceptions import FailedRun
 from prefect.logging import get_run_logger
-from prefect.logging.loggers import get_logger
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_UI_URL
 
 from pipeline import escape
 
-_LONGEST = 100  # characters of a name; lists of runs show about as many
+_MAX_NAME = 100  # characters; about as many as the UI's lists show
 
 
-def run_title(reason: str) -> str:
-    """Return a reason as a run's name: one line of bounded length that can be sent as JSON, whatever is in it."""
+def run_name(reason: str) -> str:
+    """Return `reason` as a run's name: one line of at most 100 characters that can be sent as JSON."""
     line = " ".join(escape.visible(reason).split())
-    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+    return line if len(line) <= _MAX_NAME else line[: _MAX_NAME - 1] + "…"
 
 
 def rename(reason: str) -> None:
-    """Give the current run the name `title(reason)`; a server that does not answer is a line in its log."""
+    """Rename the current run to `run_name(reason)`; log a warning if the server does not answer."""
     try:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(UUID(flow_run.id), name=run_title(reason))
+            client.update_flow_run(UUID(flow_run.id), name=run_name(reason))
     except httpx.HTTPError as error:
-        get_run_logger().warning("the run keeps its name: %s", type(error).__name__)
+        get_run_logger().warning("the run was not renamed: %s", type(error).__name__)
 
 
-def end_without_traceback() -> None:
-    """Let this process log no traceback for a run that ends as Failed with its sentence.
-
-    Prefect's engine raises such a state once the flow has returned it, and logs where in the engine it did so. The
-    sentence itself is logged with the state. Exceptions that a flow did not expect are logged as before.
-    """
-    for name in ("engine", "flow_runs"):
-        get_logger(name).addFilter(_is_unexpected)
+def run_url(run_id: str) -> str:
+    """Return the address of a run's page in the UI."""
+    return f"{_ui()}/runs/flow-run/{run_id}"
 
 
-def _is_unexpected(record: logging.LogRecord) -> bool:
-    return record.exc_info is None or not isinstance(record.exc_info[1], FailedRun)
+def artifact_url(artifact_id: object) -> str:
+    """Return the address of an artifact's page in the UI."""
+    return f"{_ui()}/artifacts/artifact/{artifact_id}"
+
+
+def _ui() -> str:
+    return str(PREFECT_UI_URL.value()).rstrip("/")

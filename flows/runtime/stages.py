@@ -1,30 +1,23 @@
-"""DVC's stages as Prefect's tasks: DVC says what there is, in which order and whether it must run.
+"""DVC's stages as Prefect tasks: DVC decides whether a stage runs, Prefect retries it, limits its time and shows it.
 
-`dvc` runs as a child of `flows.runtime.supervisor`: its lines go into the run's log as they come, and it never
-outlives the run.
+Each stage runs in a process tree below `flows.runtime.supervisor`, so that it never outlives the flow run. Its output
+goes line by line to the run's log; its outcome comes from `flows.runtime.dvc_child` as JSON.
 """
 
-import codecs
-import itertools
 import json
 import os
-import re
-import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
-import psutil
-from dvc.exceptions import DvcException
-from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -32,43 +25,30 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 from prefect.tasks import Task
 
-from flows.runtime import supervisor
-from pipeline import escape
-from pipeline.command import MISTAKE_OF_THE_CALLER, UserError
-from pipeline.dvc_repo import open_repo
+from flows.runtime import dvc_child, supervisor
+from flows.runtime.output_lines import DeadlineExceededError, read_lines
+from flows.runtime.prefect_internals import is_worker_process
+from pipeline.command import MISTAKE_OF_THE_CALLER
+from pipeline.dvc_repo import Node, Outcome, Reproduction
 
-Outcome = Literal["Ran", "Skipped", "Cached"]
-
-_NICENESS = 10  # a tenth of a core's time where the service wants it too; all of it where nobody does
-_GRACE = 7.0  # seconds from SIGTERM to SIGKILL: a cancel takes up to 2 to arrive, and 10 in all
-_BAR = 5.0  # seconds between two lines of a progress bar in the log
-_LINE = 10_000  # characters of a line without an end
-_KEPT = 200  # last lines, in which the one that matters is
-_ON_PURPOSE = {128 + number for number in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
-_FAILURE = re.compile(r"ERROR: failed to reproduce '.*?': (?P<why>.*)")
-_MOVES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")  # of the cursor, and colours
-_UNDER_WAY = re.compile(r"(?<!100)%\|")  # a bar within a bar ends the line of the outer one
-_EXITED = re.compile(r"failed to run: .*, exited with (-?\d+)")
+_NICENESS = 10  # leaves about nine tenths of a contended core to the service
+GRACE = 7.0  # seconds from SIGTERM to SIGKILL: a cancel takes up to 2 to arrive, and 10 in all
+_TAIL_LINES = 200  # of the output, searched for the line that explains a failure
+_SIGNALLED = {128 + number for number in (signal.SIGINT, signal.SIGTERM)} | {-signal.SIGINT, -signal.SIGTERM}
 
 
-@dataclass(frozen=True)
-class Node:
-    """What DVC makes or follows: a stage, or a file of data by its `.dvc` file; `after` names what it hangs on."""
+class StageFailed(Exception):  # noqa: N818 - named like Prefect's states
+    """A stage failed.
 
-    name: str
-    after: tuple[str, ...]
-
-    @property
-    def is_data(self) -> bool:
-        """Tell whether it is a file of data."""
-        return self.name.endswith(".dvc")
-
-
-class StageFailed(Exception):  # noqa: N818 - as one says it
-    """A stage ended in an error: its name, its exit code, the line that matters, its last lines."""
+    Args:
+        stage: The node's name.
+        code: The exit code of its command, negative for a signal; of DVC's process where no command ran.
+        line: The line that explains the failure.
+        tail: The last lines of the output.
+    """
 
     def __init__(self, stage: str, code: int, line: str, tail: tuple[str, ...]) -> None:
-        """Keep all four."""
+        """Keep the arguments."""
         super().__init__(stage, code, line, tail)
         self.stage, self.code, self.line, self.tail = stage, code, line, tail
 
@@ -77,55 +57,10 @@ class StageFailed(Exception):  # noqa: N818 - as one says it
         return f"{self.stage}: {self.line}"
 
 
-def graph(root: Path) -> list[Node]:
-    """Return what `dvc repro` in `root` would look at, in its order; raises UserError with DVC's own words."""
-    try:
-        with open_repo(root) as repo:
-            active = get_active_graph(repo.index.graph)
-            plan = plan_repro(active, collect_stages(repo, ["dvc.yaml"]))
-            return [Node(_name(stage), tuple(sorted(map(_name, active.successors(stage))))) for stage in plan]
-    except DvcException as error:
-        raise UserError(f"dvc cannot read its pipeline: {error}") from None
-
-
-def _name(stage: object) -> str:
-    """Return what `dvc repro` calls it in the root; DVC's own `addressing` hangs on the current folder."""
-    path, name = getattr(stage, "path_in_repo"), getattr(stage, "name", None)  # noqa: B009 - DVC is not typed
-    return str(path if name is None else name if path == "dvc.yaml" else f"{path}:{name}")
-
-
-def free_locks(root: Path) -> None:
-    """Delete DVC's list of files in use where a killed `dvc` left it broken, or with processes that are not its own.
-
-    DVC drops ids of processes that are gone, but takes another process with the same id, after a restart of the
-    machine above all, for the one that was killed.
-    """
-    path = root / ".dvc" / "tmp" / "rwlock"
-    try:
-        written = path.stat().st_mtime
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except json.JSONDecodeError:
-        path.unlink()
-        return
-    readers = itertools.chain(*content.get("read", {}).values())
-    users = [*content.get("write", {}).values(), *readers]
-    if users and not any(_began_before(user["pid"], written) for user in users):
-        path.unlink()
-
-
-def _began_before(pid: int, moment: float) -> bool:
-    try:
-        return bool(psutil.Process(pid).create_time() <= moment)
-    except psutil.NoSuchProcess:
-        return False
-
-
 def end_with_worker() -> None:
-    """End this run as a SIGTERM does, checkpoint and all, when the worker or `serve` that started it is gone.
+    """End this run by SIGTERM, with a checkpoint, when the worker that started it is gone.
 
-    Prefect lets it run on, where nobody could cancel it any more. A run in a process of its own is nobody's.
+    Prefect would let the run continue, and nobody could cancel it. A run in a process without a worker is unaffected.
     """
     worker = os.getppid()
 
@@ -134,156 +69,136 @@ def end_with_worker() -> None:
             time.sleep(1)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    if "PREFECT__FLOW_RUN_ID" in os.environ:
+    if is_worker_process():
         threading.Thread(target=watch, daemon=True).start()
 
 
 def reproduce(root: Path, node: str, *, force: bool, minutes: float | None, log: Callable[[str], None]) -> Outcome:
-    """Let DVC bring `node` up to date, not what it hangs on; return what that took.
+    """Bring one node up to date, but not the nodes it depends on, and return what DVC did.
 
-    `log` gets each line as it comes, a progress bar every few seconds. Whatever ends this ends every process of the
-    stage, which has some seconds for its checkpoint. Raises StageFailed, and TimeoutError after `minutes`.
+    Whenever this function ends, every process of the stage has ended: each gets SIGTERM and `GRACE` seconds for its
+    checkpoint first.
+
+    Args:
+        root: The repository's root.
+        node: The node's name.
+        force: Run the stage even if nothing changed.
+        minutes: The time limit.
+        log: Called with each line of the output when it is printed; a progress bar counts as a line every few seconds.
+
+    Raises:
+        StageFailed: The stage failed, or DVC refused to run it.
+        TimeoutError: The time limit is over.
     """
-    dvc = [sys.executable, "-P", "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *["--force"] * force, node]
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
-    lines: deque[str] = deque(maxlen=_KEPT)
-    outcome: Outcome = "Ran"
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-P", supervisor.__file__, str(_GRACE), str(_NICENESS), *dvc],
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    with tempfile.TemporaryDirectory(prefix="stage_") as folder:
+        result = Path(folder) / "result.json"
+        process = _start(root, result, node, force)
+        try:
+            for line in read_lines(process, None if minutes is None else time.monotonic() + 60 * minutes):
+                log(line)
+                tail.append(line)
+            code = process.wait()
+        except DeadlineExceededError:
+            raise TimeoutError(
+                f"{node} took longer than {minutes:g} minutes and was stopped; the next run resumes from its last "
+                f"checkpoint if there is one; to allow more time, raise retrain.minutes.{node} in params.yaml"
+            ) from None
+        finally:
+            _end(process)
+        reproduction = _read(result)
+    if reproduction.outcome is None:
+        _raise(node, code, reproduction, list(tail))
+    return reproduction.outcome
+
+
+def _start(root: Path, result: Path, node: str, force: bool) -> subprocess.Popen[bytes]:
+    child = [sys.executable, "-P", dvc_child.__file__, str(result), node, *["--force"] * force]
+    # This environment's commands come first, as if it were activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-P", supervisor.__file__, str(GRACE), str(_NICENESS), *child],
         cwd=root,
-        env=_environment(),
+        env={**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        close_fds=False,  # the lock on the workspace goes along
+        close_fds=False,  # the supervisor inherits the workspace lock, see `pipeline.workspace`
     )
-    try:
-        for line in _lines(process, deadline):
-            log(line)
-            lines.append(line)
-            if line.endswith(f"'{node}' didn't change, skipping"):
-                outcome = "Skipped"
-            elif line.startswith(f"Stage '{node}' is cached - skipping run"):
-                outcome = "Cached"
-        code = process.wait()
-    except _OutOfTime:
-        raise TimeoutError(
-            f"{node} took longer than {minutes:g} minutes and was ended; the next run goes on from its last checkpoint,"
-            f" if it has one; where it needs longer, raise retrain.minutes.{node} in params.yaml"
-        ) from None
-    finally:
-        _end(process)
-    if code:
-        _raise(node, code, list(lines))
-    return outcome
-
-
-def _environment() -> dict[str, str]:
-    """Return the child's: this Python first, as when its environment is activated, and output that comes at once."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the tree: by closing its pipe, then, where that did not help, by force."""
+    """End the process tree: close the supervisor's pipe, and kill its group if that does not help."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.close()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE + 2)
-    with suppress(ProcessLookupError, PermissionError):  # the latter is macOS's word for a group of zombies
+        process.wait(GRACE + 2)
+    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
 
 
-class _OutOfTime(Exception):  # noqa: N818 - it never leaves this module
-    pass
+def _read(result: Path) -> Reproduction:
+    """Return the child's result; one without an outcome if the child ended before it wrote any."""
+    try:
+        return Reproduction(**json.loads(result.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return Reproduction(None)
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float | None) -> Iterator[str]:
-    """Yield the lines of the output; of a progress bar its end, and one every few seconds."""
-    assert process.stdout is not None
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-    rest, shown = "", time.monotonic()
-    with selectors.DefaultSelector() as ready:
-        ready.register(process.stdout, selectors.EVENT_READ)
-        while True:
-            if deadline is not None and time.monotonic() > deadline:
-                raise _OutOfTime
-            if not ready.select(0.5):
-                if process.poll() is None:
-                    continue
-                break  # it has ended, and what it left open belongs to nobody
-            chunk = os.read(process.stdout.fileno(), 65536)
-            if not chunk:
-                break
-            *ended, rest = re.split(r"(?<=\n)|(?<=\r)(?!\n|\Z)", rest + decode(chunk))
-            if len(rest) > _LINE:
-                ended, rest = [*ended, f"{rest}\n"], ""
-            for line in (_MOVES.sub("", line) for line in ended):
-                is_bar = line.endswith("\r") or _UNDER_WAY.search(line)
-                if line.strip() and not (is_bar and time.monotonic() - shown < _BAR):
-                    yield escape.visible(line.strip())
-                    shown = time.monotonic() if is_bar else shown
-    if rest.strip():
-        yield escape.visible(rest.strip())
-
-
-def _raise(node: str, code: int, lines: list[str]) -> NoReturn:
-    """Raise StageFailed with what the stage said last: its own sentence, else its last line, else DVC's."""
-    said = next((number for number, line in enumerate(lines) if _FAILURE.match(line)), len(lines))
-    why = _FAILURE.match(lines[said]) if said < len(lines) else None
-    exited = _EXITED.search(lines[said]) if why else None
-    own = lines[:said]
-    if exited is None:
-        line = why["why"] if why else next((line for line in reversed(lines)), "dvc ended without a word")
-        raise StageFailed(node, code, line, tuple(lines))
-    code = int(exited[1])
+def _raise(node: str, code: int, reproduction: Reproduction, tail: list[str]) -> NoReturn:
+    """Raise StageFailed with the stage's own error message, else its last line, else DVC's error."""
+    if reproduction.exit_code is None:
+        line = reproduction.error or (tail[-1] if tail else f"DVC ended with exit code {code} and without a message")
+        raise StageFailed(node, code, line, tuple(tail))
+    code = reproduction.exit_code
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        raise StageFailed(node, code, "killed by SIGKILL, as when the machine runs out of memory", tuple(lines))
-    sentences = [number for number, line in enumerate(own) if line.startswith("error: ")]
-    line = "\n".join(own[sentences[-1] :]).removeprefix("error: ") if sentences else own[-1]
-    raise StageFailed(node, code, line, tuple(lines))
+        line = "killed by SIGKILL; the usual cause is that the machine ran out of memory"
+        raise StageFailed(node, code, line, tuple(tail))
+    errors = [number for number, line in enumerate(tail) if line.startswith("error: ")]
+    line = "\n".join(tail[errors[-1] :]).removeprefix("error: ") if errors else tail[-1]
+    raise StageFailed(node, code, line, tuple(tail))
 
 
 @task(cache_policy=NO_CACHE)
 def _stage(node: str, force: bool, minutes: float | None) -> State[Any]:
-    """Bring one node up to date; the state's name is the outcome, where DVC had nothing to run."""
-    from flows.runtime.artifacts import Progress  # here, for it brings more along than a run without news needs
+    """Bring one node up to date; the state's name is the outcome if the stage did not run."""
+    from flows.runtime.training_progress import TrainingProgress  # imports much that a run without news does not need
 
     log = get_run_logger()
 
-    def take(line: str) -> None:
+    def on_line(line: str) -> None:
         log.info(line)
         progress.line(line)
 
     try:
-        with Progress(log.warning) as progress:
-            outcome = reproduce(Path(), node, force=force, minutes=minutes, log=take)
+        with TrainingProgress(log.warning) as progress:
+            outcome = reproduce(Path(), node, force=force, minutes=minutes, log=on_line)
     except TimeoutError as error:
         return Failed(name="TimedOut", message=str(error))
     except StageFailed as error:
         return Failed(message=str(error), data=error)
     if outcome == "Ran":
         return Completed(message="ran")
-    reason = "nothing that it hangs on changed" if outcome == "Skipped" else "DVC had its outputs from an earlier run"
+    reason = "no dependency changed" if outcome == "Skipped" else "restored from DVC's run cache"
     return Completed(name=outcome, message=reason)
 
 
-def _may_go_better(_task: object, _run: TaskRun, state: State[Any]) -> bool:
-    """Tell whether another attempt makes sense: not after a mistake of the user, a time limit or somebody's signal."""
+def _is_retryable(_task: object, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether to retry: not after a user's mistake, the time limit or a signal that ended the stage on purpose."""
     error = state.data
-    return isinstance(error, StageFailed) and error.code != MISTAKE_OF_THE_CALLER and error.code not in _ON_PURPOSE
+    return isinstance(error, StageFailed) and error.code != MISTAKE_OF_THE_CALLER and error.code not in _SIGNALLED
 
 
 def stage(node: Node, retries: int, retry_seconds: float) -> Task[[str, bool, float | None], State[Any]]:
-    """Return the task that brings `node` up to date, under its own name."""
+    """Return the task that brings `node` up to date; it has the node's name."""
     return _stage.with_options(
         name=node.name,
         task_run_name=node.name,
         retries=retries,
         retry_delay_seconds=retry_seconds,
-        retry_condition_fn=_may_go_better,
+        retry_condition_fn=_is_retryable,
     )

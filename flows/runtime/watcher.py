@@ -1,7 +1,7 @@
-"""Looks every minute whether the flow `watch` would find something to do, and makes a run of it only then.
+"""Starts a run of the flow `watch`, but only when there is something for it to do.
 
-A schedule would make 1,440 runs a day, nearly all without news, that bury the others. This runs within `make up`, or
-`deploy.pool_setup` on a cluster, and costs a few system calls and one request a minute.
+A schedule would make 1,440 runs a day, nearly all without news, which would bury the others. This check runs within
+`make up`, or `deploy.pool_setup` on a cluster, and costs a few system calls and one request a minute.
 """
 
 import time
@@ -19,46 +19,45 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 
-from flows import watch
-from flows.runtime import runs
+from flows.runtime import runs, watch_state
 from pipeline import params
 from pipeline.command import UserError
 
 DEPLOYMENT = "watch/watch"
-_OFF = 60.0  # seconds until params.yaml is read again where it says that nothing is watched
-_EARLIER = "every-minute"  # the schedule that prefect.yaml had; deploying a file without it does not remove it
+_OFF_SECONDS = 60.0  # until params.yaml is read again if watch.every_seconds is 0
+_OLD_SCHEDULE = "every-minute"  # in prefect.yaml until this module came; deploying without it does not delete it
 _ENDED = {StateType.COMPLETED, StateType.FAILED, StateType.CANCELLED, StateType.CRASHED}
 
 
 class Watcher:
-    """Looks again and again; works in the current folder."""
+    """Checks the current folder at each `poll`."""
 
-    def __init__(self, client: SyncPrefectClient, say: Callable[[str], None]) -> None:
-        """Take the server's client, and what a sentence for the user is given to."""
-        self._client, self._say = client, say
-        self._next = 0.0
+    def __init__(self, client: SyncPrefectClient, log: Callable[[str], None]) -> None:
+        """Take the server's client, and a function that prints a sentence for the user."""
+        self._client, self._log = client, log
+        self.next_check = 0.0  # of time.monotonic()
         self._problem = ""
 
-    def look(self) -> None:
-        """Make a run of `watch` if a look is due and there is a reason; raises what Prefect's client raises.
+    def poll(self) -> None:
+        """Start a run of `watch` if a check is due and finds a reason; raises what Prefect's client raises.
 
-        A problem, params.yaml that cannot be read for instance, is said once and looked at again.
+        A problem, such as a params.yaml that cannot be read, is reported once and checked again.
         """
-        if time.monotonic() < self._next:
+        if time.monotonic() < self.next_check:
             return
         try:
-            wanted = params.load()
-            self._next = time.monotonic() + (wanted.watch.every_seconds or _OFF)
-            if wanted.watch.every_seconds:
-                self._start_if_due(wanted)
+            config = params.load()
+            self.next_check = time.monotonic() + (config.watch.every_seconds or _OFF_SECONDS)
+            if config.watch.every_seconds:
+                self._start_if_needed(config)
             self._problem = ""
         except (UserError, OSError) as error:
-            self._next = max(self._next, time.monotonic() + 1)
+            self.next_check = max(self.next_check, time.monotonic() + 1)
             if str(error) != self._problem:
-                self._say(f"the watch: {error}")
+                self._log(f"the watch: {error}")
             self._problem = str(error)
 
-    def _start_if_due(self, wanted: params.Params) -> None:
+    def _start_if_needed(self, config: params.Params) -> None:
         try:
             deployment = self._client.read_deployment_by_name(DEPLOYMENT)
         except ObjectNotFound:
@@ -66,18 +65,19 @@ class Watcher:
                 f"there is no deployment {DEPLOYMENT}; `prefect --no-prompt deploy --all` makes it"
             ) from None
         for schedule in deployment.schedules:
-            if schedule.slug == _EARLIER:
+            if schedule.slug == _OLD_SCHEDULE:
                 self._client.delete_deployment_schedule(deployment.id, schedule.id)
-        if deployment.paused or self._runs_already(deployment):
+        if deployment.paused or self._is_running(deployment):
             return
-        if reason := watch.pending_reason(wanted, deployment.parameters.get("texts") or ""):
-            self._client.create_flow_run_from_deployment(deployment.id, name=runs.run_title(reason))
+        if reason := watch_state.pending_reason(config, deployment.parameters.get("texts") or ""):
+            self._client.create_flow_run_from_deployment(deployment.id, name=runs.run_name(reason))
 
-    def _runs_already(self, deployment: DeploymentResponse) -> bool:
-        under_way = FlowRunFilterStateType(any_=[kind for kind in StateType if kind not in _ENDED])
-        there = self._client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=under_way)),
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
-            limit=1,
+    def _is_running(self, deployment: DeploymentResponse) -> bool:
+        not_ended = FlowRunFilterStateType(any_=[kind for kind in StateType if kind not in _ENDED])
+        return bool(
+            self._client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=not_ended)),
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id])),
+                limit=1,
+            )
         )
-        return bool(there)

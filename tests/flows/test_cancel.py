@@ -22,7 +22,7 @@ pytestmark = [
 def flow_of(trainer: int) -> psutil.Process:
     """Return the process of the flow that a trainer belongs to."""
     [supervisor] = [
-        process for process in psutil.Process(trainer).parents() if "child.py" in " ".join(process.cmdline())
+        process for process in psutil.Process(trainer).parents() if "supervisor.py" in " ".join(process.cmdline())
     ]
     flow = supervisor.parent()
     assert flow is not None

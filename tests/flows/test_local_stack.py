@@ -97,7 +97,8 @@ class Up:
         def it_runs() -> bool:
             family = {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
             lines = [(one, " ".join(one.info["cmdline"] or [])) for one in psutil.process_iter(["cmdline"])]
-            found[:] = [one for one, line in lines if one.pid in family and words in line and "child.py" not in line]
+            lines = [(one, line) for one, line in lines if "supervisor.py" not in line]
+            found[:] = [one for one, line in lines if one.pid in family and words in line]
             return bool(found)
 
         assert within(300, it_runs), f"nothing runs {words}"
@@ -327,7 +328,8 @@ def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up,
         assert done.returncode == 2
         return done.stderr
 
-    there = f"error: `make up` runs in this folder already (process {first.process.pid}); stop it there with Ctrl-C\n"
+    holder = f"process {first.process.pid}"
+    there = f"error: `make up` is already running in this folder ({holder}); stop it there with Ctrl-C\n"
     assert refused(first.folder, "--port", str(free_port())) == there
     shutil.copy(first.folder / "prefect.yaml", tmp_path)
     taken = f"error: port {first.port} cannot be used: Address already in use; give another one: --port N\n"
@@ -369,7 +371,7 @@ def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_r
 ) -> None:
     assert killed.run["parameters"]["reason"] == "an event corpus.changed was posted"
     assert killed.code == CRASH
-    assert "error: the worker was ended by SIGKILL, so the rest was stopped as well; see" in first.out.read_text()
+    assert "error: the worker was ended by SIGKILL, so everything was stopped; see" in first.out.read_text()
     assert gone([*killed.family, *killed.trainers])
     assert (first.folder / "checkpoint").read_text() == "whole"
     kind, message = state(first.folder, killed.run["id"])
@@ -390,7 +392,7 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         )  # from the first one's time
         [nightly] = second.api.get("deployments/name/retrain/retrain").json()["schedules"]
         assert not nightly["active"]  # a pause outlives a restart and another deployment
-        message = "its process was gone when `make up` started; the next run goes on from its last checkpoint"
+        message = "its process was gone when `make up` started; the next run resumes from its last checkpoint"
         assert state(folder, lost) == ("CRASHED", message)
         assert state(folder, died) == ("CANCELLED", message)
         assert state(folder, lively)[0] == "RUNNING"
@@ -500,7 +502,7 @@ def test_a_server_that_is_killed_is_started_again_and_the_worker_stays(first: Up
         worker, server = third.part("prefect worker start"), third.part("flows.runtime.server:app")
         family = third.family()
         server.kill()
-        third.wait_until("the server was ended by SIGKILL, and is started again; what runs goes on; see")
+        third.wait_until("the server was ended by SIGKILL and is restarted; runs continue; see")
         assert within(300, lambda: _answers(third))
         assert worker.is_running()
         third.process.send_signal(signal.SIGTERM)

@@ -238,7 +238,7 @@ def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Ni
     assert trainers
     [server] = [one for one in nights.family() if one.cmdline()[1:3] == ["-m", "uvicorn"]]
     server.kill()
-    assert within(300, lambda: "the server was ended by SIGKILL, and is started again" in nights.out())
+    assert within(300, lambda: "the server was ended by SIGKILL and is restarted" in nights.out())
     assert within(300, nights.answers)
     assert nights.trainers() == trainers
     state = nights.client.read_flow_run(long.id).state

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.triggers import Reason, find_reason, run_origin
+from flows.triggers import Origin, Reason, find_reason, run_origin
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.registry.store import Registry
@@ -100,7 +100,7 @@ def test_a_corpus_that_cannot_be_read_is_a_reason_with_the_sentence_of_the_failu
     found = find_reason(Path())
     assert found.run
     assert found.sentence.startswith(
-        "the corpus changed and cannot be read, a run will fail with it: data/corpus.csv, line 2: 2 fields"
+        "the corpus changed and cannot be read, so a run will fail: data/corpus.csv, line 2: 2 fields"
     )
     assert "\n" not in found.sentence
 
@@ -203,33 +203,33 @@ def test_a_candidate_that_was_promoted_and_rolled_back_from_is_not_judged_again_
 
 
 def test_a_persons_reason_is_one_by_itself(ready: Project) -> None:
-    found = find_reason(Path(), asked="the boss\nwants it")
+    found = find_reason(Path(), Origin(person="the boss\nwants it"))
     assert (found.run, found.kinds) == (True, ("person",))
     assert found.sentence.startswith('a person: "the boss wants it"; nothing new since the verdict of ')
     ready.set(finetune__epochs=4)
-    found = find_reason(Path(), asked="more epochs")
+    found = find_reason(Path(), Origin(person="more epochs"))
     assert found.sentence == 'a person: "more epochs"; params.yaml: finetune.epochs 3 -> 4'
 
 
 def test_what_started_the_run_stands_before_what_it_found(ready: Project) -> None:
-    found = find_reason(Path(), trigger="schedule")
+    found = find_reason(Path(), Origin(trigger="schedule"))
     assert not found.run
     assert found.sentence.startswith("schedule: nothing new since the verdict of ")
     ready.write_corpus("text\nOnce upon a time.\nTwice.\n")
-    assert find_reason(Path(), trigger="schedule").sentence == "schedule and new rows: 1 (data/corpus.csv)"
+    assert find_reason(Path(), Origin(trigger="schedule")).sentence == "schedule and new rows: 1 (data/corpus.csv)"
     assert (
-        find_reason(Path(), trigger="drift 1.31 > 1.20").sentence
+        find_reason(Path(), Origin(trigger="drift 1.31 > 1.20")).sentence
         == "drift 1.31 > 1.20 and new rows: 1 (data/corpus.csv)"
     )
     told_by_the_watch = "new rows: 1 (data/corpus.csv)"
-    assert find_reason(Path(), trigger=told_by_the_watch).sentence == told_by_the_watch
+    assert find_reason(Path(), Origin(trigger=told_by_the_watch)).sentence == told_by_the_watch
 
 
 def test_tags_and_words_tell_who_started_a_run() -> None:
-    assert run_origin(["auto-scheduled", "text-generator"], None) == {"trigger": "schedule"}
-    assert run_origin(["watch"], "drift 1.31 > 1.20") == {"trigger": "drift 1.31 > 1.20"}
-    assert run_origin([], "an event corpus.changed was posted") == {"trigger": "an event corpus.changed was posted"}
-    assert run_origin([], "because") == {"asked": "because"}
+    assert run_origin(["auto-scheduled", "text-generator"], None) == Origin(trigger="schedule")
+    assert run_origin(["watch"], "drift 1.31 > 1.20") == Origin(trigger="drift 1.31 > 1.20")
+    assert run_origin([], "an event corpus.changed was posted") == Origin(trigger="an event corpus.changed was posted")
+    assert run_origin([], "because") == Origin(person="because")
 
 
 def test_looking_changes_nothing(ready: Project) -> None:
@@ -266,7 +266,7 @@ def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Proje
     Path("dvc.yaml").write_text("stages: {validate: {cmds: x}}")
     done = ask()
     assert done.returncode == 2
-    assert done.stderr.startswith("error: dvc cannot tell what changed: ")
+    assert done.stderr.startswith("error: DVC cannot load the pipeline: ")
 
 
 def test_params_that_are_wrong_are_the_users_mistake(ready: Project) -> None:

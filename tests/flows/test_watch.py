@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
-from flows import watch as watching
+from flows.runtime import watch_state
 from flows.watch import watch
 from pipeline import escape, paths
 from pipeline.registry.store import Registry
@@ -96,9 +96,9 @@ def test_a_changed_corpus_starts_one_run_once_it_has_come_to_rest(watched: Watch
     for _ in range(2):
         watched.look()
     watched.project.write_corpus("text\nOnce upon a time.\nTwi")
-    assert "looked at if it is the same at the next look" in watched.look()
+    assert "used if the next check finds it unchanged" in watched.look()
     watched.project.write_corpus("text\nOnce upon a time.\nTwice.\nThrice.\n")
-    assert "looked at if it is the same at the next look" in watched.look()
+    assert "used if the next check finds it unchanged" in watched.look()
     assert watched.started() == []
     assert watched.look().startswith("Started: started ")
     assert watched.look() == "NothingNew: nothing changed"
@@ -114,9 +114,9 @@ def test_a_look_that_is_killed_after_it_started_the_run_starts_no_second_one(
 ) -> None:
     watched.project.write_corpus("text\nA.\nB.\n")
     watched.look()
-    before = watching.MEMORY.read_bytes()
+    before = watch_state.MEMORY.read_bytes()
     watched.look()
-    watching.MEMORY.write_bytes(before)  # it never came to remember that
+    watch_state.MEMORY.write_bytes(before)  # it never came to remember that
     watched.look()
     assert watched.started() == ["new rows: 1 (data/corpus.csv)"]
     watched.project.write_corpus("text\nA.\nB.\nC.\n")
@@ -138,19 +138,19 @@ def test_a_corpus_that_cannot_be_read_starts_the_run_that_will_say_so(watched: W
     for _ in range(2):
         watched.look()
     [reason] = watched.started()
-    assert reason.startswith("the corpus changed and cannot be read, a run will fail with it: data/corpus.csv, line 2")
+    assert reason.startswith("the corpus changed and cannot be read, so a run will fail: data/corpus.csv, line 2")
     assert len(reason) <= 500
 
 
 def test_a_file_in_the_inbox_is_appended_when_it_is_whole_and_starts_a_run(watched: Watched) -> None:
     watched.look()
     watched.put("text\nFrom the in")
-    assert "new.csv is in the inbox: taken if it is the same at the next look" in watched.look()
+    assert "new.csv is in data/inbox: imported if the next check finds it unchanged" in watched.look()
     watched.put("text\nFrom the inbox.\n")
     watched.look()
     assert Path("data/corpus.csv").read_text() == "text\nOnce upon a time.\n"
     said = watched.look(as_run=True)
-    assert said.startswith("Started: appended 1 rows of new.csv (it is in data/inbox/done/new.csv); started ")
+    assert said.startswith("Started: appended 1 rows of new.csv (moved to data/inbox/done/new.csv); started ")
     assert Path("data/corpus.csv").read_text() == "text\nOnce upon a time.\nFrom the inbox.\n"
     assert watched.started() == ["new rows: 1 (data/corpus.csv)"]
     assert watched.look() == "NothingNew: nothing changed"
@@ -173,9 +173,9 @@ def test_while_somebody_is_at_work_everything_waits_and_nothing_is_forgotten(wat
     with claim(Path(), "the retraining amber-fox"), pytest.MonkeyPatch.context() as outside:
         outside.delenv("WORKSPACE_CLAIM")
         for _ in range(2):
-            assert "waits: the retraining amber-fox is at work in this folder since" in watched.look()
+            assert "waiting: the retraining amber-fox is at work in this folder since" in watched.look()
         shutil.rmtree("data/inbox")  # without it too: the corpus waits likewise
-        assert "waits: the retraining amber-fox" in watched.look()
+        assert "waiting: the retraining amber-fox" in watched.look()
     assert watched.started() == []
     assert watched.look().startswith("Started: ")
     assert watched.started() == ["new rows: 1 (data/corpus.csv)"]
@@ -190,7 +190,7 @@ def test_a_corpus_that_cannot_take_rows_in_fails_with_its_sentence_but_is_watche
     watched.look()
     said = watched.look(as_run=True)
     assert said.startswith("Failed: started ")
-    assert "the inbox appends to CSV and TSV files, and the corpus is jsonl" in said
+    assert "dropped files are appended to CSV and TSV files, and the corpus is jsonl" in said
     assert watched.started() == ["another corpus: 1 rows (data/corpus.jsonl)"]
     assert not any("Traceback" in line for line in watched.prefect.logs(watched.last))
 
@@ -237,7 +237,7 @@ def drifting(watched: Watched, tiny_gpt2: Path) -> Watched:
 
 
 def remembered() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(watching.MEMORY.read_text())
+    found: dict[str, Any] = json.loads(watch_state.MEMORY.read_text())
     return found
 
 
@@ -279,7 +279,7 @@ def test_a_file_of_texts_that_drifts_starts_a_run_only_where_there_is_something_
     shutil.copy("data/corpus.csv", "users.csv")
     drifting.validated()
     said = drifting.look(as_run=True, new_rows=100, texts="users.csv")
-    assert "in users.csv, but the corpus has no new rows to learn from: put such texts in data/inbox" in said
+    assert "in users.csv, but the corpus has no new rows to learn from: put such texts into data/inbox" in said
     assert "users.csv" not in drifting.look(new_rows=100, texts="users.csv")  # the same texts, the same champion
     assert drifting.started() == []
 
@@ -314,7 +314,7 @@ def test_a_fault_in_the_inbox_keeps_the_look_from_nothing_else(
 
 def test_a_file_that_stays_in_the_inbox_is_told_of_once(watched: Watched) -> None:
     watched.put("Not rows.", "notes.txt")
-    assert "data/inbox/notes.txt stays in the inbox: its name does not end in .csv" in watched.look()
+    assert "data/inbox/notes.txt is skipped: its name does not end in .csv" in watched.look()
     watched.look()
     assert watched.look() == "NothingNew: nothing changed"
     assert Path("data/inbox/notes.txt").exists()

@@ -37,7 +37,7 @@ def logs_are_sent(prefect: Prefect) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approval, "_POLL", 0.2)
+    monkeypatch.setattr(approval, "POLL_SECONDS", 0.2)
 
 
 class Asking:
@@ -245,7 +245,7 @@ from tests.flows.runtime.test_artifacts import a_decision
 from pipeline import params
 
 _leases._RENEWAL_FRACTION = 0.005  # looks after its lease every 1.5 s instead of every 225
-approval._POLL = 0.2
+approval.POLL_SECONDS = 0.2
 
 @flow(name="leased")
 def leased(how: str):
@@ -308,7 +308,7 @@ def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
     assert prefect.ended(run)["type"] == "CRASHED"
     Asking(prefect, approval_hours=SECONDS).asked()
     assert prefect.state(left)["type"] == "CANCELLED"
-    assert "which asked, has ended; the next run asks again" in prefect.state(left)["message"]
+    assert "has ended; the next run asks again" in prefect.state(left)["message"]
 
 
 @pytest.mark.slow

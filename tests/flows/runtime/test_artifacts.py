@@ -18,6 +18,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.runtime import artifacts
+from flows.runtime.training_progress import TrainingProgress, TrainingState, parse_bar
 from pipeline import escape, paths
 from pipeline.command import UserError
 from pipeline.promote import Decision
@@ -276,23 +277,23 @@ def test_what_has_no_file_is_a_line_in_the_log_and_the_rest_is_written(prefect: 
     found = in_a_run(prefect, lambda: artifacts.write_all(a_decision(), said.append, registry=Registry(name="texts")))
     assert set(found) == {"verdict", "samples", "versions", "perplexity", "links"}
     assert [line.partition(":")[0] for line in said] == [
-        "no artifact shows the training",
-        "no artifact shows the intake",
-        "no artifact shows the lineage",
+        "the artifact 'training' was not written",
+        "the artifact 'intake' was not written",
+        "the artifact 'lineage' was not written",
     ]
-    with pytest.raises(UserError, match="make it with `dvc repro`"):
+    with pytest.raises(UserError, match="`dvc repro` writes it"):
         artifacts.intake()
 
 
 def test_the_bar_of_a_real_training_is_understood_and_nothing_else_is() -> None:
-    found = [artifacts.parse(line) for line in RECORDED]
+    found = [parse_bar(line) for line in RECORDED]
     assert found[:4] == [None] * 4
-    assert found[4] == artifacts.Training(2, 869, 30 * 60 + 44, 1 / 2.13, 8.652)
-    assert found[5] == artifacts.Training(490, 869, 88, 4.29, 4.178)
+    assert found[4] == TrainingState(2, 869, 30 * 60 + 44, 1 / 2.13, 8.652)
+    assert found[5] == TrainingState(490, 869, 88, 4.29, 4.178)
     assert found[7] is None, "the bar of a validation"
     assert found[8] is None
-    assert found[9] == artifacts.Training(869, 869, 0, 7.46, 3.711)
-    slow = artifacts.parse("  1%|  | 5/2000 [10:00<26:14:03, 47.35s/it, loss=nan]")
+    assert found[9] == TrainingState(869, 869, 0, 7.46, 3.711)
+    slow = parse_bar("  1%|  | 5/2000 [10:00<26:14:03, 47.35s/it, loss=nan]")
     assert slow is not None
     assert slow.seconds_left == 26 * 3600 + 14 * 60 + 3
 
@@ -310,7 +311,7 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
         def shown() -> dict[str, dict[str, Any]]:
             return written(prefect, str(flow_run.id))
 
-        with artifacts.Progress(said.append, every=0.2) as progress:
+        with TrainingProgress(said.append, update_seconds=0.2) as progress:
             for line in RECORDED[:5]:
                 progress.line(line)
             assert within(300, lambda: len(shown()) == 2)
@@ -332,8 +333,8 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
     assert [round(one["training-progress"]["data"], 1) for one in seen] == [0.2, 56.4, 100.0]
     assert all(one["training-progress"]["task_run_id"] for one in seen)
     live = seen[1]["training-live"]["data"]
-    assert "| loss, nats a token | 4.178 |" in live
-    assert "| speed | 739 tokens a second (4.29 steps a second) |" in live, "149728 / 869 * 4.29"
+    assert "| loss, nats per token | 4.178 |" in live
+    assert "| speed | 739 tokens per second (4.29 steps per second) |" in live, "149728 / 869 * 4.29"
     assert "| time left | at most 1 min 28 s |" in live
     assert "- epoch 1: validation loss 3.5853, perplexity 36.07" in seen[2]["training-live"]["data"]
     assert len({one["training-live"]["id"] for one in seen}) == 1, "one artifact, updated"
@@ -342,9 +343,9 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
 def test_a_server_that_is_away_does_not_end_a_training_and_is_told_of_once(store: Workspace) -> None:
     said: list[str] = []
     nobody: dict[Any, Any] = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(nobody), artifacts.Progress(said.append, every=0.05) as progress:
+    with temporary_settings(nobody), TrainingProgress(said.append, update_seconds=0.05) as progress:
         for _ in range(3):
             progress.line(RECORDED[5])
             within(0.3, lambda: False)
     assert len(said) == 1
-    assert "did not take how far the training is" in said[0]
+    assert "was not sent to Prefect's server" in said[0]

@@ -203,7 +203,7 @@ def test_pool_setup_makes_the_pool_of_its_template_and_deploys_all_to_it(
     other = subprocess.run(
         command, cwd=project.folder, env=prefect.environment, capture_output=True, text=True, check=False
     )
-    assert f"found the work pool local of type {kind}, expected process" in other.stderr
+    assert f"the work pool local exists and is of type {kind}, expected process" in other.stderr
     assert prefect.api.delete(f"work_pools/{settings.POOL}").is_success
 
 

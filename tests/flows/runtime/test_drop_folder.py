@@ -117,7 +117,7 @@ def test_what_the_corpus_cannot_hold_is_refused_with_its_line(tmp_path: Path) ->
     place.put(json.dumps({"id": "3", "text": "a, b"}) + "\n", "b.jsonl")
     taken = place.take()
     assert [(file.rows, bool(file.refused)) for file in taken] == [(1, False), (0, True)]
-    assert "data/inbox/b.jsonl, line 1: cannot be written as the corpus is" in taken[1].refused
+    assert "data/inbox/b.jsonl, line 1: cannot be written in the format of the corpus" in taken[1].refused
     assert place.corpus.read_bytes() == b"id,text\n1,one\n2,fine\n"
 
 
@@ -125,7 +125,7 @@ def test_a_character_outside_the_corpus_encoding_is_refused_with_its_line(tmp_pa
     place = Place(tmp_path, b"id,text\n1,caf\xe9\n", encoding="cp1252")
     place.put(json.dumps({"id": "3", "text": "\N{SNOWMAN}"}) + "\n", "b.jsonl")
     [taken] = place.take()
-    assert "b.jsonl, line 1: cannot be written as the corpus is" in taken.refused
+    assert "b.jsonl, line 1: cannot be written in the format of the corpus" in taken.refused
     assert place.corpus.read_bytes() == b"id,text\n1,caf\xe9\n"
 
 
@@ -193,7 +193,7 @@ def test_a_corpus_that_is_a_link_into_dvcs_cache_becomes_a_file_and_the_cache_st
 def test_a_corpus_that_rows_cannot_be_appended_to_leaves_the_file_where_it_is(tmp_path: Path) -> None:
     place = Place(tmp_path, b'{"id": "1", "text": "one"}\n', path="c.jsonl")
     place.put("id,text\n3,three\n")
-    with pytest.raises(UserError, match="the inbox appends to CSV and TSV files, and the corpus is jsonl"):
+    with pytest.raises(UserError, match="dropped files are appended to CSV and TSV files, and the corpus is jsonl"):
         place.take()
     assert place.files() == ["new.csv"]
 
@@ -203,13 +203,13 @@ def test_a_corpus_that_somebody_saves_meanwhile_keeps_what_they_saved(
 ) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n")
-    append = drop_folder._append
+    append = drop_folder.append_rows
 
     def append_while_somebody_saves(*arguments: object) -> None:
         append(*arguments)  # type: ignore[arg-type]
         place.corpus.write_bytes(b"id,text\n9,saved by hand\n")
 
-    monkeypatch.setattr(drop_folder, "_append", append_while_somebody_saves)
+    monkeypatch.setattr(drop_folder, "append_rows", append_while_somebody_saves)
     with pytest.raises(UserError, match="changed while rows were being appended"):
         place.take()
     assert place.rows() == [["9", "saved by hand"]]
@@ -326,7 +326,7 @@ def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path
         "x.csv",
         "x.csv.dvc",
     ]
-    assert "git or DVC follows it" in drop_folder.skipped_files(place.inbox)["x.csv"]
+    assert "git or DVC tracks it" in drop_folder.skipped_files(place.inbox)["x.csv"]
 
 
 def test_an_inbox_may_be_outside_of_the_project(tmp_path: Path) -> None:
@@ -346,11 +346,13 @@ def test_an_inbox_may_be_outside_of_the_project(tmp_path: Path) -> None:
 def test_a_fault_of_the_disk_is_not_the_files(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n")
-    (tmp_path / drop_folder.ADDITION).mkdir()
-    with pytest.raises(UserError, match=r"inbox.rows: Is a directory; the inbox's files are taken once that is mended"):
+    (tmp_path / drop_folder.ROWS).mkdir()
+    with pytest.raises(
+        UserError, match=r"inbox.rows: Is a directory; the dropped files are imported once this is fixed"
+    ):
         place.take()
     assert place.files() == [".taking/new.csv"]
-    (tmp_path / drop_folder.ADDITION).rmdir()
+    (tmp_path / drop_folder.ROWS).rmdir()
     [taken] = place.take()
     assert (taken.rows, taken.refused) == (1, "")
 
@@ -369,14 +371,14 @@ def test_a_file_whose_reading_kills_the_process_is_refused_in_the_end(
         assert place.files() == [".taking/bomb.csv"]
     place.put("id,text\n4,four\n", "next.csv")
     refused, taken = place.take()
-    assert "3 times, the process that read it was killed" in refused.refused
+    assert "the process that read it was killed 3 times" in refused.refused
     assert (taken.name, taken.rows) == ("next.csv", 1)
     assert not (tmp_path / drop_folder.ATTEMPTS).exists()
 
 
 def killed_while_reading(place: Place) -> None:
     """Take what is in the inbox, and be killed like a process that has taken too much memory."""
-    drop_folder._records = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    drop_folder.write_rows = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     place.take()
 
 

@@ -123,7 +123,7 @@ def test_what_cannot_be_sent_to_is_said_and_never_raised(blocks: dict[str, str],
         assert not notify.notify("a", "b", block=block, log=said.append)
     assert len(said) == 5
     assert "ConnectError" in said[0]
-    assert "a Secret cannot notify; take slack-webhook" in said[1]
+    assert "a Secret sends no notices; use slack-webhook" in said[1]
     assert "missing" in said[2]
 
 
@@ -215,4 +215,4 @@ def test_a_block_that_is_not_there_makes_no_automation_and_is_said(prefect: Pref
         notify.crash_notice_automation(block, ["mine"], said.append)
     assert automations(prefect) == []
     assert len(said) == 3
-    assert "make it in the UI under Blocks" in said[0]
+    assert "create it in the UI under Blocks" in said[0]

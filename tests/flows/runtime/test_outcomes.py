@@ -45,15 +45,15 @@ def test_each_end_is_told_once_but_those_without_news_and_those_from_before_are_
 ) -> None:
     end(prefect, deployment, "from before", type="COMPLETED")
     outcomes = RunOutcomes(client)
-    assert outcomes.news() == []
+    assert outcomes.poll() == []
     end(prefect, deployment, "new rows: 12", type="COMPLETED", name="Promoted", message="Better\nthan the champion.")
     end(prefect, deployment, "schedule: nothing new", type="COMPLETED", name="NothingNew")
     end(prefect, deployment, "a person: try", type="FAILED", message="validate: data/mine.csv, line 2: broken")
-    assert outcomes.news() == [
+    assert outcomes.poll() == [
         "new rows: 12: Promoted: Better than the champion.",
         "a person: try: Failed: validate: data/mine.csv, line 2: broken",
     ]
-    assert outcomes.news() == []
+    assert outcomes.poll() == []
 
 
 def test_the_next_run_is_told_once_it_is_planned_and_so_is_a_paused_schedule(

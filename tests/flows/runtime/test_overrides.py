@@ -69,9 +69,7 @@ def test_a_persons_edit_during_the_run_stays_and_the_overrides_leave(before: byt
         Path("params.yaml").write_text(text.replace("batch_size: 2 ", "batch_size: 3 ") + "# mine\n")
     expected = before.decode().replace("batch_size: 2 ", "batch_size: 3 ") + "# mine\n"
     assert Path("params.yaml").read_text() == expected
-    assert said == [
-        "params.yaml was changed during a run with overrides: the change stays, the overrides are taken out"
-    ]
+    assert said == ["params.yaml was edited during a run with overrides: the edit stays, the overrides are removed"]
 
 
 def test_a_persons_edit_of_an_overridden_value_itself_stays(workspace: Workspace, said: list[str]) -> None:
@@ -86,7 +84,7 @@ def test_a_file_left_half_edited_stays_and_the_earlier_one_is_kept_beside(before
         Path("params.yaml").write_text("base: [half")
     assert Path("params.yaml").read_text() == "base: [half"
     assert Path("registry/overrides.kept").read_bytes() == before
-    assert "what it was before the run is in registry/overrides.kept" in said[0]
+    assert "its content before the run is in registry/overrides.kept" in said[0]
 
 
 def test_a_file_that_was_deleted_comes_back(before: bytes, said: list[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.runtime import provenance
+from flows.runtime.git_plumbing import Git
 from flows.runtime.provenance import RecordedInputs, export_revision, record_inputs, record_result
 from pipeline.revision import RECORDED
 from tests.conftest import ROOT, Workspace
@@ -226,7 +227,7 @@ def test_ended_at_any_moment_the_next_run_records_all_the_same(
 ) -> None:
     edit(repository)
     before = repository.persons()
-    run = provenance._Git._run
+    run = Git._run
     asked = left = 0
 
     def ends(*arguments: object, **named: object) -> object:
@@ -236,7 +237,7 @@ def test_ended_at_any_moment_the_next_run_records_all_the_same(
             raise KeyboardInterrupt
         return run(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(provenance._Git, "_run", ends)
+    monkeypatch.setattr(Git, "_run", ends)
     while True:
         asked += 1
         left = asked
@@ -313,7 +314,7 @@ def test_inputs_that_changed_during_the_run_are_said(repository: Repository) -> 
     result = record_result(repository.folder, recorded, "Promoted", {}, said.append)
     assert len(said) == 1
     assert said[0].startswith(
-        "the stages read finetune.epochs in params.yaml, pipeline/train.py otherwise than the record"
+        "the stages read other content of finetune.epochs in params.yaml, pipeline/train.py than the commit"
     )
     assert "Not-As-Recorded: finetune.epochs in" in repository.git("log", "-1", "--format=%B", str(result))
 
@@ -332,7 +333,7 @@ def test_a_corpus_that_dvc_follows_is_recorded_by_its_dvc_file(repository: Repos
     repository.run("dvc", "repro", "--single-item", "finetune")
     said: list[str] = []
     record_result(repository.folder, recorded, "Promoted", {}, said.append)
-    assert said[0].startswith("the stages read data/large.csv otherwise than the record")
+    assert said[0].startswith("the stages read other content of data/large.csv than the commit")
 
 
 @pytest.mark.parametrize(("attributes", "is_said"), [("text", True), ("text eol=crlf", False)])
@@ -345,7 +346,8 @@ def test_a_corpus_whose_line_ends_git_changes_is_said(repository: Repository, at
     (repository.folder / "dvc.lock").write_text(json.dumps({"stages": stages}))
     said: list[str] = []
     record_result(repository.folder, repository.inputs(), "Promoted", {}, said.append)
-    assert [sentence.partition(" otherwise")[0] for sentence in said] == ["the stages read data/corpus.csv"] * is_said
+    prefix = "the stages read other content of data/corpus.csv than "
+    assert [sentence.startswith(prefix) for sentence in said] == [True] * is_said
 
 
 def test_a_corpus_that_nothing_follows_is_said_and_not_taken(repository: Repository) -> None:
@@ -354,8 +356,8 @@ def test_a_corpus_that_nothing_follows_is_said_and_not_taken(repository: Reposit
     recorded = record_inputs(repository.folder, "a test", said.append)
     assert recorded is not None
     assert said == [
-        "params.yaml: data.path: neither git nor DVC follows data/mine.csv, so no commit gives it back:"
-        " `dvc add data/mine.csv`"
+        "params.yaml: data.path: neither git nor DVC tracks data/mine.csv, so no commit can restore it;"
+        " track it: `dvc add data/mine.csv`"
     ]
     assert repository.names("main", recorded.commit) == {"params.yaml"}
     assert repository.git("status", "--porcelain", "data") == "?? data/mine.csv"
@@ -373,7 +375,7 @@ def test_a_corpus_that_only_seems_to_be_followed_is_said(repository: Repository,
     said: list[str] = []
     record_inputs(repository.folder, "a test", said.append)
     assert [sentence.partition(",")[0] for sentence in said] == [
-        "params.yaml: data.path: neither git nor DVC follows data/mine.csv"
+        "params.yaml: data.path: neither git nor DVC tracks data/mine.csv"
     ]
 
 
@@ -395,7 +397,7 @@ def test_a_corpus_or_a_base_elsewhere_is_said(repository: Repository, tmp_path: 
     repository.set(data__path="../corpus.csv", base=str(base))
     said: list[str] = []
     record_inputs(repository.folder, "a test", said.append)
-    assert [sentence.partition(" is not below")[0] for sentence in said] == [
+    assert [sentence.partition(" is outside")[0] for sentence in said] == [
         "params.yaml: data.path: ../corpus.csv",
         f"params.yaml: base: {base}",
     ]
@@ -409,7 +411,7 @@ def test_a_base_of_ones_own_is_an_input(repository: Repository) -> None:
     said: list[str] = []
     record_inputs(repository.folder, "a test", said.append)
     assert [sentence.partition(",")[0] for sentence in said] == [
-        "params.yaml: base: neither git nor DVC follows my_model"
+        "params.yaml: base: neither git nor DVC tracks my_model"
     ]
     repository.git("add", "my_model")
     (base / "config.json").write_text('{"edited": true}')
@@ -425,8 +427,9 @@ def test_a_branch_that_is_checked_out_is_not_moved(repository: Repository, tmp_p
     said: list[str] = []
     assert record_inputs(repository.folder, "a test", said.append) is None
     assert said == [
-        "nothing of this run is recorded in git: the branch retrain is checked out in"
-        f" {tmp_path / 'elsewhere'}; switch to another one there, or name another one as retrain.branch in params.yaml"
+        "this run is not recorded in git: the branch retrain is checked out in"
+        f" {tmp_path / 'elsewhere'}; switch to another branch there, or set another one as retrain.branch in"
+        " params.yaml"
     ]
     assert repository.git("rev-parse", "retrain") == before
 
@@ -469,9 +472,9 @@ def test_without_git_nothing_is_recorded_and_that_is_said_once(
     reason = {
         "no repository": "not a git repository (or any of the parent directories): .git",
         "no git": "git is not installed",
-        "another's repository": f"the repository {repository.folder.parent} does not follow params.yaml",
+        "another's repository": f"the repository {repository.folder.parent} does not track params.yaml",
     }
-    assert said == [f"nothing of this run is recorded in git: {reason[how]}"]
+    assert said == [f"this run is not recorded in git: {reason[how]}"]
 
 
 def test_no_hook_runs_no_signature_is_asked_for_and_no_name_is_needed(

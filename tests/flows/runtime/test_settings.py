@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 from flows.runtime import settings
 from flows.runtime.server import Guard
 from pipeline.command import UserError
+from tests.conftest import ROOT
 
 OURS = ("PREFECT", "BENTOML", "DO_NOT_TRACK")
 
@@ -168,7 +169,7 @@ def test_this_machines_own_addresses_need_none(host: str, tmp_path: Path, monkey
 def test_the_command_prints_lines_for_a_shell(tmp_path: Path) -> None:
     printed = subprocess.run(
         [sys.executable, "-P", settings.__file__, "--port", "4321"],
-        env={**os.environ, "PYTHONPATH": str(Path(settings.__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,

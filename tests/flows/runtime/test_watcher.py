@@ -28,8 +28,8 @@ class Watching:
     def look(self, times: int = 1) -> None:
         """Look as if a minute had passed since the last time."""
         for _ in range(times):
-            self._watcher._next = 0.0
-            self._watcher.look()
+            self._watcher.next_check = 0.0
+            self._watcher.poll()
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the runs, the latest last."""
@@ -83,7 +83,7 @@ def test_a_file_in_the_inbox_makes_one_run_named_after_it_once_it_is_whole(
     watching.look()
     assert watching.runs() == []
     watching.look(3)  # the run has not begun
-    assert [run["name"] for run in watching.runs()] == ["in the inbox: new.csv"]
+    assert [run["name"] for run in watching.runs()] == ["in data/inbox: new.csv"]
     assert "appended 1 rows of new.csv" in watched.look()  # what a worker does with the run
     watching.end()
     assert [run["name"] for run in watched.runs()] == ["new rows: 1 (data/corpus.csv)"]
@@ -114,7 +114,7 @@ def test_a_run_that_gave_way_or_was_killed_is_made_again_but_not_one_that_said_w
     assert len(watching.runs()) == 2
     with claim(Path(), "the retraining amber-fox"), pytest.MonkeyPatch.context() as outside:
         outside.delenv("WORKSPACE_CLAIM")
-        assert "waits: the retraining amber-fox" in watched.look()
+        assert "waiting: the retraining amber-fox" in watched.look()
     watching.end()
     watching.look()
     assert len(watching.runs()) == 3
@@ -151,5 +151,5 @@ def test_it_can_be_switched_off_and_a_broken_params_yaml_is_said_once(
     ("reason", "name"), [("a\nb\tc", "a b c"), ("\udcff.csv", "\\udcff.csv"), (LINES[0] * 9, LINES[0] * 9)]
 )
 def test_a_runs_name_is_one_line_of_100_characters_at_most_that_can_be_sent(reason: str, name: str) -> None:
-    assert runs.run_title(reason).removesuffix("…") == name[: 99 if len(name) > 100 else None]
-    runs.run_title(reason).encode()
+    assert runs.run_name(reason).removesuffix("…") == name[: 99 if len(name) > 100 else None]
+    runs.run_name(reason).encode()

@@ -85,13 +85,13 @@ def test_the_second_look_declares_what_has_no_process_and_nothing_else(
     alive, unknown, elsewhere = runs.put(os.getpid()), runs.put(None), runs.put(gone, worker="another-machine")
     said: list[str] = []
     reaper = Reaper(client, said.append)
-    reaper.look()
+    reaper.poll()
     assert prefect.state(dead)["type"] == "RUNNING"  # its last state may still be under way
-    reaper.look()
+    reaper.poll()
     ended = [prefect.state(run) for run in (dead, starting, cancelled)]
     assert [state["type"] for state in ended] == ["CRASHED", "CRASHED", "CANCELLED"]
     assert {state["message"] for state in ended} == {
-        "its process is gone; the next run goes on from its last checkpoint"
+        "its process is gone; the next run resumes from its last checkpoint"
     }
     assert [prefect.state(run)["type"] for run in (alive, unknown, elsewhere)] == ["RUNNING"] * 3
     assert len(said) == 3
@@ -104,7 +104,7 @@ def test_the_tasks_of_a_crashed_run_end_with_it(
     dead, alive = runs.put(gone), runs.put(os.getpid())
     key = {"task_key": "finetune", "dynamic_key": "0", "state": {"type": "RUNNING"}}
     tasks = [prefect.post("task_runs/", flow_run_id=run, **key)["id"] for run in (dead, alive)]
-    Reaper(client, lambda _: None).look(at_once=True)
+    Reaper(client, lambda _: None).poll(immediately=True)
     states = [prefect.api.get(f"task_runs/{task}").json()["state"]["type"] for task in tasks]
     assert states == ["CRASHED", "RUNNING"]
 
@@ -113,8 +113,8 @@ def test_at_once_needs_one_look_and_says_why(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, gone: int
 ) -> None:
     dead = runs.put(gone)
-    Reaper(client, lambda _: None).look(at_once=True, why="the machine was off")
-    assert prefect.state(dead)["message"] == "the machine was off; the next run goes on from its last checkpoint"
+    Reaper(client, lambda _: None).poll(immediately=True, reason="the machine was off")
+    assert prefect.state(dead)["message"] == "the machine was off; the next run resumes from its last checkpoint"
 
 
 def test_another_process_with_the_runs_number_is_not_the_run(
@@ -123,7 +123,7 @@ def test_another_process_with_the_runs_number_is_not_the_run(
     reused = runs.put(os.getpid())
     later = datetime.now(UTC).timestamp() + 120  # it began after the run had
     monkeypatch.setattr("psutil.Process.create_time", lambda _: later)
-    Reaper(client, lambda _: None).look(at_once=True)
+    Reaper(client, lambda _: None).poll(immediately=True)
     assert prefect.state(reused)["type"] == "CRASHED"
 
 
@@ -132,19 +132,19 @@ def test_another_machines_run_is_declared_when_it_was_silent_while_we_listened(
 ) -> None:
     silent, heard, waiting = (runs.put(None, kind, "another-machine") for kind in ("RUNNING", "RUNNING", "PENDING"))
     reaper, deaf = Reaper(client, lambda _: None), Reaper(client, lambda _: None)
-    reaper.since = deaf.since = datetime.now(UTC) - timedelta(days=1)
+    reaper.listening_since = deaf.listening_since = datetime.now(UTC) - timedelta(days=1)
     time.sleep(0.1)
     began = datetime.now(UTC)
     time.sleep(5)  # what may pass between our clock below and the reaper's
     runs.heartbeat(heard)
-    reaper.look()
+    reaper.poll()
     assert prefect.state(silent)["type"] == "RUNNING"  # it may still speak
     monkeypatch.setattr(zombie_runs, "HEARTBEAT_TIMEOUT", datetime.now(UTC) - began)
     with monkeypatch.context() as slept:
         slept.setattr(zombie_runs, "MAX_POLL_GAP", 0.0)  # the machine slept meanwhile, or the server was away
-        deaf.look()
+        deaf.poll()
     assert prefect.state(silent)["type"] == "RUNNING"
-    reaper.look()
+    reaper.poll()
     assert prefect.state(silent)["type"] == "CRASHED"
-    assert prefect.state(silent)["message"].startswith("nothing was heard of it for ")
+    assert prefect.state(silent)["message"].startswith("no heartbeat for ")
     assert [prefect.state(run)["type"] for run in (heard, waiting)] == ["RUNNING", "PENDING"]
