@@ -44,7 +44,8 @@ from pipeline.intake.rules import (
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.splits import SPLITS, assign_splits
 from pipeline.intake.workers import Inspection, inspect_all
-from pipeline.reporting.intake_report import Summary, copies_sentence, page
+from pipeline.reporting.intake_report import copies_sentence, page
+from pipeline.reporting.intake_summary import Summary
 from pipeline.workspace import run_stage
 
 _ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
@@ -164,7 +165,7 @@ def _shelve(shelf: _Shelf, duplicates: Duplicates, summary: Summary, all_params:
     """Put every row on `shelf` with what the rules for single rows say of it; return Great Expectations' results."""
     wanted = all_params.validate_
     checker = Checker(row_suite(wanted.rules))
-    categories = _Categories(summary.look, wanted)
+    categories = _Categories(summary.file_format, wanted)
     processes = (os.cpu_count() or 1) if summary.size > _ONE_PROCESS_BYTES else 0
 
     def batches() -> Iterator[list[Any]]:
@@ -277,7 +278,7 @@ def _groups(inspected: Iterator[tuple[_Part, Inspection]]) -> Iterator[list[tupl
 
 def _parts(summary: Summary, all_params: params.Params) -> Iterator[tuple[_Part, list[str]]]:
     """Yield the corpus's chunks with their texts, behind a progress bar on a terminal; count its rows in `summary`."""
-    seen = summary.look
+    seen = summary.file_format
     make_text = text_builder(seen.columns, all_params.validate_)
     width = len(seen.columns)
     with tqdm(total=summary.size, desc="validate", unit="B", unit_scale=True, disable=None) as bar:
@@ -315,9 +316,9 @@ def _sort_out(
 
     Returns Great Expectations' results on duplicates, how many rows are quarantined, and a sample of the clean texts.
     """
-    wanted = summary.wanted
+    wanted = summary.config
     checker = Checker(duplicate_suite(wanted.rules))
-    columns, fields = list(summary.look.columns), list(shelf.fields)
+    columns, fields = list(summary.file_format.columns), list(shelf.fields)
     if all_params.data.broken_rows == "quarantine":
         columns.append(_FURTHER_FIELDS)
         fields.append(_FURTHER_FIELDS)
@@ -448,9 +449,9 @@ def _token_counts(texts: list[str]) -> list[int]:
 
 def _metrics(summary: Summary) -> dict[str, Any]:
     """Return the stage's metrics: the same numbers in the same order for the same corpus."""
-    groups = {} if summary.wanted.category == "none" else {"groups": dict(sorted(summary.groups.items()))}
+    groups = {} if summary.config.category == "none" else {"groups": dict(sorted(summary.groups.items()))}
     return {
-        "corpus": str(summary.look.path),
+        "corpus": str(summary.file_format.path),
         "corpus_md5": summary.md5,  # as DVC names the file
         "rows_in": summary.rows_in,
         "rows_clean": summary.rows_clean,
@@ -469,7 +470,7 @@ def _check_corpus(summary: Summary, unaccounted: int) -> tuple[str, list[dict[st
     `unaccounted` are rows that were read and are in neither of the files that were written; raises RuntimeError if
     there is one.
     """
-    wanted, corpus = summary.wanted, summary.look.path
+    wanted, corpus = summary.config, summary.file_format.path
     checker = Checker(corpus_suite(wanted))
     share = summary.rows_refused / max(1, summary.rows_in)
     statistics = {

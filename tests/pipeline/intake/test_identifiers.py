@@ -9,7 +9,7 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import identifiers, row_metrics
 from pipeline.redaction import redact
-from pipeline.reporting.intake_report import Examples
+from pipeline.reporting.intake_summary import Examples
 from tests.conftest import ROOT
 
 DEFAULTS = params.load(ROOT / "params.yaml").validate_.rules

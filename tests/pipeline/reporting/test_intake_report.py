@@ -16,7 +16,9 @@ from pipeline.intake.sniff import sniff_format
 from pipeline.intake.splits import SPLITS
 from pipeline.reporting.formatting import byte_size, excerpt, percent
 from pipeline.reporting.histogram import MOST_BARS, CorpusParts, Histogram, bars_on_one_axis
-from pipeline.reporting.intake_report import Pairs, Summary, advice, in_words, page
+from pipeline.reporting.intake_report import advice, page
+from pipeline.reporting.intake_summary import Pairs, Summary
+from pipeline.reporting.rule_descriptions import describe_rule
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.reporting.test_report import measured_in_a_browser
 
@@ -127,7 +129,7 @@ def test_the_page_can_be_written_before_there_is_a_row_and_says_why_the_stage_st
     text = Page(page(summary)).text
     assert "The stage stopped here data/corpus.csv: there is no row below the header" in text
     assert "First fix what stopped the stage" in text
-    assert "fit for training" not in text
+    assert "ready for training" not in text
 
 
 def test_copies_alone_are_nothing_to_mend(empty: Callable[..., Summary]) -> None:
@@ -194,9 +196,9 @@ def test_every_rule_has_words_and_names_settings_that_exist(workspace: Workspace
     content = YAML(typ="safe").load(ROOT / "params.yaml")
     rules = params.load().validate_.rules
     for name in type(rules).model_fields:
-        words = in_words(name, rules)
-        assert words.says
-        assert "{" not in words.says
+        words = describe_rule(name, rules)
+        assert words.condition
+        assert "{" not in words.condition
         for setting in words.settings:
             section = content
             for key in setting.split("."):
