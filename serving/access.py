@@ -1,4 +1,4 @@
-"""Who may come in, how often and with how much: around the whole app, BentoML's own routes included.
+"""Access control around the whole app, BentoML's own routes included: hosts, keys, rate and body limits.
 
 From the outside in: CORS, hosts and web pages, size, API key, rate, upload. See `wrap`.
 """
@@ -6,38 +6,28 @@ From the outside in: CORS, hosts and web pages, size, API key, rate, upload. See
 import asyncio
 import contextlib
 import ipaddress
-import logging
 import math
 import os
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import click
-from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.service.openapi.specification import OpenAPISpecification
 from bentoml.exceptions import BentoMLException
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.command import UserError
 from pipeline.params import Service
-from serving import ports, proxies, supervisor, telemetry
+from serving import telemetry
 from serving.errors import ApiError
 from serving.http_rules import wants_page
 from serving.keys import Keys
-from serving.settings import LIMITS
-
-logger = logging.getLogger("bentoml.serving")
 
 # Without a key: probes, and pages that hold nothing of the model and on which a person enters the key.
 _OPEN = ("/livez", "/readyz", "/healthz", "/playground", "/docs", "/docs.json")
 _OPEN_BELOW = ("/static_content/", "/playground/")
-_HEADERS_OF_OURS = (
+_EXPOSED_HEADERS = (
     "X-Request-Id",
     "X-Model-Version",
     "X-Data-Hash",
@@ -47,70 +37,40 @@ _HEADERS_OF_OURS = (
     "X-Completion-Tokens",
     "Retry-After",
 )
-_MOST_CALLERS = 10_000  # whose rate is remembered: 2 MB
-_LINGER_SECONDS = 2.0  # in which the rest of a body that is too long is thrown away
+MAX_CALLERS = 10_000  # whose rate is remembered: 2 MB
+_LINGER_SECONDS = 2.0  # in which the rest of a refused body is still read
 
 
-def wrap(app: ASGIApp, limits: Service = LIMITS) -> ASGIApp:
-    """Return `app` behind its doors."""
+def wrap(app: ASGIApp, settings: Service) -> ASGIApp:
+    """Return `app` behind all guards."""
     keys = Keys()
-    app = _BodyBuffer(app, limits.max_body_bytes, limits.upload_seconds)
-    if limits.requests_per_minute:
-        app = _RateLimitGuard(app, limits.requests_per_minute)
+    app = _BodyBuffer(app, settings.max_body_bytes, settings.upload_seconds)
+    if settings.requests_per_minute:
+        app = RateLimitGuard(app, settings.requests_per_minute)
     app = _ApiKeyGuard(app, keys) if keys else app
-    app = _BodySizeGuard(app, limits.max_body_bytes)
-    if not keys and not _anonymous(limits):
-        app = _LocalhostGuard(app, limits.allow_origins)
-    if limits.allow_origins:
+    app = _BodySizeGuard(app, settings.max_body_bytes)
+    if not keys and not allows_anonymous(settings):
+        app = _LocalhostGuard(app, settings.allow_origins)
+    if settings.allow_origins:
         app = CORSMiddleware(
             app,
-            allow_origins=limits.allow_origins,
+            allow_origins=settings.allow_origins,
             allow_methods=("GET", "HEAD", "POST"),
             allow_headers=("Authorization", "Content-Type", "X-Api-Key", "X-Request-Id"),
-            expose_headers=_HEADERS_OF_OURS,
+            expose_headers=_EXPOSED_HEADERS,
         )
     return _RejectWebSockets(app)
 
 
-def check_start(limits: Service = LIMITS) -> None:
-    """Refuse to start with wrong keys or proxies, open to other machines without keys, or on a port that is not free.
-
-    Called where `bentoml serve` runs. Raises BentoMLException, which BentoML prints as a sentence.
-    """
-    context = click.get_current_context(silent=True)
-    if context is None or "host" not in context.params:
-        return  # a worker, a build or a test
-    proxies.trusted_networks(limits)
-    keys = Keys()
-    try:
-        keys.check()
-    except UserError as error:
-        raise BentoMLException(str(error)) from None
-    if os.environ.get("API_KEYS_FILE"):
-        os.environ["API_KEYS_FILE"] = str(Path(os.environ["API_KEYS_FILE"]).absolute())  # workers run elsewhere
-    host = context.params["host"] or BentoMLContainer.http.host.get()
-    port = BentoMLContainer.http.port.get() if context.params["port"] is None else context.params["port"]
-    if not keys and not _anonymous(limits) and not _is_loopback(host):
-        raise BentoMLException(
-            f"bound to {host}, the service is open to other machines and asks for no API key: set API_KEYS or "
-            "API_KEYS_FILE (`python -m serving.keys new NAME` makes a key), bind it to 127.0.0.1, or let everyone in "
-            "with ALLOW_ANONYMOUS=true or `allow_anonymous: true` in section `service` of params.yaml"
-        )
-    if problem := ports.unusable_reason(host, port):
-        raise BentoMLException(f"{problem}; give another one: --port N, or BENTOML_PORT")
-    supervisor.separate_metrics()
-    if not keys and not _is_loopback(host):
-        logger.warning("bound to %s without API keys: whoever reaches this machine can use the model", host)
+def allows_anonymous(settings: Service) -> bool:
+    """Return whether everyone is allowed, by the settings or ALLOW_ANONYMOUS; raises BentoMLException."""
+    value = os.environ.get("ALLOW_ANONYMOUS", "false").lower()
+    if value not in ("true", "false"):
+        raise BentoMLException(f"ALLOW_ANONYMOUS is {value!r}, expected true or false")
+    return settings.allow_anonymous or value == "true"
 
 
-def _anonymous(limits: Service) -> bool:
-    found = os.environ.get("ALLOW_ANONYMOUS", "false").lower()
-    if found not in ("true", "false"):
-        raise BentoMLException(f"ALLOW_ANONYMOUS is {found!r}, expected true or false")
-    return limits.allow_anonymous or found == "true"
-
-
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
     """Return whether `host` is a name or address of this machine that no other machine reaches."""
     if host is None or host == "localhost" or host.endswith(".localhost"):
         return host is not None
@@ -120,30 +80,13 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def _is_open(path: str) -> bool:
+def is_open(path: str) -> bool:
+    """Return whether `path` is available without a key."""
     return path in _OPEN or path.startswith(_OPEN_BELOW)
 
 
-class ServedSpecification:
-    """An OpenAPI specification, made once: it takes 60 ms, and anyone may ask for it."""
-
-    def __init__(self, specification: OpenAPISpecification, keyed: bool) -> None:
-        """Say in `specification` where keys are asked for, so that Swagger's page asks for one, too."""
-        self._content: dict[str, Any] = specification.asdict()
-        if keyed:
-            self._content["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-            self._content["security"] = [{"key": []}]
-            for path in filter(_is_open, self._content["paths"]):
-                for operation in self._content["paths"][path].values():
-                    operation["security"] = []
-
-    def asdict(self) -> dict[str, Any]:
-        """Return it as JSON has it."""
-        return self._content
-
-
 class _RejectWebSockets:
-    """Lets no WebSocket in: there is none here."""
+    """Rejects WebSockets, which no route uses."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -156,13 +99,15 @@ class _RejectWebSockets:
             await self._app(scope, receive, send)
 
 
-class _Guard(ABC):
-    """ASGI middleware that lets a request in, or answers with the ApiError that `check` raises."""
+class Guard(ABC):
+    """ASGI middleware that passes a request on, or answers with the ApiError that `check` raises."""
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on."""
         if scope["type"] == "http":
             try:
                 self.check(scope, Headers(scope=scope))
@@ -172,17 +117,19 @@ class _Guard(ABC):
         await self._app(scope, receive, send)
 
     @abstractmethod
-    def check(self, scope: Scope, headers: Headers) -> None: ...
+    def check(self, scope: Scope, headers: Headers) -> None:
+        """Raise ApiError for a request that is refused."""
 
     async def refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a refused request."""
         await error.answer()(scope, receive, send)
 
 
-class _LocalhostGuard(_Guard):
-    """Without keys: lets in who names this machine as the host, and pages from here or from an allowed origin.
+class _LocalhostGuard(Guard):
+    """Without keys: allows requests whose Host is this machine, and web pages from here or from an allowed origin.
 
     Otherwise any web page that a person on this machine opens could use the model: browsers send simple requests
-    without asking, and a page whose host's name is made to point to 127.0.0.1 may read the answers too.
+    without a preflight, and with DNS rebinding to 127.0.0.1 the page could read the answers too.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
@@ -191,20 +138,18 @@ class _LocalhostGuard(_Guard):
 
     def check(self, scope: Scope, headers: Headers) -> None:
         host, origin = headers.get("host"), headers.get("origin")
-        if host is not None and not _is_loopback(_hostname(host)):
+        if host is not None and not is_loopback(_hostname(host)):
             raise ApiError(
                 403,
-                "without API keys the service answers to localhost only; it can be given keys, or allow_anonymous",
+                "without API keys the service answers requests to localhost only; configure keys, or allow_anonymous",
                 code="host_not_allowed",
             )
         if origin is not None and not {origin, "*"} & set(self._origins) and _host_and_port(origin) != host:
-            raise ApiError(
-                403, "web pages of this origin are not in the service's allow_origins", code="origin_not_allowed"
-            )
+            raise ApiError(403, "this origin is not in the service's allow_origins", code="origin_not_allowed")
 
 
 def _host_and_port(origin: str) -> str:
-    """Return what a Host header would be for an Origin header."""
+    """Return the Host header that belongs to an Origin header."""
     try:
         return urlsplit(origin).netloc
     except ValueError:  # such as "http://["
@@ -219,21 +164,21 @@ def _hostname(host: str) -> str | None:
         return None
 
 
-class _ApiKeyGuard(_Guard):
-    """Asks for an API key."""
+class _ApiKeyGuard(Guard):
+    """Requires an API key."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         super().__init__(app)
         self._keys = keys
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        if _is_open(scope["path"]) or wants_page(scope):
+        if is_open(scope["path"]) or wants_page(scope):
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        name = self._keys.name(given) if given else None
+        key = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        name = self._keys.name(key) if key else None
         if name is None:
-            problem = "this API key is not known" if given else "an API key is needed"
+            problem = "unknown API key" if key else "an API key is required"
             raise ApiError(
                 401,
                 f"{problem}: send it as `Authorization: Bearer KEY`, or as `X-Api-Key: KEY`",
@@ -241,80 +186,82 @@ class _ApiKeyGuard(_Guard):
                 headers={"WWW-Authenticate": "Bearer"},
             )
         scope["api_key"] = name
-        if visit := telemetry.current_request():
-            visit.key = name
+        if request := telemetry.current.get():
+            request.key = name
 
 
-class _RateLimitGuard(_Guard):
-    """Limits each key, or without keys each address, to so many requests a minute: a bucket that fills steadily."""
+class RateLimitGuard(Guard):
+    """Limits each key, or without keys each address, to so many requests a minute: a token bucket."""
 
     def __init__(self, app: ASGIApp, per_minute: int) -> None:
+        """Wrap `app`."""
         super().__init__(app)
-        self._most = float(per_minute)
+        self._capacity = float(per_minute)
         self._per_second = per_minute / 60
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # content and when, the last used last
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens and when, oldest first
 
     def check(self, scope: Scope, headers: Headers) -> None:
-        if _is_open(scope["path"]) or wants_page(scope):
+        """Take a token from the caller's bucket; raises ApiError when it is empty."""
+        if is_open(scope["path"]) or wants_page(scope):
             return
         caller = scope.get("api_key") or _network(scope)
         now = time.monotonic()
-        content, then = self._buckets.get(caller, (self._most, now))
-        content = min(self._most, content + (now - then) * self._per_second)
-        refused = content < 1
-        self._buckets[caller] = (content if refused else content - 1, now)
+        tokens, then = self._buckets.get(caller, (self._capacity, now))
+        tokens = min(self._capacity, tokens + (now - then) * self._per_second)
+        is_refused = tokens < 1
+        self._buckets[caller] = (tokens if is_refused else tokens - 1, now)
         self._buckets.move_to_end(caller)
-        if len(self._buckets) > _MOST_CALLERS:
+        if len(self._buckets) > MAX_CALLERS:
             self._buckets.popitem(last=False)
-        if refused:
-            wait = math.ceil((1 - content) / self._per_second)
+        if is_refused:
+            wait = math.ceil((1 - tokens) / self._per_second)
             raise ApiError(
                 429,
-                f"more than {self._most:g} requests a minute; come back in {wait} s",
+                f"more than {self._capacity:g} requests a minute; try again in {wait} s",
                 code="rate_limit_exceeded",
                 headers={"Retry-After": str(wait)},
             )
 
 
 def _network(scope: Scope) -> str:
-    """Return the caller's address; of IPv6 the 64 bits that one caller has for itself."""
+    """Return the caller's address; for IPv6 its /64 network, which belongs to one caller."""
     host = scope["client"][0] if scope.get("client") else ""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:  # a Unix socket
         return str(host)
-    address = getattr(address, "ipv4_mapped", None) or address  # else all of IPv4 would be one caller
+    address = getattr(address, "ipv4_mapped", None) or address  # else all of IPv4 would be one network
     return str(ipaddress.ip_network((address, 64 if address.version == 6 else 32), strict=False))
 
 
-def _too_large(most: int) -> ApiError:
+def _too_large(max_bytes: int) -> ApiError:
     return ApiError(
-        413, f"the body is longer than {most} bytes", code="body_too_large", headers={"Connection": "close"}
+        413, f"the body is longer than {max_bytes} bytes", code="body_too_large", headers={"Connection": "close"}
     )
 
 
-class _BodySizeGuard(_Guard):
-    """Refuses a body that says that it is too long, before any of it is read."""
+class _BodySizeGuard(Guard):
+    """Refuses a body whose Content-Length is too large, before any of it is read."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         super().__init__(app)
-        self._most = most
+        self._max_bytes = max_bytes
 
     def check(self, scope: Scope, headers: Headers) -> None:
         length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._most:  # h11 refuses what is no number
-            raise _too_large(self._most)
+        if length.isdecimal() and int(length[:20]) > self._max_bytes:  # h11 refuses other values
+            raise _too_large(self._max_bytes)
 
     async def refuse(self, error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
         await _refuse_and_linger(error, scope, receive, send)
 
 
 class _BodyBuffer:
-    """Reads the whole body before the app sees any of it, within bounds of size and time."""
+    """Reads the whole body before the app does, within bounds of size and time."""
 
-    def __init__(self, app: ASGIApp, most: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self._app = app
-        self._most = most
+        self._max_bytes = max_bytes
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -325,7 +272,7 @@ class _BodyBuffer:
         more = True
         try:
             async with asyncio.timeout(self._seconds):
-                while more and len(body) <= self._most:
+                while more and len(body) <= self._max_bytes:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return
@@ -336,29 +283,29 @@ class _BodyBuffer:
             error = ApiError(408, reason, code="upload_timeout", headers={"Connection": "close"})
             await _refuse_and_linger(error, scope, receive, send)
             return
-        if len(body) > self._most:
-            await _refuse_and_linger(_too_large(self._most), scope, receive, send, more)
+        if len(body) > self._max_bytes:
+            await _refuse_and_linger(_too_large(self._max_bytes), scope, receive, send, more)
             return
-        read: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
+        buffered: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
 
-        async def again() -> Message:
-            nonlocal read
-            message, read = read, None
+        async def receive_buffered() -> Message:
+            nonlocal buffered
+            message, buffered = buffered, None
             return message or await receive()
 
-        await self._app(scope, again, send)
+        await self._app(scope, receive_buffered, send)
 
 
 async def _refuse_and_linger(error: ApiError, scope: Scope, receive: Receive, send: Send, more: bool = True) -> None:
-    """Answer at once, then throw away for a while what still comes.
+    """Answer at once, then read and discard the body for a while.
 
-    A connection that is closed with something unread is reset, and the client may never see the answer.
+    A connection that is closed with unread data is reset, and the client may never see the answer.
     """
 
-    async def unfinished(message: Message) -> None:
+    async def send_unfinished(message: Message) -> None:
         await send({**message, "more_body": True} if message["type"] == "http.response.body" else message)
 
-    await error.answer()(scope, receive, unfinished)
+    await error.answer()(scope, receive, send_unfinished)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
             while more:

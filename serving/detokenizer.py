@@ -1,90 +1,90 @@
-"""From tokens to text while it is being written: whole characters only, and no part of a stop string."""
+"""From tokens to text while it is generated: complete characters only, and no part of a stop string."""
 
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-_HALF = "\N{REPLACEMENT CHARACTER}"  # what a decoder writes for bytes that are no character (yet)
-_CONTEXT = 4  # tokens of the prompt's end: some decoders drop a space where a text begins, and this one goes on
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a decoder returns for bytes that are not a character (yet)
+_CONTEXT = 4  # last tokens of the prompt: some decoders drop a space where a text begins, and this one continues
 
 
 class IncrementalDetokenizer:
-    """Takes tokens in and gives text out, which joined is what the tokenizer makes of all tokens up to the stop.
+    """Takes tokens and returns text; joined, it is what the tokenizer decodes from all tokens up to the stop.
 
-    The way of `tokenizers.decoders.DecodeStream`: new tokens are decoded together with the few before them. That class
-    raises an exception where bytes turn out to be no character after all (byte fallback), and never gives a half
-    character at the end.
+    Works like `tokenizers.decoders.DecodeStream`: new tokens are decoded together with the few before them. That class
+    raises where bytes turn out not to be a character (byte fallback), and never returns an incomplete last character.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop: Sequence[str] = ()) -> None:
-        """Write on from the tokens `prompt`; the text ends before the first of the strings `stop` that is complete."""
+        """Continue after the tokens `prompt`; the text ends before the first complete string of `stop`."""
         self.tokens = 0  # how many were taken; those after a stop string are not
-        self.stopped = False  # whether there was one
+        self.stopped = False  # whether there was a stop string
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._window = list(prompt[-_CONTEXT:])
-        self._shown = self._decode(self._window)  # how much of the window's text went on to `_until_stop`
-        if self._shown.endswith(_HALF):  # a prompt of tokens may end inside a character
+        self._shown = self._decode(self._window)  # the part of the window's text that was passed on
+        if self._shown.endswith(_INCOMPLETE):  # a prompt of tokens may end inside a character
             self._window, self._shown = [], ""
-        self._since = len(self._window)  # from here on tokens are newer than what was shown last
-        self._held = ""  # may be the beginning of a stop string
+        self._new_from = len(self._window)  # from here, tokens are newer than what was passed on last
+        self._held_back = ""  # may be the beginning of a stop string
 
-    def write(self, ids: Sequence[int]) -> str:
-        """Return the text that is certain with the tokens `ids`; it may be empty."""
+    def add(self, ids: Sequence[int]) -> str:
+        """Return the text that is certain after the tokens `ids`; it may be empty."""
         if not self._stop:
             self.tokens += len(ids)
-            return self._whole(ids)
+            return self._complete(ids)
         text = ""
-        for token in ids:  # one at a time, so that it is known with which one the text stopped
+        for token in ids:  # one at a time, to know the token that completes a stop string
             if self.stopped:
                 break
             self.tokens += 1
-            text += self._until_stop(self._whole([token]))
+            text += self._until_stop(self._complete([token]))
         return text
 
-    def end(self) -> str:
-        """Return the text that was held back."""
+    def flush(self) -> str:
+        """Return the text that was held back, at the end."""
         if self.stopped:
             return ""
         text = self._decode(self._window)
-        rest = text[len(self._shown) :] if text.startswith(self._shown) else self._decode(self._window[self._since :])
+        continues = text.startswith(self._shown)
+        rest = text[len(self._shown) :] if continues else self._decode(self._window[self._new_from :])
         text = self._until_stop(rest)
-        return text if self.stopped else text + self._held
+        return text if self.stopped else text + self._held_back
 
     def _decode(self, ids: Sequence[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _whole(self, ids: Sequence[int]) -> str:
+    def _complete(self, ids: Sequence[int]) -> str:
         """Return the new text, up to the last place at which no character is incomplete."""
         self._window.extend(ids)
         text = self._decode(self._window)
-        if text.endswith(_HALF) or not text.startswith(self._shown):
+        if text.endswith(_INCOMPLETE) or not text.startswith(self._shown):
             return ""
         new = text[len(self._shown) :]
-        latest = self._window[self._since :]
+        latest = self._window[self._new_from :]
         if shown := self._decode(latest):
-            self._window, self._since, self._shown = latest, len(latest), shown
-        else:  # not enough to go on from
+            self._window, self._new_from, self._shown = latest, len(latest), shown
+        else:  # too little context to continue from
             self._shown = text
         return new
 
     def _until_stop(self, new: str) -> str:
-        """Return what of the text is certain not to be in a stop string; hold back the rest."""
+        """Return the text that is certainly not in a stop string; hold back the rest."""
         if not (self._stop and new):
             return new
-        text = self._held + new
-        # The one that is complete first, however the text came in parts; of two that end together the longer one.
-        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
+        text = self._held_back + new
+        # The string that is complete first, however the text is split; of two that end together, the longer one.
+        matches = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if matches:
             self.stopped = True
-            return text[: min(found)[1]]
-        kept = min(_beginning(text, stop) for stop in self._stop)
-        self._held = text[kept:]
-        return text[:kept]
+            return text[: min(matches)[1]]
+        certain = min(_partial_match(text, stop) for stop in self._stop)
+        self._held_back = text[certain:]
+        return text[:certain]
 
 
-def _beginning(text: str, stop: str) -> int:
-    """Return from where on the end of `text` is the beginning of `stop`; the length of `text` when it is not."""
+def _partial_match(text: str, stop: str) -> int:
+    """Return where the end of `text` starts to match the beginning of `stop`; the length of `text` if it does not."""
     at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while at >= 0 and not stop.startswith(text[at:]):
         at = text.find(stop[0], at + 1)

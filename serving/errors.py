@@ -1,4 +1,4 @@
-"""One shape for every error, and no prompt in any log."""
+"""Every error in the same JSON format, and no prompt in any log."""
 
 import json
 import logging
@@ -13,12 +13,12 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import telemetry
+from serving import metrics
 
 logger = logging.getLogger("bentoml.serving")
 
-_LONGEST_NAME = 100  # of a field that a caller made up
-_MAX_ERRORS = 10  # that one answer reports
+_MAX_NAME_LENGTH = 100  # of a field that the caller made up
+_MAX_PROBLEMS = 10  # that one answer reports
 
 
 class ApiError(Exception):
@@ -32,7 +32,7 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Say what is wrong in one sentence."""
+        """Take the HTTP status and one sentence that says what is wrong."""
         super().__init__(message)
         self.status = status
         self.message = message
@@ -42,20 +42,20 @@ class ApiError(Exception):
 
     @property
     def body(self) -> dict[str, dict[str, str | None]]:
-        """The one shape."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        """The JSON body."""
+        error_type = "server_error" if self.status >= 500 else "invalid_request_error"
         if self.status == HTTPStatus.TOO_MANY_REQUESTS:
-            kind = "rate_limit_error"
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+            error_type = "rate_limit_error"
+        return {"error": {"message": self.message, "type": error_type, "param": self.param, "code": self.code}}
 
     def answer(self) -> JSONResponse:
         """Return the error as a response, and count it."""
-        telemetry.count_error(self.status, self.code)
+        metrics.count_error(self.status, self.code)
         return JSONResponse(self.body, status_code=self.status, headers=self.headers)
 
 
 def error_for_status(status: int, headers: Mapping[str, str]) -> ApiError:
-    """Return the error for a status and headers (names in small letters) about which nothing else is known."""
+    """Return the error for a status and headers (lower-case names) about which nothing else is known."""
     allow = headers.get("allow", "")
     if "GET" in allow and "HEAD" not in allow:
         allow += ", HEAD"  # see serving/http_rules.py
@@ -64,19 +64,19 @@ def error_for_status(status: int, headers: Mapping[str, str]) -> ApiError:
         kept["retry-after"] = "1"
     messages = {
         HTTPStatus.BAD_REQUEST: "the body must be a JSON object in UTF-8",
-        HTTPStatus.NOT_FOUND: "there is nothing at this path; GET / says what there is",
-        HTTPStatus.METHOD_NOT_ALLOWED: f"this path answers {allow or 'other methods'} only",
-        HTTPStatus.TOO_MANY_REQUESTS: "the service answers as many requests as it takes at once; come back later",
-        HTTPStatus.INTERNAL_SERVER_ERROR: "something went wrong inside the service; its log says what",
+        HTTPStatus.NOT_FOUND: "there is no route at this path; see GET /",
+        HTTPStatus.METHOD_NOT_ALLOWED: f"this path supports {allow or 'other methods'} only",
+        HTTPStatus.TOO_MANY_REQUESTS: "the service is busy; try again later",
+        HTTPStatus.INTERNAL_SERVER_ERROR: "the service failed; see its log",
         HTTPStatus.SERVICE_UNAVAILABLE: "the service is not ready",
-        HTTPStatus.GATEWAY_TIMEOUT: "not done in time; ask for fewer tokens, or come back when there is less to do",
+        HTTPStatus.GATEWAY_TIMEOUT: "the request took too long; ask for fewer tokens, or try again later",
     }
     known = HTTPStatus(status)
     return ApiError(status, messages.get(known, known.phrase), code=known.name.lower(), headers=kept)
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer errors in the one shape."""
+    """Make `app` answer errors in this format."""
 
     async def api_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
@@ -87,44 +87,44 @@ def install(app: FastAPI) -> None:
         headers = {name.lower(): value for name, value in (error.headers or {}).items()}
         return error_for_status(error.status_code, headers).answer()
 
-    async def invalid_request(_: Request, error: Exception) -> JSONResponse:
+    async def validation_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return _invalid(error).answer()
+        return _from_validation(error).answer()
 
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(RequestValidationError, invalid_request)
+    app.add_exception_handler(RequestValidationError, validation_error)
 
 
-def _invalid(error: RequestValidationError) -> ApiError:
-    """Return which fields are wrong and how, without what was sent: it may be as long as it is private."""
+def _from_validation(error: RequestValidationError) -> ApiError:
+    """Return which fields are wrong and how, without their values: these may be long and private."""
     problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         reason = problems[0]["ctx"]["error"]
         return ApiError(400, f"the body is not valid JSON: {reason} at character {problems[0]['loc'][-1]}", "bad_json")
-    places = [_place(problem) for problem in problems[:_MAX_ERRORS]]
+    places = [_place(problem) for problem in problems[:_MAX_PROBLEMS]]
     if not places[0] and problems[0]["type"] != "too_many_fields":
         return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", "bad_body")
     messages = [f"{place or 'the body'}: {_reason(problem)}" for place, problem in zip(places, problems, strict=False)]
-    return ApiError(400, "; ".join(messages), code=problems[0]["type"], param=_text(_names(problems[0])) or None)
+    return ApiError(400, "; ".join(messages), code=problems[0]["type"], param=_joined(_names(problems[0])) or None)
 
 
 def _place(problem: dict[str, Any]) -> str:
-    """Return the dotted path of the value that `problem` is about; empty when it is the whole body."""
+    """Return the dotted path of the value that `problem` is about; empty for the whole body."""
     path = problem["loc"][1:]
-    return _text([part for part in path if isinstance(part, int) or part in _names(problem)])
+    return _joined([part for part in path if isinstance(part, int) or part in _names(problem)])
 
 
 def _names(problem: dict[str, Any]) -> list[str]:
-    """Return the field that `problem` is about, after those that it is in; pydantic names branches of unions too."""
+    """Return the names on the path to a field; pydantic's path also names branches of unions."""
     path = problem["loc"][1:]
     unknown = path[-1:] if problem["type"] == "extra_forbidden" else ()
     return [part for part in path if isinstance(part, str) and (part.isidentifier() or part in unknown)]
 
 
-def _text(path: Sequence[str | int]) -> str:
+def _joined(path: Sequence[str | int]) -> str:
     name = ".".join(str(part) for part in path)
-    return name[:_LONGEST_NAME].encode(errors="replace").decode()
+    return name[:_MAX_NAME_LENGTH].encode(errors="replace").decode()
 
 
 def _reason(problem: dict[str, Any]) -> str:
@@ -135,9 +135,9 @@ def _reason(problem: dict[str, Any]) -> str:
 
 
 class ErrorFormatMiddleware:
-    """ASGI middleware: gives BentoML's own errors the one shape, and logs a crash without its message.
+    """ASGI middleware: formats BentoML's own errors like ours, and logs a crash without its message.
 
-    A message may quote a prompt, so a crash is logged as its kind and where it happened.
+    A message may quote a prompt, so only the type and the traceback of a crash are logged.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -153,7 +153,7 @@ class ErrorFormatMiddleware:
         error: Message | None = None
         body = b""
 
-        async def shaped(message: Message) -> None:
+        async def send_formatted(message: Message) -> None:
             nonlocal started, error, body
             if message["type"] == "http.response.start" and message["status"] >= 400:
                 error = message
@@ -164,7 +164,7 @@ class ErrorFormatMiddleware:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
                     started = True
-                    if _has_the_shape(body):
+                    if _is_formatted(body):
                         await send(error)
                         await send({"type": "http.response.body", "body": body})
                     else:
@@ -172,7 +172,7 @@ class ErrorFormatMiddleware:
                         await error_for_status(error["status"], headers).answer()(scope, receive, send)
 
         try:
-            await self._app(scope, receive, shaped)
+            await self._app(scope, receive, send_formatted)
         except Exception as crash:
             log_crash(crash)
             if not started:
@@ -180,13 +180,13 @@ class ErrorFormatMiddleware:
 
 
 def log_crash(crash: Exception) -> None:
-    """Log what kind it is and where it happened; its message may quote a prompt."""
+    """Log its type and where it happened, without its message, which may quote a prompt."""
     where = "".join(traceback.format_tb(crash.__traceback__))
     logger.error("%s at\n%s", type(crash).__name__, where)
 
 
-def _has_the_shape(body: bytes) -> bool:
-    """Return whether `body` is an error as we answer it; BentoML's are plain text, or JSON with a sentence in it."""
+def _is_formatted(body: bytes) -> bool:
+    """Return whether `body` is in our format; BentoML's errors are plain text, or JSON with a string in it."""
     try:
         content = json.loads(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every route that generates goes through: checks, the queue, times, and text made of tokens."""
+"""What every route that generates text uses: checks, the queue, timeouts, and text made of tokens."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from weakref import WeakSet
 
-from serving import telemetry
+from pipeline.params import Service
 from serving.detokenizer import IncrementalDetokenizer
 from serving.engines.protocol import (
     Engine,
@@ -18,82 +18,81 @@ from serving.engines.protocol import (
     unsupported_fields,
 )
 from serving.errors import ApiError
-from serving.served_model import LoadedModel
-from serving.settings import LIMITS
+from serving.metrics import GenerationSpan
+from serving.model_loader import LoadedModel
 
-_SHORT = 2_000  # characters, which are tokens within a millisecond
-_tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizing")
-_jobs: "WeakSet[Generation]" = WeakSet()  # that have not ended: choices that are written, or whose prompt is scored
-_engines: WeakSet[Engine] = WeakSet()  # that have had jobs
+_SHORT_TEXT = 2_000  # characters, tokenized within a millisecond
 
 
-class _LateError(EngineError):
-    """Time is up; the text says how much it was."""
+class _TimeoutError(EngineError):
+    """A timeout passed; the message says which."""
 
 
 @dataclass(frozen=True)
 class Delta:
-    """What came of a text since the piece before."""
+    """What was generated since the last delta."""
 
-    text: str  # may be empty; all pieces joined are the text
-    tokens: tuple[Token, ...]  # that were written since; none in a last piece that only ends the text
-    finish_reason: FinishReason | None  # in the last piece only
+    text: str  # may be empty; all deltas joined are the text
+    tokens: tuple[Token, ...]  # none in a last delta that only ends the text
+    finish_reason: FinishReason | None  # in the last delta only
 
 
 class Generation:
-    """A request that was let in: iterate over its pieces once, or await its `text`.
+    """A running generation: iterate over its deltas once, or await its `text`.
 
-    Both raise ApiError: 504 when it takes too long, 500 when the engine fails. Whichever way the iteration ends, the
-    engine writes no more; a job that is not iterated over must be cancelled.
+    Both raise ApiError: 504 when it takes too long, 500 when the engine fails. However the iteration ends, the engine
+    stops generating; a generation that is not iterated over must be cancelled.
     """
 
-    def __init__(self, loaded: LoadedModel, prompt: Sequence[int], sampling: Sampling, stop: tuple[str, ...]) -> None:
-        """Hand `prompt` to the engine; `start` has checked it."""
+    def __init__(
+        self, loaded: LoadedModel, prompt: Sequence[int], sampling: Sampling, stop: tuple[str, ...], settings: Service
+    ) -> None:
+        """Submit `prompt` to the engine; `TextGenerator.start` has checked it."""
         self.loaded = loaded
         self.sampling = sampling
         self.prompt_tokens = len(prompt)
         self.completion_tokens = 0  # so far, with the end token and those of a stop string
-        self._writer = IncrementalDetokenizer(loaded.engine.tokenizer, prompt, stop)
+        self.has_ended = False
+        self._timeout = settings.timeout
+        self._detokenizer = IncrementalDetokenizer(loaded.engine.tokenizer, prompt, stop)
         self._stream = loaded.engine.submit(prompt, sampling)
-        self._seen = telemetry.GenerationSpan(loaded.version, len(prompt))
+        self._span = GenerationSpan(loaded.version, len(prompt))
         self._began = self._stream.loop.time()
-        # One timer, moved on when there is a first token: one for each token would cost a tenth of handling it.
-        self._timer = self._end_in(min(LIMITS.first_token_seconds, LIMITS.timeout))
-        _engines.add(loaded.engine)
-        _jobs.add(self)
+        # One timer, moved after the first token: a timer for each token would cost a tenth of handling it.
+        self._timer = self._end_after(min(settings.first_token_seconds, settings.timeout))
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
-        """Yield pieces as they come; tokens that are there already become one."""
+        """Yield deltas as they come; tokens that are there already become one."""
         try:
             reason: FinishReason | None = None
             while not reason:
-                tokens = await self._next()
-                before = self._writer.tokens
-                text = self._writer.write([token.id for token in tokens])
-                taken = tokens[: self._writer.tokens - before]
+                tokens = await self._next_tokens()
+                before = self._detokenizer.tokens
+                text = self._detokenizer.add([token.id for token in tokens])
+                taken = tokens[: self._detokenizer.tokens - before]
                 self._count(len(taken))
                 if not tokens:
-                    text, reason = self._writer.end(), self._ended()
-                if self._writer.stopped:
+                    text, reason = self._detokenizer.flush(), self._finish_reason()
+                if self._detokenizer.stopped:
                     reason = "stop"
                 if reason:
-                    self._seen.end(reason)
+                    self._span.end(reason)
                 yield Delta(text, tuple(taken), reason)
         except ApiError:
-            self._seen.end("error")
+            self._span.end("error")
             raise
         finally:
             self.cancel()
 
     async def text(self) -> tuple[str, FinishReason]:
-        """Return all of it."""
-        pieces = [piece async for piece in self]
-        reason = pieces[-1].finish_reason
+        """Return the whole text and why it ended."""
+        deltas = [delta async for delta in self]
+        reason = deltas[-1].finish_reason
         assert reason
-        return "".join(piece.text for piece in pieces), reason
+        return "".join(delta.text for delta in deltas), reason
 
     def headers(self) -> dict[str, str]:
-        """Return what an answer's headers say of it."""
+        """Return the headers of an answer."""
         headers = {
             "X-Model-Version": self.loaded.version,
             "X-Data-Hash": self.loaded.data,
@@ -105,27 +104,28 @@ class Generation:
 
     @property
     def seed(self) -> int | None:
-        """The seed it is drawn with; None where the engine has none."""
+        """The seed; None where the engine has none."""
         return None if "seed" in unsupported_fields(self.loaded.engine) else self.sampling.seed
 
     def cancel(self) -> None:
-        """Want no more; without effect when it has ended."""
+        """Stop generating. Idempotent, and without effect after the end."""
+        self.has_ended = True
         self._timer.cancel()
         self._stream.cancel()
-        self._seen.end("cancelled")
-        _jobs.discard(self)
+        self._span.end("cancelled")
 
-    def _end_in(self, seconds: float) -> asyncio.TimerHandle:
-        """End the stream when so many seconds have passed since the beginning."""
-        return self._stream.loop.call_at(self._began + seconds, self._stream.end, None, _LateError(f"{seconds:g} s"))
+    def _end_after(self, seconds: float) -> asyncio.TimerHandle:
+        """End the stream with an error `seconds` after the beginning."""
+        error = _TimeoutError(f"{seconds:g} s")
+        return self._stream.loop.call_at(self._began + seconds, self._stream.end, None, error)
 
-    async def _next(self) -> list[Token]:
+    async def _next_tokens(self) -> list[Token]:
         """Return the tokens since the last call, at least one; none when the stream has ended."""
         try:
-            tokens = await self._stream.some()
-        except _LateError as late:
-            what = "the text was not finished" if self.completion_tokens else "nothing was written"
-            message = f"{what} within {late}; ask for fewer tokens, or come back when there is less to do"
+            tokens = await self._stream.next_tokens()
+        except _TimeoutError as timeout:
+            what = "the text was not finished" if self.completion_tokens else "nothing was generated"
+            message = f"{what} within {timeout}; ask for fewer tokens, or try again later"
             raise ApiError(504, message, code="timeout") from None
         except UnavailableError as error:
             raise ApiError(503, str(error), code="unavailable", headers={"Retry-After": "5"}) from None
@@ -133,80 +133,103 @@ class Generation:
             raise ApiError(500, str(error), code="engine_error") from None
         if not self.completion_tokens:
             self._timer.cancel()
-            self._timer = self._end_in(LIMITS.timeout)
+            self._timer = self._end_after(self._timeout)
         return tokens
 
-    def _ended(self) -> FinishReason:
-        """Return why the stream ended; the end token counts as written."""
+    def _finish_reason(self) -> FinishReason:
+        """Return why the stream ended; the end token counts as generated."""
         reason = self._stream.finish_reason
         if reason is None:
-            raise ApiError(500, "the text was cancelled", code="cancelled")
+            raise ApiError(500, "the generation was cancelled", code="cancelled")
         if reason == "stop":
             self._count(1)
         return reason
 
     def _count(self, tokens: int) -> None:
         self.completion_tokens += tokens
-        self._seen.wrote(tokens)
+        self._span.add_tokens(tokens)
 
 
-async def encode(engine: Engine, text: str) -> list[int]:
-    """Return the tokens of `text`; a long one is read beside the event loop.
+class TextGenerator:
+    """Checks requests, bounds how many run and wait, and starts generations."""
 
-    Raises ApiError 429 when the queue is full: before the work, not after it.
-    """
-    _require_room(engine)
-    if len(text) <= _SHORT:
-        return _encode(engine, text)
-    return await asyncio.get_running_loop().run_in_executor(_tokenizing, _encode, engine, text)
+    def __init__(self, settings: Service) -> None:
+        """Take the bounds from `settings`."""
+        self._settings = settings
+        self._generations: WeakSet[Generation] = WeakSet()
+        self._engines: WeakSet[Engine] = WeakSet()  # that have run generations
+        self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizing")
+
+    async def encode(self, engine: Engine, text: str) -> list[int]:
+        """Return the tokens of `text`; a long one is tokenized beside the event loop.
+
+        Raises ApiError 429 when the queue is full: before the work, not after it.
+        """
+        self._check_queue(engine)
+        if len(text) <= _SHORT_TEXT:
+            return _encode(engine, text)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, _encode, engine, text)
+
+    def start(
+        self,
+        loaded: LoadedModel,
+        prompt: str | Sequence[int],
+        sampling: Sampling,
+        stop: tuple[str, ...] = (),
+        *,
+        fit_to_context: bool = False,
+    ) -> Generation:
+        """Start to generate with `loaded` after a prompt.
+
+        Args:
+            loaded: The model, acquired by the caller.
+            prompt: A short text, or token ids.
+            sampling: How to sample.
+            stop: The text ends before the first of these strings.
+            fit_to_context: Lower max_new_tokens to what the context leaves, as for a request that does not name it.
+
+        Raises:
+            ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
+        """
+        engine = loaded.engine
+        ids = with_start(engine, _encode(engine, prompt) if isinstance(prompt, str) else prompt)
+        if fit_to_context:
+            room = max(1, engine.context - len(ids))
+            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        if len(ids) + sampling.max_new_tokens > engine.context:
+            message = (
+                f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
+                f"{sampling.max_new_tokens}; together they must not exceed the model's context of {engine.context} "
+                "tokens"
+            )
+            param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
+            raise ApiError(400, message, code="context_length_exceeded", param=param)
+        self._check_queue(engine)
+        generation = Generation(loaded, ids, sampling, stop, self._settings)
+        self._engines.add(engine)
+        self._generations.add(generation)
+        return generation
+
+    def _check_queue(self, engine: Engine) -> None:
+        """Raise ApiError 429 when the queue is full."""
+        generations = sum(not generation.has_ended for generation in self._generations)
+        # Cancelled generations stay in an engine for one more step, or wait there for memory.
+        in_engines = sum(one.running + one.waiting for one in {*self._engines, engine})
+        if max(generations, in_engines) >= self._settings.max_concurrency + self._settings.max_queue:
+            message = "the service has as many requests as it can queue; try again later"
+            raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
 
 
 def _encode(engine: Engine, text: str) -> list[int]:
-    name = engine.tokenizer.id_to_token(engine.start)  # a text may begin with it; everywhere else it is text
-    begun = name is not None and text.startswith(name)
-    # A batch of one: `encode` does not let go of Python's lock meanwhile.
-    [found] = engine.tokenizer.encode_batch([text[len(name or "") :] if begun else text], add_special_tokens=False)
-    ids: list[int] = found.ids
-    return [engine.start, *ids] if begun else ids
-
-
-def _require_room(engine: Engine) -> None:
-    # Jobs that were cancelled are in an engine for one more step, or wait there for others to make room.
-    in_engines = sum(one.running + one.waiting for one in {*_engines, engine})
-    if max(len(_jobs), in_engines) >= LIMITS.max_concurrency + LIMITS.max_queue:
-        message = "the service has as many requests as it takes; come back later"
-        raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
+    name = engine.tokenizer.id_to_token(engine.start)  # a text may begin with it; elsewhere it is plain text
+    has_start = name is not None and text.startswith(name)
+    # A batch of one: `encode` holds Python's lock meanwhile.
+    plain = text[len(name or "") :] if has_start else text
+    [encoding] = engine.tokenizer.encode_batch([plain], add_special_tokens=False)
+    ids: list[int] = encoding.ids
+    return [engine.start, *ids] if has_start else ids
 
 
 def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
-    """Return a prompt's tokens behind the start token, as models learn documents; not behind a second one."""
+    """Return a prompt's tokens after one start token, as models see documents in training."""
     return list(ids) if ids and ids[0] == engine.start else [engine.start, *ids]
-
-
-def start(
-    loaded: LoadedModel,
-    prompt: str | Sequence[int],
-    sampling: Sampling,
-    stop: tuple[str, ...] = (),
-    *,
-    by_default: bool = False,
-) -> Generation:
-    """Let a request in: have `loaded` write on from a short text, or from token ids, up to one of the strings `stop`.
-
-    With `by_default` the request named no max_new_tokens, so it is lowered to what the context leaves. Raises
-    ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
-    """
-    engine = loaded.engine
-    ids = with_start(engine, _encode(engine, prompt) if isinstance(prompt, str) else prompt)
-    if by_default:
-        room = max(1, engine.context - len(ids))
-        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-    if len(ids) + sampling.max_new_tokens > engine.context:
-        message = (
-            f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
-            f"{sampling.max_new_tokens}; together they must not exceed the model's context of {engine.context} tokens"
-        )
-        param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
-        raise ApiError(400, message, code="context_length_exceeded", param=param)
-    _require_room(engine)
-    return Generation(loaded, ids, sampling, stop)

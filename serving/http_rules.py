@@ -1,4 +1,4 @@
-"""Rules of HTTP that hold for every route: HEAD wherever GET is, a valid Host, and headers that restrict browsers."""
+"""HTTP rules of every route: HEAD wherever GET is, a valid Host, and headers that restrict browsers."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ _RESTRICTED = ("default-src 'none'", "base-uri 'none'", "form-action 'none'", "f
 
 
 def policy(html: str, *sources: str) -> str:
-    """Return a Content-Security-Policy that lets in the scripts written in `html`, and the given `sources`."""
+    """Return a Content-Security-Policy that allows the inline scripts of `html`, and further `sources`."""
     hashes = " ".join(map(source_hash, re.findall("<script>(.*?)</script>", html, re.DOTALL)))
     return "; ".join((*_RESTRICTED, f"script-src 'self' {hashes}".rstrip(), "connect-src 'self'", *sources))
 
@@ -26,10 +26,7 @@ def source_hash(text: str) -> str:
 
 
 def wants_page(scope: Scope) -> bool:
-    """Return whether a request for `/` comes from a browser that wants a page; programs get JSON.
-
-    Browsers name text/html; programs name application/json, or take anything.
-    """
+    """Return whether a request for `/` comes from a browser: it accepts text/html, and not application/json."""
     accept = ",".join(Headers(scope=scope).getlist("accept")).lower()
     return scope["path"] == "/" and "text/html" in accept and "application/json" not in accept
 
@@ -48,7 +45,7 @@ class HttpRulesMiddleware:
             return
         head = scope["method"] == "HEAD"
 
-        async def restricted(message: Message) -> None:
+        async def send_restricted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -61,6 +58,6 @@ class HttpRulesMiddleware:
         hosts = Headers(scope=scope).getlist("host")
         if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
             error = ApiError(400, "the Host header is not valid", code="bad_host")
-            await error.answer()(scope, receive, restricted)
+            await error.answer()(scope, receive, send_restricted)
         else:
-            await self._app({**scope, "method": "GET"} if head else scope, receive, restricted)
+            await self._app({**scope, "method": "GET"} if head else scope, receive, send_restricted)

@@ -1,4 +1,4 @@
-"""Which model is served: the first of MODEL_DIR, the bento's own, the registry's champion, `dvc repro`'s candidate."""
+"""Which model is served: the first of MODEL_DIR, the packed one, the registry's champion, `dvc repro`'s candidate."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
 from pipeline.registry.model_version import REQUIRED_FILES, content_version, short
 from pipeline.registry.store import Registry
+from serving.settings import is_bento
 
 POINTER = paths.REGISTRY / "champion.json"
 
@@ -21,11 +22,11 @@ _MANIFEST = paths.MANIFEST.name
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A folder with a model in it, and the sentence that says which one it is and why it was taken."""
+    """A folder with a model in it, and which one it is."""
 
     path: Path
-    why: str
-    version: str | None = None  # of what should lie there: the registry's word, which the files are held to
+    why: str  # why it is served, as a clause
+    version: str | None = None  # the version that the registry recorded, which the files must have
     follows: bool = False  # whether a promotion replaces it while the service runs
 
 
@@ -37,24 +38,24 @@ def find(root: Path) -> ModelFolder:
     needed: tuple[str, ...] = (*REQUIRED_FILES, _MANIFEST)
     if named := os.environ.get("MODEL_DIR"):
         folder = ModelFolder(Path(named).absolute(), "named by the environment variable MODEL_DIR")
-        mend = "set MODEL_DIR to a folder with a model in it, or unset it"
+        fix = "set MODEL_DIR to a folder with a model in it, or unset it"
         needed = REQUIRED_FILES  # a model from the hub has no manifest
-    elif root.name == "src" and (root.parent / "bento.yaml").is_file():
+    elif is_bento(root):
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
-        mend = "build the bento again with `bentoml build`"
+        fix = "build the bento again with `bentoml build`"
     elif champion := _champion(root):
         folder = champion
-        mend = "go back to the one before with `python -m pipeline.registry rollback --why ...`"
+        fix = "roll back to the previous one with `python -m pipeline.registry rollback --why ...`"
     else:
         folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
-        mend = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
-    if problem := _problem(folder.path, needed):
-        raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {problem}; {mend}")
+        fix = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
+    if reason := _unusable_reason(folder.path, needed):
+        raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {reason}; {fix}")
     return folder
 
 
 def _champion(root: Path) -> ModelFolder | None:
-    """Return the registry's champion, None when nothing was promoted; a damaged one is an error, and never replaced."""
+    """Return the registry's champion, None when nothing was promoted; a damaged one is an error, never skipped."""
     registry = Registry(root)
     try:
         champion = registry.champion()
@@ -68,22 +69,21 @@ def _champion(root: Path) -> ModelFolder | None:
 
 
 def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
-    """Return those of the other models, `base` and `previous`, that are there to be compared with the served one."""
-    found = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
+    """Return the models out of `base` and `previous` that exist, to compare with the served one."""
+    folders = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
     try:
         previous = Registry(root).get("previous")
-        found["previous"] = ModelFolder(
-            previous.folder, f"the champion before, {short(previous.tag)}", previous.version
-        )
+        why = f"the previous champion, {short(previous.tag)}"
+        folders["previous"] = ModelFolder(previous.folder, why, previous.version)
     except UserError:
-        pass  # there is none, or none that is whole
+        pass  # there is none, or it is damaged
     return {
-        name: folder for name, folder in found.items() if name in names and not _problem(folder.path, REQUIRED_FILES)
+        name: folder for name, folder in folders.items() if name in names and not _unusable_reason(folder.path, REQUIRED_FILES)
     }
 
 
 def pointer_target(root: Path) -> tuple[str | None, Path | None]:
-    """Return the version that the champion's pointer names, whole or not, and its folder; None where unreadable."""
+    """Return the version that the champion's pointer names, damaged or not, and its folder; None where unreadable."""
     try:
         tag = str(json.loads((root / POINTER).read_text(encoding="utf-8"))["to"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -99,9 +99,9 @@ StatFingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def stat_fingerprint(path: Path) -> StatFingerprint:
-    """Return what changes when a file, or a file in a folder, is replaced or written to; empty when there is none.
+    """Return what changes when a file, or a file in a folder, is replaced or written to; empty when it is missing.
 
-    Names, inodes, sizes and times: nothing is read, so it may be asked every second.
+    Names, inodes, sizes and times: no file is read, so it is cheap enough for every second.
     """
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     try:
@@ -112,20 +112,20 @@ def stat_fingerprint(path: Path) -> StatFingerprint:
 
 
 def check_packed(root: Path) -> None:
-    """Raise BentoMLException unless the model in `root`, the sources in a bento just built, is there and whole."""
+    """Raise BentoMLException unless the model in `root`, the sources of a new bento, is complete."""
     folder = root / paths.CANDIDATE
     links = [file.name for file in sorted(folder.rglob("*")) if file.is_symlink()]
     if links:
         raise BentoMLException(
-            f"{paths.CANDIDATE}: {', '.join(links)}: a link would dangle in the bento; put the files themselves there "
+            f"{paths.CANDIDATE}: {', '.join(links)}: links would dangle in the bento; replace them by files "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if problem := _problem(folder, (*REQUIRED_FILES, _MANIFEST)):
-        raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {problem}; make one with `dvc repro`")
+    if reason := _unusable_reason(folder, (*REQUIRED_FILES, _MANIFEST)):
+        raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {reason}; make one with `dvc repro`")
 
 
 def data_hash(folder: Path) -> str | None:
-    """Return the hash of the data that the model was trained on; None when the folder does not say."""
+    """Return the hash of the data that the model was trained on; None where the folder has no manifest."""
     manifest = folder / _MANIFEST
     if not manifest.is_file():
         return None
@@ -133,8 +133,8 @@ def data_hash(folder: Path) -> str | None:
     return data
 
 
-def _problem(folder: Path, needed: tuple[str, ...]) -> str:
-    """Return why `folder` cannot be served, as the end of a sentence; empty when it can."""
+def _unusable_reason(folder: Path, needed: tuple[str, ...]) -> str:
+    """Return why `folder` cannot be served, as the end of a sentence; empty when it can be."""
     if not folder.is_dir():
         return "is not a folder" if folder.exists() else "does not exist"
     missing = [name for name in needed if not (folder / name).is_file()]

@@ -1,9 +1,10 @@
-"""The bodies of OpenAI's routes, after its published specification; what we have not is refused by name.
+"""The bodies of OpenAI's routes, after its published specification; unsupported fields are refused by name.
 
+Bounds that params.yaml configures come in with `completion_request(settings)`.
 https://platform.openai.com/docs/api-reference/completions
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -13,18 +14,17 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
+    create_model,
     field_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticUseDefault
 
+from pipeline.params import Service
 from serving.engines.protocol import FinishReason
-from serving.schema import RequestModel, Seed, Stop, StopString, Usage
-from serving.settings import LIMITS
+from serving.schema import RequestModel, Seed, Stop, StopString, Usage, as_list
 
-MOST_CHOICES = LIMITS.max_concurrency  # texts that one request may ask for, prompts times n
-MOST_LOGPROBS = 5
-_MOST_IDS = LIMITS.max_prompt_characters  # a token has at least a character
+MAX_LOGPROBS = 5
 
 _T = TypeVar("_T")
 
@@ -54,10 +54,10 @@ def _not_supported(value: object) -> None:
 NotSupported = Annotated[None, BeforeValidator(_not_supported), Field(description="Not supported: null, or left out")]
 
 
-def _form_of_prompt(value: object) -> str:
+def _prompt_form(value: object) -> str:
     """Return which of the forms a prompt has, so that an error is about that form alone.
 
-    The names are no identifiers, so that an error's path does not take them for fields.
+    The names are not identifiers, so that an error's path does not take them for fields.
     """
     if not isinstance(value, list):
         return "a text"
@@ -67,25 +67,15 @@ def _form_of_prompt(value: object) -> str:
     return "lists of token ids" if isinstance(first, list) else "some texts"
 
 
-Text = Annotated[str, Field(min_length=1, max_length=LIMITS.max_prompt_characters)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=_MOST_IDS, fail_fast=True)]
-Prompt = Annotated[
-    Annotated[Text, Tag("a text")]
-    | Annotated[list[Text], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("some texts")]
-    | Annotated[TokenIds, Tag("token ids")]
-    | Annotated[
-        list[TokenIds], Field(min_length=1, max_length=MOST_CHOICES, fail_fast=True), Tag("lists of token ids")
-    ],
-    Discriminator(_form_of_prompt),
-]
 
 
 class StreamOptions(RequestModel):
     """What a stream holds besides the text."""
 
     include_usage: Annotated[
-        Nullable[bool], Field(description="Whether one more event, before the last, holds the whole request's usage")
+        Nullable[bool],
+        Field(description="Whether one more event, before the last, holds the usage of the whole request"),
     ] = False
     include_obfuscation: Annotated[
         Nullable[bool], Field(description="Accepted and ignored: no padding is added to the events")
@@ -93,7 +83,9 @@ class StreamOptions(RequestModel):
 
 
 class CompletionRequest(RequestModel):
-    """What to write on from, and how, in OpenAI's words and with OpenAI's defaults."""
+    """Prompts, and how to continue them, with OpenAI's fields and defaults."""
+
+    max_choices: ClassVar[int]  # texts that one request may ask for, prompts times n
 
     model: Annotated[
         str | None,
@@ -103,69 +95,50 @@ class CompletionRequest(RequestModel):
             examples=["champion"],
         ),
     ] = None
-    prompt: Annotated[
-        Prompt,
-        Field(
-            description="A text, some texts, the ids of a text's tokens, or such ids of some texts. The start token is "
-            "put in front of what does not begin with it",
-            examples=["Once upon a time in a distant land"],
-        ),
-    ]
+    prompt: str | list[str] | list[int] | list[list[int]]
     echo: Annotated[Nullable[bool], Field(description="Whether the answer begins with the prompt")] = False
-    max_tokens: Annotated[
-        Nullable[Annotated[int, Field(ge=0, le=LIMITS.max_new_tokens)]],
-        Field(description="How many tokens to write at most; 0 only with echo"),
-    ] = 16
-    n: Annotated[
-        Nullable[Annotated[int, Field(ge=1, le=MOST_CHOICES)]],
-        Field(description=f"How many texts to write for each prompt; {MOST_CHOICES} in all"),
-    ] = 1
-    best_of: Annotated[
-        int | None, Field(ge=1, le=MOST_CHOICES, description="The same as n, or left out: none is thrown away")
-    ] = None
+    max_tokens: int
+    n: int
+    best_of: int | None
     logprobs: Annotated[
         int | None,
-        Field(ge=0, le=MOST_LOGPROBS, description="Tell each token's log-probability, and those of so many likeliest"),
+        Field(
+            ge=0, le=MAX_LOGPROBS, description="Report the log-probability of each token and of so many likeliest ones"
+        ),
     ] = None
     stop: Annotated[
-        Nullable[
-            Annotated[
-                Stop,
-                BeforeValidator(
-                    lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=StopString | Stop
-                ),
-            ]
-        ],
+        Nullable[Annotated[Stop, BeforeValidator(as_list, json_schema_input_type=StopString | Stop)]],
         Field(description="Up to 4 strings; the text ends before the first of them"),
     ] = []  # noqa: RUF012 - pydantic copies it
-    stream: Annotated[Nullable[bool], Field(description="Whether to send the text while it is written")] = False
+    stream: Annotated[Nullable[bool], Field(description="Whether to send the text while it is generated")] = False
     stream_options: Annotated[StreamOptions | None, Field(description="Only with stream")] = None
     seed: Annotated[
         Seed | None,
-        Field(description="Same seed, prompt and model, same text; choice i of a prompt is written with seed + i"),
+        Field(description="The same seed, prompt and model give the same text; choice i of a prompt has seed + i"),
     ] = None
     temperature: Annotated[
         Nullable[Annotated[float, Field(ge=0, le=5)]],
-        Field(description="Below 1 keeps to likelier tokens; 0 always takes the likeliest"),
+        Field(description="Below 1 prefers likelier tokens; 0 always takes the likeliest"),
     ] = 1.0
     top_p: Annotated[
         Nullable[Annotated[float, Field(ge=0, le=1)]],
-        Field(description="Draw from the likeliest tokens that make up this share"),
+        Field(description="Sample from the likeliest tokens that make up this share"),
     ] = 1.0
     presence_penalty: Annotated[
         Nullable[Annotated[float, Field(ge=-2, le=2)]],
-        Field(description="Above 0 makes tokens that were written less likely"),
+        Field(description="Above 0 makes tokens of the completion less likely to recur"),
     ] = 0.0
     frequency_penalty: Annotated[
-        Nullable[Annotated[float, Field(ge=-2, le=2)]], Field(description="Likewise, for each time they were written")
+        Nullable[Annotated[float, Field(ge=-2, le=2)]],
+        Field(description="Likewise, for each time that they occur in the completion"),
     ] = 0.0
     top_k: Annotated[
         Nullable[Annotated[int, Field(ge=0, le=2**31 - 1)]],
-        Field(description="Not OpenAI's: draw from this many tokens at most; 0 is no limit"),
+        Field(description="Not OpenAI's: sample from at most this many tokens; 0 is no limit"),
     ] = 0
     repetition_penalty: Annotated[
         Nullable[Annotated[float, Field(gt=0, le=5)]],
-        Field(description="Not OpenAI's: above 1 makes tokens that were there before less likely; 1 is none"),
+        Field(description="Not OpenAI's: above 1 makes tokens that occurred before less likely; 1 is none"),
     ] = 1.0
     user: Annotated[str | None, Field(max_length=1000, description="Accepted, and neither used nor kept")] = None
     logit_bias: NotSupported = None
@@ -173,7 +146,7 @@ class CompletionRequest(RequestModel):
 
     @field_validator("max_tokens")
     @classmethod
-    def _nothing_only_with_echo(cls, value: int, info: ValidationInfo) -> int:
+    def _zero_only_with_echo(cls, value: int, info: ValidationInfo) -> int:
         if value == 0 and not info.data.get("echo"):
             raise PydanticCustomError("nothing_to_do", "0 is allowed only with echo")
         return value
@@ -182,11 +155,11 @@ class CompletionRequest(RequestModel):
     @classmethod
     def _bounded_in_all(cls, value: int, info: ValidationInfo) -> int:
         prompts = prompts_of(info.data.get("prompt", ""))
-        if len(prompts) * value > MOST_CHOICES:
+        if len(prompts) * value > cls.max_choices:
             raise PydanticCustomError(
                 "too_many_choices",
-                "{prompts} prompts times n = {n} are more than the {most} texts that one request may ask for",
-                {"prompts": len(prompts), "n": value, "most": MOST_CHOICES},
+                "{prompts} prompts times n = {n} exceed the {most} texts that one request may ask for",
+                {"prompts": len(prompts), "n": value, "most": cls.max_choices},
             )
         return value
 
@@ -199,14 +172,56 @@ class CompletionRequest(RequestModel):
 
     @field_validator("stream_options")
     @classmethod
-    def _only_of_a_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+    def _only_with_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
         if value is not None and not info.data.get("stream"):
             raise PydanticCustomError("stream_only", "allowed only with stream")
         return value
 
 
+def completion_request(settings: Service) -> type[CompletionRequest]:
+    """Return CompletionRequest with the bounds of `settings`."""
+    most = settings.max_concurrency
+    max_tokens = Annotated[Nullable[Annotated[int, Field(ge=0, le=settings.max_new_tokens)]], _MAX_TOKENS]
+    n_field = Field(description=f"How many texts to generate for each prompt; {most} in all")
+    prompt: Any = Annotated[_prompt_type(settings.max_prompt_characters, most), _PROMPT]
+    model = create_model(
+        "CompletionRequest",
+        __base__=CompletionRequest,
+        __doc__=CompletionRequest.__doc__,
+        prompt=(prompt, ...),
+        max_tokens=(max_tokens, 16),
+        n=(Annotated[Nullable[Annotated[int, Field(ge=1, le=most)]], n_field], 1),
+        best_of=(Annotated[int | None, Field(ge=1, le=most, description=_BEST_OF)], None),
+    )
+    model.max_choices = most
+    return model
+
+
+_BEST_OF = "The same as n, or left out: no text is discarded"
+_MAX_TOKENS = Field(description="How many tokens to generate at most; 0 only with echo")
+_PROMPT = Field(
+    description="A text, some texts, the ids of a text's tokens, or such ids of some texts. A start token is added in "
+    "front where it is missing",
+    examples=["Once upon a time in a distant land"],
+)
+
+
+def _prompt_type(max_characters: int, most: int) -> Any:
+    """Return the type of a prompt: texts, or token ids, which are at most as many as characters."""
+    some = Field(min_length=1, max_length=most, fail_fast=True)
+    text = Annotated[str, Field(min_length=1, max_length=max_characters)]
+    ids = Annotated[list[TokenId], Field(min_length=1, max_length=max_characters, fail_fast=True)]
+    return Annotated[
+        Annotated[text, Tag("a text")]
+        | Annotated[list[text], some, Tag("some texts")]
+        | Annotated[ids, Tag("token ids")]
+        | Annotated[list[ids], some, Tag("lists of token ids")],
+        Discriminator(_prompt_form),
+    ]
+
+
 def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str] | list[list[int]]:
-    """Return the prompts, one or some, as a list."""
+    """Return one or some prompts as a list."""
     if isinstance(prompt, str):
         return [prompt]
     if isinstance(prompt[0], int):
@@ -215,7 +230,7 @@ def prompts_of(prompt: str | list[str] | list[int] | list[list[int]]) -> list[st
 
 
 class OpenAIUsage(Usage):
-    """Tokens read and written, of all choices; each prompt counts once."""
+    """Tokens read and generated, of all choices; each prompt counts once."""
 
     total_tokens: int
 
@@ -224,7 +239,7 @@ class Logprobs(BaseModel):
     """Natural logarithms of the tokens' probabilities, by the model itself before temperature and penalties."""
 
     tokens: Annotated[
-        list[str], Field(description=r"Each token's text; bytes:\xe2\x80 where it holds no whole characters")
+        list[str], Field(description=r"Each token's text; bytes:\xe2\x80 where it is not whole characters")
     ]
     token_logprobs: Annotated[
         list[float | None],
@@ -244,12 +259,12 @@ class Choice(BaseModel):
     logprobs: Logprobs | None
     finish_reason: Annotated[
         FinishReason | None,
-        Field(description="stop: the text is finished or reached a stop string; length: max_tokens; null: it goes on"),
+        Field(description="stop: the text is finished or reached a stop string; length: max_tokens; null: not ended"),
     ]
 
 
 class Completion(BaseModel):
-    """What the model wrote, as OpenAI's answer; `data`, `seed` and `engine` say what else made it."""
+    """The generated texts, as OpenAI's answer; `data`, `seed` and `engine` say what else produced them."""
 
     id: str
     object: Literal["text_completion"] = "text_completion"
@@ -261,22 +276,22 @@ class Completion(BaseModel):
     data: Annotated[str | None, Field(description="The hash of the data the model was trained on, where known")]
     seed: Annotated[
         int | None,
-        Field(description="Of choice 0; choice i is written with seed + i; null where the engine has none"),
+        Field(description="Of choice 0; choice i has seed + i; null where the engine has none"),
     ]
     engine: str
 
 
 class Model(BaseModel):
-    """A model that can be asked for."""
+    """An available model."""
 
-    id: Annotated[str, Field(description="What to ask for: a version, or a name that may stand for another one later")]
+    id: Annotated[str, Field(description="A version, or a name that may stand for another version later")]
     object: Literal["model"] = "model"
     created: Annotated[int, Field(description="0: not known")]
     owned_by: str
 
 
 class Models(BaseModel):
-    """The models that can be asked for."""
+    """The available models."""
 
     object: Literal["list"] = "list"
     data: list[Model]

@@ -1,7 +1,7 @@
 """Pack a version of the model and the code that serves it as the bento `gpt2:<version>`: `python -m serving.pack`.
 
-The bento is built in a folder of its own, under BENTOML_HOME, and comes into BentoML's store with one rename: whatever
-fails or is killed when, the store holds a whole bento or none. What a killed command left is deleted by the next.
+The bento is built in a temporary folder under BENTOML_HOME and moved into BentoML's store with one rename: the store
+holds a complete bento or none, even if the command is killed. The next command deletes what a killed one left.
 """
 
 import fcntl
@@ -13,19 +13,18 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from bentoml._internal.bento.build_config import BentoBuildConfig, BentoPathSpec
-from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 
 from pipeline import params, paths
 from pipeline.command import UserError, arg_parser, echo, run, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
-from serving import model_folder
+from serving import bentoml_internals, model_folder
 
-_NAME = "gpt2"  # of the bento; bentofile.yaml has it too
+_NAME = "gpt2"  # of the bento, as in bentofile.yaml
 _BENTOFILE = "bentofile.yaml"
 _CODE = (
     _BENTOFILE,
@@ -35,16 +34,61 @@ _CODE = (
     "requirements.lock",
     "serving",
     "pipeline",
-)  # include chooses in it
+)  # from which `include` selects
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model to pack."""
+
+    folder: Path
+    version: str
+    description: str
+
+
+@dataclass(frozen=True)
+class _Workspace:
+    """Where a bento is built, and the lock under which this command is the only one."""
+
+    staging: Path  # on the store's file system
+    context: Path
+    lock: int
 
 
 def pack(root: Path, name: str | None = None) -> str:
     """Pack the model called `name` of the project in `root` and return what was done, as a sentence.
 
-    `name` is `candidate` or any name of the registry's; None is the champion, or the candidate where there is none.
-    A bento of the same model and the same code stays; one of other code, or a damaged one, is replaced.
-    Raises UserError for a model that is missing, linked or damaged, and where no bento can be made.
+    An existing bento of the same model and code stays; one of other code, or a damaged one, is replaced.
+
+    Args:
+        root: The project.
+        name: `candidate` or any name in the registry; None is the champion, or the candidate where there is none.
+
+    Raises:
+        UserError: The model is missing, linked or damaged, or no bento can be made.
     """
+    model = _find_model(root, name)
+    tag = f"{_NAME}:{model.version}"
+    try:
+        with _workspace() as workspace:
+            code = _stage(root, workspace.context)
+            place = bentoml_internals.bento_store() / _NAME / model.version
+            exists = place.exists()
+            if exists and _is_complete(place, workspace.context, code, model.version):
+                return f"the bento {tag} exists already: {model.description}, with the current code"
+            target = workspace.context / paths.CANDIDATE
+            shutil.copytree(model.folder, target, symlinks=True, ignore=shutil.ignore_patterns(".*"))
+            bento = _build(workspace, model.version)
+            if not _is_complete(bento, workspace.context, code, model.version):
+                raise UserError(f"{model.folder} changed while it was being packed; run the command again")
+            _put(bento, place, workspace.staging)
+    except OSError as error:
+        raise UserError(f"no bento was made: {error.filename}: {error.strerror}") from error
+    again = " again: the existing one was damaged, or of other code or settings" if exists else ""
+    return f"packed {model.description} as the bento {tag}{again}"
+
+
+def _find_model(root: Path, name: str | None) -> _Model:
     registry = Registry(root)
     if name is None:
         name = "champion" if registry.champion() else "candidate"
@@ -53,36 +97,17 @@ def pack(root: Path, name: str | None = None) -> str:
             model_folder.check_packed(root)
         except BentoMLException as error:
             raise UserError(str(error)) from None
-        folder, what = root / paths.CANDIDATE, "the candidate of the last `dvc repro`"
-        version = content_version(folder)
-    else:
-        found = registry.get(name)
-        registry.verify(found.tag)
-        folder, version = found.folder, found.version
-        what = "the champion" if name == "champion" else f"the version {version}"
-    tag = f"{_NAME}:{version}"
-    try:
-        with _staging() as (staging, context, lock):
-            code = _stage(root, context)
-            place = Path(BentoMLContainer.bento_store_dir.get()) / _NAME / version
-            was_there = place.exists()
-            if was_there and _is_whole(place, context, code, version):
-                return f"the bento {tag} is there already: {what}, with the code that is here"
-            shutil.copytree(folder, context / paths.CANDIDATE, symlinks=True, ignore=shutil.ignore_patterns(".*"))
-            bento = _build(context, version, staging / "home", lock)
-            if not _is_whole(bento, context, code, version):
-                raise UserError(f"{folder} changed while it was being packed; run it again")
-            _put(bento, place, staging)
-    except OSError as error:
-        raise UserError(f"no bento was made: {error.filename}: {error.strerror}") from error
-    again = " again, for the one that was there was damaged, or of other code or settings" if was_there else ""
-    return f"packed {what} as the bento {tag}{again}"
+        folder = root / paths.CANDIDATE
+        return _Model(folder, content_version(folder), "the candidate of the last `dvc repro`")
+    version = registry.get(name)
+    registry.verify(version.tag)
+    description = "the champion" if name == "champion" else f"the version {version.version}"
+    return _Model(version.folder, version.version, description)
 
 
 @contextmanager
-def _staging() -> Iterator[tuple[Path, Path, int]]:
-    """Give an empty folder on the store's file system, one to build in, and the lock under which they are the only."""
-    home = Path(BentoMLContainer.bentoml_home.get()).resolve() / "packing"
+def _workspace() -> Iterator[_Workspace]:
+    home = bentoml_internals.home().resolve() / "packing"
     home.mkdir(exist_ok=True)
     lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
@@ -93,34 +118,31 @@ def _staging() -> Iterator[tuple[Path, Path, int]]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in home.glob("new-*"):
             shutil.rmtree(left)
-        is_hidden = any(part.startswith(".") for part in home.parts)  # BentoML builds in no such place
+        is_hidden = any(part.startswith(".") for part in home.parts)  # where BentoML refuses to build
         with (
             tempfile.TemporaryDirectory(prefix="new-", dir=home) as folder,
             tempfile.TemporaryDirectory(prefix="context-", dir=None if is_hidden else folder) as context,
         ):
-            yield Path(folder), Path(context), lock
+            yield _Workspace(Path(folder), Path(context), lock)
     finally:
         os.close(lock)
 
 
 def _stage(root: Path, context: Path) -> list[str]:
-    """Copy the code in `root` to `context` and return the names of the files that bentofile.yaml packs of it."""
+    """Copy the code in `root` to `context`; return the names of its files that bentofile.yaml packs."""
     for name in _CODE:
         if (root / name).is_dir():
             shutil.copytree(root / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(root / name, context / name)
     try:
-        config = BentoBuildConfig.from_file(str(context / _BENTOFILE)).with_defaults()
+        return bentoml_internals.packed_files(context, _BENTOFILE)
     except BentoMLException as error:
         raise UserError(f"{_BENTOFILE}: {error}") from None
-    spec = BentoPathSpec(config.include, config.exclude, str(context))
-    files = [path.relative_to(context).as_posix() for path in sorted(context.rglob("*")) if path.is_file()]
-    return [name for name in files if spec.includes(name)]
 
 
-def _is_whole(bento: Path, context: Path, code: list[str], version: str) -> bool:
-    """Say whether a bento holds the model of this version and the code in `context`, byte for byte."""
+def _is_complete(bento: Path, context: Path, code: list[str], version: str) -> bool:
+    """Return whether a bento holds the model of this version and the code in `context`, byte for byte."""
     source = bento / "src"
     return (
         (bento / "bento.yaml").is_file()
@@ -130,29 +152,30 @@ def _is_whole(bento: Path, context: Path, code: list[str], version: str) -> bool
     )
 
 
-def _build(context: Path, version: str, home: Path, lock: int) -> Path:
-    """Run `bentoml build` in `context` with a store of its own, and return the bento."""
+def _build(workspace: _Workspace, version: str) -> Path:
+    """Run `bentoml build` with a store of its own, and return the bento."""
+    home = workspace.staging / "home"
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "MODEL_DIR"}
     environment |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "COLUMNS": "10000"}
-    built = subprocess.run(  # noqa: S603
+    result = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag"],
-        cwd=context,
+        cwd=workspace.context,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        pass_fds=[lock],  # it outlives a killed parent, and nobody may delete its folder before it has ended
+        pass_fds=[workspace.lock],  # it outlives a killed parent, and its folder must not be deleted before it ends
     )
-    if built.returncode:
-        told = built.stdout.rpartition("`build` failed: ")[2]  # all of it, where it came to no message of its own
-        raise UserError(f"`bentoml build` made no bento: {' '.join(told.split()) or 'it ended without a word'}")
+    if result.returncode:
+        output = result.stdout.rpartition("`build` failed: ")[2]  # all of it, without a message of BentoML's own
+        raise UserError(f"`bentoml build` made no bento: {' '.join(output.split()) or 'it ended without output'}")
     return home / "bentos" / _NAME / version
 
 
 def _put(bento: Path, place: Path, staging: Path) -> None:
-    """Move a bento into the store, as the one that `gpt2:latest` means."""
+    """Move a bento into the store, and point `gpt2:latest` to it."""
     place.parent.mkdir(exist_ok=True)
     if place.exists():
         place.rename(staging / "replaced")
@@ -170,11 +193,11 @@ def main() -> None:
         metavar="VERSION",
         nargs="?",
         help="a tag, a version or the beginning of one, champion, previous, or candidate; "
-        "unless given the champion, or the candidate where there is none",
+        "default: the champion, or the candidate where there is none",
     )
-    wanted = parser.parse_args()
-    params.load()  # says so, where this is not the project's root
-    echo(pack(Path().absolute(), wanted.version))
+    arguments = parser.parse_args()
+    params.load()  # fails outside the project's root
+    echo(pack(Path().absolute(), arguments.version))
 
 
 if __name__ == "__main__":

@@ -1,22 +1,20 @@
-"""The page at /playground: one file that holds all it needs and speaks to this server only."""
+"""The page at /playground: one file that holds everything it needs and talks to this server only."""
 
 import json
 import re
 from pathlib import Path
 
-from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from serving.http_rules import source_hash
 from serving.schema import GenerateRequest
-from serving.settings import LIMITS
 
-_PLACE = "{{ settings }}"
+_PLACEHOLDER = "{{ settings }}"
 
 
-def response() -> HTMLResponse:
+def response(body_type: type[GenerateRequest], timeout: float) -> HTMLResponse:
     """Return the page, with a policy under which it runs its own script and no other."""
-    html = page()
+    html = page(body_type, timeout)
     headers = {
         "Content-Security-Policy": policy(html),
         "Referrer-Policy": "no-referrer",
@@ -27,28 +25,15 @@ def response() -> HTMLResponse:
     return HTMLResponse(html, headers=headers)
 
 
-def router() -> APIRouter:
-    """Return the route GET /playground."""
-    shown = response()
-    routes = APIRouter()
-
-    @routes.get("/playground", include_in_schema=False)
-    async def playground() -> HTMLResponse:
-        """Show the page."""
-        return shown
-
-    return routes
-
-
-def page() -> str:
-    """Return the page, with the bounds, defaults and descriptions of the schema of POST /generate in it."""
-    settings = {"fields": GenerateRequest.model_json_schema()["properties"], "timeout": LIMITS.timeout}
-    data = json.dumps(settings).replace("<", "\\u003c")  # so that nothing in it ends its element
-    return Path(__file__).with_name("playground.html").read_text(encoding="utf-8").replace(_PLACE, data)
+def page(body_type: type[GenerateRequest], timeout: float) -> str:
+    """Return the page, with the bounds, defaults and descriptions of the body of POST /generate in it."""
+    settings = {"fields": body_type.model_json_schema()["properties"], "timeout": timeout}
+    data = json.dumps(settings).replace("<", "\\u003c")  # so that nothing in it closes its element
+    return Path(__file__).with_name("playground.html").read_text(encoding="utf-8").replace(_PLACEHOLDER, data)
 
 
 def policy(html: str) -> str:
-    """Return the Content-Security-Policy of a page: its own style and script, its own server, and no HTML from text."""
+    """Return the Content-Security-Policy of a page: its own style, script and server, and no HTML from text."""
     [script], [style] = (re.findall(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("script", "style"))
     return "; ".join(
         (

@@ -1,4 +1,4 @@
-"""The caller's address behind reverse proxies: X-Forwarded-For is believed only where a trusted proxy wrote it."""
+"""The caller's address behind reverse proxies: X-Forwarded-For is used only where a trusted proxy wrote it."""
 
 import ipaddress
 import os
@@ -9,7 +9,6 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.params import Service
-from serving.settings import LIMITS
 
 _VARIABLE = "FORWARDED_ALLOW_IPS"  # uvicorn's name for the same
 _MAX_HOPS = 10  # proxies between the caller and the service
@@ -19,20 +18,20 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def trusted_networks(limits: Service = LIMITS) -> tuple[Network, ...]:
-    """Return the networks of trusted proxies, from params.yaml and the environment; raises BentoMLException."""
+def trusted_networks(settings: Service) -> tuple[Network, ...]:
+    """Return the networks of trusted proxies, of the settings and the environment; raises BentoMLException."""
     named = [part.strip() for part in os.environ.get(_VARIABLE, "").split(",") if part.strip()]
     try:
-        return tuple(ipaddress.ip_network(name) for name in (*limits.trusted_proxies, *named))
+        return tuple(ipaddress.ip_network(name) for name in (*settings.trusted_proxies, *named))
     except ValueError as error:
         raise BentoMLException(f"{_VARIABLE}: {error}; expected addresses or networks, such as 10.0.0.0/8") from None
 
 
 class TrustedProxiesMiddleware:
-    """ASGI middleware, outermost: puts the caller's address and scheme in the place of a trusted proxy's."""
+    """Outermost ASGI middleware: replaces a trusted proxy's address and scheme by the caller's."""
 
     def __init__(self, app: ASGIApp, networks: tuple[Network, ...]) -> None:
-        """Wrap `app`; `networks` are those of proxies."""
+        """Wrap `app`, which is behind proxies in `networks`."""
         self._app = app
         self._networks = networks
 
@@ -40,7 +39,7 @@ class TrustedProxiesMiddleware:
         """Pass a request on."""
         if self._networks and scope["type"] == "http" and scope.get("client"):
             host, port = scope["client"]
-            peer = _address(host.partition("%")[0])  # without the zone of a link-local address
+            peer = _address(host.partition("%")[0])  # without a link-local address' zone
             if peer is not None and self._trusts(peer):
                 headers = Headers(scope=scope)
                 caller = self._caller(peer, headers.getlist("x-forwarded-for"))
@@ -53,7 +52,7 @@ class TrustedProxiesMiddleware:
         return any(address in network for network in self._networks)
 
     def _caller(self, peer: Address, forwarded: list[str]) -> Address:
-        """Return the nearest address that is no trusted proxy's; where the list is not valid, the last that was."""
+        """Return the nearest address that is not a trusted proxy's, or the last one before an invalid entry."""
         caller = peer
         hops = [hop for line in forwarded for hop in line.rsplit(",", _MAX_HOPS)][-_MAX_HOPS:]
         for hop in reversed(hops):
@@ -70,11 +69,11 @@ def _address(text: str) -> Address | None:
     """Return the address in `text`, which may have a port; None where there is none."""
     if "%" in text:  # a zone may be any text
         return None
-    if found := _WITH_PORT.fullmatch(text):
-        text = found["v6"] or found["v4"] or ""
+    if match := _WITH_PORT.fullmatch(text):
+        text = match["v6"] or match["v4"] or ""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:1.2.3.4, as a socket of both families has it
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:1.2.3.4, as a dual-stack socket reports it
     return mapped or address

@@ -1,16 +1,17 @@
-"""BentoML's time limit of a request, without its leak."""
+"""BentoML's time limit of a request, without its memory leak."""
 
 import asyncio
 from typing import Any
 
-from bentoml._internal.server.http.traffic import TimeoutMiddleware
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.bentoml_internals import TimeoutMiddleware
+
 
 def install(app: Starlette) -> None:
-    """Replace BentoML's middleware in its `app`: it never cancels its timer, which keeps 5 kB or more a request."""
+    """Replace the middleware in BentoML's `app`: it never cancels its timer, which keeps 5 kB or more a request."""
     layers: list[Any] = app.user_middleware
     for middleware in layers:
         if middleware.cls is TimeoutMiddleware:
@@ -32,14 +33,14 @@ class RequestTimeoutMiddleware:
             return
         limit = asyncio.timeout(self._timeout)
 
-        async def begun(message: Message) -> None:
+        async def send_without_limit(message: Message) -> None:
             if not limit.expired():
                 limit.reschedule(None)
             await send(message)
 
         try:
             async with limit:
-                await self._app(scope, receive, begun)
+                await self._app(scope, receive, send_without_limit)
         except TimeoutError:
             if not limit.expired():
                 raise

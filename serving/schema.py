@@ -1,22 +1,25 @@
-"""The bodies of requests and answers; every bound that a request is held to stands here, and so in `/docs.json`."""
+"""The bodies of requests and answers: every bound on a request is in them, and so in /docs.json.
+
+Bounds and defaults that params.yaml configures come in with `generate_request(settings)`.
+"""
 
 import secrets
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.params import Service
 from serving.engines.protocol import FinishReason, Sampling
-from serving.settings import LIMITS
 
 StopString = Annotated[str, Field(min_length=1, max_length=200)]
 Stop = Annotated[list[StopString], Field(max_length=4, fail_fast=True)]
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # OpenAI's: any signed integer of 64 bits
-_MAX_UNKNOWN = 10  # fields that are reported one by one
+_MAX_UNKNOWN = 10  # unknown fields that are reported one by one
 
 
-def _as_list(value: object) -> object:
-    """Return a lone stop string as a list of one."""
+def as_list(value: object) -> object:
+    """Return a single stop string as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
@@ -28,7 +31,7 @@ class RequestModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _bound_errors(cls, value: object) -> object:
-        """Stop at a lot of unknown fields: pydantic would make an error of each."""
+        """Stop at many unknown fields: pydantic would make an error for each."""
         if isinstance(value, dict) and len(value) > len(cls.model_fields) + _MAX_UNKNOWN:
             known = {"known": len(cls.model_fields)}
             raise PydanticCustomError("too_many_fields", "it should have at most {known} fields", known)
@@ -36,55 +39,37 @@ class RequestModel(BaseModel):
 
 
 class GenerateRequest(RequestModel):
-    """What to write on from, and how."""
+    """A prompt, and how to continue it."""
 
-    prompt: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=LIMITS.max_prompt_characters,
-            description="The text to write on from",
-            examples=["Once upon a time in a distant land"],
-        ),
-    ]
-    max_new_tokens: Annotated[
-        int, Field(ge=1, le=LIMITS.max_new_tokens, description="How many tokens to write at most")
-    ] = LIMITS.default_new_tokens
-    temperature: Annotated[
-        float, Field(ge=0, le=5, description="Below 1 keeps to likelier tokens; 0 always takes the likeliest")
-    ] = LIMITS.temperature
-    top_p: Annotated[float, Field(gt=0, le=1, description="Draw from the likeliest tokens that make up this share")] = (
-        LIMITS.top_p
-    )
-    top_k: Annotated[
-        int, Field(ge=0, le=2**31 - 1, description="Draw from this many tokens at most; 0 is no limit")
-    ] = LIMITS.top_k
-    repetition_penalty: Annotated[
-        float, Field(gt=0, le=5, description="Above 1 makes tokens that were there before less likely; 1 is none")
-    ] = LIMITS.repetition_penalty
+    prompt: str
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
     seed: Annotated[
         Seed | None,
-        Field(description="Same seed and same model, same text; without one, the answer says its own"),
+        Field(description="The same seed and model give the same text; without one, the answer names the seed used"),
     ] = None
     stop: Annotated[
         Stop | None,
-        BeforeValidator(_as_list, json_schema_input_type=StopString | Stop | None),
+        BeforeValidator(as_list, json_schema_input_type=StopString | Stop | None),
         Field(description="Up to 4 strings; the text ends before the first of them"),
     ] = None
     presence_penalty: Annotated[
-        float, Field(ge=-2, le=2, description="Above 0 makes tokens that were written before less likely")
+        float, Field(ge=-2, le=2, description="Above 0 makes tokens of the completion less likely to recur")
     ] = 0.0
     frequency_penalty: Annotated[
-        float, Field(ge=-2, le=2, description="Likewise, for each time that they were written")
+        float, Field(ge=-2, le=2, description="Likewise, for each time that they occur in the completion")
     ] = 0.0
-    stream: Annotated[bool, Field(description="Send the text as server-sent events while it is being written")] = False
+    stream: Annotated[bool, Field(description="Send the text as server-sent events while it is generated")] = False
     model: Annotated[
         str | None,
-        Field(max_length=200, description="champion, base, previous or a version, as GET / names them; null: champion"),
+        Field(max_length=200, description="champion, base, previous or a version, as GET / lists them; null: champion"),
     ] = None
 
     def sampling(self) -> Sampling:
-        """Return how to draw; without a seed, one is drawn."""
+        """Return how to sample; without a seed, a random one."""
         return Sampling(
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -98,17 +83,43 @@ class GenerateRequest(RequestModel):
         )
 
 
+def generate_request(settings: Service) -> type[GenerateRequest]:
+    """Return GenerateRequest with the bounds and defaults of `settings`."""
+    prompt = Field(
+        min_length=1,
+        max_length=settings.max_prompt_characters,
+        description="The text to continue",
+        examples=["Once upon a time in a distant land"],
+    )
+    max_new_tokens = Field(ge=1, le=settings.max_new_tokens, description="How many tokens to generate at most")
+    temperature = Field(ge=0, le=5, description="Below 1 prefers likelier tokens; 0 always takes the likeliest")
+    top_p = Field(gt=0, le=1, description="Sample from the likeliest tokens that make up this share")
+    top_k = Field(ge=0, le=2**31 - 1, description="Sample from at most this many tokens; 0 is no limit")
+    penalty = Field(gt=0, le=5, description="Above 1 makes tokens that occurred before less likely; 1 is none")
+    return create_model(
+        "GenerateRequest",
+        __base__=GenerateRequest,
+        __doc__=GenerateRequest.__doc__,
+        prompt=(Annotated[str, prompt], ...),
+        max_new_tokens=(Annotated[int, max_new_tokens], settings.default_new_tokens),
+        temperature=(Annotated[float, temperature], settings.temperature),
+        top_p=(Annotated[float, top_p], settings.top_p),
+        top_k=(Annotated[int, top_k], settings.top_k),
+        repetition_penalty=(Annotated[float, penalty], settings.repetition_penalty),
+    )
+
+
 class Usage(BaseModel):
-    """Tokens read and written."""
+    """Tokens read and generated."""
 
     prompt_tokens: int
     completion_tokens: int
 
 
 class GenerateAnswer(BaseModel):
-    """What the model wrote, and all that is needed to have it write the same again."""
+    """The generated text, and everything needed to generate it again."""
 
-    text: Annotated[str, Field(description="What follows the prompt, without it")]
+    text: Annotated[str, Field(description="The continuation, without the prompt")]
     finish_reason: Annotated[
         FinishReason, Field(description="stop: the text is finished or reached a stop string; length: max_new_tokens")
     ]
@@ -120,7 +131,7 @@ class GenerateAnswer(BaseModel):
 
 
 class Links(BaseModel):
-    """Where to go from here."""
+    """The service's other routes."""
 
     generate: str = "/generate"
     playground: str = "/playground"
@@ -131,7 +142,7 @@ class Links(BaseModel):
 
 
 class RefusedVersion(BaseModel):
-    """A version that was not taken over; the one before is served on."""
+    """A version that was refused; the one before stays in service."""
 
     version: str | None
     reason: str
@@ -146,12 +157,12 @@ class About(BaseModel):
     model: Annotated[str | None, Field(description="The model's version; null until it is loaded")]
     data: Annotated[str | None, Field(description="The hash of the data it was trained on, where known")]
     folder: str | None
-    why: Annotated[str | None, Field(description="Why this folder's model is served")]
+    why: Annotated[str | None, Field(description="Why the model in this folder is served")]
     engine: str | None
-    context: Annotated[int | None, Field(description="How many tokens prompt and answer may have together")]
-    models: Annotated[list[str], Field(description="What a request's `model` may name")]
+    context: Annotated[int | None, Field(description="The most tokens that prompt and completion may have together")]
+    models: Annotated[list[str], Field(description="The values that a request's `model` may have")]
     refused: RefusedVersion | None
-    swaps: Annotated[int, Field(description="How many versions this worker has taken over since it started")]
+    swaps: Annotated[int, Field(description="How many versions this worker has swapped in since it started")]
     links: Links = Links()
 
 
@@ -169,54 +180,54 @@ class Error(BaseModel):
 
     message: str
     type: Annotated[str, Field(description="invalid_request_error, rate_limit_error or server_error")]
-    param: Annotated[str | None, Field(description="The field that is to blame")]
+    param: Annotated[str | None, Field(description="The field that caused it")]
     code: str | None
 
 
 class ErrorAnswer(BaseModel):
-    """The one shape of every error."""
+    """The format of every error."""
 
     error: Error
 
 
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 _ERRORS: dict[int, dict[str, Any]] = {
-    400: {"description": "The body, or a field of it, is not as it should be"},
-    401: {"description": "There is no API key, or it is not known"},
-    403: {"description": "Without API keys the service answers to localhost only"},
+    400: {"description": "The body, or a field of it, is invalid"},
+    401: {"description": "The API key is missing or unknown"},
+    403: {"description": "Without API keys the service answers requests to localhost only"},
     404: {"description": "There is no such model"},
-    405: {"description": "The path does not know this method"},
+    405: {"description": "The path does not support this method"},
     408: {"description": "The body did not arrive in time"},
     413: {"description": "The body is too large"},
-    429: {"description": "The queue is full, or this key asks too often", "headers": _RETRY_AFTER},
-    500: {"description": "Something went wrong inside the service"},
-    503: {"description": "There is no model yet, or the service stops", "headers": _RETRY_AFTER},
-    504: {"description": "Nothing was written in time, or not all of it"},
+    429: {"description": "The queue is full, or this key exceeded its rate limit", "headers": _RETRY_AFTER},
+    500: {"description": "The service failed"},
+    503: {"description": "No model is loaded yet, or the service is shutting down", "headers": _RETRY_AFTER},
+    504: {"description": "Nothing was generated in time, or the text was not finished"},
 }
 
 
 def errors_of(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the documentation of a route's errors: those that any route has, and `statuses`."""
-    known = sorted({400, 401, 403, 405, 408, 413, 429, 500, 503, *statuses})
-    # The last one keeps FastAPI from documenting its own 422, which is never answered.
+    documented = sorted({400, 401, 403, 405, 408, 413, 429, 500, 503, *statuses})
+    # The last one keeps FastAPI from documenting its own 422, which is never sent.
     return {
-        **{status: {"model": ErrorAnswer, **_ERRORS[status]} for status in known},
-        "4XX": {"model": ErrorAnswer, "description": "Any other fault of the request"},
+        **{status: {"model": ErrorAnswer, **_ERRORS[status]} for status in documented},
+        "4XX": {"model": ErrorAnswer, "description": "Any other problem with the request"},
     }
 
 
 _HEADERS = {
     "X-Model-Version": "The model's version",
     "X-Data-Hash": "The hash of the data it was trained on, where known",
-    "X-Seed": "With it the same model writes the same text again",
-    "X-Engine": "What ran the model",
+    "X-Seed": "With this seed the same model generates the same text again",
+    "X-Engine": "The engine that ran the model",
     "X-Prompt-Tokens": "Tokens read",
-    "X-Completion-Tokens": "Tokens written; not with a stream, whose last event says it",
+    "X-Completion-Tokens": "Tokens generated; a stream reports them in its last event",
 }
 
 
 def generated(example: str) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of a generation's answer beside its model: headers, and how it is streamed."""
+    """Return the documentation of a generation's answer besides its model: headers, and an example of a stream."""
     headers = {name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()}
     events = {"example": example}
     return {200: {"headers": headers, "content": {"text/event-stream": events}}}

@@ -1,8 +1,9 @@
-"""CTranslate2 in int8, asked for by name: many architectures on a CPU, but without seeds, penalties or logprobs.
+"""CTranslate2 in int8, requested by name: many architectures on a CPU, without seeds, penalties or logprobs.
 
-Its `generate_batch` takes one setting of sampling a call, draws from random numbers of its own, and a batch stays
-closed until it ends. So requests are gathered for a moment and grouped by their settings, and two batches run at a
-time; one with long texts in it takes only the first of the two places, so that short ones find the other.
+Its `generate_batch` takes one set of sampling settings, uses its own random numbers, and a batch stays closed until it
+ends. So requests are collected briefly and grouped by their settings, and two batches run at a time. A batch of long
+requests takes only the first of the two places, so that short ones find the other. This module alone uses the private
+name `ctranslate2.converters.transformers._MODEL_LOADERS`; a test in test_ctranslate2.py checks it.
 """
 
 import importlib.util
@@ -29,49 +30,46 @@ logger = logging.getLogger("bentoml.serving")
 
 PACKAGE = "ctranslate2==4.8.5"
 
-_WINDOW = 0.005  # seconds in which requests are gathered: a fraction of a step's time
-_LONG = 64  # tokens: a batch in which a text may become longer leaves the second place to others
+_WINDOW = 0.005  # seconds in which requests are collected: a fraction of a step
+LONG = 64  # tokens: a batch in which a request may write more leaves the second place to others
 _BATCHES = 2  # at a time
-_CONVERSIONS = 3  # kept, the newest ones
-_SMALLEST_DIVISOR = 1e-6
+_KEPT_CONVERSIONS = 3  # the newest ones
+_MIN_DIVISOR = 1e-6
 
-_Setting = tuple[float, float, int]
+_SamplingKey = tuple[float, float, int]  # temperature, top_p and top_k as CTranslate2 takes them
 
 
 def unsupported_reason(folder: Path) -> str:
-    """Return why the model in `folder` cannot be run here, as a clause; empty when it can."""
+    """Return why this engine cannot run the model in `folder`, as a clause; empty when it can."""
     if importlib.util.find_spec("ctranslate2") is None:
-        return f"the package ctranslate2 is not installed; `pip install {PACKAGE} --no-deps` adds it"
+        return f"the package ctranslate2 is not installed; install it with `pip install {PACKAGE} --no-deps`"
     from ctranslate2.converters.transformers import _MODEL_LOADERS
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if type(config).__name__ not in _MODEL_LOADERS:
-        return f"it has no converter for models of the type {config.model_type}"
+        return f"it has no converter for models of type {config.model_type}"
     return ""
 
 
 class _Sequence:
-    """A request."""
+    """A request in the engine."""
 
     def __init__(self, prompt: list[str], sampling: Sampling) -> None:
         self.stream = Stream()
         self.prompt = prompt
-        self.most = sampling.max_new_tokens
-        self.setting = _setting(sampling)
+        self.max_new_tokens = sampling.max_new_tokens
+        self.sampling_key = _sampling_key(sampling)
         self.written = 0
-        self.reason: FinishReason | None = None  # once it has ended
+        self.finish_reason: FinishReason | None = None  # once it has ended
 
     @property
-    def long(self) -> bool:
-        return self.most > _LONG
+    def is_long(self) -> bool:
+        return self.max_new_tokens > LONG
 
 
 class Ctranslate2Engine:
-    """See `protocol.Engine` and, for what is checked before it serves, `selection.Checked`.
-
-    The same seed does not give the same text: `unsupported_fields` names the fields of a request that must not be set.
-    """
+    """An `Engine`, and the `Comparable` that is compared with the reference before it serves."""
 
     name = "ctranslate2"
     tokenizer: Tokenizer
@@ -79,27 +77,27 @@ class Ctranslate2Engine:
         {"seed", "logprobs", "repetition_penalty", "presence_penalty", "frequency_penalty"}
     )
 
-    def __init__(self, folder: Path, kept: Path, max_concurrency: int) -> None:
-        """Load the model in `folder`; `unsupported_reason` is empty for it. Its conversion is kept in `kept`."""
+    def __init__(self, folder: Path, conversions: Path, max_concurrency: int) -> None:
+        """Load the model in `folder`, for which `unsupported_reason` is empty; keep its conversion in `conversions`."""
         import ctranslate2
         from transformers import AutoConfig
 
         tokenizer, self.start, self.end = load_tokenizer(folder)
         self.tokenizer = tokenizer
-        self._word: Any = tokenizer.id_to_token
+        self._id_to_token: Any = tokenizer.id_to_token
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", 2**31 - 1)
         self._vocabulary: int = config.vocab_size
-        self._random_seed: Callable[[int], None] = ctranslate2.set_random_seed
+        self._set_random_seed: Callable[[int], None] = ctranslate2.set_random_seed
         cores = psutil.cpu_count(logical=False) or 1
-        with _converted(folder, kept) as files:
+        with _converted(folder, conversions) as files:
             self._generator: Any = ctranslate2.Generator(
                 str(files), inter_threads=_BATCHES, intra_threads=max(1, cores // _BATCHES), compute_type="int8"
             )
-        self._rows = max(1, max_concurrency // _BATCHES)  # of a batch
+        self._batch_size = max(1, max_concurrency // _BATCHES)
         self._arrived: deque[_Sequence] = deque()
         self._batches: list[list[_Sequence]] = []
-        self._news = threading.Condition()
+        self._wake = threading.Condition()
         self._closing = threading.Event()
         self._threads = [
             threading.Thread(target=self._run, args=(takes_long,), name="ctranslate2", daemon=True)
@@ -116,205 +114,213 @@ class Ctranslate2Engine:
     @property
     def running(self) -> int:
         """Requests in batches that have not ended."""
-        return sum(not (text.reason or text.stream.cancelled) for batch in list(self._batches) for text in batch)
+        return sum(not (one.finish_reason or one.stream.cancelled) for batch in list(self._batches) for one in batch)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of what the model writes; see `Engine.submit`. Raises ApiError for what it cannot do."""
-        self._refuse(sampling)
-        words = self._words(prompt)
-        if None in words:
-            raise ApiError(400, "the prompt holds a number that is no token of this model", "bad_token", "prompt")
-        text = _Sequence(words, sampling)
-        with self._news:
+        """Return the stream of generated tokens; see `Engine.submit`. Raises ApiError for unsupported fields."""
+        self._check_supported(sampling)
+        tokens = self._tokens(prompt)
+        if None in tokens:
+            raise ApiError(400, "the prompt holds an id that is no token of this model", "bad_token", "prompt")
+        sequence = _Sequence(tokens, sampling)
+        with self._wake:
             if self._closing.is_set():
-                text.stream.end(None, EngineError("the model is being taken out of service"))
-            elif not text.most:
-                text.stream.end("length")
+                sequence.stream.end(None, EngineError("the model is being taken out of service"))
+            elif not sequence.max_new_tokens:
+                sequence.stream.end("length")
             else:
-                self._arrived.append(text)
-                self._news.notify_all()
-        return text.stream
+                self._arrived.append(sequence)
+                self._wake.notify_all()
+        return sequence.stream
 
-    def _refuse(self, sampling: Sampling) -> None:
-        """Raise ApiError for a setting that this engine does not have."""
-        usual = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logprobs": None}
+    def _check_supported(self, sampling: Sampling) -> None:
+        """Raise ApiError for a field that this engine does not support."""
         if sampling.seeded:
-            message = f"seed is not available with the engine {self.name}, which draws from random numbers of its own"
+            message = f"seed is not available with the engine {self.name}, which uses its own random numbers"
             raise ApiError(400, message, "unsupported", "seed")
-        for name, value in usual.items():
+        defaults = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "logprobs": None}
+        for name, value in defaults.items():
             if getattr(sampling, name) != value:
                 raise ApiError(400, f"{name} is not available with the engine {self.name}", "unsupported", name)
 
     def close(self) -> None:
-        """End what runs, and free the model; see `Engine.close`."""
-        with self._news:
+        """End running requests and free the model; see `Engine.close`."""
+        with self._wake:
             self._closing.set()
-            self._news.notify_all()
+            self._wake.notify_all()
         for thread in self._threads:
             thread.join()
-        for text in self._arrived:
-            _call_on_loop(
-                text.stream, lambda stream: stream.end(None, EngineError("the model was taken out of service"))
-            )
+        for sequence in self._arrived:
+            _end(sequence.stream, None, EngineError("the model was taken out of service"))
         self._arrived.clear()
         del self._generator
 
     def _run(self, takes_long: bool) -> None:
-        """Gather batches and run them, until closed."""
-        while batch := self._gather(takes_long):
+        """Collect batches and run them, until closed."""
+        while batch := self._next_batch(takes_long):
             self._write(batch)
-            with self._news:
+            with self._wake:
                 self._batches.remove(batch)
-                self._news.notify_all()
+                self._wake.notify_all()
 
-    def _gather(self, takes_long: bool) -> list[_Sequence]:
-        """Wait for requests and return those of one setting, in the order of arrival; none when closed."""
-        with self._news:
+    def _next_batch(self, takes_long: bool) -> list[_Sequence]:
+        """Wait for requests and return those with the first one's settings, in order of arrival; empty once closed."""
+        with self._wake:
             while not self._closing.is_set():
-                self._arrived = deque(text for text in self._arrived if not self._gone(text))
-                first = next((text for text in self._arrived if takes_long or not text.long), None)
+                self._drop_cancelled()
+                first = next((one for one in self._arrived if takes_long or not one.is_long), None)
                 if first is None:
-                    self._news.wait()
+                    self._wake.wait()
                     continue
                 until = time.monotonic() + _WINDOW
                 while (left := until - time.monotonic()) > 0 and not self._closing.is_set():
-                    self._news.wait(left)
-                batch = [
-                    text for text in self._arrived if text.setting == first.setting and (takes_long or not text.long)
-                ][: self._rows]
+                    self._wake.wait(left)
+                suitable = [one for one in self._arrived if takes_long or not one.is_long]
+                batch = [one for one in suitable if one.sampling_key == first.sampling_key][: self._batch_size]
                 if batch and not self._closing.is_set():  # the other thread may have taken them meanwhile
                     taken = set(map(id, batch))
-                    self._arrived = deque(text for text in self._arrived if id(text) not in taken)
+                    self._arrived = deque(one for one in self._arrived if id(one) not in taken)
                     self._batches.append(batch)
                     return batch
         return []
 
-    def _gone(self, text: _Sequence) -> bool:
-        """End a request that nobody waits for; return whether it was one."""
-        if text.stream.cancelled:
-            _call_on_loop(text.stream, lambda stream: stream.end(None))
-        return text.stream.cancelled
+    def _drop_cancelled(self) -> None:
+        for sequence in self._arrived:
+            if sequence.stream.cancelled:
+                _end(sequence.stream, None)
+        self._arrived = deque(sequence for sequence in self._arrived if not sequence.stream.cancelled)
 
     def _write(self, batch: list[_Sequence]) -> None:
         """Run a batch to its end."""
-        end, closing = self.end, self._closing  # `written` must not hold the engine: CTranslate2 lets go of it in a
-        # thread of its own, which cannot wait for its own end when that would be the engine's end too
+        # `on_token` must not hold the engine: CTranslate2 frees the callback in a thread of its own, which cannot wait
+        # for its own end when that would also end the engine.
+        end, closing = self.end, self._closing
 
-        def written(result: Any) -> bool:
-            text = batch[result.batch_id]
-            if text.reason or text.stream.cancelled or closing.is_set():
+        def on_token(result: Any) -> bool:
+            """Take a token; return whether its sequence has ended."""
+            sequence = batch[result.batch_id]
+            if sequence.finish_reason or sequence.stream.cancelled or closing.is_set():
                 return True
             if result.token_id == end:
-                text.reason = "stop"
+                sequence.finish_reason = "stop"
             else:
-                text.written += 1
-                token = Token(result.token_id)
-                _call_on_loop(text.stream, lambda stream: stream.push(token))
-                if text.written == text.most:
-                    text.reason = "length"
-            if text.reason:
-                reason = text.reason
-                _call_on_loop(text.stream, lambda stream: stream.end(reason))
-            return text.reason is not None
+                sequence.written += 1
+                _call_on_loop(sequence.stream, sequence.stream.push, Token(result.token_id))
+                if sequence.written == sequence.max_new_tokens:
+                    sequence.finish_reason = "length"
+            if sequence.finish_reason:
+                _end(sequence.stream, sequence.finish_reason)
+            return sequence.finish_reason is not None
 
         error = EngineError("the model was taken out of service")
         try:
-            self._generate([text.prompt for text in batch], [text.most for text in batch], batch[0].setting, written)
-        except Exception as found:  # its message may quote the prompt
-            logger.error("ctranslate2 failed on a batch of %d: %s", len(batch), type(found).__name__)
-            error = EngineError("the model failed on this batch of requests; the log says how")
-        for text in batch:
-            if text.reason is None:
-                text.reason = "length"
-                _call_on_loop(text.stream, lambda stream: stream.end(None, error))
+            self._generate(
+                [one.prompt for one in batch], [one.max_new_tokens for one in batch], batch[0].sampling_key, on_token
+            )
+        except Exception as failure:  # its message may quote the prompt
+            logger.error("ctranslate2 failed on a batch of %d: %s", len(batch), type(failure).__name__)
+            error = EngineError("the model failed on this batch of requests; see the service's log")
+        for sequence in batch:
+            if sequence.finish_reason is None:
+                sequence.finish_reason = "length"
+                _end(sequence.stream, None, error)
 
     def _generate(
-        self, prompts: Sequence[list[str]], most: Sequence[int], setting: _Setting, written: Callable[[Any], bool]
+        self,
+        prompts: Sequence[list[str]],
+        max_new_tokens: Sequence[int],
+        sampling_key: _SamplingKey,
+        on_token: Callable[[Any], bool],
     ) -> None:
-        """Write after `prompts`; `written` gets each token, and returns whether the text has ended."""
-        temperature, top_p, top_k = setting
+        """Write after `prompts`; `on_token` gets each token, and returns whether its sequence has ended."""
+        temperature, top_p, top_k = sampling_key
         shortest = min(map(len, prompts))
         self._generator.generate_batch(
             prompts,
-            # Steps: those in which longer prompts are read to their ends count as well.
-            max_length=max(len(prompt) - shortest + count for prompt, count in zip(prompts, most, strict=True)),
+            # Counts steps, including those in which the rest of longer prompts is read.
+            max_length=max(len(one) - shortest + count for one, count in zip(prompts, max_new_tokens, strict=True)),
             include_prompt_in_result=False,
             sampling_temperature=temperature,
             sampling_topp=top_p,
             sampling_topk=min(top_k, self._vocabulary),
-            callback=written,
+            callback=on_token,
         )
 
-    # What is checked
+    # The comparison with the reference
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, temperature: float) -> list[list[int]]:
-        """Write after `prompts`; see `Checked.write`."""
-        found: list[list[int]] = [[] for _ in prompts]
+        """Write after `prompts`; see `Comparable.write`."""
+        written: list[list[int]] = [[] for _ in prompts]
         end = self.end
 
-        def written(result: Any) -> bool:
-            of_text = found[result.batch_id]
-            of_text.append(result.token_id)
-            return len(of_text) == count or bool(result.token_id == end)
+        def on_token(result: Any) -> bool:
+            tokens = written[result.batch_id]
+            tokens.append(result.token_id)
+            return len(tokens) == count or bool(result.token_id == end)
 
-        self._random_seed(0)
-        sampling = Sampling(count, temperature, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=0)
-        self._generate([self._words(prompt) for prompt in prompts], [count] * len(prompts), _setting(sampling), written)
-        return found
+        self._set_random_seed(0)
+        key = _sampling_key(Sampling(count, temperature, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=0))
+        self._generate([self._tokens(prompt) for prompt in prompts], [count] * len(prompts), key, on_token)
+        return written
 
     def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Score `texts`; see `Checked.score`."""
-        return [list(one.log_probs) for one in self._generator.score_batch([self._words(text) for text in texts])]
+        """Score `texts`; see `Comparable.score`."""
+        results = self._generator.score_batch([self._tokens(text) for text in texts])
+        return [list(result.log_probs) for result in results]
 
-    def _words(self, ids: Sequence[int]) -> list[str]:
-        return [self._word(token) for token in ids]
+    def _tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self._id_to_token(token) for token in ids]
 
 
-def _setting(sampling: Sampling) -> _Setting:
-    """Return temperature, top_p and top_k as CTranslate2 has them."""
+def _sampling_key(sampling: Sampling) -> _SamplingKey:
     if sampling.temperature == 0:
         return 1.0, 1.0, 1
-    return max(sampling.temperature, _SMALLEST_DIVISOR), sampling.top_p, sampling.top_k
+    return max(sampling.temperature, _MIN_DIVISOR), sampling.top_p, sampling.top_k
 
 
-def _call_on_loop(stream: Stream, what: Callable[[Stream], None]) -> None:
-    """Call `what` with a stream on its loop."""
+def _end(stream: Stream, reason: FinishReason | None, error: EngineError | None = None) -> None:
+    _call_on_loop(stream, stream.end, reason, error)
+
+
+def _call_on_loop(stream: Stream, method: Callable[..., None], *arguments: object) -> None:
+    """Call a method of a stream on its loop."""
     try:
-        stream.loop.call_soon_threadsafe(what, stream)
-    except RuntimeError:  # the loop is closed, and with it whoever waited
+        stream.loop.call_soon_threadsafe(method, *arguments)
+    except RuntimeError:  # the loop is closed, and nobody reads the stream
         if not stream.loop.is_closed():
             raise
 
 
 @contextmanager
-def _converted(folder: Path, kept: Path) -> Iterator[Path]:
-    """Yield a folder with the model in CTranslate2's form: converted once and kept, or for now where that cannot be."""
+def _converted(folder: Path, conversions: Path) -> Iterator[Path]:
+    """Yield a folder with the model in CTranslate2's format: converted once and kept, else temporary."""
     import ctranslate2
 
-    made = kept / f"{model_folder.version(folder)}-ctranslate2-{ctranslate2.__version__}"
-    if made.is_dir():
-        yield made
+    target = conversions / f"{model_folder.version(folder)}-ctranslate2-{ctranslate2.__version__}"
+    if target.is_dir():
+        yield target
         return
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".converting-", dir=kept))
+        conversions.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=".converting-", dir=conversions))
     except OSError as error:
-        logger.warning("the converted model cannot be kept, so each start converts it again: %s", error)
-        with tempfile.TemporaryDirectory() as passing:
-            yield _convert(folder, Path(passing) / "model")
+        logger.warning("cannot keep the converted model, so each start converts it again: %s", error)
+        with tempfile.TemporaryDirectory() as temporary:
+            yield _convert(folder, Path(temporary) / "model")
         return
     try:
-        _convert(folder, beside / "model")
+        _convert(folder, staging / "model")
         try:
-            (beside / "model").rename(made)
+            (staging / "model").rename(target)
         except OSError:
-            if not made.is_dir():  # another worker was faster
+            if not target.is_dir():  # another worker was faster
                 raise
     finally:
-        shutil.rmtree(beside)
-    for old in sorted(kept.glob("*-ctranslate2-*/"), key=lambda one: one.stat().st_mtime)[:-_CONVERSIONS]:
+        shutil.rmtree(staging)
+    newest_last = sorted(conversions.glob("*-ctranslate2-*/"), key=lambda one: one.stat().st_mtime)
+    for old in newest_last[:-_KEPT_CONVERSIONS]:
         shutil.rmtree(old, ignore_errors=True)
-    yield made
+    yield target
 
 
 def _convert(folder: Path, target: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What runs a model: one protocol, so that engines are exchangeable behind the same HTTP service."""
+"""The `Engine` protocol: what runs a model, interchangeable behind the same HTTP service."""
 
 import asyncio
 from collections import deque
@@ -13,53 +13,53 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next tokens are drawn. Stop strings are no engine's business: `serving.detokenizer` finds them."""
+    """How the next tokens are sampled. Stop strings are not part of it: `serving.detokenizer` finds them."""
 
     max_new_tokens: int  # 0 writes nothing
-    temperature: float  # 0 always takes the likeliest token
+    temperature: float  # 0 is greedy
     top_p: float
     top_k: int  # 0 is off
-    repetition_penalty: float  # 1 is none; of tokens in the prompt and in what was written
+    repetition_penalty: float  # 1 is off; applies to tokens of the prompt and of the completion
     seed: int
-    presence_penalty: float = 0.0  # OpenAI's: subtracted once from the logits of tokens that were written
-    frequency_penalty: float = 0.0  # OpenAI's: likewise, for each time that it was written
-    seeded: bool = False  # whether the caller named the seed
+    presence_penalty: float = 0.0  # OpenAI's: subtracted once from the logits of tokens in the completion
+    frequency_penalty: float = 0.0  # OpenAI's: subtracted for each occurrence in the completion
+    seeded: bool = False  # whether the caller chose the seed
     logprobs: int | None = None  # how many of the likeliest tokens to report with each; 0: only the token's own
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that was written, with natural logarithms of probabilities by the model itself, before sampling."""
+    """A generated token, with natural log-probabilities by the model itself, before temperature and penalties."""
 
     id: int
-    logprob: float | None = None  # where Sampling.logprobs asks for it
+    logprob: float | None = None  # where Sampling.logprobs requests it
     top: tuple[tuple[int, float], ...] = ()  # the likeliest tokens, best first
 
 
 class EngineError(Exception):
-    """The engine could not go on with a request; the text says why, and holds nothing of the prompt."""
+    """The engine could not complete a request; the message says why and contains nothing of the prompt."""
 
 
 class UnavailableError(EngineError):
-    """Nothing is wrong with the request, and later or elsewhere it would be answered."""
+    """The request is valid, and would succeed later or elsewhere."""
 
 
 class Stream:
-    """The tokens of one request as they come: `async for token in stream`. It belongs to the loop that made it.
+    """The tokens of one request as they are generated: `async for token in stream`. Bound to the loop that made it.
 
-    The end token is not among the tokens; `finish_reason` is set when the stream has ended. An EngineError is raised
-    from the loop over it.
+    The end token is not among the tokens. `finish_reason` is set once the stream has ended; iterating raises the
+    EngineError that it ended with.
     """
 
     def __init__(self) -> None:
-        """Wait for tokens on the running loop."""
+        """Bind to the running loop."""
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
         self._loop = asyncio.get_running_loop()
         self._tokens: deque[Token] = deque()
         self._error: EngineError | None = None
         self._ended = False
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -69,26 +69,26 @@ class Stream:
     def push(self, token: Token) -> None:
         """Add a token."""
         self._tokens.append(token)
-        self._news.set()
+        self._changed.set()
 
     def end(self, reason: FinishReason | None, error: EngineError | None = None) -> None:
-        """End it: with a reason, or with an error. What comes after an end changes nothing."""
+        """End the stream with a reason or an error. Idempotent: the first call wins."""
         if self._ended:
             return
         self.finish_reason = reason
         self._error = error
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
-    async def some(self) -> list[Token]:
-        """Return the tokens since the last call, at least one; none when the stream has ended."""
-        await self._any()
+    async def next_tokens(self) -> list[Token]:
+        """Return all tokens since the last call, waiting for at least one; empty once the stream has ended."""
+        await self._wait_for_change()
         tokens = list(self._tokens)
         self._tokens.clear()
         return tokens
 
     def cancel(self) -> None:
-        """Want no more: the engine frees the request's place within one step. May be called from any thread."""
+        """Stop the request: the engine frees its slot within one step. Thread-safe."""
         self.cancelled = True
 
     def __aiter__(self) -> "Stream":
@@ -97,51 +97,51 @@ class Stream:
 
     async def __anext__(self) -> Token:
         """Return the next token."""
-        await self._any()
+        await self._wait_for_change()
         if not self._tokens:
             raise StopAsyncIteration
         return self._tokens.popleft()
 
-    async def _any(self) -> None:
-        """Return when there are tokens, or never will be; raises what the stream ended with."""
+    async def _wait_for_change(self) -> None:
+        """Wait for tokens or the end; raises the error that the stream ended with."""
         while not self._tokens:
             if self._error:
                 raise self._error
             if self._ended:
                 return
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
 
 class Engine(Protocol):
     """A loaded model that serves many requests at once, fairly between short and long ones."""
 
     name: str
-    context: int  # tokens, of prompt and answer together
-    start: int  # the token that every text begins with
-    end: int  # the token that ends a text
+    context: int  # tokens, prompt and completion together
+    start: int  # id of the token that every text begins with
+    end: int  # id of the token that ends a text
     tokenizer: Tokenizer
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of what the model writes after `prompt`, token ids that begin with `start`.
+        """Return the stream of tokens that the model generates after `prompt`, token ids that begin with `start`.
 
-        The same prompt and sampling give the same tokens, whatever else is running. Called from the loop's thread,
-        returns at once. The caller has checked that prompt and max_new_tokens fit into the context.
+        The same prompt and sampling give the same tokens, whatever else is running. Call it from the loop's thread;
+        it does not block. The caller has checked that prompt and max_new_tokens fit into the context.
         """
 
     @property
     def waiting(self) -> int:
-        """Requests that have no place in the batch yet."""
+        """Requests without a slot in the batch."""
 
     @property
     def running(self) -> int:
         """Requests in the batch."""
 
     def close(self) -> None:
-        """End: requests that still run end with an EngineError; returns when the engine's memory is free."""
+        """End running requests with an EngineError, and return once the engine's memory is free."""
 
 
 def unsupported_fields(engine: Engine) -> frozenset[str]:
-    """Return the fields of a request that `engine` has no way to honour; most have none."""
-    found: frozenset[str] = getattr(engine, "unsupported_fields", frozenset())
-    return found
+    """Return the fields of a request that `engine` does not support; empty for most engines."""
+    fields: frozenset[str] = getattr(engine, "unsupported_fields", frozenset())
+    return fields

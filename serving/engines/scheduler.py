@@ -1,4 +1,4 @@
-"""Continuous batching: texts join and leave the batch at every token, in one thread beside the event loop."""
+"""Continuous batching: sequences join and leave the batch at every token, in one thread beside the event loop."""
 
 import logging
 import threading
@@ -8,42 +8,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
+from serving.engines.runner import ModelRunner
 from serving.engines.sampling import Sampler, sample
 
 logger = logging.getLogger("bentoml.serving")
 
-# A text's turns, in tokens: where more texts run than fit into a step, those with the fewest turns go first, so that a
-# request of 16 tokens does not wait behind ones of 512.
+# Tokens that a sequence writes before others go first: where more sequences run than fit into a step, those with the
+# fewest quanta are chosen, so that a request for 16 tokens does not wait behind requests for 512.
 QUANTUM = 32
 
-
-class ModelRunner(Protocol):
-    """A model that reads a few tokens of many texts at a time; called from one thread.
-
-    What it returns for a text must not depend on which others are in the batch. A step that raised may be asked again.
-    """
-
-    name: str
-    context: int
-    start: int
-    end: int
-    tokenizer: Tokenizer
-    prefill_tokens: int  # how much of the prompts is read in a step; what a text reads at once is never more
-
-    def open(self, length: int) -> Any:
-        """Return the place, a row, of a text that will have at most `length` tokens; raises MemoryError."""
-
-    def step(self, rows: Sequence[Any], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read `tokens` of each row after what was read of it; return the logits after the last: (rows, vocabulary)."""
-
-    def close(self, row: Any) -> None:
-        """Let go of a text's place."""
+_NO_MEMORY = "there is not enough memory for a text of this length"
 
 
 @dataclass(frozen=True)
@@ -57,42 +36,42 @@ class _Event:
 
 
 class _Sequence:
-    """A request on its way through the batch."""
+    """A request in the engine."""
 
     def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
         self.stream = Stream()
         self.sampling = sampling
         self.unread = list(prompt)
         self.length = len(prompt) + sampling.max_new_tokens
-        self.prompted = False  # whether all of the prompt was read
+        self.is_prefilled = False
         self.written = 0
-        self.draw = Sampler(prompt, sampling)
-        self.row: Any = None
+        self.sampler = Sampler(prompt, sampling)
+        self.slot: Any = None
 
     @property
-    def turns(self) -> int:
+    def quanta(self) -> int:
         return self.written // QUANTUM
 
 
 class Scheduler:
-    """An engine made of a runner: see `serving.engines.protocol.Engine`."""
+    """An engine that batches a model runner continuously: see `serving.engines.protocol.Engine`."""
 
-    def __init__(self, make: Callable[[], ModelRunner], max_concurrency: int) -> None:
-        """Start the thread, which makes the runner; raises what `make` raises.
+    def __init__(self, make_runner: Callable[[], ModelRunner], max_concurrency: int) -> None:
+        """Start the thread, which makes the runner; raises what `make_runner` raises.
 
-        `max_concurrency` texts are in a step at most, and as many more may be in between. One thread makes and runs
-        the model: OpenMP keeps a pool a thread that ever called it, and with more of them than cores they stop to spin
-        while they wait, which doubles the time of a step (libgomp's throttled spin count).
+        A step holds at most `max_concurrency` sequences, and as many more may be open between steps. One thread makes
+        and runs the model: OpenMP keeps a pool for each thread that ever called it, and with more pool threads than
+        cores they stop spinning while they wait, which doubles the time of a step (libgomp's throttled spin count).
         """
         self._max_concurrency = max_concurrency
         self._arrived: deque[_Sequence] = deque()
-        self._open: list[_Sequence] = []  # with a row, in the order of arrival; the thread's own
-        self._news = threading.Condition()
+        self._open: list[_Sequence] = []  # with a slot, in order of arrival; used by the thread alone
+        self._wake = threading.Condition()
         self._closing = False
-        made: Future[ModelRunner] = Future()
-        self._thread = threading.Thread(target=self._live, args=(make, made), name="engine", daemon=True)
+        ready: Future[ModelRunner] = Future()
+        self._thread = threading.Thread(target=self._run, args=(make_runner, ready), name="engine", daemon=True)
         self._thread.start()
-        runner = made.result()
+        runner = ready.result()
         self.name = runner.name
         self.context = runner.context
         self.start = runner.start
@@ -101,175 +80,179 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests that have no place yet."""
+        """Requests without a slot."""
         return len(self._arrived)
 
     @property
     def running(self) -> int:
-        """Requests that have one."""
+        """Requests with a slot."""
         return len(self._open)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of what the model writes; see `Engine.submit`."""
-        text = _Sequence(prompt, sampling)
+        """Return the stream of generated tokens; see `Engine.submit`."""
+        sequence = _Sequence(prompt, sampling)
         if sampling.max_new_tokens == 0:
-            text.stream.end("length")
-            return text.stream
-        with self._news:
+            sequence.stream.end("length")
+            return sequence.stream
+        with self._wake:
             if self._closing:
-                text.stream.end(None, UnavailableError("the model is being taken out of service"))
+                sequence.stream.end(None, UnavailableError("the model is being taken out of service"))
             else:
-                self._arrived.append(text)
-                self._news.notify()
-        return text.stream
+                self._arrived.append(sequence)
+                self._wake.notify()
+        return sequence.stream
 
     def close(self) -> None:
-        """End what runs, and free the model; see `Engine.close`."""
-        with self._news:
+        """End running requests and free the model; see `Engine.close`."""
+        with self._wake:
             self._closing = True
-            self._news.notify()
+            self._wake.notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
 
-    def _live(self, make: Callable[[], ModelRunner], made: "Future[ModelRunner]") -> None:
-        """Make the model, and step until closed."""
+    def _run(self, make_runner: Callable[[], ModelRunner], ready: "Future[ModelRunner]") -> None:
+        """Make the runner, then step until closed."""
         try:
-            self._runner = make()
+            self._runner = make_runner()
         except BaseException as error:
-            made.set_exception(error)
+            ready.set_exception(error)
             return
-        made.set_result(self._runner)
-        del made
-        while True:
-            with self._news:
-                while not (self._arrived or self._open or self._closing):
-                    self._news.wait()
-                if self._closing:
-                    break
-            news: list[_Event] = []
-            self._leave(news)
-            self._admit(news)
-            if texts := self._chosen():
-                self._step(texts, news)
-            self._tell(news)
-        news = []
-        for text in (*self._open, *self._arrived):
-            news.append(_Event(text.stream, error=UnavailableError("the model was taken out of service")))
+        ready.set_result(self._runner)
+        del ready
+        while self._wait_for_work():
+            events: list[_Event] = []
+            self._drop_cancelled(events)
+            self._admit(events)
+            if batch := self._next_batch():
+                self._step(batch, events)
+            _deliver(events)
+        events = []
+        for sequence in (*self._open, *self._arrived):
+            events.append(_Event(sequence.stream, error=UnavailableError("the model was taken out of service")))
         self._open.clear()
         self._arrived.clear()
-        del self._runner  # its memory
-        self._tell(news)
+        del self._runner  # frees its memory
+        _deliver(events)
 
-    def _leave(self, news: list[_Event]) -> None:
-        """Free the places of those that nobody waits for any more."""
-        for text in [text for text in self._open if text.stream.cancelled]:
-            self._end(text, None, news)
+    def _wait_for_work(self) -> bool:
+        """Wait for a sequence; return False once closed."""
+        with self._wake:
+            while not (self._arrived or self._open or self._closing):
+                self._wake.wait()
+            return not self._closing
 
-    def _admit(self, news: list[_Event]) -> None:
-        """Give places to those who wait; twice as many as fit into a step, so that short ones need not wait."""
+    def _drop_cancelled(self, events: list[_Event]) -> None:
+        """Free the slots of cancelled sequences."""
+        for sequence in [sequence for sequence in self._open if sequence.stream.cancelled]:
+            self._end(sequence, _Event(sequence.stream), events)
+
+    def _admit(self, events: list[_Event]) -> None:
+        """Give slots to waiting sequences: to twice as many as fit into a step, so that short ones need not wait."""
         while self._arrived and len(self._open) < 2 * self._max_concurrency:
-            text = self._arrived[0]
-            if not text.stream.cancelled:
+            sequence = self._arrived[0]
+            if not sequence.stream.cancelled:
                 try:
-                    text.row = self._runner.open(text.length)
+                    sequence.slot = self._runner.open(sequence.length)
                 except MemoryError:
                     if self._open:
-                        return  # the places of others become free
-                    error: EngineError = UnavailableError("the memory is short for a text of this length")
-                    news.append(_Event(text.stream, error=error))
-                except Exception as found:
-                    news.append(_Event(text.stream, error=_failure(found)))
+                        return  # until other sequences have freed their slots
+                    events.append(_Event(sequence.stream, error=UnavailableError(_NO_MEMORY)))
+                except Exception as error:
+                    events.append(_Event(sequence.stream, error=_failure(error)))
                 else:
-                    self._open.append(text)
+                    self._open.append(sequence)
             self._arrived.popleft()
 
-    def _chosen(self) -> list[_Sequence]:
-        """Return the texts of the next step; of prompts only as much as `prefill_tokens`, lest others wait for long."""
-        chosen: list[_Sequence] = []
-        reading = 0
-        for text in sorted(self._open, key=lambda text: text.turns):
-            if len(chosen) == self._max_concurrency:
+    def _next_batch(self) -> list[_Sequence]:
+        """Return the sequences of the next step; they read at most `prefill_tokens` of prompts, to keep it short."""
+        batch: list[_Sequence] = []
+        prefill = 0
+        for sequence in sorted(self._open, key=lambda sequence: sequence.quanta):
+            if len(batch) == self._max_concurrency:
                 break
-            if not text.prompted:
-                part = min(len(text.unread), self._runner.prefill_tokens)
-                if reading and reading + part > self._runner.prefill_tokens:
+            if not sequence.is_prefilled:
+                chunk = min(len(sequence.unread), self._runner.prefill_tokens)
+                if prefill and prefill + chunk > self._runner.prefill_tokens:
                     continue
-                reading += part
-            chosen.append(text)
-        return chosen
+                prefill += chunk
+            batch.append(sequence)
+        return batch
 
-    def _step(self, texts: list[_Sequence], news: list[_Event]) -> None:
-        """Read the next tokens of `texts`, and write one where the prompt has been read."""
-        parts = [text.unread[: self._runner.prefill_tokens] for text in texts]
+    def _step(self, batch: list[_Sequence], events: list[_Event]) -> None:
+        """Read the next tokens of `batch`, and write one for each sequence whose prompt has been read."""
+        chunks = [sequence.unread[: self._runner.prefill_tokens] for sequence in batch]
         try:
-            logits = self._runner.step([text.row for text in texts], parts)
+            logits = self._runner.step([sequence.slot for sequence in batch], chunks)
         except Exception as error:
-            if len(texts) == 1:
-                self._end(texts[0], None, news, _failure(error))
+            if len(batch) == 1:
+                self._end(batch[0], _Event(batch[0].stream, error=_failure(error)), events)
                 return
-            for text in texts:  # what one of them cannot have does no harm to the others
-                self._step([text], news)
+            for sequence in batch:  # one by one, so that a failure affects one sequence only
+                self._step([sequence], events)
             return
-        ready = []
-        for at, (text, part) in enumerate(zip(texts, parts, strict=True)):
-            del text.unread[: len(part)]
-            if not text.unread:
-                text.prompted = True
-                ready.append(at)
-        if len(ready) < len(texts):
-            logits = logits[ready]
-        for at, token in zip(ready, _sample_all(logits, [texts[at].draw for at in ready]), strict=True):
-            text = texts[at]
-            if isinstance(token, EngineError):
-                self._end(text, None, news, token)
-                continue
-            text.written += 1
-            if token.id == self.end:
-                self._end(text, "stop", news)
-                continue
-            text.unread.append(token.id)
-            news.append(_Event(text.stream, token))
-            if text.written == text.sampling.max_new_tokens:
-                self._end(text, "length", news)
+        prefilled = []
+        for at, (sequence, chunk) in enumerate(zip(batch, chunks, strict=True)):
+            del sequence.unread[: len(chunk)]
+            if not sequence.unread:
+                sequence.is_prefilled = True
+                prefilled.append(at)
+        if len(prefilled) < len(batch):
+            logits = logits[prefilled]
+        writing = [batch[at] for at in prefilled]
+        for sequence, token in zip(writing, _sample_all(logits, [one.sampler for one in writing]), strict=True):
+            self._write(sequence, token, events)
 
-    def _end(
-        self, text: _Sequence, reason: FinishReason | None, news: list[_Event], error: EngineError | None = None
-    ) -> None:
-        self._open.remove(text)
-        self._runner.close(text.row)
-        news.append(_Event(text.stream, None, reason, error))
+    def _write(self, sequence: _Sequence, token: Token | EngineError, events: list[_Event]) -> None:
+        """Add a token to a sequence, and end it with its last one."""
+        if isinstance(token, EngineError):
+            self._end(sequence, _Event(sequence.stream, error=token), events)
+            return
+        sequence.written += 1
+        if token.id == self.end:
+            self._end(sequence, _Event(sequence.stream, reason="stop"), events)
+            return
+        sequence.unread.append(token.id)
+        events.append(_Event(sequence.stream, token))
+        if sequence.written == sequence.sampling.max_new_tokens:
+            self._end(sequence, _Event(sequence.stream, reason="length"), events)
 
-    def _tell(self, news: list[_Event]) -> None:
-        """Hand the news to the loop at one go: a call a token would cost more than some models' tokens."""
-        for loop, of_loop in groupby(news, lambda one: one.stream.loop):
-            try:
-                loop.call_soon_threadsafe(_deliver, list(of_loop))
-            except RuntimeError:  # the loop is closed, and with it whoever waited
-                if not loop.is_closed():
-                    raise
+    def _end(self, sequence: _Sequence, event: _Event, events: list[_Event]) -> None:
+        self._open.remove(sequence)
+        self._runner.close(sequence.slot)
+        events.append(event)
 
 
-def _deliver(news: list[_Event]) -> None:
-    for one in news:
-        if one.token:
-            one.stream.push(one.token)
+def _deliver(events: list[_Event]) -> None:
+    """Deliver events to each event loop in one batch: a call for each token would cost more than some tokens do."""
+    for loop, of_loop in groupby(events, lambda event: event.stream.loop):
+        try:
+            loop.call_soon_threadsafe(_apply, list(of_loop))
+        except RuntimeError:  # the loop is closed, and nobody reads the streams
+            if not loop.is_closed():
+                raise
+
+
+def _apply(events: list[_Event]) -> None:
+    for event in events:
+        if event.token:
+            event.stream.push(event.token)
         else:
-            one.stream.end(one.reason, one.error)
+            event.stream.end(event.reason, event.error)
 
 
-def _sample_all(logits: torch.Tensor, draws: Sequence[Sampler]) -> list[Token | EngineError]:
-    """Return the next token of each text; what one of them cannot have does no harm to the others."""
+def _sample_all(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Token | EngineError]:
+    """Return the next token of each sequence; a failure affects one sequence only."""
     try:
-        tokens = sample(logits, draws) if draws else []
+        tokens = sample(logits, samplers) if samplers else []
     except Exception as error:
-        if len(draws) == 1:
+        if len(samplers) == 1:
             return [_failure(error)]
-        return [found for at, one in enumerate(draws) for found in _sample_all(logits[at : at + 1], [one])]
-    return [EngineError("the model's figures were not finite") if token is None else token for token in tokens]
+        return [token for at, one in enumerate(samplers) for token in _sample_all(logits[at : at + 1], [one])]
+    return [EngineError("the model's logits are not finite") if token is None else token for token in tokens]
 
 
 def _failure(error: Exception) -> EngineError:
-    """Return what to tell of a failure; it is logged without its message, which may quote a prompt."""
+    """Log a failure without its message, which may quote a prompt; return the error to report."""
     where = "".join(traceback.format_tb(error.__traceback__))
     logger.error("the engine failed on a request: %s at\n%s", type(error).__name__, where)
-    return EngineError("the model failed on this request; the log says how")
+    return EngineError("the model failed on this request; see the service's log")

@@ -1,4 +1,4 @@
-"""What the reference model thinks of given tokens: for OpenAI's `echo`, on which evaluation harnesses rely."""
+"""Log-probabilities of given tokens by the reference model: for OpenAI's `echo`, which evaluation harnesses use."""
 
 import sys
 from collections.abc import Sequence
@@ -14,27 +14,28 @@ _LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in float32
 
 
 class Scorer:
-    """The model in a folder, in float32 on a CPU; safe to call from several threads."""
+    """The model in a folder, in float32 on a CPU; thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         """Load the model; raises what transformers raises."""
         self._model = load_model(folder)
         self.context = context_length(self._model)
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
-        self._at_once = max(1, _LOGITS_AT_ONCE // vocabulary) if supports_chunked_prefill(self._model) else sys.maxsize
+        chunk = max(1, _LOGITS_AT_ONCE // vocabulary)
+        self._chunk = chunk if supports_chunked_prefill(self._model) else sys.maxsize
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int], top: int = 0) -> list[Token]:
-        """Return each of `ids` with the logarithm of its probability after those before it, and the `top` likeliest.
+        """Return each of `ids` with its log-probability after the ones before it, and the `top` likeliest tokens.
 
-        The first has none: nothing is before it. Raises ValueError for more tokens than the context holds.
+        The first token has none. Raises ValueError for more tokens than the context holds.
         """
         if len(ids) > self.context:
             raise ValueError(f"{len(ids)} tokens to score, expected at most the context's {self.context}")
         tokens = [Token(token) for token in ids[:1]]
         cache: dict[str, Any] = {}
-        for begin in range(0, len(ids) - 1, self._at_once):
-            end = min(begin + self._at_once, len(ids) - 1)
+        for begin in range(0, len(ids) - 1, self._chunk):
+            end = min(begin + self._chunk, len(ids) - 1)
             logprobs = torch.log_softmax(forward(self._model, cache, ids[begin:end], 0), dim=-1)
             targets = torch.tensor(ids[begin + 1 : end + 1])
             own = logprobs.gather(-1, targets[:, None])[:, 0].tolist()

@@ -1,8 +1,8 @@
-"""vLLM on a GPU, asked for by name: a child process in an environment of its own, spoken to over OpenAI's protocol.
+"""vLLM on a GPU, requested by name: a child process in its own environment, reached over OpenAI's protocol.
 
 vLLM comes with its own torch and an older transformers, so it cannot live in this environment: VLLM_PYTHON names the
-python of one that has it. Seeds are vLLM's: the same seed gives the same text as far as vLLM keeps it so, which it does
-not promise for other neighbours in the batch (see "Batch invariance" in its documentation).
+python of one that has it. Seeds are vLLM's: it does not promise the same text for the same seed when other requests
+share the batch (see "Batch invariance" in its documentation).
 """
 
 import asyncio
@@ -22,15 +22,15 @@ from tokenizers import Tokenizer
 
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.transformers import load_tokenizer
-from serving.settings import LIMITS
+from serving.settings import EngineSettings
 
-_START_SECONDS = 900  # a large model is read, compiled and measured first
-_END_SECONDS = 20
-_LOOK_SECONDS = 0.02  # between two looks at whether a request was cancelled
+_START_SECONDS = 900  # a large model is read, compiled and profiled first
+_STOP_SECONDS = 20
+_POLL_SECONDS = 0.02  # between two checks for cancellation
 _MODEL = "model"  # its name between the two processes
 
-# Ends the server, all its processes, when the service is gone however it went: then nobody holds the pipe any more.
-_KEEPER = """
+# Stops the server with all its processes when the service is gone, even if it was killed: the pipe to stdin closes.
+GUARDIAN = """
 import os, signal, subprocess, sys, threading
 server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
 def end():
@@ -54,53 +54,53 @@ sys.exit(code != 0)
 
 
 class VllmEngine:
-    """See `serving.engines.protocol.Engine`."""
+    """An `Engine` that runs in a vLLM server: see `serving.engines.protocol.Engine`."""
 
     name = "vllm"
     tokenizer: Tokenizer
 
-    def __init__(self, folder: Path, max_concurrency: int) -> None:
-        """Start vLLM with the model in `folder`, and wait until it is up; raises EngineError."""
+    def __init__(self, folder: Path, settings: EngineSettings) -> None:
+        """Start vLLM with the model in `folder`, and wait until it is ready; raises EngineError."""
         from transformers import AutoConfig
 
-        python = _python()
+        python = _checked_python(settings.vllm_python)
         self.tokenizer, self.start, self.end = load_tokenizer(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", sys.maxsize)
-        self._max_concurrency = max_concurrency
+        self._settings = settings
         self._requests: set[asyncio.Task[None]] = set()
-        self._tls = ssl.create_default_context()  # httpx makes one a client otherwise, used or not, in some 20 ms
+        self._tls = ssl.create_default_context()  # httpx would make one for each client, in some 20 ms
         port = _free_port()
         self._url = f"http://127.0.0.1:{port}"
         server = [
             *(python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)),
             *("--model", str(folder.absolute()), "--served-model-name", _MODEL),
-            *("--max-num-seqs", str(max_concurrency)),
-            *("--generation-config", "vllm"),  # the folder's own settings would complete those of a request
+            *("--max-num-seqs", str(settings.max_concurrency)),
+            *("--generation-config", "vllm"),  # else the folder's own settings complete a request's
         ]
-        self._keeper = subprocess.Popen(  # noqa: S603 - the user names the python
-            [sys.executable, "-c", _KEEPER, str(_END_SECONDS), *server],
+        self._guardian = subprocess.Popen(  # noqa: S603 - the user chooses the python
+            [sys.executable, "-c", GUARDIAN, str(_STOP_SECONDS), *server],
             stdin=subprocess.PIPE,
             env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"},
         )
         try:
-            self._wait()
+            self._wait_until_ready()
         except BaseException:
             self.close()
             raise
 
     @property
     def waiting(self) -> int:
-        """Requests beyond those that vLLM takes at once."""
-        return max(0, len(self._requests) - self._max_concurrency)
+        """Requests beyond those that vLLM batches."""
+        return max(0, len(self._requests) - self._settings.max_concurrency)
 
     @property
     def running(self) -> int:
-        """Requests that vLLM has in its batch."""
-        return min(len(self._requests), self._max_concurrency)
+        """Requests in vLLM's batch."""
+        return min(len(self._requests), self._settings.max_concurrency)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of what the model writes; see `Engine.submit`."""
+        """Return the stream of generated tokens; see `Engine.submit`."""
         stream = Stream()
         if not sampling.max_new_tokens:
             stream.end("length")
@@ -111,70 +111,72 @@ class VllmEngine:
         return stream
 
     def close(self) -> None:
-        """End vLLM, all its processes; see `Engine.close`."""
-        assert self._keeper.stdin
-        self._keeper.stdin.close()
-        self._keeper.wait(2 * _END_SECONDS)
+        """Stop vLLM with all its processes; see `Engine.close`."""
+        assert self._guardian.stdin
+        self._guardian.stdin.close()
+        self._guardian.wait(2 * _STOP_SECONDS)
 
-    def _wait(self) -> None:
-        """Wait until the server answers."""
+    def _wait_until_ready(self) -> None:
         until = time.monotonic() + _START_SECONDS
         while time.monotonic() < until:
-            if self._keeper.poll() is not None:
-                raise EngineError("vLLM ended while it was starting; the log above says why")
+            if self._guardian.poll() is not None:
+                raise EngineError("vLLM ended while it was starting; see the log above")
             try:
                 if httpx.get(f"{self._url}/health", trust_env=False).status_code == httpx.codes.OK:
                     return
             except httpx.TransportError:
                 pass  # not listening yet
             time.sleep(0.25)
-        raise EngineError(f"vLLM was not up within {_START_SECONDS} s")
+        raise EngineError(f"vLLM was not ready within {_START_SECONDS} s")
 
     async def _follow(self, stream: Stream, body: dict[str, Any]) -> None:
-        """Fill `stream`; a request that nobody waits for is taken back from vLLM by closing the connection."""
+        """Fill `stream`; closing the connection cancels the request in vLLM."""
         reading = asyncio.ensure_future(self._read(stream, body))
         try:
             while not reading.done():
                 if stream.cancelled:
                     reading.cancel()
-                await asyncio.wait({reading}, timeout=_LOOK_SECONDS)
+                await asyncio.wait({reading}, timeout=_POLL_SECONDS)
             if reading.cancelled():
                 stream.end(None)
             elif error := reading.exception():
                 if not isinstance(error, EngineError):
-                    error = EngineError(f"vLLM cannot be spoken to ({type(error).__name__})")
+                    error = EngineError(f"vLLM cannot be reached ({type(error).__name__})")
                 stream.end(None, error)
         finally:
             reading.cancel()
 
     async def _read(self, stream: Stream, body: dict[str, Any]) -> None:
-        """Send a request, and push its tokens."""
+        """Send a request and push its tokens."""
         async with (
-            httpx.AsyncClient(verify=self._tls, timeout=LIMITS.timeout, trust_env=False) as client,
+            httpx.AsyncClient(verify=self._tls, timeout=self._settings.timeout, trust_env=False) as client,
             client.stream("POST", f"{self._url}/v1/completions", json=body) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
-                raise EngineError(f"vLLM answered {answer.status_code}; its log says why")
-            async for line in _lines(answer):
-                if not line.startswith(b"data:") or line.endswith(b"[DONE]"):
-                    continue
-                event = json.loads(line.removeprefix(b"data:"))
+                raise EngineError(f"vLLM answered {answer.status_code}; see its log")
+            async for event in _events(answer):
                 if "error" in event:
-                    raise EngineError("vLLM failed in mid-stream; its log says why")
+                    raise EngineError("vLLM failed in mid-stream; see its log")
                 for choice in event["choices"]:
                     for token in _tokens(choice, body.get("logprobs")):
                         if token.id != self.end:
                             stream.push(token)
                     if reason := choice.get("finish_reason"):
                         if reason not in ("stop", "length"):
-                            raise EngineError(f"vLLM ended the text for the reason {reason}")
+                            raise EngineError(f"vLLM ended the text with the unknown reason {reason!r}")
                         stream.end(reason)
                         return
         raise EngineError("vLLM broke off in mid-stream")
 
 
+async def _events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in _lines(answer):
+        if line.startswith(b"data:") and not line.endswith(b"[DONE]"):
+            yield json.loads(line.removeprefix(b"data:"))
+
+
 async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
-    """Yield the lines of a stream; httpx's own would also split at U+2028, U+2029 and U+0085 inside of an event."""
+    """Yield the lines of a stream; httpx would also split at U+2028, U+2029 and U+0085 inside an event."""
     rest = b""
     async for part in answer.aiter_bytes():
         *lines, rest = (rest + part).split(b"\n")
@@ -184,7 +186,7 @@ async def _lines(answer: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def _body(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
-    """Return vLLM's request; what is not OpenAI's in it is vLLM's own."""
+    """Return the request: OpenAI's fields, and extensions of vLLM."""
     body = {
         "model": _MODEL,
         "prompt": list(prompt),
@@ -205,16 +207,16 @@ def _body(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
 
 
 def _tokens(choice: dict[str, Any], logprobs: int | None) -> list[Token]:
-    """Return the tokens of an event; with logprobs, tokens are written there as "token_id:50256"."""
+    """Return the tokens of an event; its logprobs name tokens as "token_id:50256"."""
     ids = choice.get("token_ids") or []
     if logprobs is None or not ids:
         return [Token(token) for token in ids]
-    found = choice["logprobs"]
-    tops = found.get("top_logprobs") or [None] * len(ids)
+    reported = choice["logprobs"]
+    tops = reported.get("top_logprobs") or [None] * len(ids)
     tokens = []
-    for token, own, top in zip(ids, found["token_logprobs"], tops, strict=True):
+    for token, own, top in zip(ids, reported["token_logprobs"], tops, strict=True):
         best = sorted(((_id(name), value) for name, value in (top or {}).items()), key=lambda one: -one[1])
-        tokens.append(Token(token, own, tuple(best[:logprobs])))  # the token itself stands there as well
+        tokens.append(Token(token, own, tuple(best[:logprobs])))  # vLLM lists the token itself as well
     return tokens
 
 
@@ -222,19 +224,18 @@ def _id(name: str) -> int:
     return int(name.removeprefix("token_id:"))
 
 
-def _python() -> str:
+def _checked_python(python: str | None) -> str:
     """Return the python that has vLLM; raises EngineError."""
-    python = os.environ.get("VLLM_PYTHON")
-    mend = "set VLLM_PYTHON to the python of an environment in which `pip install vllm` was done"
+    fix = "set VLLM_PYTHON to the python of an environment in which vLLM is installed (`pip install vllm`)"
     if not python:
-        raise EngineError(f"service.engine is vllm, but VLLM_PYTHON is not set; {mend}")
-    look = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
+        raise EngineError(f"service.engine is vllm, but VLLM_PYTHON is not set; {fix}")
+    check = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm') is None)"
     try:
-        missing = subprocess.run([python, "-c", look], timeout=60, check=False).returncode  # noqa: S603 - likewise
+        is_missing = subprocess.run([python, "-c", check], timeout=60, check=False).returncode  # noqa: S603 - likewise
     except (OSError, subprocess.TimeoutExpired):
-        raise EngineError(f"VLLM_PYTHON is {python}, which cannot be run; {mend}") from None
-    if missing:
-        raise EngineError(f"VLLM_PYTHON is {python}, which has no vLLM; {mend}")
+        raise EngineError(f"VLLM_PYTHON is {python}, which cannot be run; {fix}") from None
+    if is_missing:
+        raise EngineError(f"VLLM_PYTHON is {python}, which has no vLLM; {fix}")
     return python
 
 

@@ -1,16 +1,17 @@
-"""The HTTP routes, as an app that BentoML mounts at `/`."""
+"""The HTTP routes of a causal language model, as an app that BentoML mounts at `/`."""
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse
 
-from serving import errors, generation, openai, playground
-from serving.body import BoundedRoute
+from pipeline.params import Service
+from serving import errors, openai, playground
+from serving.body import BoundedRoute, parsed
 from serving.engines.protocol import FinishReason
-from serving.generation import Generation
+from serving.generation import Generation, TextGenerator
 from serving.http_rules import policy, wants_page
 from serving.schema import (
     About,
@@ -20,13 +21,14 @@ from serving.schema import (
     RefusedVersion,
     Usage,
     errors_of,
+    generate_request,
     generated,
 )
 from serving.served_model import ServedModel
-from serving.streaming import EventStream, UntilAnswered, unless_gone
+from serving.streaming import EventStream, RequestResources, unless_disconnected
 
 TITLE = "Text generation"  # of the specification, and so of Swagger's page
-VERSION = "1.0"  # of the routes and their bodies; the model's version is in every answer
+VERSION = "1.0"  # of the routes and their bodies; every answer has the model's version
 TAG = "Generation"
 
 _EVENTS = """data: {"text":" there was"}
@@ -39,16 +41,26 @@ data: [DONE]
 """
 
 
-def make_app(name: str, served: ServedModel) -> FastAPI:
+def make_app(name: str, served: ServedModel, settings: Service) -> FastAPI:
     """Return the app named `name` that answers with `served`."""
-    # BentoML has a specification of its own at /docs.json, which takes these routes in.
+    # BentoML has a specification of its own at /docs.json, which includes these routes.
     app = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None)
     app.router.route_class = BoundedRoute
     errors.install(app)
+    generator = TextGenerator(settings)
+    body_type = generate_request(settings)
+    page = playground.response(body_type, settings.timeout)
+    app.include_router(_status_routes(name, served, page), tags=[TAG])
+    app.include_router(openai.router(served, generator, settings), tags=[TAG])
+    app.include_router(_pages(page))
+    app.include_router(_generate_routes(served, generator, body_type, settings.timeout), tags=[TAG])
+    return app
 
-    page = playground.response()
 
-    @app.get("/", summary="What is served here", response_model=About, responses=errors_of(), tags=[TAG])
+def _status_routes(name: str, served: ServedModel, page: HTMLResponse) -> APIRouter:
+    routes = APIRouter(route_class=BoundedRoute)
+
+    @routes.get("/", summary="The service and its model", response_model=About, responses=errors_of())
     async def about(request: Request, response: Response) -> About | Response:
         """Say which model is served, from where and why; a browser gets the playground."""
         if wants_page(request.scope):
@@ -69,18 +81,26 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             swaps=served.swaps,
         )
 
-    @app.get("/health", summary="Whether it can generate", responses=errors_of(), tags=[TAG])
+    @routes.get("/health", summary="Whether it can generate", responses=errors_of())
     async def health() -> Health:
         """Answer 200 when a model is loaded, else 503."""
-        async with served.take() as loaded:
+        async with served.acquire() as loaded:
             return Health(status=served.status, model=loaded.version, data=loaded.data, refused=_refused(served))
 
-    app.include_router(openai.router(served), tags=[TAG])
-    app.include_router(playground.router())
+    return routes
 
-    @app.get("/docs", include_in_schema=False)
+
+def _pages(page: HTMLResponse) -> APIRouter:
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/playground")
+    async def show_playground() -> HTMLResponse:
+        """Show the playground."""
+        return page
+
+    @routes.get("/docs")
     async def docs() -> HTMLResponse:
-        """Show the specification, with what BentoML brings along: nothing is fetched from elsewhere."""
+        """Show the specification with the files of BentoML: nothing is fetched from elsewhere."""
         swagger = get_swagger_ui_html(
             openapi_url="/docs.json",
             title=TITLE,
@@ -88,59 +108,67 @@ def make_app(name: str, served: ServedModel) -> FastAPI:
             swagger_css_url="/static_content/swagger-ui.css",
             swagger_favicon_url="/static_content/favicon-light-32x32.png",
         )
-        sources = (
-            "style-src 'self' 'unsafe-inline'",
-            "img-src 'self' data:",
-        )  # Swagger writes styles
+        sources = ("style-src 'self' 'unsafe-inline'", "img-src 'self' data:")  # Swagger sets inline styles
         swagger.headers["Content-Security-Policy"] = policy(bytes(swagger.body).decode(), *sources)
         return swagger
 
-    @app.post(
+    return routes
+
+
+def _generate_routes(
+    served: ServedModel, generator: TextGenerator, body_type: type[GenerateRequest], timeout: float
+) -> APIRouter:
+    routes = APIRouter(route_class=BoundedRoute)
+
+    @routes.post(
         "/generate",
-        summary="Write on from a prompt",
+        summary="Continue a prompt",
         response_model=GenerateAnswer,
         responses={**generated(_EVENTS), **errors_of(404, 504)},
-        tags=[TAG],
     )
-    @app.post("/generate/", include_in_schema=False)
-    async def generate(wanted: GenerateRequest, request: Request, until_answered: UntilAnswered) -> Response:
-        """Write on from a prompt: all at once, or with `stream` as it is being written."""
-        loaded = await until_answered.enter_async_context(served.take(wanted.model))
-        ids = await generation.encode(loaded.engine, wanted.prompt)
-        by_default = "max_new_tokens" not in wanted.model_fields_set
-        job = generation.start(loaded, ids, wanted.sampling(), tuple(wanted.stop or ()), by_default=by_default)
-        until_answered.callback(job.cancel)
-        if wanted.stream:
-            return await EventStream.begun(request, _events(job), job.headers())
-        answer = _answer(job, *await unless_gone(request, job.text()))
-        headers = {**job.headers(), "X-Completion-Tokens": str(job.completion_tokens)}
+    @routes.post("/generate/", include_in_schema=False)
+    async def generate(
+        body: Annotated[GenerateRequest, parsed(body_type)], request: Request, resources: RequestResources
+    ) -> Response:
+        """Continue a prompt: as a whole, or with `stream` while the text is generated."""
+        loaded = await resources.enter_async_context(served.acquire(body.model))
+        ids = await generator.encode(loaded.engine, body.prompt)
+        fit_to_context = "max_new_tokens" not in body.model_fields_set
+        generation = generator.start(
+            loaded, ids, body.sampling(), tuple(body.stop or ()), fit_to_context=fit_to_context
+        )
+        resources.callback(generation.cancel)
+        if body.stream:
+            return await EventStream.start(request, _events(generation), generation.headers(), timeout)
+        answer = _answer(generation, *await unless_disconnected(request, generation.text()))
+        headers = {**generation.headers(), "X-Completion-Tokens": str(generation.completion_tokens)}
         return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
 
-    return app
+    return routes
 
 
-async def _events(job: Generation) -> AsyncIterator[dict[str, Any]]:
-    """Yield the text as it is being written, and at the end what made it."""
-    async for piece in job:
-        if piece.text:
-            yield {"text": piece.text}
-        if piece.finish_reason:
-            yield _answer(job, "", piece.finish_reason).model_dump()
+async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
+    """Yield the text while it is generated, and at the end what generated it."""
+    async for delta in generation:
+        if delta.text:
+            yield {"text": delta.text}
+        if delta.finish_reason:
+            yield _answer(generation, "", delta.finish_reason).model_dump()
 
 
-def _answer(job: Generation, text: str, reason: FinishReason) -> GenerateAnswer:
+def _answer(generation: Generation, text: str, reason: FinishReason) -> GenerateAnswer:
+    loaded = generation.loaded
     return GenerateAnswer(
         text=text,
         finish_reason=reason,
-        usage=Usage(prompt_tokens=job.prompt_tokens, completion_tokens=job.completion_tokens),
-        model=job.loaded.version,
-        data=job.loaded.data,
-        seed=job.seed,
-        engine=job.loaded.engine.name,
+        usage=Usage(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens),
+        model=loaded.version,
+        data=loaded.data,
+        seed=generation.seed,
+        engine=loaded.engine.name,
     )
 
 
 def _refused(served: ServedModel) -> RefusedVersion | None:
-    """Return the version that was not taken over, if there is one."""
-    refused = served.refused
-    return RefusedVersion(version=refused.version, reason=refused.reason, at=refused.at) if refused else None
+    refusal = served.refusal
+    return RefusedVersion(version=refusal.version, reason=refusal.reason, at=refusal.at) if refusal else None

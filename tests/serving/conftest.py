@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ import pytest
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-    from serving.engines.transformers import TransformersEngine
+    from pipeline.params import Service
+    from serving.settings import EngineSettings
 
 REPOSITORY = Path(__file__).parents[2]
 CONTEXT = 64  # of `tiny_gpt2`
@@ -33,19 +34,26 @@ os.environ["ENGINES_DIR"] = tempfile.mkdtemp(prefix="engines-")  # a check that 
 atexit.register(shutil.rmtree, os.environ["ENGINES_DIR"])
 
 
+def service_settings(**changes: Any) -> "Service":
+    """Return the settings of params.yaml, changed."""
+    from serving import settings
+
+    return settings.load(REPOSITORY).model_copy(update=changes)
+
+
+def engine_settings(name: str, **changes: Any) -> "EngineSettings":
+    """Return the settings of the engine `name`, with what the environment says."""
+    from serving import settings
+
+    return replace(settings.engine_settings(service_settings(engine=name), REPOSITORY), **changes)
+
+
 @pytest.fixture(scope="session")
 def model(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny random GPT-2, as a candidate: with a manifest."""
     folder = Path(shutil.copytree(tiny_gpt2, tmp_path_factory.mktemp("model") / "candidate"))
     (folder / "manifest.json").write_text(json.dumps({"data": DATA}), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="session")
-def engine(model: Path) -> "TransformersEngine":
-    from serving.engines.transformers import TransformersEngine
-
-    return TransformersEngine(model)
 
 
 @pytest.fixture(scope="session")

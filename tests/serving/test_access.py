@@ -1,4 +1,4 @@
-"""Who may come in, how often, with how much; and how a worker ends. Against a real uvicorn, and in process."""
+"""Access control, startup checks and graceful shutdown: in process, and against a real uvicorn."""
 
 import asyncio
 import logging
@@ -19,7 +19,6 @@ import click
 import httpx
 import psutil
 import pytest
-from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml.exceptions import BentoMLException
 from click.testing import CliRunner, Result
 from fastapi import FastAPI, Request
@@ -27,11 +26,11 @@ from fastapi.responses import StreamingResponse
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-import tests.serving.conftest  # noqa: F401 - sets PROMETHEUS_MULTIPROC_DIR before bentoml is imported
 from pipeline.command import UserError
-from serving import access, keys, supervisor
-from serving.settings import LIMITS
+from serving import access, http_server, keys, startup_checks, supervisor
+from serving.bentoml_internals import BentoMLContainer
 from serving.shutdown import GracefulShutdown
+from tests.serving.conftest import service_settings
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -60,7 +59,7 @@ def trivial() -> FastAPI:
 
 
 def client(host: str = "127.0.0.1", address: str = "127.0.0.1", **limits: Any) -> TestClient:
-    app = access.wrap(trivial(), LIMITS.model_copy(update=limits))
+    app = access.wrap(trivial(), service_settings(**limits))
     return TestClient(app, base_url=f"http://{host}", client=(address, 1))
 
 
@@ -124,7 +123,7 @@ def test_a_changed_key_file_counts_from_the_next_request_and_fails_closed(
         (f"# caf\xe9\n{second}\n".encode("latin-1"), (401, 200), ""),
         (f"{alice}\n", (401, 401), "line 1 of"),
         (f"{first}\n{second}\n", (200, 200), ""),
-        ("", (401, 401), "holds none, so nobody is let in"),
+        ("", (401, 401), "holds no key, so all requests are refused"),
         (f"{first}\n{second}\n", (200, 200), ""),
         ("# nobody any more\n", (401, 401), "0 API keys are accepted"),
         (f"{first}\n", (200, 401), ""),
@@ -153,7 +152,7 @@ def test_a_key_file_put_back_with_its_old_size_and_time_counts(tmp_path: Path, m
     assert asked.get("/", headers={"X-Api-Key": alice}).status_code == 401
 
 
-def test_a_wrong_key_file_is_told_with_all_its_problems_and_without_its_content(
+def test_an_invalid_key_file_is_reported_with_all_problems_and_without_its_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, line = keys.new("alice")
@@ -171,12 +170,12 @@ def test_a_wrong_key_file_is_told_with_all_its_problems_and_without_its_content(
     ("variable", "value"),
     [("API_KEYS", ""), ("API_KEYS", " , "), ("API_KEYS_FILE", ""), ("API_KEYS_FILE", "/dev/null")],
 )
-def test_keys_that_are_named_but_empty_let_nobody_in_and_do_not_start(
+def test_configured_but_empty_keys_refuse_all_requests_and_the_start(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert client().get("/").status_code == 401
-    with pytest.raises(UserError, match=r"holds none, so nobody is let in|cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"holds no key, so all requests are refused|cannot be read: Is a directory"):
         keys.Keys().check()
 
 
@@ -210,7 +209,7 @@ def start(host: str, port: int, anonymous: bool = False) -> Result:
     @click.option("--host")
     @click.option("--port", type=int)
     def serve(host: str, port: int) -> None:
-        access.check_start(LIMITS.model_copy(update={"allow_anonymous": anonymous}))
+        startup_checks.check(service_settings(allow_anonymous=anonymous))
 
     return CliRunner().invoke(serve, ["--host", host, "--port", str(port)])
 
@@ -223,10 +222,12 @@ def _free_port() -> int:
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536, 70000, 80_000_000_000])
-def test_a_port_that_is_none_is_refused(port: int) -> None:
+def test_a_port_out_of_range_is_refused(port: int) -> None:
     error = start("127.0.0.1", port).exception
     assert isinstance(error, BentoMLException)
-    assert str(error) == f"port {port} is none: they go from 1 to 65535; give another one: --port N, or BENTOML_PORT"
+    assert str(error) == (
+        f"port {port} is out of range, expected 1 to 65535; choose another one with --port N or BENTOML_PORT"
+    )
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -240,7 +241,7 @@ def test_a_port_that_is_taken_is_refused_in_one_sentence(host: str) -> None:
         port = taken.getsockname()[1]
         error = start(host, port).exception
     assert isinstance(error, BentoMLException)
-    assert str(error).startswith(f"port {port} cannot be used: Address already in use; give another one")
+    assert str(error).startswith(f"port {port} cannot be used: Address already in use; choose another one")
 
 
 def test_each_server_has_metrics_of_its_own_and_a_start_that_is_refused_touches_none(
@@ -252,7 +253,7 @@ def test_each_server_has_metrics_of_its_own_and_a_start_that_is_refused_touches_
     assert Path(BentoMLContainer.prometheus_multiproc_dir.get()) == supervisor.runtime_folder() / "metrics"
 
 
-def test_a_wrong_word_about_who_may_come_in_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_value_of_allow_anonymous_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOW_ANONYMOUS", "maybe")
     error = start("0.0.0.0", _free_port()).exception  # noqa: S104 - it is refused
     assert str(error) == "ALLOW_ANONYMOUS is 'maybe', expected true or false"
@@ -290,7 +291,7 @@ def test_the_start_is_refused_when_open_to_others_without_keys(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost", "[::1]:3000", "app.localhost"])
-def test_this_machine_is_let_in_by_its_names(host: str) -> None:
+def test_requests_that_name_this_machine_are_allowed(host: str) -> None:
     assert client().get("/", headers={"Host": host, "Origin": f"http://{host}"}).status_code == 200
 
 
@@ -331,7 +332,7 @@ def test_a_preflight_is_answered_before_the_key_is_asked_for(monkeypatch: pytest
 def test_each_address_has_its_own_rate_and_the_answer_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(access.time, "monotonic", lambda: now)
-    app = access.wrap(trivial(), LIMITS.model_copy(update={"requests_per_minute": 3}))
+    app = access.wrap(trivial(), service_settings(requests_per_minute=3))
 
     def asked(address: str) -> httpx.Response:
         return TestClient(app, base_url="http://127.0.0.1", client=(address, 1)).get("/")
@@ -356,9 +357,9 @@ def test_a_key_has_its_rate_from_everywhere_and_probes_have_none(monkeypatch: py
     assert {asked.get("/readyz").status_code for _ in range(5)} == {200}
 
 
-def test_the_memory_of_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access, "_MOST_CALLERS", 3)
-    rate = access._RateLimitGuard(trivial(), 1)
+def test_the_number_of_remembered_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "MAX_CALLERS", 3)
+    rate = access.RateLimitGuard(trivial(), 1)
     for number in range(10):
         asyncio.run(_pass(rate, f"10.0.0.{number}"))
     assert len(rate._buckets) == 3
@@ -383,20 +384,12 @@ async def _pass(app: ASGIApp, address: str) -> None:
 def uvicorn(
     tmp_path: Path, runner: tuple[str, ...] = (), **environment: str
 ) -> Iterator[tuple[int, "subprocess.Popen[bytes]"]]:
-    """Serve `tests.serving.test_access:served` in a process of its own, or of the command `runner`."""
+    """Run `serve` in a process of its own, or of the command `runner`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [
-        *runner,
-        sys.executable,
-        "-m",
-        "uvicorn",
-        "--factory",
-        "tests.serving.test_access:served",
-        "--port",
-        str(port),
-    ]
+    program = f"from tests.serving.test_access import serve; serve({port})"
+    command = [*runner, sys.executable, "-c", program]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env={**os.environ, "SIGNS": str(tmp_path), **environment}, stdout=log, stderr=log
@@ -409,8 +402,10 @@ def uvicorn(
             process.wait()
 
 
-def served() -> ASGIApp:
-    """The app of that process."""
+def serve(port: int) -> None:
+    """Serve an app with slow routes, as BentoML's worker does."""
+    import uvicorn
+
     app = trivial()
 
     folder = Path(os.environ["SIGNS"])
@@ -432,10 +427,13 @@ def served() -> ASGIApp:
 
         return StreamingResponse(parts())
 
-    limits = LIMITS.model_copy(
-        update={"upload_seconds": float(os.environ.get("UPLOAD_SECONDS", "300")), "max_body_bytes": 100_000}
+    settings = service_settings(
+        upload_seconds=float(os.environ.get("UPLOAD_SECONDS", "300")), max_body_bytes=100_000, head_seconds=300
     )
-    return GracefulShutdown(access.wrap(app, limits), float(os.environ.get("DRAIN_SECONDS", "300")))
+    limit_shutdown = http_server.install(settings)
+    drain_seconds = float(os.environ.get("DRAIN_SECONDS", "300"))
+    wrapped = GracefulShutdown(access.wrap(app, settings), drain_seconds, limit_shutdown)
+    uvicorn.Server(uvicorn.Config(wrapped, port=port)).run()
 
 
 def _listens(port: int) -> bool:
@@ -515,7 +513,7 @@ def test_after_sigterm_running_requests_finish_and_new_ones_are_told_to_come_bac
 
 
 @pytest.mark.integration
-def test_what_runs_longer_than_the_bound_is_cut_off_and_no_cut_answer_looks_whole(tmp_path: Path) -> None:
+def test_a_request_beyond_the_bound_is_cut_off_and_its_answer_looks_incomplete(tmp_path: Path) -> None:
     with uvicorn(tmp_path, DRAIN_SECONDS="0.5") as (port, process), ThreadPoolExecutor(2) as pool:
         url = f"http://127.0.0.1:{port}"
         slow = pool.submit(answer, f"{url}/slow")

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 from starlette.testclient import TestClient
 
+from pipeline.params import Service
 from serving import body
 from serving.errors import ApiError
-from serving.openai_schema import CompletionRequest
-from serving.schema import GenerateRequest
+from serving.openai_schema import completion_request
+from serving.schema import generate_request
+from tests.serving.conftest import service_settings
 
 _JSON = st.recursive(
     st.none() | st.integers() | st.text(st.sampled_from('a,:[]{}"\\\n\N{GRINNING FACE}'), max_size=8),
@@ -43,7 +46,7 @@ def test_values_are_counted_outside_of_strings_wherever_a_part_of_the_body_ends(
         patch.setattr(body, "_PART", part)
         patch.setattr(body, "MAX_VALUES", most)
         patch.setattr(body, "MAX_NESTED", most)
-        check = body._check(json.dumps(content, ensure_ascii=False).encode())
+        check = body.check_value_count(json.dumps(content, ensure_ascii=False).encode())
         if values(content) < most and nested(content) <= most:
             asyncio.run(check)
         else:
@@ -61,9 +64,10 @@ HOSTILE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("model", [GenerateRequest, CompletionRequest])
+@pytest.mark.parametrize("make_model", [generate_request, completion_request])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_no_body_makes_many_errors(model: type[BaseModel], name: str) -> None:
+def test_no_body_makes_many_errors(make_model: Callable[[Service], type[BaseModel]], name: str) -> None:
+    model = make_model(service_settings())
     with pytest.raises(ValidationError) as refused:
         model.model_validate(HOSTILE[name])
     assert refused.value.error_count() <= 3

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 
 from serving.detokenizer import IncrementalDetokenizer
 
-HALF = "\N{REPLACEMENT CHARACTER}"
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 CHARACTERS = "aZ é\N{EURO SIGN}\N{GRINNING FACE}\N{COMBINING ACUTE ACCENT}\n"
 
 
@@ -39,14 +39,14 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def pieces(writer: IncrementalDetokenizer, ids: Sequence[int], sizes: random.Random) -> list[str]:
-    """Return what `writer` makes of `ids` that come a few at a time."""
+def deltas(detokenizer: IncrementalDetokenizer, ids: Sequence[int], sizes: random.Random) -> list[str]:
+    """Return what `detokenizer` makes of `ids` that come a few at a time."""
     given, at = [], 0
-    while at < len(ids) and not writer.stopped:
+    while at < len(ids) and not detokenizer.stopped:
         size = sizes.randint(1, 4)
-        given.append(writer.write(ids[at : at + size]))
+        given.append(detokenizer.add(ids[at : at + size]))
         at += size
-    return [*given, writer.end()]
+    return [*given, detokenizer.flush()]
 
 
 @given(data=st.data(), sizes=st.randoms())
@@ -55,32 +55,32 @@ def test_any_tokens_in_any_portions_give_the_text_of_all(
 ) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=40))
     prompt = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=6))
-    writer = IncrementalDetokenizer(tokenizer, prompt)
-    assert "".join(pieces(writer, ids, sizes)) == tokenizer.decode(ids, skip_special_tokens=True)
-    assert writer.tokens == len(ids)
+    detokenizer = IncrementalDetokenizer(tokenizer, prompt)
+    assert "".join(deltas(detokenizer, ids, sizes)) == tokenizer.decode(ids, skip_special_tokens=True)
+    assert detokenizer.tokens == len(ids)
 
 
 @given(text=st.text(CHARACTERS), sizes=st.randoms())
 def test_a_character_of_several_tokens_comes_whole_and_as_soon_as_it_is(
     tokenizer: Tokenizer, text: str, sizes: random.Random
 ) -> None:
-    given = pieces(IncrementalDetokenizer(tokenizer, [0]), encode(tokenizer, text), sizes)
-    assert not any(HALF in piece for piece in given)
+    given = deltas(IncrementalDetokenizer(tokenizer, [0]), encode(tokenizer, text), sizes)
+    assert not any(INCOMPLETE in delta for delta in given)
     assert "".join(given) == text
     assert given[-1] == ""
 
 
 def test_a_text_that_ends_inside_a_character_keeps_what_the_tokenizer_makes_of_it(tokenizer: Tokenizer) -> None:
     ids = encode(tokenizer, "a\N{GRINNING FACE}")[:-1]
-    writer = IncrementalDetokenizer(tokenizer, [0])
-    assert [writer.write([token]) for token in ids] == ["a", *[""] * (len(ids) - 1)]
-    assert "a" + writer.end() == tokenizer.decode(ids) == "a" + HALF
+    detokenizer = IncrementalDetokenizer(tokenizer, [0])
+    assert [detokenizer.add([token]) for token in ids] == ["a", *[""] * (len(ids) - 1)]
+    assert "a" + detokenizer.flush() == tokenizer.decode(ids) == "a" + INCOMPLETE
 
 
 def test_a_prompt_that_ends_inside_a_character_does_not_change_the_text(tokenizer: Tokenizer) -> None:
     half, rest = encode(tokenizer, "\N{EURO SIGN}")[:1], encode(tokenizer, "\N{EURO SIGN}")[1:]
-    writer = IncrementalDetokenizer(tokenizer, half)
-    assert writer.write(rest) + writer.end() == tokenizer.decode(rest)
+    detokenizer = IncrementalDetokenizer(tokenizer, half)
+    assert detokenizer.add(rest) + detokenizer.flush() == tokenizer.decode(rest)
 
 
 @settings(max_examples=300)
@@ -91,26 +91,26 @@ def test_a_text_ends_before_the_first_stop_string_that_is_complete(
     text = data.draw(st.text("ab \N{EURO SIGN}", max_size=30))
     stops = data.draw(st.lists(st.text("ab \N{EURO SIGN}", min_size=1, max_size=4), min_size=1, max_size=4))
     ids = encode(tokenizer, text)
-    writer = IncrementalDetokenizer(tokenizer, [0], stops)
-    given = pieces(writer, ids, sizes)
+    detokenizer = IncrementalDetokenizer(tokenizer, [0], stops)
+    given = deltas(detokenizer, ids, sizes)
 
     ends = [end for end in range(len(text) + 1) if text[:end].endswith(tuple(stops))]
     if not ends:
-        assert not writer.stopped
+        assert not detokenizer.stopped
         assert "".join(given) == text
         return
     before = text[: ends[0]]
-    wanted = before[: -max(len(stop) for stop in stops if before.endswith(stop))]
-    assert writer.stopped
-    assert "".join(given) == wanted
+    expected = before[: -max(len(stop) for stop in stops if before.endswith(stop))]
+    assert detokenizer.stopped
+    assert "".join(given) == expected
     # Tokens are taken up to the one with which the stop string is complete.
     complete = [count for count in range(len(ids) + 1) if any(stop in tokenizer.decode(ids[:count]) for stop in stops)]
-    assert writer.tokens == complete[0]
+    assert detokenizer.tokens == complete[0]
 
 
 def test_no_part_of_a_stop_string_is_given_before_it_is_sure_not_to_be_one(tokenizer: Tokenizer) -> None:
-    writer = IncrementalDetokenizer(tokenizer, [0], ["<end>"])
-    given = [writer.write([token]) for token in encode(tokenizer, "a<en<endx<end>")]
+    detokenizer = IncrementalDetokenizer(tokenizer, [0], ["<end>"])
+    given = [detokenizer.add([token]) for token in encode(tokenizer, "a<en<endx<end>")]
     assert "".join(given) == "a<en<endx"
     assert all("".join(given[:count]) in ("", "a", "a<en", "a<en<endx") for count in range(len(given)))
 
@@ -119,28 +119,28 @@ def test_of_two_stop_strings_in_one_token_the_one_that_is_complete_first_ends_th
     token = tokenizer.token_to_id("Ġthe")
     assert token is not None
     for stops, text in ((["the", "h"], " t"), (["e", "he"], " t"), (["x", " the"], "")):
-        writer = IncrementalDetokenizer(tokenizer, [0], stops)
-        assert (writer.write([token]), writer.stopped, writer.end()) == (text, True, "")
+        detokenizer = IncrementalDetokenizer(tokenizer, [0], stops)
+        assert (detokenizer.add([token]), detokenizer.stopped, detokenizer.flush()) == (text, True, "")
 
 
 def test_what_could_have_become_a_stop_string_is_given_at_the_end(tokenizer: Tokenizer) -> None:
-    writer = IncrementalDetokenizer(tokenizer, [0], ["<end>", "é"])
+    detokenizer = IncrementalDetokenizer(tokenizer, [0], ["<end>", "é"])
     half = encode(tokenizer, "é")[:1]
-    assert writer.write([*encode(tokenizer, "a<en"), *half]) == "a"
-    assert writer.end() == "<en" + HALF
+    assert detokenizer.add([*encode(tokenizer, "a<en"), *half]) == "a"
+    assert detokenizer.flush() == "<en" + INCOMPLETE
 
 
 def test_a_space_at_the_beginning_is_kept_where_a_word_follows_the_prompt(llamas: Tokenizer) -> None:
     prompt, ids = [1, *encode_words(llamas, "▁Hello")], encode_words(llamas, "▁world", "s", "▁", "▁Hello")
-    writer = IncrementalDetokenizer(llamas, prompt)
-    assert [writer.write([token]) for token in ids] == [" world", "s", " ", " Hello"]
-    assert IncrementalDetokenizer(llamas, [1]).write(ids) == llamas.decode(ids) == "worlds  Hello"
+    detokenizer = IncrementalDetokenizer(llamas, prompt)
+    assert [detokenizer.add([token]) for token in ids] == [" world", "s", " ", " Hello"]
+    assert IncrementalDetokenizer(llamas, [1]).add(ids) == llamas.decode(ids) == "worlds  Hello"
 
 
 def test_a_special_token_inside_a_text_leaves_nothing_and_takes_nothing(llamas: Tokenizer) -> None:
     ids = encode_words(llamas, "▁Hello", "<s>", "▁world", "s")
-    writer = IncrementalDetokenizer(llamas, [1])
-    assert [writer.write([token]) for token in ids] == ["Hello", "", " world", "s"]
+    detokenizer = IncrementalDetokenizer(llamas, [1])
+    assert [detokenizer.add([token]) for token in ids] == ["Hello", "", " world", "s"]
 
 
 @given(data=st.data())
@@ -150,11 +150,11 @@ def test_bytes_that_are_no_character_after_all_raise_nothing(llamas: Tokenizer, 
         st.lists(st.sampled_from(["\N{GRINNING FACE}".encode(), b"\xe2\x82", b"\xff", b"s"]), max_size=12)
     )
     ids = [2 + byte for part in parts for byte in part]
-    writer = IncrementalDetokenizer(llamas, [1], ["never"])
-    text = "".join(writer.write([token]) for token in ids) + writer.end()
+    detokenizer = IncrementalDetokenizer(llamas, [1], ["never"])
+    text = "".join(detokenizer.add([token]) for token in ids) + detokenizer.flush()
     assert len(text) >= len(parts)
     valid = b"".join(parts).decode(errors="replace")
-    if HALF not in valid:
+    if INCOMPLETE not in valid:
         assert text == valid
 
 

@@ -1,28 +1,28 @@
-"""The layer under all routes that generate, over an engine that writes what a test tells it to, when it tells it."""
+"""Generations over an engine whose tokens the test scripts."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import pytest
 from tokenizers import Tokenizer
 
-from serving import generation
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.generation import Generation, start
+from serving.generation import Delta, Generation, TextGenerator
 from serving.model_folder import ModelFolder
-from serving.served_model import LoadedModel
+from serving.model_loader import LoadedModel
+from tests.serving.conftest import service_settings
 
 SAMPLING = Sampling(max_new_tokens=16, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
 
 
-class Told:
+class ScriptedEngine:
     """An engine whose streams the test feeds."""
 
-    name = "told"
+    name = "scripted"
     context = 64
     start = end = 0
     waiting = running = 0
@@ -52,12 +52,12 @@ class Told:
 
 
 @pytest.fixture
-def engine(tiny_gpt2: Path) -> Told:
-    return Told(tiny_gpt2)
+def engine(tiny_gpt2: Path) -> ScriptedEngine:
+    return ScriptedEngine(tiny_gpt2)
 
 
 @pytest.fixture
-def loaded(engine: Told) -> LoadedModel:
+def loaded(engine: ScriptedEngine) -> LoadedModel:
     return LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
 
 
@@ -71,8 +71,8 @@ def run(test: Callable[[], Awaitable[Any]]) -> Any:
     return asyncio.run(bounded())
 
 
-def limit(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    monkeypatch.setattr(generation, "LIMITS", generation.LIMITS.model_copy(update=changes))
+def start(loaded: LoadedModel, prompt: str | Sequence[int], stop: tuple[str, ...] = (), **limits: Any) -> Generation:
+    return TextGenerator(service_settings(**limits)).start(loaded, prompt, SAMPLING, stop)
 
 
 async def after(seconds: float, do: Callable[[], Any]) -> None:
@@ -80,72 +80,76 @@ async def after(seconds: float, do: Callable[[], Any]) -> None:
     do()
 
 
-def test_a_prompt_begins_with_the_start_token_be_it_text_or_tokens(engine: Told, loaded: LoadedModel) -> None:
+def test_a_prompt_of_text_or_tokens_begins_with_one_start_token(engine: ScriptedEngine, loaded: LoadedModel) -> None:
     async def prompts() -> list[list[int]]:
         heard = []
         for prompt in ("a cat", engine.ids("a cat"), [0, *engine.ids("a cat")], "", []):
-            start(loaded, prompt, SAMPLING).cancel()
+            start(loaded, prompt).cancel()
             heard.append(list(engine.prompt))
         return heard
 
     assert run(prompts) == [[0, *engine.ids("a cat")]] * 3 + [[0]] * 2
 
 
-def test_tokens_that_are_there_already_become_one_piece(engine: Told, loaded: LoadedModel) -> None:
-    async def pieces() -> list[generation.Delta]:
-        job = start(loaded, "", SAMPLING)
+def test_tokens_that_are_there_already_become_one_delta(engine: ScriptedEngine, loaded: LoadedModel) -> None:
+    async def deltas() -> list[Delta]:
+        generation = start(loaded, "")
         engine.write("the fox")
         taken = []
-        async for piece in job:
-            taken.append(piece)
+        async for delta in generation:
+            taken.append(delta)
             if len(taken) == 1:
                 engine.write(" and the dog")
                 engine.stream.end("length")
         return taken
 
-    first, second, last = run(pieces)
+    first, second, last = run(deltas)
     assert (first.text, second.text, last.text) == ("the fox", " and the dog", "")
     assert [token.id for token in first.tokens] == engine.ids("the fox")
     assert (first.finish_reason, second.finish_reason, last.finish_reason) == (None, None, "length")
 
 
 @pytest.mark.parametrize(("reason", "more"), [("length", 0), ("stop", 1)])
-def test_the_end_token_counts_as_written(engine: Told, loaded: LoadedModel, reason: FinishReason, more: int) -> None:
+def test_the_end_token_counts_as_written(
+    engine: ScriptedEngine, loaded: LoadedModel, reason: FinishReason, more: int
+) -> None:
     async def text() -> tuple[Generation, Any, int]:
-        job = start(loaded, "a cat", SAMPLING)
+        generation = start(loaded, "a cat")
         written = engine.write("the fox")
         engine.stream.end(reason)
-        return job, await job.text(), written
+        return generation, await generation.text(), written
 
-    job, answer, written = run(text)
+    generation, answer, written = run(text)
     assert answer == ("the fox", reason)
-    assert job.completion_tokens == written + more
-    assert job.prompt_tokens == 1 + len(engine.ids("a cat"))
+    assert generation.completion_tokens == written + more
+    assert generation.prompt_tokens == 1 + len(engine.ids("a cat"))
 
 
-def test_after_a_stop_string_no_more_is_taken_and_the_engine_is_told(engine: Told, loaded: LoadedModel) -> None:
+def test_after_a_stop_string_no_token_is_taken_and_the_engine_is_cancelled(
+    engine: ScriptedEngine, loaded: LoadedModel
+) -> None:
     async def text() -> tuple[Generation, Any, int]:
-        job = start(loaded, "", SAMPLING, ("fox",))
+        generation = start(loaded, "", ("fox",))
         counted = engine.write("the fox")
         engine.write(" and the dog")
-        return job, await job.text(), counted
+        return generation, await generation.text(), counted
 
-    job, answer, counted = run(text)
+    generation, answer, counted = run(text)
     assert answer == ("the ", "stop")
-    assert job.completion_tokens == counted
+    assert generation.completion_tokens == counted
     assert engine.stream.cancelled
 
 
-def test_who_stops_listening_frees_the_engine(engine: Told, loaded: LoadedModel) -> None:
+def test_the_end_of_iteration_cancels_the_engine(engine: ScriptedEngine, loaded: LoadedModel) -> None:
     async def listen() -> list[bool]:
-        job = start(loaded, "", SAMPLING)
+        generation = start(loaded, "")
         engine.write("the fox")
-        async for _ in job:
+        async for _ in generation:
             break
         await asyncio.sleep(0.01)  # the loop closes what nobody iterates over any more
         left = engine.stream.cancelled
 
-        task = asyncio.create_task(start(loaded, "", SAMPLING).text())
+        task = asyncio.create_task(start(loaded, "").text())
         await asyncio.sleep(0)
         running = engine.stream.cancelled
         task.cancel()
@@ -161,28 +165,22 @@ def refused(call: Callable[[], Awaitable[Any]]) -> ApiError:
     return caught.value
 
 
-def test_nothing_within_the_time_of_the_first_token_is_504(
-    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit(monkeypatch, first_token_seconds=0.05)
-    error = refused(lambda: start(loaded, "", SAMPLING).text())
+def test_no_first_token_in_time_is_504(engine: ScriptedEngine, loaded: LoadedModel) -> None:
+    error = refused(lambda: start(loaded, "", first_token_seconds=0.05).text())
     assert error.status == 504
-    assert "nothing was written within 0.05 s" in error.message
+    assert "nothing was generated within 0.05 s" in error.message
     assert engine.stream.cancelled
 
 
-def test_a_text_that_is_not_finished_in_time_is_504_though_it_began(
-    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit(monkeypatch, first_token_seconds=0.1, timeout=0.3)
+def test_a_text_that_is_not_finished_in_time_is_504(engine: ScriptedEngine, loaded: LoadedModel) -> None:
     seen: list[str] = []
 
     async def listen() -> None:
-        job = start(loaded, "", SAMPLING)
+        generation = start(loaded, "", first_token_seconds=0.1, timeout=0.3)
         engine.write("the")
         late = asyncio.create_task(after(0.2, lambda: engine.write(" fox")))
-        async for piece in job:
-            seen.append(piece.text)
+        async for delta in generation:
+            seen.append(delta.text)
         await late
 
     error = refused(listen)
@@ -191,27 +189,24 @@ def test_a_text_that_is_not_finished_in_time_is_504_though_it_began(
     assert "not finished within 0.3 s" in error.message
 
 
-def test_an_engine_that_fails_is_500_with_its_reason_after_what_it_wrote(engine: Told, loaded: LoadedModel) -> None:
+def test_a_failing_engine_is_500_with_its_reason_after_its_text(engine: ScriptedEngine, loaded: LoadedModel) -> None:
     seen: list[str] = []
 
     async def listen() -> None:
-        job = start(loaded, "", SAMPLING)
+        generation = start(loaded, "")
         engine.write("the")
         engine.stream.end(None, EngineError("out of memory"))
-        async for piece in job:
-            seen.append(piece.text)
+        async for delta in generation:
+            seen.append(delta.text)
 
     error = refused(listen)
     assert (error.status, error.message, seen) == (500, "out of memory", ["the"])
 
 
-def test_above_the_places_and_the_queue_it_is_429_with_retry_after(
-    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit(monkeypatch, max_concurrency=2, max_queue=3)
+def test_a_full_queue_is_429_with_retry_after(engine: ScriptedEngine, loaded: LoadedModel) -> None:
 
     async def ask() -> None:
-        start(loaded, "", SAMPLING).cancel()
+        start(loaded, "", max_concurrency=2, max_queue=3).cancel()
 
     engine.running, engine.waiting = 2, 2
     run(ask)
@@ -222,9 +217,9 @@ def test_above_the_places_and_the_queue_it_is_429_with_retry_after(
     assert int(error.headers["Retry-After"]) >= 1
 
 
-def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told, loaded: LoadedModel) -> None:
+def test_more_tokens_than_the_context_are_refused_with_the_numbers(engine: ScriptedEngine, loaded: LoadedModel) -> None:
     async def ask(tokens: int) -> None:
-        start(loaded, list(range(1, tokens)), SAMPLING).cancel()
+        start(loaded, list(range(1, tokens))).cancel()
 
     run(lambda: ask(engine.context - SAMPLING.max_new_tokens))
     error = refused(lambda: ask(engine.context - SAMPLING.max_new_tokens + 1))
@@ -232,27 +227,25 @@ def test_more_tokens_than_the_context_are_refused_with_all_numbers(engine: Told,
     assert all(number in error.message for number in ("49 tokens", "is 16", "64 tokens"))
 
 
-def test_the_limit_counts_the_jobs_of_all_models_and_those_that_have_nothing_to_write(
-    engine: Told, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+def test_the_queue_counts_generations_of_all_models_and_those_with_nothing_to_write(
+    engine: ScriptedEngine, loaded: LoadedModel
 ) -> None:
-    limit(monkeypatch, max_concurrency=2, max_queue=0)
-    monkeypatch.setattr(generation, "_jobs", WeakSet())  # without what other tests left behind
-    monkeypatch.setattr(generation, "_engines", WeakSet())
+    generator = TextGenerator(service_settings(max_concurrency=2, max_queue=0))
     other = LoadedModel(engine, "v2", None, ModelFolder(Path(), "a test"), "base")
-    nothing = Sampling(max_new_tokens=0, temperature=0, top_p=1, top_k=0, repetition_penalty=1, seed=1)
 
-    async def let_in() -> str | None:
-        jobs = [start(loaded, "a cat", nothing), start(other, "a cat", SAMPLING)]
+    async def fill() -> str | None:
+        first = generator.start(loaded, "a cat", replace(SAMPLING, max_new_tokens=0))
+        second = generator.start(other, "a cat", SAMPLING)
         with pytest.raises(ApiError) as refused:
-            start(loaded, "a cat", SAMPLING)
-        jobs[0].cancel()
-        start(loaded, "a cat", SAMPLING).cancel()
-        jobs[1].cancel()
+            generator.start(loaded, "a cat", SAMPLING)
+        first.cancel()
+        generator.start(loaded, "a cat", SAMPLING).cancel()
+        second.cancel()
         return refused.value.code
 
-    assert run(let_in) == "queue_full"
+    assert run(fill) == "queue_full"
 
 
-def test_a_long_text_has_the_tokens_that_it_has_when_it_is_read_on_the_loop(engine: Told) -> None:
+def test_a_long_text_has_the_same_tokens_beside_the_event_loop(engine: ScriptedEngine) -> None:
     text = "the quick brown fox " * 200
-    assert run(lambda: generation.encode(engine, text)) == engine.ids(text)
+    assert run(lambda: TextGenerator(service_settings()).encode(engine, text)) == engine.ids(text)

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from serving import http_server
-from serving.settings import LIMITS
+from tests.serving.conftest import service_settings
 
 GET = b"GET /path HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /length HTTP/1.1\r\nHost: localhost\r\n"
@@ -56,11 +56,12 @@ def app() -> FastAPI:
 @contextmanager
 def serving(asgi: ASGIApp | None = None, **limits: Any) -> Iterator[tuple[int, uvicorn.Server]]:
     """Serve on a free port, as BentoML's worker does, until the end of the block."""
-    changed = LIMITS.model_copy(update=limits)
     with pytest.MonkeyPatch.context() as patch, socket.socket() as listening:
         patch.setattr(uvicorn, "Config", uvicorn.Config)  # restored at the end
-        http_server.install(changed)
-        config = uvicorn.Config(app=asgi or app(), log_config=None, timeout_keep_alive=60, timeout_graceful_shutdown=1)
+        limit_shutdown = http_server.install(service_settings(**limits))
+        config = uvicorn.Config(app=asgi or app(), log_config=None, timeout_keep_alive=60, timeout_graceful_shutdown=60)
+        limit_shutdown(1)
+        assert config.timeout_graceful_shutdown == 1
         server = uvicorn.Server(config)
         listening.bind(("127.0.0.1", 0))
         port = int(listening.getsockname()[1])
@@ -152,7 +153,7 @@ def test_trailers_are_bounded_and_are_no_headers(port: int) -> None:
         assert error(asked(port, chunked, *endless)) == (431, "head_too_large")
 
 
-def test_what_is_no_http_is_refused_in_the_one_shape(port: int) -> None:
+def test_invalid_http_is_refused_in_the_usual_format(port: int) -> None:
     for nonsense in (
         b"nonsense\r\n\r\n",
         GET + b"Content-Length: -1\r\n\r\n",
@@ -249,14 +250,14 @@ def test_requests_that_are_sent_ahead_are_bounded(port: int) -> None:
 
 
 def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_STALLED_SECONDS", 0.2)
+    monkeypatch.setattr(http_server, "STALLED_SECONDS", 0.2)
     with serving() as (port, server), connected(port) as connection:
         connection.sendall(b"GET /large/answer HTTP/1.1\r\nHost: localhost\r\n\r\n")
         wait_for(lambda: server.server_state.total_requests > 0 and not server.server_state.connections)
         assert len(received(connection)) < 20_000_000
 
 
-def test_forwarded_headers_are_not_uvicorns_to_believe(port: int) -> None:
+def test_uvicorn_ignores_forwarded_headers(port: int) -> None:
     assert b'"client":"127.0.0.1"' in asked(port, GET + b"X-Forwarded-For: 203.0.113.7\r\n" + CLOSE)
 
 

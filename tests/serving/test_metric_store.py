@@ -13,11 +13,11 @@ from tests.serving.conftest import REPOSITORY
 
 COUNTS = """
 import os, sys
-from serving import telemetry
-from bentoml._internal.configuration.containers import BentoMLContainer
+from serving import metrics
+from serving.bentoml_internals import BentoMLContainer
 for number in range(90):
     for _ in range(2):
-        telemetry.count_error(400, f"{'x' * 3000}{number}")
+        metrics.count_error(400, f"{'x' * 3000}{number}")
 print(BentoMLContainer.metrics_client.get().generate_latest().decode().count("_refusals_total{"))
 """
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import torch
@@ -17,15 +18,17 @@ from starlette.testclient import TestClient
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from serving import errors, generation
+from serving import errors
 from serving import openai as openai_routes
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.scoring import Scorer
+from serving.generation import TextGenerator
 from serving.model_folder import ModelFolder
-from serving.openai_schema import MOST_CHOICES
-from serving.served_model import LoadedModel
-from serving.settings import LIMITS
-from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, serving
+from serving.model_loader import LoadedModel
+from tests.serving.conftest import CONTEXT, DATA, PROMPT, REPOSITORY, Server, service_settings, serving
+
+SETTINGS = service_settings()
+MAX_CHOICES = SETTINGS.max_concurrency
 
 START = END = "<|endoftext|>"
 
@@ -79,7 +82,7 @@ def test_models_are_the_served_version_and_its_names(client: TestClient) -> None
     assert refusal(complete(client, model="gpt-4"), 404)["param"] == "model"
 
 
-def test_an_answer_says_what_made_it_in_its_body_and_headers(client: TestClient) -> None:
+def test_body_and_headers_of_an_answer_agree(client: TestClient) -> None:
     answer = complete(client, n=2)
     body, headers = answer.json(), answer.headers
     assert body["object"] == "text_completion"
@@ -115,7 +118,7 @@ def test_choices_are_those_of_seed_plus_i_and_prompts_do_not_change_each_other(c
     assert texts(client, n=2, seed=2**63 - 1)[1:] == texts(client, seed=-(2**63))
 
 
-def test_it_writes_what_the_native_route_writes(client: TestClient) -> None:
+def test_its_text_is_that_of_the_native_route(client: TestClient) -> None:
     sampling = {"seed": 3, "temperature": 0.9, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
     native = client.post("/generate", json={"prompt": PROMPT, "max_new_tokens": 8, **sampling}).json()
     assert texts(client, **sampling) == [native["text"]]
@@ -140,9 +143,7 @@ def test_echoed_log_probabilities_are_the_models_own(client: TestClient, tokeniz
         assert 3 <= len(top) <= 4
 
 
-def test_prompts_that_are_only_scored_count_to_the_limit_and_share_one_thread(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_that_are_only_scored_share_one_thread(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[str] = []
     score = Scorer.score
 
@@ -155,10 +156,6 @@ def test_prompts_that_are_only_scored_count_to_the_limit_and_share_one_thread(
     answer = complete(client, prompt=["a cat", "a dog", "the sea"] * 4, echo=True, max_tokens=0, logprobs=0)
     assert answer.status_code == 200
     assert (len(scored), len(set(scored))) == (12, 1)
-    monkeypatch.setattr(generation, "LIMITS", LIMITS.model_copy(update={"max_concurrency": 2, "max_queue": 1}))
-    body = {"echo": True, "max_tokens": 0, "logprobs": 0}
-    assert refusal(complete(client, prompt=["a cat"] * 4, **body), 429)["code"] == "queue_full"
-    assert complete(client, prompt=["a cat"] * 3, **body).status_code == 200
 
 
 def test_scoring_leaves_no_thread_behind_that_would_slow_the_engine(client: TestClient) -> None:
@@ -286,11 +283,11 @@ def test_a_streams_obfuscation_is_ignored(client: TestClient) -> None:
         ({"best_of": 2}, "best_of"),
         ({"n": 2, "best_of": 3}, "best_of"),
         ({"n": 0}, "n"),
-        ({"n": MOST_CHOICES + 1}, "n"),
-        ({"prompt": ["x"] * 2, "n": MOST_CHOICES // 2 + 1}, "n"),
-        ({"prompt": ["x"] * (MOST_CHOICES + 1)}, "prompt"),
+        ({"n": MAX_CHOICES + 1}, "n"),
+        ({"prompt": ["x"] * 2, "n": MAX_CHOICES // 2 + 1}, "n"),
+        ({"prompt": ["x"] * (MAX_CHOICES + 1)}, "prompt"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_tokens": LIMITS.max_new_tokens + 1}, "max_tokens"),
+        ({"max_tokens": SETTINGS.max_new_tokens + 1}, "max_tokens"),
         ({"max_tokens": CONTEXT}, "max_tokens"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
@@ -315,10 +312,10 @@ def test_a_streams_obfuscation_is_ignored(client: TestClient) -> None:
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [10**6]}, "prompt"),
         ({"prompt": [2**70]}, "prompt"),
-        ({"prompt": "x" * (LIMITS.max_prompt_characters + 1)}, "prompt"),
+        ({"prompt": "x" * (SETTINGS.max_prompt_characters + 1)}, "prompt"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name(client: TestClient, body: dict[str, Any], param: str) -> None:
+def test_unsupported_fields_are_refused_by_name(client: TestClient, body: dict[str, Any], param: str) -> None:
     content = json.dumps({"prompt": PROMPT, **body})
     answer = client.post("/v1/completions", content=content, headers={"content-type": "application/json"})
     error = refusal(answer)
@@ -339,10 +336,10 @@ def test_penalties_are_applied(client: TestClient) -> None:
 # Over an engine that the test holds
 
 
-class Held:
+class ScriptedEngine:
     """An engine whose streams the test feeds."""
 
-    name = "held"
+    name = "scripted"
     context = 64
     start = end = 0
     waiting = running = 0
@@ -361,33 +358,54 @@ class Held:
         pass
 
 
-class Lender:
-    """Lends a model, and knows whether it is lent."""
+class FakeServedModel:
+    """Lends a model, and counts its leases."""
 
-    def __init__(self, engine: Held) -> None:
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.engine = engine
         self.loaded = LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
-        self.lent = 0
+        self.leases = 0
 
     @asynccontextmanager
-    async def take(self, name: str | None = None) -> AsyncIterator[LoadedModel]:
-        self.lent += 1
+    async def acquire(self, name: str | None = None) -> AsyncIterator[LoadedModel]:
+        self.leases += 1
         try:
             yield self.loaded
         finally:
-            self.lent -= 1
+            self.leases -= 1
+
+
+async def post(app: FastAPI, **body: Any) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        return await client.post("/v1/completions", json=body)
+
+
+def test_prompts_that_are_only_scored_count_to_the_queue(tokenizer: Tokenizer) -> None:
+    async def ask() -> str:
+        settings = service_settings(max_concurrency=2, max_queue=1)
+        app = FastAPI()
+        errors.install(app)
+        served = FakeServedModel(ScriptedEngine(tokenizer))
+        app.include_router(openai_routes.router(served, TextGenerator(settings), settings))  # type: ignore[arg-type]
+        first = asyncio.create_task(post(app, prompt=["a cat", "a dog"], max_tokens=5))
+        while len(served.engine.streams) < 2:
+            await asyncio.sleep(0.01)
+        refused = await post(app, prompt=["x", "y"], echo=True, max_tokens=0, logprobs=0)
+        first.cancel()
+        return str(refused.json()["error"]["code"])
+
+    assert asyncio.run(ask()) == "queue_full"
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("end", ["the client goes", "one choice fails"])
-def test_when_the_client_goes_or_a_choice_fails_all_choices_are_freed(
-    tokenizer: Tokenizer, stream: bool, end: str
-) -> None:
+def test_a_disconnect_or_a_failing_choice_cancels_all_choices(tokenizer: Tokenizer, stream: bool, end: str) -> None:
     async def run() -> None:
-        engine = Held(tokenizer)
-        lender = Lender(engine)
+        engine = ScriptedEngine(tokenizer)
+        served = FakeServedModel(engine)
         app = FastAPI()
         errors.install(app)
-        app.include_router(openai_routes.router(lender))  # type: ignore[arg-type]
+        app.include_router(openai_routes.router(served, TextGenerator(SETTINGS), SETTINGS))  # type: ignore[arg-type]
         body = json.dumps({"prompt": ["x", "y"], "n": 2, "stream": stream}).encode()
         sent: list[Any] = []
         gone = asyncio.Event()
@@ -411,7 +429,7 @@ def test_when_the_client_goes_or_a_choice_fails_all_choices_are_freed(
         answering = asyncio.create_task(app(scope, receive, send))
         await asyncio.wait_for(engine.begun.wait(), 300)
         assert len(engine.streams) == 4
-        assert lender.lent == 1
+        assert served.leases == 1
         engine.streams[1].push(Token(40))
         while stream and len(sent) < 2:
             await asyncio.sleep(0.01)
@@ -421,7 +439,7 @@ def test_when_the_client_goes_or_a_choice_fails_all_choices_are_freed(
             engine.streams[2].end(None, EngineError("too warm"))
         await asyncio.wait_for(answering, 5)
         assert all(one.cancelled for one in engine.streams)
-        assert lender.lent == 0
+        assert served.leases == 0
         if end == "one choice fails":
             told = b"".join(message.get("body", b"") for message in sent)
             assert b"too warm" in told

@@ -134,7 +134,7 @@ def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_
     assert said == f"packed the candidate of the last `dvc repro` as the bento gpt2:{version}"
     bento = home / "bentos" / "gpt2" / version
     before = (bento / "bento.yaml").read_bytes()
-    assert "is there already" in pack(cwd=checkout)
+    assert "exists already" in pack(cwd=checkout)
     assert (bento / "bento.yaml").read_bytes() == before
     assert (bentos(home), (bento.parent / "latest").read_text()) == ([version], version)
     assert [path.name for path in (home / "packing").iterdir()] == ["lock"]
@@ -180,7 +180,7 @@ def test_it_is_the_champion_before_the_candidate_or_the_version_that_is_named(
     old = promote(checkout, another(model, tmp_path / "old"))
     assert pack(cwd=checkout) == f"packed the champion as the bento gpt2:{old.version}"
     newest = promote(checkout, model)
-    assert pack("previous", cwd=checkout).startswith(f"the bento gpt2:{old.version} is there already: ")
+    assert pack("previous", cwd=checkout).startswith(f"the bento gpt2:{old.version} exists already: ")
     assert pack(newest.version[:6], cwd=checkout) == (
         f"packed the version {newest.version} as the bento gpt2:{newest.version}"
     )
@@ -199,7 +199,7 @@ def test_a_model_that_is_missing_linked_or_damaged_is_refused_with_a_sentence_an
     assert "model.safetensors is damaged (" in refusal(cwd=checkout, home=home)
     weights.unlink()
     weights.symlink_to(model / "model.safetensors")
-    assert "a link would dangle in the bento" in refusal(cwd=checkout, home=home)
+    assert "links would dangle in the bento" in refusal(cwd=checkout, home=home)
     weights.unlink()
     assert "models/candidate lacks model.safetensors; make one with `dvc repro`" in refusal(cwd=checkout, home=home)
     champion = promote(checkout, model)
@@ -229,10 +229,10 @@ def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, 
     bento = home / "bentos" / "gpt2" / version
     with (checkout / "serving" / "errors.py").open("a", encoding="utf-8") as code:
         code.write("# changed\n")
-    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged, or of other code or settings")
+    assert pack(cwd=checkout).endswith(" again: the existing one was damaged, or of other code or settings")
     assert (bento / "src" / "serving" / "errors.py").read_text(encoding="utf-8").endswith("# changed\n")
     (bento / "bento.yaml").unlink()  # as in a killed `bentoml build`
-    assert pack(cwd=checkout).endswith(" again, for the one that was there was damaged, or of other code or settings")
+    assert pack(cwd=checkout).endswith(" again: the existing one was damaged, or of other code or settings")
     assert (bento / "bento.yaml").is_file()
 
 

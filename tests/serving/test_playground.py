@@ -21,13 +21,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from docs.picture import Browser, browser
 from serving import playground
-from serving.schema import GenerateRequest
-from serving.settings import LIMITS
-from tests.serving.conftest import serving
+from serving.schema import generate_request
+from tests.serving.conftest import service_settings, serving
 
 needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 pytestmark = pytest.mark.integration
 
+BODY = generate_request(service_settings())
 HOSTILE = "<img src=x onerror=\"document.title='caught'\"><script>document.title='caught'</script>"
 AWKWARD = 'It\'s "quoted" `id` $(id) $HOME \\ \\n!\n\nline\ttab\x7fdelete é 中文 😀 \u202e\u2028 \U000e0041 </script>'
 PATIENCE = 300.0  # seconds for a page to show what is looked for
@@ -38,7 +38,8 @@ class Server:
 
     def __init__(self) -> None:
         self.app = FastAPI(openapi_url=None)
-        self.app.include_router(playground.router())
+        page = playground.response(BODY, service_settings().timeout)
+        self.app.get("/playground")(lambda: page)
         self.app.get("/")(self.about)
         self.app.post("/generate")(self.generate)
         self.url = ""
@@ -261,7 +262,7 @@ def tab(chromium: Tab, server: Server) -> Iterator[Tab]:
 
 
 def test_the_policy_lets_in_the_pages_own_script_and_this_server_alone() -> None:
-    policy = playground.policy(playground.page())
+    policy = playground.policy(playground.page(BODY, 120.0))
     assert re.search(r"script-src 'sha256-[^' ]+'; style-src 'sha256-[^' ]+'; connect-src 'self'", policy)
     assert policy.startswith("default-src 'none'; ")
     assert "unsafe" not in policy
@@ -269,9 +270,11 @@ def test_the_policy_lets_in_the_pages_own_script_and_this_server_alone() -> None
 
 
 def test_a_description_in_the_schema_cannot_end_the_data_in_the_page() -> None:
-    [data] = re.findall('<script type="application/json" id="data">(.*?)</script>', playground.page(), re.DOTALL)
+    [data] = re.findall(
+        '<script type="application/json" id="data">(.*?)</script>', playground.page(BODY, 120.0), re.DOTALL
+    )
     assert "<" not in data
-    assert json.loads(data)["fields"] == GenerateRequest.model_json_schema()["properties"]
+    assert json.loads(data)["fields"] == BODY.model_json_schema()["properties"]
 
 
 @needs_chromium
@@ -300,7 +303,7 @@ def test_it_fits_the_screen_before_and_after_three_models_wrote(
 
 @needs_chromium
 def test_bounds_defaults_and_hints_are_those_of_the_schema(tab: Tab) -> None:
-    for name, field in GenerateRequest.model_json_schema()["properties"].items():
+    for name, field in BODY.model_json_schema()["properties"].items():
         if "default" in field and field.get("type") in ("integer", "number"):
             found = tab.value(
                 f"(box => box && [+box.value, +box.max, document.getElementById('about-{name}').textContent])"
@@ -314,7 +317,7 @@ def test_bounds_defaults_and_hints_are_those_of_the_schema(tab: Tab) -> None:
 
 @needs_chromium
 def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, server: Server) -> None:
-    assert tab.value("document.getElementById('max_new_tokens').max") == str(LIMITS.max_new_tokens)
+    assert tab.value("document.getElementById('max_new_tokens').max") == str(service_settings().max_new_tokens)
     server.context = 100
     tab.value("location.reload()")
     tab.until("document.getElementById('max_new_tokens')?.max === '99'")

@@ -8,7 +8,7 @@ from bentoml.exceptions import BentoMLException
 from starlette.types import Receive, Scope, Send
 
 from serving import proxies
-from serving.settings import LIMITS
+from tests.serving.conftest import service_settings
 
 
 def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ("10.0.0.0/8",), **headers: str) -> tuple[Any, str]:
@@ -21,13 +21,13 @@ def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ("10.0.0.0/8",),
     fields = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
     fields += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "scheme": "http", "client": (peer, 5), "headers": fields}
-    networks = proxies.trusted_networks(LIMITS.model_copy(update={"trusted_proxies": trusted}))
+    networks = proxies.trusted_networks(service_settings(trusted_proxies=trusted))
     asyncio.run(proxies.TrustedProxiesMiddleware(app, networks)(scope, None, None))  # type: ignore[arg-type]
     return found["client"][0], found["scheme"]
 
 
 def test_by_default_nobody_is_believed_not_even_this_machine() -> None:
-    assert seen("127.0.0.1", "203.0.113.7", trusted=LIMITS.trusted_proxies, x_forwarded_proto="https") == (
+    assert seen("127.0.0.1", "203.0.113.7", trusted=service_settings().trusted_proxies, x_forwarded_proto="https") == (
         "127.0.0.1",
         "http",
     )
@@ -75,4 +75,4 @@ def test_proxies_may_be_named_in_the_environment_and_a_wrong_name_is_told(monkey
     assert seen("2001:db8::5", "203.0.113.7")[0] == "203.0.113.7"
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
     with pytest.raises(BentoMLException, match="FORWARDED_ALLOW_IPS: '\\*' does not appear to be an IPv4 or IPv6"):
-        proxies.trusted_networks()
+        proxies.trusted_networks(service_settings())

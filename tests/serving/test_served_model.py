@@ -20,14 +20,14 @@ from tokenizers import Tokenizer
 
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
-from serving import model_folder, served_model
+from serving import model_folder, model_loader, served_model
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.served_model import LoadedModel, ServedModel
-from serving.settings import LIMITS
-from tests.serving.conftest import REPOSITORY
+from serving.model_loader import LoadedModel
+from serving.served_model import ServedModel
+from tests.serving.conftest import REPOSITORY, service_settings
 
-QUICK = LIMITS.model_copy(update={"follow_seconds": 0.01, "drain_seconds": 0.3, "beside_minutes": 60})
+QUICK = service_settings(follow_seconds=0.01, drain_seconds=0.3, beside_minutes=60)
 PLAIN = Sampling(max_new_tokens=8, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=1)
 
 
@@ -182,7 +182,7 @@ async def test_a_newer_candidate_is_told_of_and_waits_for_its_promotion(project:
         assert served.folder.why == "the candidate of the last `dvc repro`"
         project.candidate("second")
         await until(lambda: served.folder and "`python -m pipeline.promote`" in served.folder.why)
-        assert (version(served), served.refused) == (first, None)
+        assert (version(served), served.refusal) == (first, None)
         project.candidate("first")  # the same bytes again
         await until(lambda: served.folder and served.folder.why == "the candidate of the last `dvc repro`")
 
@@ -194,7 +194,7 @@ async def test_a_candidate_in_the_making_is_no_news(project: Project) -> None:
         shutil.rmtree(project.root / "models" / "candidate")
         await looks()
         assert served.folder
-        assert (served.status, served.refused, served.folder.why) == (
+        assert (served.status, served.refusal, served.folder.why) == (
             "up",
             None,
             "the candidate of the last `dvc repro`",
@@ -209,7 +209,7 @@ async def test_promotions_and_rollbacks_are_taken_over_alike(project: Project) -
         await until(lambda: version(served) == second.version)
         project.registry.rollback(None, "rude")
         await until(lambda: version(served) == first.version)
-        assert (served.swaps, served.refused) == (2, None)
+        assert (served.swaps, served.refusal) == (2, None)
         await until(lambda: len(FakeEngine.alive) == 1)
 
 
@@ -218,11 +218,11 @@ async def test_a_request_keeps_the_model_it_began_with_and_the_last_one_frees_it
     first = project.promote("first")
     async with following(project) as served:
         gone = weakref.ref(FakeEngine.alive[0])
-        async with served.take() as one, served.take() as other:
+        async with served.acquire() as one, served.acquire() as other:
             assert one is other
             project.promote("second")
             await until(lambda: served.swaps)
-            async with served.take() as new:
+            async with served.acquire() as new:
                 assert new.version != one.version == first.version
             await looks()
             assert gone() in FakeEngine.alive
@@ -237,7 +237,7 @@ async def test_moves_in_a_row_do_not_fill_the_memory_with_old_models(project: Pr
         for number in range(1, 5):
             champion = project.promote(str(number))
             await looks()
-            await leases.enter_async_context(served.take())
+            await leases.enter_async_context(served.acquire())
             assert len(FakeEngine.alive) <= 4  # the served one, two that were, and the next
         await leases.aclose()
         await until(lambda: version(served) == champion.version and len(FakeEngine.alive) == 1)
@@ -247,24 +247,24 @@ async def test_moves_in_a_row_do_not_fill_the_memory_with_old_models(project: Pr
     ("fault", "reason"),
     [
         ("load", r"did not load: the weights are torn$"),
-        ("nan", r"^its trial gave a log-probability of nan"),
-        ("silent", r"^its trial ended at once .* writes nothing$"),
-        ("error", r"^its trial failed: no memory$"),
-        ("hang", r"^its trial took more than 0.1 s$"),
+        ("nan", r"^its smoke test gave a log-probability of nan"),
+        ("silent", r"^its smoke test ended at once .* generates nothing$"),
+        ("error", r"^its smoke test failed: no memory$"),
+        ("hang", r"^its smoke test took more than 0.1 s$"),
     ],
 )
 @in_loop
 async def test_a_version_that_fails_is_refused_in_one_sentence_and_the_old_one_stays(
     project: Project, fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_model, "_TRIAL_SECONDS", 0.1)
+    monkeypatch.setattr(model_loader, "SMOKE_TEST_SECONDS", 0.1)
     first = project.promote("first")
     async with following(project) as served:
         bad = project.promote("bad", fault)
-        await until(lambda: served.refused)
-        assert served.refused
-        assert served.refused.version == bad.version
-        assert re.search(reason, served.refused.reason)
+        await until(lambda: served.refusal)
+        assert served.refusal
+        assert served.refusal.version == bad.version
+        assert re.search(reason, served.refusal.reason)
         assert (version(served), served.swaps, served.status) == (first.version, 0, "up")
         assert len(FakeEngine.alive) == 1
         made = FakeEngine.made
@@ -272,7 +272,7 @@ async def test_a_version_that_fails_is_refused_in_one_sentence_and_the_old_one_s
         assert FakeEngine.made == made  # it is not tried again and again
         third = project.promote("third")
         await until(lambda: version(served) == third.version)
-        assert served.refused is None
+        assert served.refusal is None
 
 
 @in_loop
@@ -280,29 +280,29 @@ async def test_a_rollback_from_a_refused_version_loads_nothing(project: Project)
     project.promote("first")
     async with following(project) as served:
         project.promote("bad", "nan")
-        await until(lambda: served.refused)
+        await until(lambda: served.refusal)
         made = FakeEngine.made
         project.registry.rollback(None, "refused")
-        await until(lambda: served.refused is None)
+        await until(lambda: served.refusal is None)
         assert (FakeEngine.made, served.swaps) == (made, 0)
 
 
 @in_loop
-async def test_a_damaged_version_is_refused_and_taken_over_when_its_files_are_mended(project: Project) -> None:
+async def test_a_damaged_version_is_refused_and_served_when_its_files_are_repaired(project: Project) -> None:
     first = project.promote("first")
     async with following(project, follow_seconds=1000) as served:
         second = project.promote("second")
         weights = second.folder / "model.safetensors"
         whole = weights.read_bytes()
         weights.write_bytes(whole[:-1])
-        await served._look()
-        assert served.refused
-        assert served.refused.version == second.version
-        assert re.search(r"model\.safetensors has [\d,]+ bytes, but [\d,]+ were added", served.refused.reason)
+        await served.check_champion()
+        assert served.refusal
+        assert served.refusal.version == second.version
+        assert re.search(r"model\.safetensors has [\d,]+ bytes, but [\d,]+ were added", served.refusal.reason)
         assert version(served) == first.version
         weights.write_bytes(whole)
-        await served._look()
-        assert (version(served), served.refused) == (second.version, None)
+        await served.check_champion()
+        assert (version(served), served.refusal) == (second.version, None)
 
 
 @in_loop
@@ -315,9 +315,9 @@ async def test_every_byte_of_large_weights_is_checked(project: Project, monkeypa
         weights.write_bytes(content)
         # The registry checks only the size of larger files.
         monkeypatch.setattr("pipeline.registry.versions.QUICK_HASH_BYTES", 0)
-        await served._look()
-        assert served.refused
-        assert served.refused.reason.endswith("a file was changed")
+        await served.check_champion()
+        assert served.refusal
+        assert served.refusal.reason.endswith("a file was changed")
         assert version(served) == first.version
 
 
@@ -325,7 +325,7 @@ async def test_every_byte_of_large_weights_is_checked(project: Project, monkeypa
 async def test_a_refused_version_is_tried_again_at_growing_intervals(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served_model, "_FIRST_RETRY", 0.1)
+    monkeypatch.setattr(served_model, "FIRST_RETRY_SECONDS", 0.1)
     tries: list[float] = []
     refuse = ServedModel._refuse
 
@@ -338,19 +338,19 @@ async def test_a_refused_version_is_tried_again_at_growing_intervals(
     async with following(project) as served:
         project.promote("bad", "nan")  # it might have been the memory
         await until(lambda: len(tries) >= 3)
-        assert served.refused
+        assert served.refusal
         assert tries[1] - tries[0] >= 0.1
         assert tries[2] - tries[1] >= 0.2
 
 
 @in_loop
-async def test_a_lost_pointer_is_told_of_and_the_model_stays(project: Project) -> None:
+async def test_a_lost_pointer_is_reported_and_the_model_stays(project: Project) -> None:
     first = project.promote("first")
     async with following(project) as served:
         (project.root / "registry" / "champion.json").unlink()
-        await until(lambda: served.refused)
-        assert served.refused
-        assert (served.refused.version, version(served)) == (None, first.version)
+        await until(lambda: served.refusal)
+        assert served.refusal
+        assert (served.refusal.version, version(served)) == (None, first.version)
         shutil.rmtree(project.root / "registry")
         await looks()
         assert version(served) == first.version
@@ -358,27 +358,27 @@ async def test_a_lost_pointer_is_told_of_and_the_model_stays(project: Project) -
 
 
 @in_loop
-async def test_a_service_that_begins_with_a_bad_champion_serves_the_one_before_and_says_so(project: Project) -> None:
+async def test_a_service_that_starts_with_a_bad_champion_serves_the_previous_one_and_says_so(project: Project) -> None:
     first = project.promote("first")
     bad = project.promote("bad", "load")
     async with following(project) as served:
         assert (version(served), served.status) == (first.version, "up")
-        assert served.refused
-        assert served.refused.version == bad.version
+        assert served.refusal
+        assert served.refusal.version == bad.version
         assert served.folder
         assert served.folder.why.endswith("as the champion was refused")
         third = project.promote("third")
         await until(lambda: version(served) == third.version)
-        assert served.refused is None
+        assert served.refusal is None
 
 
 @in_loop
-async def test_a_service_that_could_load_nothing_takes_over_what_comes(project: Project) -> None:
+async def test_a_service_that_could_load_nothing_serves_the_next_champion(project: Project) -> None:
     project.candidate("first", "load")
     async with following(project) as served:
         assert served.status == "failed"
         with pytest.raises(ApiError, match="could not be loaded") as caught:
-            async with served.take():
+            async with served.acquire():
                 pass
         assert (caught.value.status, caught.value.code) == (503, "model_failed")
         champion = project.promote("second")
@@ -396,10 +396,10 @@ async def test_model_dir_is_never_replaced(project: Project, monkeypatch: pytest
 
 
 @in_loop
-async def test_while_the_first_model_loads_requests_are_told_to_come_back(project: Project) -> None:
+async def test_while_the_first_model_loads_requests_are_503_with_retry_after(project: Project) -> None:
     served = ServedModel(project.root, FakeEngine, QUICK)
     with pytest.raises(ApiError) as caught:
-        async with served.take():
+        async with served.acquire():
             pass
     assert (caught.value.status, caught.value.code, caught.value.headers) == (
         503,
@@ -410,13 +410,13 @@ async def test_while_the_first_model_loads_requests_are_told_to_come_back(projec
 
 
 @in_loop
-async def test_a_worker_can_wait_with_listening_until_its_model_is_there(project: Project) -> None:
+async def test_a_worker_can_wait_for_its_model_before_it_listens(project: Project) -> None:
     project.promote("first")
     served = ServedModel(project.root, FakeEngine, QUICK)
-    await served.settled(0.01)  # nobody loads: it does not wait for ever
+    await served.wait_for_first_attempt(0.01)  # nobody loads: it does not wait for ever
     assert served.status == "loading"
     task = asyncio.create_task(served.run())
-    await served.settled(5)
+    await served.wait_for_first_attempt(5)
     assert served.status == "up"
     task.cancel()
     await served.close()
@@ -426,16 +426,16 @@ async def test_a_worker_can_wait_with_listening_until_its_model_is_there(project
 
 
 @in_loop
-async def test_base_and_previous_are_loaded_when_asked_for_and_let_go_when_idle(project: Project) -> None:
+async def test_base_and_previous_are_loaded_on_request_and_freed_when_idle(project: Project) -> None:
     first, second = project.promote("first"), project.promote("second")
     project.base()
     async with following(project, beside_minutes=0.1 / 60) as served:
         assert served.names() == [second.version, "champion", "base", "previous"]
         assert FakeEngine.made == 1
-        async with served.take("previous") as previous, served.take("base") as base:
+        async with served.acquire("previous") as previous, served.acquire("base") as base:
             assert (previous.version, previous.name) == (first.version, "previous")
             assert (base.version, base.name) == (model_folder.version(project.root / "models" / "base"), "base")
-            async with served.take(first.version) as same, served.take("champion") as champion:
+            async with served.acquire(first.version) as same, served.acquire("champion") as champion:
                 assert same is previous
                 assert champion is served.loaded
             await asyncio.sleep(0.2)  # longer than it stays when idle
@@ -444,12 +444,12 @@ async def test_base_and_previous_are_loaded_when_asked_for_and_let_go_when_idle(
 
 
 @in_loop
-async def test_many_who_ask_at_once_for_a_model_load_it_once(project: Project) -> None:
+async def test_concurrent_requests_for_a_model_load_it_once(project: Project) -> None:
     project.promote("first")
     project.base()
 
     async def ask(served: ServedModel) -> LoadedModel:
-        async with served.take("base") as loaded:
+        async with served.acquire("base") as loaded:
             return loaded
 
     async with following(project) as served:
@@ -458,13 +458,13 @@ async def test_many_who_ask_at_once_for_a_model_load_it_once(project: Project) -
 
 
 @in_loop
-async def test_who_gives_up_waiting_for_a_model_does_not_stop_it_for_others(project: Project) -> None:
+async def test_a_request_cancelled_while_a_model_loads_does_not_stop_it_for_others(project: Project) -> None:
     project.promote("first")
     project.base()
     async with following(project) as served:
-        impatient = asyncio.create_task(served.take("base").__aenter__())
+        impatient = asyncio.create_task(served.acquire("base").__aenter__())
         await asyncio.sleep(0)
-        patient = served.take("base")
+        patient = served.acquire("base")
         waiting = asyncio.create_task(patient.__aenter__())
         await asyncio.sleep(0)
         impatient.cancel()
@@ -476,11 +476,11 @@ async def test_who_gives_up_waiting_for_a_model_does_not_stop_it_for_others(proj
 async def test_after_a_promotion_previous_is_another_model(project: Project) -> None:
     first, second = project.promote("first"), project.promote("second")
     async with following(project) as served:
-        async with served.take("previous") as previous:
+        async with served.acquire("previous") as previous:
             assert previous.version == first.version
         project.promote("third")
         await until(lambda: served.swaps and len(FakeEngine.alive) == 1)
-        async with served.take("previous") as previous:
+        async with served.acquire("previous") as previous:
             assert previous.version == second.version
 
 
@@ -492,7 +492,7 @@ async def test_a_model_that_does_not_load_is_503_and_not_tried_at_each_request(p
     async with following(project) as served:
         for _ in range(3):
             with pytest.raises(ApiError) as caught:
-                async with served.take("base"):
+                async with served.acquire("base"):
                     pass
             assert (caught.value.status, caught.value.code, caught.value.param) == (503, "model_failed", "model")
         assert (FakeEngine.made, len(FakeEngine.alive)) == (2, 1)
@@ -504,7 +504,7 @@ async def test_an_unknown_name_is_404_and_not_repeated(project: Project) -> None
     async with following(project, beside=()) as served:
         for name in ("base", "previous", "private", "", "0" * 12):
             with pytest.raises(ApiError) as caught:
-                async with served.take(name):
+                async with served.acquire(name):
                     pass
             assert (caught.value.status, caught.value.code) == (404, "model_not_found")
             assert "private" not in caught.value.message
@@ -517,12 +517,12 @@ async def test_an_unknown_name_is_404_and_not_repeated(project: Project) -> None
 async def test_closing_waits_for_the_requests_that_run(project: Project) -> None:
     project.promote("first")
     async with following(project, drain_seconds=5) as served:
-        async with served.take():
+        async with served.acquire():
             closing = asyncio.create_task(served.close())
             await asyncio.sleep(0.05)
             assert FakeEngine.alive
             with pytest.raises(ApiError) as caught:
-                async with served.take():
+                async with served.acquire():
                     pass
             assert (caught.value.status, caught.value.code) == (503, "stopping")
         await asyncio.wait_for(closing, 300)
@@ -534,7 +534,7 @@ async def test_a_request_that_runs_for_longer_than_the_bound_is_cut_off(project:
     project.promote("first")
     async with following(project, drain_seconds=0.2) as served:
         began = time.monotonic()
-        async with served.take():
+        async with served.acquire():
             await served.close()
             assert not FakeEngine.alive
         assert time.monotonic() - began >= 0.2
@@ -556,7 +556,7 @@ async def test_the_scorer_of_a_model_is_made_once_and_goes_with_it(
     monkeypatch.setitem(sys.modules, "serving.engines.scoring", SimpleNamespace(Scorer=Scorer))
     first = project.promote("first")
     async with following(project) as served:
-        async with served.take() as loaded:
+        async with served.acquire() as loaded:
             one, other = await asyncio.gather(served.scorer(loaded), served.scorer(loaded))
             assert one is other
             assert (one.folder, len(made)) == (first.folder, 1)
@@ -568,26 +568,26 @@ async def test_the_scorer_of_a_model_is_made_once_and_goes_with_it(
 @in_loop
 async def test_a_candidate_that_has_changed_does_not_score_for_the_one_that_is_served(project: Project) -> None:
     project.candidate("first")
-    async with following(project) as served, served.take() as loaded:
+    async with following(project) as served, served.acquire() as loaded:
         project.candidate("second")
-        with pytest.raises(ApiError, match="gone or others, so it writes but cannot score") as caught:
+        with pytest.raises(ApiError, match="deleted or changed: it generates but cannot score") as caught:
             await served.scorer(loaded)
         assert caught.value.status == 503
 
 
-def test_a_collection_leaves_out_what_is_loaded_until_memory_is_given_back() -> None:
+def test_trim_heap_leaves_loaded_objects_out_of_later_collections() -> None:
     class Model:
         def __init__(self) -> None:
             self.cycle = self
 
     loaded = Model()
     gone = weakref.ref(loaded)
-    served_model.trim_heap()
+    model_loader.trim_heap()
     try:
         del loaded
         gc.collect()
         assert gone() is not None  # not visited
-        served_model.trim_heap()
+        model_loader.trim_heap()
         assert gone() is None
         made_since = weakref.ref(Model())
         gc.collect()

@@ -1,4 +1,4 @@
-"""Server-sent events, over the whole service and over an engine that writes when the test tells it to."""
+"""Server-sent events, over the whole service and over an engine whose tokens the test scripts."""
 
 import asyncio
 import json
@@ -12,13 +12,13 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from serving import errors, generation, streaming
+from serving import errors, streaming
 from serving.engines.protocol import EngineError
 from serving.model_folder import ModelFolder
-from serving.served_model import LoadedModel
+from serving.model_loader import LoadedModel
 from serving.tasks import causal_lm
-from tests.serving.conftest import DATA, PROMPT
-from tests.serving.test_generation import Told, limit, run
+from tests.serving.conftest import DATA, PROMPT, service_settings
+from tests.serving.test_generation import ScriptedEngine, run
 
 PRIVATE = "the prompt that nobody may log"
 
@@ -36,7 +36,7 @@ def events(body: str) -> list[Any]:
 
 
 @pytest.mark.parametrize("body", [{}, {"max_new_tokens": 32, "top_k": 0, "temperature": 3}, {"stop": ["e", "the"]}])
-def test_a_stream_joined_is_the_answer_that_is_not_streamed(client: TestClient, body: dict[str, Any]) -> None:
+def test_a_joined_stream_equals_the_answer_without_streaming(client: TestClient, body: dict[str, Any]) -> None:
     body = {"prompt": PROMPT, "max_new_tokens": 16, "seed": 1, **body}
     whole = client.post("/generate", json=body)
     streamed = client.post("/generate", json={**body, "stream": True})
@@ -50,14 +50,14 @@ def test_a_stream_joined_is_the_answer_that_is_not_streamed(client: TestClient, 
         assert streamed.headers[name] == whole.headers[name], name
 
 
-def test_line_ends_of_unicode_pass_through_a_stream_that_is_read_line_by_line() -> None:
+def test_unicode_line_ends_survive_a_stream_read_line_by_line() -> None:
     event = {"text": "a\N{LINE SEPARATOR}b\N{PARAGRAPH SEPARATOR}c\N{NEXT LINE}d\x0b\x0c\x1c\x1d\x1e\N{SNOWMAN}"}
-    data, empty = streaming._line(event).decode().splitlines()
+    data, empty = streaming.encode_event(event).decode().splitlines()
     assert json.loads(data.removeprefix("data: ")) == event
     assert empty == ""
 
 
-def test_headers_say_what_the_body_says(client: TestClient) -> None:
+def test_headers_repeat_the_body(client: TestClient) -> None:
     response = client.post("/generate", json={"prompt": PROMPT, "max_new_tokens": 8})
     answer = response.json()
     assert response.headers["X-Model-Version"] == answer["model"]
@@ -68,23 +68,23 @@ def test_headers_say_what_the_body_says(client: TestClient) -> None:
     assert response.headers["X-Completion-Tokens"] == str(answer["usage"]["completion_tokens"])
 
 
-def test_what_is_wrong_before_the_first_token_has_a_status(client: TestClient) -> None:
+def test_an_error_before_the_first_token_has_a_status(client: TestClient) -> None:
     refused = client.post("/generate", json={"prompt": PROMPT, "max_new_tokens": 64, "stream": True})
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == "context_length_exceeded"
 
 
-class Served:
-    """One model that is always there, and counts what is lent."""
+class FakeServedModel:
+    """One model that is always available, and counts its leases."""
 
-    status, folder, refused, swaps = "up", None, None, 0
+    status, folder, refusal, swaps = "up", None, None, 0
 
-    def __init__(self, engine: Told) -> None:
+    def __init__(self, engine: ScriptedEngine) -> None:
         self.loaded = LoadedModel(engine, "v1", None, ModelFolder(Path(), "a test"), "champion")
         self.leases = 0
 
     @asynccontextmanager
-    async def take(self, name: str | None = None) -> Any:
+    async def acquire(self, name: str | None = None) -> Any:
         self.leases += 1
         try:
             yield self.loaded
@@ -96,7 +96,7 @@ class Served:
 
 
 class Call:
-    """A request to the app as a server passes it on, whose client may go away."""
+    """A request to the app as a server passes it on, whose client may disconnect."""
 
     def __init__(self, app: Any, **body: Any) -> None:
         self.started: dict[str, Any] = {}
@@ -125,7 +125,7 @@ class Call:
             self._sent.clear()
             await self._sent.wait()
 
-    def goes_away(self) -> None:
+    def disconnects(self) -> None:
         self._messages.put_nowait({"type": "http.disconnect"})
 
     @property
@@ -134,29 +134,35 @@ class Call:
 
 
 @pytest.fixture
-def engine(tiny_gpt2: Path) -> Told:
-    return Told(tiny_gpt2)
+def engine(tiny_gpt2: Path) -> ScriptedEngine:
+    return ScriptedEngine(tiny_gpt2)
 
 
 @pytest.fixture
-def served(engine: Told) -> Served:
-    return Served(engine)
+def served(engine: ScriptedEngine) -> FakeServedModel:
+    return FakeServedModel(engine)
 
 
-@pytest.fixture
-def app(served: Served) -> Any:
-    made: Any = causal_lm.make_app
-    app: FastAPI = made("test", served)
+def make_app(served: FakeServedModel, **limits: Any) -> Any:
+    make: Any = causal_lm.make_app
+    app: FastAPI = make("test", served, service_settings(**limits))
     return errors.ErrorFormatMiddleware(app)
 
 
-async def submitted(engine: Told) -> None:
+@pytest.fixture
+def app(served: FakeServedModel) -> Any:
+    return make_app(served)
+
+
+async def submitted(engine: ScriptedEngine) -> None:
     """Wait until the engine has a request."""
     while not engine.prompt:
         await asyncio.sleep(0)
 
 
-def test_each_token_is_sent_when_it_is_written(app: Any, engine: Told, served: Served) -> None:
+def test_each_token_is_sent_as_soon_as_it_is_generated(
+    app: Any, engine: ScriptedEngine, served: FakeServedModel
+) -> None:
     async def listen() -> None:
         call = Call(app, stream=True)
         await submitted(engine)
@@ -174,8 +180,8 @@ def test_each_token_is_sent_when_it_is_written(app: Any, engine: Told, served: S
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("words", [[], ["the"]])
-def test_a_client_that_goes_away_frees_engine_and_model_at_once(
-    app: Any, engine: Told, served: Served, stream: bool, words: list[str]
+def test_a_disconnect_frees_engine_and_model_at_once(
+    app: Any, engine: ScriptedEngine, served: FakeServedModel, stream: bool, words: list[str]
 ) -> None:
     async def leave() -> None:
         call = Call(app, stream=stream)
@@ -187,7 +193,7 @@ def test_a_client_that_goes_away_frees_engine_and_model_at_once(
         await asyncio.sleep(0.01)
         assert not engine.stream.cancelled
         assert served.leases == 1
-        call.goes_away()
+        call.disconnects()
         await asyncio.wait_for(call.task, 1)
         assert engine.stream.cancelled
         assert served.leases == 0
@@ -195,7 +201,9 @@ def test_a_client_that_goes_away_frees_engine_and_model_at_once(
     run(leave)
 
 
-def test_a_server_that_gives_up_a_request_frees_engine_and_model(app: Any, engine: Told, served: Served) -> None:
+def test_a_request_cancelled_by_the_server_frees_engine_and_model(
+    app: Any, engine: ScriptedEngine, served: FakeServedModel
+) -> None:
     async def give_up() -> None:
         for stream in (False, True):
             call = Call(app, stream=stream)
@@ -221,17 +229,16 @@ def test_a_server_that_gives_up_a_request_frees_engine_and_model(app: Any, engin
 )
 @pytest.mark.parametrize("words", [[], ["the"]])
 def test_a_failure_is_a_status_before_the_first_token_and_an_error_event_after_it(
-    app: Any,
-    engine: Told,
-    served: Served,
+    engine: ScriptedEngine,
+    served: FakeServedModel,
     words: list[str],
-    fail: Callable[[Told], Awaitable[None]],
+    fail: Callable[[ScriptedEngine], Awaitable[None]],
     status: int,
     code: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    limit(monkeypatch, first_token_seconds=0.2, timeout=0.2)
+    app = make_app(served, first_token_seconds=0.2, timeout=0.2)
     monkeypatch.setattr(logging.getLogger("bentoml"), "propagate", True)
 
     async def listen() -> None:
@@ -259,10 +266,10 @@ def test_a_failure_is_a_status_before_the_first_token_and_an_error_event_after_i
 
 
 def test_a_client_that_does_not_read_is_cut_off(
-    app: Any, engine: Told, served: Served, monkeypatch: pytest.MonkeyPatch
+    engine: ScriptedEngine, served: FakeServedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streaming, "LIMITS", streaming.LIMITS.model_copy(update={"timeout": 0.1}))
-    monkeypatch.setattr(streaming, "_GRACE_SECONDS", 0.1)
+    app = make_app(served, timeout=0.1)
+    monkeypatch.setattr(streaming, "GRACE_SECONDS", 0.1)
 
     async def hang(message: Any) -> None:
         await asyncio.Event().wait()
@@ -279,8 +286,8 @@ def test_a_client_that_does_not_read_is_cut_off(
     run(unread)
 
 
-def test_without_a_first_token_in_time_it_is_504(app: Any, engine: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "LIMITS", generation.LIMITS.model_copy(update={"first_token_seconds": 0.05}))
+def test_without_a_first_token_in_time_it_is_504(engine: ScriptedEngine, served: FakeServedModel) -> None:
+    app = make_app(served, first_token_seconds=0.05)
 
     async def wait() -> None:
         call = Call(app)

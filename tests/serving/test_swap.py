@@ -27,8 +27,7 @@ from pipeline.registry.versions import Version
 from serving.engines import int8, selection
 from serving.engines.protocol import Engine
 from serving.served_model import ServedModel
-from serving.settings import LIMITS
-from tests.serving.conftest import PROMPT, Server, serving
+from tests.serving.conftest import PROMPT, Server, engine_settings, service_settings, serving
 
 pytestmark = pytest.mark.integration
 
@@ -177,7 +176,7 @@ def test_workers_follow_the_champion_under_load_without_a_failed_request_and_a_b
                 began = moved
                 time.sleep(0.3)
             project.promote(bad)
-            logged(f"model {b.version} stays: {bad.version} was refused", 1)
+            logged(f"keeping model {b.version}: {bad.version} was refused", 1)
             refused = httpx.get(server.url).json()["refused"]
             assert refused["version"] == bad.version
             assert "did not load" in refused["reason"]
@@ -185,7 +184,7 @@ def test_workers_follow_the_champion_under_load_without_a_failed_request_and_a_b
             project.registry.rollback(None, "it does not load")
             until(lambda: all(httpx.get(server.url).json()["refused"] is None for _ in range(8)))
             reigns.append((b.version, began, float("inf")))
-        logged("is no longer in memory", 3)
+        logged("freed model", 3)
         last = server.post(**GREEDY).json()
         log = server.log.read_text(encoding="utf-8")
 
@@ -288,14 +287,14 @@ def test_a_model_that_was_replaced_is_gone_and_its_memory_with_it(
     made: list[weakref.ref[Engine]] = []
 
     def make(folder: Path) -> Engine:
-        new = selection.make(folder, engine)
+        new = selection.make(folder, engine_settings(engine))
         made.append(weakref.ref(new))
         return new
 
     async def swap() -> list[int]:
-        served = ServedModel(project.folder, make, LIMITS.model_copy(update={"follow_seconds": 0.05}))
+        served = ServedModel(project.folder, make, service_settings(follow_seconds=0.05))
         following = asyncio.create_task(served.run())
-        await served.settled(300)
+        await served.wait_for_first_attempt(300)
         sizes = []
         for number in range(1, 9):
             project.promote(versions[number % 2])

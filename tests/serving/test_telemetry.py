@@ -1,4 +1,4 @@
-"""Metrics, request ids, logs and traces: what they show, and what they must not."""
+"""Metrics, request ids, logs and traces: what they contain, and what they must not."""
 
 import asyncio
 import json
@@ -11,7 +11,6 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from bentoml._internal.configuration.containers import BentoMLContainer
 from fastapi import APIRouter, FastAPI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -23,8 +22,8 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-import tests.serving.conftest  # noqa: F401 - sets PROMETHEUS_MULTIPROC_DIR before bentoml is imported
-from serving import telemetry
+from serving import metrics, telemetry
+from serving.bentoml_internals import BentoMLContainer
 
 SECRET = "my-secret-path"  # noqa: S105 - of a made-up request
 
@@ -36,8 +35,8 @@ def value(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"gpt2_{name}", labels) or 0.0
 
 
-class Peeking:
-    """Stands where BentoML's metrics, log and spans do: notes which path they see."""
+class PathRecorder:
+    """Stands where BentoML's metrics, log and spans do: records the paths that they see."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -50,7 +49,7 @@ class Peeking:
 
 
 @pytest.fixture
-def peeking() -> Peeking:
+def recorder() -> PathRecorder:
     app = FastAPI()
     inner = APIRouter()
 
@@ -66,13 +65,13 @@ def peeking() -> Peeking:
     static = Mount("/static_content", PlainTextResponse("a file"))
     routes = [Route("/livez", endpoint), static, Mount("/", app)]
     starlette = Starlette(routes=routes)
-    return Peeking(telemetry.RestorePathMiddleware(starlette))
+    return PathRecorder(telemetry.RestorePathMiddleware(starlette))
 
 
 @pytest.fixture
-def asked(peeking: Peeking) -> TestClient:
-    starlette: Any = peeking.app
-    return TestClient(telemetry.TelemetryMiddleware(peeking, starlette._app.routes))
+def http(recorder: PathRecorder) -> TestClient:
+    starlette: Any = recorder.app
+    return TestClient(telemetry.TelemetryMiddleware(recorder, starlette._app.routes))
 
 
 @pytest.fixture
@@ -97,44 +96,42 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
     ],
 )
 def test_metrics_log_and_spans_see_the_route_and_never_the_path(
-    peeking: Peeking, asked: TestClient, log: pytest.LogCaptureFixture, path: str, route: str
+    recorder: PathRecorder, http: TestClient, log: pytest.LogCaptureFixture, path: str, route: str
 ) -> None:
-    asked.get(f"{path}?key={SECRET}")
-    assert peeking.seen == [(route, b"")]
+    http.get(f"{path}?key={SECRET}")
+    assert recorder.seen == [(route, b"")]
     assert SECRET not in log.text
 
 
-def test_a_wrong_method_is_counted_by_its_route(peeking: Peeking, asked: TestClient) -> None:
-    assert asked.delete("/v1/models/a").status_code == 405
-    assert peeking.seen == [("/v1/models/{name}", b"")]
+def test_a_wrong_method_is_counted_by_its_route(recorder: PathRecorder, http: TestClient) -> None:
+    assert http.delete("/v1/models/a").status_code == 405
+    assert recorder.seen == [("/v1/models/{name}", b"")]
 
 
-def test_the_routes_themselves_see_the_path_and_have_no_query_to_parse(asked: TestClient) -> None:
-    answer = asked.get("/v1/models/a%20b/c?x=1", headers={"X-Request-Id": "mine"})
+def test_the_routes_themselves_see_the_path_and_have_no_query_to_parse(http: TestClient) -> None:
+    answer = http.get("/v1/models/a%20b/c?x=1", headers={"X-Request-Id": "mine"})
     assert answer.json() == "a b/c  mine"
 
 
 # Request ids and the log
 
 
-@pytest.mark.parametrize("sane", ["a", "3f2c-11", "trace/1:2=3+4@host_5.6", "x" * 64])
-def test_a_sane_id_of_the_caller_is_kept(asked: TestClient, sane: str) -> None:
-    assert asked.get("/livez", headers={"X-Request-Id": sane}).headers["x-request-id"] == sane
+@pytest.mark.parametrize("valid_id", ["a", "3f2c-11", "trace/1:2=3+4@host_5.6", "x" * 64])
+def test_a_valid_id_of_the_caller_is_kept(http: TestClient, valid_id: str) -> None:
+    assert http.get("/livez", headers={"X-Request-Id": valid_id}).headers["x-request-id"] == valid_id
 
 
 @pytest.mark.parametrize("insane", ["", "x" * 65, "a b", "é", '{"a"}', "-x"])
-def test_any_other_id_is_replaced_by_a_new_one(asked: TestClient, insane: str) -> None:
+def test_any_other_id_is_replaced_by_a_new_one(http: TestClient, insane: str) -> None:
     given = {"X-Request-Id": insane.encode("latin-1")}
-    made = {asked.get("/nothing", headers=given).headers["x-request-id"] for _ in range(2)}
+    made = {http.get("/nothing", headers=given).headers["x-request-id"] for _ in range(2)}
     assert len(made) == 2
     assert insane not in made
 
 
-def test_one_line_a_request_says_what_came_of_it_and_probes_have_none(
-    asked: TestClient, log: pytest.LogCaptureFixture
-) -> None:
-    asked.get("/livez")
-    asked.get("/nothing")
+def test_each_request_but_a_probe_has_one_line_in_the_log(http: TestClient, log: pytest.LogCaptureFixture) -> None:
+    http.get("/livez")
+    http.get("/nothing")
     (record,) = [record for record in log.records if record.name == telemetry.logger.name]
     fields: dict[str, Any] = vars(record)["fields"]
     assert (fields["method"], fields["route"], fields["status"]) == ("GET", "/{unmatched}", 404)
@@ -165,9 +162,9 @@ def test_with_log_format_json_each_line_is_an_object_with_the_request_s_id() -> 
 import logging
 from bentoml._internal.log import configure_server_logging
 configure_server_logging()
-from serving import telemetry
-telemetry.configure_logging()
-telemetry._visit.set(telemetry.RequestContext("id-1"))
+from serving import logs, telemetry
+logs.configure_logging()
+telemetry.current.set(telemetry.RequestContext("id-1"))
 logging.getLogger("bentoml.serving").info("two\\nlines", extra={"fields": {"status": 200}})
 try:
     1 / 0
@@ -204,36 +201,35 @@ def test_a_text_is_waiting_until_its_first_token_then_running_until_its_end() ->
         return [value(name) - was for name, was in zip(names, before, strict=True)]
 
     ended, first = value("texts_total", end="stop"), value("first_token_seconds_count")
-    text = telemetry.GenerationSpan("v1", 7)
+    span = metrics.GenerationSpan("v1", 7)
     assert change() == [1, 0, 7, 0]
-    text.wrote(0)  # a piece that only ends a character
+    span.add_tokens(0)  # a piece that only ends a character
     assert change() == [1, 0, 7, 0]
-    text.wrote(1)
+    span.add_tokens(1)
     assert change() == [0, 1, 7, 0]
-    text.wrote(2)
-    text.end("stop")
-    text.end("error")
+    span.add_tokens(2)
+    span.end("stop")
+    span.end("error")
     assert change() == [0, 0, 7, 3]
     assert value("texts_total", end="stop") == ended + 1
     assert value("first_token_seconds_count") == first + 1
-    telemetry.GenerationSpan("v1", 0).end("cancelled")
+    metrics.GenerationSpan("v1", 0).end("cancelled")
     assert change() == [0, 0, 7, 3]
 
 
 def test_a_swap_is_counted_and_only_the_served_version_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "_served", None)
+    monkeypatch.setattr(metrics.service_metrics(), "served", None)
     before = _shown()  # by other tests of this process
     swaps, refusals = value("swaps_total"), value("swap_refusals_total")
-    telemetry.record_served_model("one", "int8")
+    metrics.record_served_model("one", "int8")
     assert value("swaps_total") == swaps
-    telemetry.count_refused_swap()
+    metrics.count_refused_swap()
     assert (value("swap_refused"), value("swap_refusals_total")) == (1, refusals + 1)
-    telemetry.record_served_model("one", "int8")  # the pointer went back
+    metrics.record_served_model("one", "int8")  # the pointer went back
     assert (value("swap_refused"), value("swaps_total")) == (0, swaps)
-    telemetry.record_served_model("two", "int8")
+    metrics.record_served_model("two", "int8")
     assert value("swaps_total") == swaps + 1
     assert _shown() - before == {'gpt2_model_info{engine="int8",version="two"} 1.0'}
-    monkeypatch.setattr(telemetry, "_served", ("two", "int8"))
 
 
 def _shown() -> set[str]:
@@ -242,8 +238,7 @@ def _shown() -> set[str]:
 
 
 def _exposition() -> str:
-    """Return what /metrics answers: BentoML's own text, seen through Seen."""
-    from bentoml._internal.configuration.containers import BentoMLContainer
+    """Return what /metrics answers: BentoML's own text, through TelemetryMiddleware."""
 
     async def metrics(_: Request) -> PlainTextResponse:
         return PlainTextResponse(BentoMLContainer.metrics_client.get().generate_latest())
@@ -255,23 +250,24 @@ def _exposition() -> str:
 
 
 def test_codes_of_refusals_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(telemetry, "_codes", set())
-    for number in range(telemetry._MOST_CODES + 5):
-        telemetry.count_error(400, f"made_up_{number}")
+    monkeypatch.setattr(metrics.service_metrics(), "error_codes", set())
+    for number in range(metrics.MAX_ERROR_CODES + 5):
+        metrics.count_error(400, f"made_up_{number}")
     assert value("refusals_total", status="400", code="other") == 5
 
 
-def test_workers_add_up_and_one_that_was_killed_is_forgotten(tmp_path: Path) -> None:
+def test_metrics_of_workers_add_up_without_those_of_killed_ones(tmp_path: Path) -> None:
     program = """
 import os, signal
-from serving import telemetry
-telemetry.record_served_model("v", "int8")
-telemetry.GenerationSpan("v", 3)
+from serving import metrics
+metrics.record_served_model("v", "int8")
+metrics.GenerationSpan("v", 3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     shown = """
-from bentoml._internal.configuration.containers import BentoMLContainer
-from serving import telemetry
+from serving import metrics, telemetry
+from serving.bentoml_internals import BentoMLContainer
+metrics.service_metrics()
 async def app(scope, receive, send): pass
 if {forget}: telemetry.TelemetryMiddleware(app, [])
 print(BentoMLContainer.metrics_client.get().generate_latest().decode())
@@ -314,17 +310,19 @@ def test_the_service_makes_one_span_a_request_and_none_for_each_message_of_it(
     assert [span.name for span in spans.get_finished_spans()] == ["text_completion", "POST /generate"]
 
 
-def test_the_span_of_a_text_says_version_and_tokens_and_belongs_to_its_request(spans: InMemorySpanExporter) -> None:
+def test_the_span_of_a_generation_has_version_and_tokens_and_belongs_to_its_request(
+    spans: InMemorySpanExporter,
+) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        text = telemetry.GenerationSpan("v1", 7)
-        text.wrote(2)
-        text.end("length")
+        span = metrics.GenerationSpan("v1", 7)
+        span.add_tokens(2)
+        span.end("length")
 
     with BentoMLContainer.tracer_provider.get().get_tracer("bentoml").start_as_current_span("POST /generate"):
-        token = telemetry._visit.set(telemetry.RequestContext("id-1"))
-        asyncio.run(telemetry.RestorePathMiddleware(app)({"type": "http", telemetry._REAL: {"path": "/"}}, None, None))  # type: ignore[arg-type]
-        telemetry._visit.reset(token)
-    text, request = spans.get_finished_spans()
+        request: Scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"x-request-id", b"id-1")]}
+        observed = telemetry.TelemetryMiddleware(telemetry.RestorePathMiddleware(app), [])
+        asyncio.run(observed(request, None, None))  # type: ignore[arg-type]
+    text, parent = spans.get_finished_spans()
     assert dict(text.attributes or {}) == {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.request.model": "v1",
@@ -333,7 +331,7 @@ def test_the_span_of_a_text_says_version_and_tokens_and_belongs_to_its_request(s
         "gen_ai.response.finish_reasons": ("length",),
     }
     assert text.parent
-    assert request.context
-    assert text.parent.span_id == request.context.span_id
-    assert request.attributes
-    assert request.attributes["request_id"] == "id-1"
+    assert parent.context
+    assert text.parent.span_id == parent.context.span_id
+    assert parent.attributes
+    assert parent.attributes["request_id"] == "id-1"

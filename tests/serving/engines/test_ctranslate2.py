@@ -11,11 +11,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
-from serving.engines import ctranslate2, selection
+from serving.engines import agreement, ctranslate2, selection
 from serving.engines.protocol import EngineError, Sampling, Stream
 from serving.errors import ApiError
 from serving.served_model import ServedModel
 from serving.tasks.causal_lm import make_app
+from tests.serving.conftest import engine_settings, service_settings
 
 pytest.importorskip("ctranslate2", reason="an optional package")
 from serving.engines.ctranslate2 import Ctranslate2Engine
@@ -131,7 +132,7 @@ def test_a_cancelled_request_leaves_the_batch_and_the_others_go_on(engine: Ctran
 def test_a_short_request_does_not_wait_for_a_long_one(
     engine: Ctranslate2Engine, slow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ctranslate2, "_LONG", 32)
+    monkeypatch.setattr(ctranslate2, "LONG", 32)
 
     async def write() -> None:
         # Two batches of four: the second waits, though there is a place for one of short texts.
@@ -162,12 +163,13 @@ def test_what_it_cannot_do_is_refused_by_name(engine: Ctranslate2Engine, name: s
 
 def test_behind_http_a_seed_is_refused_and_an_answer_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_DIR", str(folder))
-    served = ServedModel(folder.parent, lambda model: selection.make(model, "ctranslate2"))
+    settings = service_settings()
+    served = ServedModel(folder.parent, lambda model: selection.make(model, engine_settings("ctranslate2")), settings)
 
     async def ask() -> None:
         following = asyncio.create_task(served.run())
-        await served.settled(600)
-        transport = httpx.ASGITransport(make_app("gpt2", served))
+        await served.wait_for_first_attempt(600)
+        transport = httpx.ASGITransport(make_app("gpt2", served, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             body = {"prompt": "Once upon a time", "max_new_tokens": 4}
             answer = await client.post("/generate", json=body)
@@ -227,15 +229,15 @@ def test_converts_at_each_start_where_nothing_can_be_kept(folder: Path, tmp_path
 @pytest.mark.integration
 def test_is_checked_before_it_serves(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENGINES_DIR", str(tmp_path))
-    engine = selection.make(folder, "ctranslate2")
+    engine = selection.make(folder, engine_settings("ctranslate2"))
     engine.close()
     assert engine.name == "ctranslate2"
     assert sorted("json" in one.name for one in tmp_path.iterdir()) == [False, True]
-    monkeypatch.setattr(selection, "LARGEST_DRIFT", -1.0)
+    monkeypatch.setattr(agreement, "MAX_DRIFT", -1.0)
     for record in tmp_path.glob("*.json"):
         record.unlink()
     with pytest.raises(EngineError, match="the engine ctranslate2 drifts"):
-        selection.make(folder, "ctranslate2")
+        selection.make(folder, engine_settings("ctranslate2"))
 
 
 def test_requests_that_run_or_wait_end_with_an_error_when_it_is_closed(folder: Path, kept: Path, slow: None) -> None:
@@ -263,10 +265,16 @@ def test_an_architecture_without_a_converter_is_said_in_a_sentence(folder: Path,
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
     AutoModelForCausalLM.from_config(config).save_pretrained(other)
     with pytest.raises(EngineError, match=r"ctranslate2 cannot run this model: it has no converter .* type mamba"):
-        selection.make(other, "ctranslate2")
+        selection.make(other, engine_settings("ctranslate2"))
 
 
 def test_without_the_package_it_says_how_to_get_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctranslate2.importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match=r"not installed; `pip install ctranslate2==4\.8\.5"):
-        selection.make(folder, "ctranslate2")
+    with pytest.raises(EngineError, match=r"not installed; install it with `pip install ctranslate2==4\.8\.5"):
+        selection.make(folder, engine_settings("ctranslate2"))
+
+
+def test_the_private_table_of_ctranslate2s_converters_names_configurations_of_transformers() -> None:
+    from ctranslate2.converters.transformers import _MODEL_LOADERS
+
+    assert {"GPT2Config", "LlamaConfig"} <= set(_MODEL_LOADERS)

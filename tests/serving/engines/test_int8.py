@@ -93,7 +93,7 @@ def test_a_place_is_used_again_without_a_trace_of_who_had_it(runner: Int8Runner,
 
 
 def test_large_caches_are_given_back_when_nobody_uses_them(runner: Int8Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engines.int8._KEPT_MEMORY", 2**20)
+    monkeypatch.setattr("serving.engines.kv_cache._KEPT_BYTES", 2**20)
     rows = [runner.open(100) for _ in range(9)]
     assert rows[0].pool.cache is not None
     for row in rows:
@@ -102,7 +102,7 @@ def test_large_caches_are_given_back_when_nobody_uses_them(runner: Int8Runner, m
 
 
 def test_a_text_for_which_the_memory_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.engines.int8._SPARE_MEMORY", 2**60)
+    monkeypatch.setattr("serving.engines.kv_cache._MEMORY_RESERVE", 2**60)
     with pytest.raises(MemoryError):
         Int8Runner(STARTER).open(10)
 
@@ -128,7 +128,7 @@ def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"model_type": "llama"}, "of the type llama"),
+        ({"model_type": "llama"}, "of type llama"),
         ({"activation_function": "swish"}, "swish"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),

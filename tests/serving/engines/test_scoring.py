@@ -53,7 +53,7 @@ def test_memory_is_bounded_by_reading_in_parts(tiny_gpt2: Path, monkeypatch: pyt
     whole = Scorer(tiny_gpt2).score(ids, 2)
     monkeypatch.setattr(scoring, "_LOGITS_AT_ONCE", 5 * 320)
     scorer = Scorer(tiny_gpt2)
-    assert scorer._at_once == 5
+    assert scorer._chunk == 5
     in_parts = scorer.score(ids, 2)
     for one, other in zip(whole[1:], in_parts[1:], strict=True):
         assert one.logprob == pytest.approx(other.logprob, abs=1e-5)

@@ -8,10 +8,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from serving.engines import int8, selection, transformers
+from serving import settings
+from serving.engines import agreement, int8, selection, transformers
+from serving.engines.agreement import (
+    Agreement,
+    Comparable,
+    ComparableRunner,
+    EngineUnderTest,
+    require_agreement,
+)
 from serving.engines.protocol import Engine, EngineError, Sampling
-from serving.engines.selection import Agreement, ComparedRunner
 from serving.engines.transformers import TransformersRunner
+from tests.serving.conftest import engine_settings, service_settings
 
 pytestmark = pytest.mark.integration  # each loads the reference, some twice
 
@@ -32,28 +40,28 @@ def sharp(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare fewer tokens: the tiny model's differ soon enough."""
-    monkeypatch.setattr(selection, "_SAMPLED", 2)
-    monkeypatch.setattr(selection, "_TOKENS", 10)
-    monkeypatch.setattr(selection, "_ENGLISH", selection._ENGLISH[:1])
+    monkeypatch.setattr(agreement, "SAMPLES", 2)
+    monkeypatch.setattr(agreement, "SAMPLE_TOKENS", 10)
+    monkeypatch.setattr(agreement, "ENGLISH", agreement.ENGLISH[:1])
 
 
 @pytest.fixture(autouse=True)
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ENGINES_DIR", str(tmp_path / "engines"))
     return tmp_path / "engines"
 
 
-def fits_here(folder: Path) -> None:
+def require_int8(folder: Path) -> None:
     if reason := int8.unsupported_reason(folder):
         pytest.skip(reason)
 
 
-def checked(folder: Path, change: Callable[[torch.nn.Module], None] = lambda _: None) -> Agreement:
-    """Check the reference, changed, against itself."""
+def compared(folder: Path, change: Callable[[torch.nn.Module], None] = lambda _: None) -> Agreement:
+    """Compare the reference, changed, with itself."""
     runner = TransformersRunner(folder)
     with torch.no_grad():
         change(runner._model)
-    return selection.compare(folder, "v", "changed", ComparedRunner(runner))
+    return agreement.compare(folder, "v", "changed", ComparableRunner(runner))
 
 
 def written(engine: Engine) -> list[int]:
@@ -63,40 +71,40 @@ def written(engine: Engine) -> list[int]:
     return asyncio.run(collect())
 
 
-# The check
+# The comparison
 
 
 def test_the_reference_agrees_with_itself(sharp: Path) -> None:
-    found = checked(sharp)
-    assert (found.reason, found.differences) == ("", 0)
-    assert found.perplexity == pytest.approx(found.reference, rel=1e-3)
-    assert found.greedy_tokens > 40
-    assert found.tokens > 40
+    result = compared(sharp)
+    assert (result.reason, result.differences) == ("", 0)
+    assert result.perplexity == pytest.approx(result.reference, rel=1e-3)
+    assert result.greedy_tokens > 40
+    assert result.tokens > 40
 
 
 @pytest.mark.parametrize(
     ("part", "factor"), [("transformer.h.1.mlp.c_proj.weight", 3.0), ("transformer.wpe.weight", -1.0)]
 )
-def test_a_wrong_layer_is_found(sharp: Path, part: str, factor: float) -> None:
-    found = checked(sharp, lambda model: model.get_parameter(part).mul_(factor))
-    assert "the reference's, at most" in found.reason
+def test_a_wrong_layer_is_detected(sharp: Path, part: str, factor: float) -> None:
+    result = compared(sharp, lambda model: model.get_parameter(part).mul_(factor))
+    assert "the reference's, at most" in result.reason
 
 
-def test_a_wrong_temperature_is_found_by_the_loss_alone(sharp: Path) -> None:
-    found = checked(sharp, lambda model: model.transformer.ln_f.weight.mul_(0.8))
-    assert found.gap <= selection.LARGEST_GAP
-    assert "nats a token from the reference's, at most 0.02 is allowed" in found.reason
+def test_a_wrong_temperature_is_detected_by_the_loss_alone(sharp: Path) -> None:
+    result = compared(sharp, lambda model: model.transformer.ln_f.weight.mul_(0.8))
+    assert result.gap <= agreement.MAX_GAP
+    assert "nats a token from the reference's, at most 0.02 is allowed" in result.reason
 
 
-def test_figures_that_are_no_numbers_are_refused(sharp: Path) -> None:
+def test_logits_that_are_not_finite_are_refused(sharp: Path) -> None:
     with pytest.raises(EngineError, match="not finite"):
-        checked(sharp, lambda model: model.transformer.ln_f.weight.mul_(float("nan")))
+        compared(sharp, lambda model: model.transformer.ln_f.weight.mul_(float("nan")))
 
 
-def test_the_greedy_tokens_and_the_perplexity_are_those_of_transformers(sharp: Path) -> None:
-    """What the check reads of a runner is what `generate` writes and what the whole text's logits say."""
+def test_greedy_tokens_and_perplexity_are_those_of_transformers(sharp: Path) -> None:
+    """The comparison sees what `generate` writes and what the whole text's logits say."""
     model = AutoModelForCausalLM.from_pretrained(sharp, dtype=torch.float32).eval()
-    runner = ComparedRunner(TransformersRunner(sharp))
+    runner = ComparableRunner(TransformersRunner(sharp))
     prompts = [[0, 9, 8, 7], [0, 30]]
     for prompt, found in zip(prompts, runner.write(prompts, 12, 0.0), strict=True):
         ids = torch.tensor([prompt])
@@ -112,92 +120,91 @@ def test_the_greedy_tokens_and_the_perplexity_are_those_of_transformers(sharp: P
         assert found_scores == pytest.approx(right, abs=1e-4)
 
 
-# What is kept of it
+# The kept result
 
 
-def test_a_version_is_checked_once_a_machine(sharp: Path, kept: Path) -> None:
+def some_engine(folder: Path, make: Callable[[], Comparable] | None = None, source: str = __file__) -> EngineUnderTest:
+    return EngineUnderTest("some", (source,), make or (lambda: ComparableRunner(TransformersRunner(folder))))
+
+
+def test_a_version_is_compared_once_on_a_machine(sharp: Path, cache: Path) -> None:
     made = []
 
-    def make() -> ComparedRunner:
+    def make() -> ComparableRunner:
         made.append(1)
-        return ComparedRunner(TransformersRunner(sharp))
+        return ComparableRunner(TransformersRunner(sharp))
 
-    first = selection.require_agreement(sharp, "some", __file__, make)
-    assert selection.require_agreement(sharp, "some", __file__, make) == first
+    first = require_agreement(sharp, some_engine(sharp, make), cache)
+    assert require_agreement(sharp, some_engine(sharp, make), cache) == first
     assert len(made) == 1
-    [record] = kept.iterdir()
+    [record] = cache.iterdir()
     assert record.name.startswith(f"{first.version}-some-")
     assert json.loads(record.read_text())["reason"] == ""
 
 
-def test_other_code_of_the_engine_is_checked_anew(sharp: Path, kept: Path) -> None:
+def test_changed_code_of_the_engine_is_compared_again(sharp: Path, cache: Path) -> None:
     for source in (__file__, selection.__file__):
-        selection.require_agreement(sharp, "some", source, lambda: ComparedRunner(TransformersRunner(sharp)))
-    assert len(list(kept.iterdir())) == 2
+        require_agreement(sharp, some_engine(sharp, source=source), cache)
+    assert len(list(cache.iterdir())) == 2
 
 
-def test_a_damaged_record_is_made_again(sharp: Path, kept: Path) -> None:
-    make = lambda: ComparedRunner(TransformersRunner(sharp))  # noqa: E731 - used twice
-    first = selection.require_agreement(sharp, "some", __file__, make)
-    [record] = kept.iterdir()
+def test_a_damaged_record_is_made_again(sharp: Path, cache: Path) -> None:
+    first = require_agreement(sharp, some_engine(sharp), cache)
+    [record] = cache.iterdir()
     record.write_text("{")
-    assert selection.require_agreement(sharp, "some", __file__, make) == first
+    assert require_agreement(sharp, some_engine(sharp), cache) == first
     assert json.loads(record.read_text())["engine"] == "some"
 
 
-def test_where_nothing_can_be_kept_the_check_is_made_each_time(
-    sharp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_nothing_can_be_kept_each_start_compares(sharp: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("ENGINES_DIR", str(tmp_path / "file" / "engines"))
     for _ in range(2):
-        found = selection.require_agreement(sharp, "some", __file__, lambda: ComparedRunner(TransformersRunner(sharp)))
-        assert found.reason == ""
+        assert require_agreement(sharp, some_engine(sharp), tmp_path / "file" / "engines").reason == ""
 
 
-def test_a_drift_is_kept_and_refused_with_its_figure(sharp: Path) -> None:
-    def make() -> ComparedRunner:
+def test_a_drift_is_kept_and_refused_with_its_figure(sharp: Path, cache: Path) -> None:
+    def make() -> ComparableRunner:
         runner = TransformersRunner(sharp)
         with torch.no_grad():
             runner._model.transformer.h[0].mlp.c_proj.weight.mul_(5)
-        return ComparedRunner(runner)
+        return ComparableRunner(runner)
 
-    for maker in (make, lambda: pytest.fail("checked again")):
+    for maker in (make, lambda: pytest.fail("compared again")):
         with pytest.raises(EngineError, match=r"some drifts .* version [0-9a-f]{40}: .* at most 0\.\d+ is allowed"):
-            selection.require_agreement(sharp, "some", __file__, maker)  # type: ignore[arg-type]
+            require_agreement(sharp, some_engine(sharp, maker), cache)  # type: ignore[arg-type]
 
 
 # Which engine
 
 
-def test_auto_takes_int8_for_gpt2_and_checks_it(sharp: Path, kept: Path) -> None:
-    fits_here(sharp)
-    engine = selection.make(sharp, "auto")
+def test_auto_chooses_int8_for_gpt2_and_compares_it(sharp: Path, cache: Path) -> None:
+    require_int8(sharp)
+    engine = selection.make(sharp, engine_settings("auto"))
     try:
         assert engine.name == "int8"
-        assert "-int8-" in next(kept.iterdir()).name
+        assert "-int8-" in next(cache.iterdir()).name
         assert len(written(engine)) == 8
     finally:
         engine.close()
 
 
-def test_auto_goes_on_to_transformers_where_int8_drifts(
+def test_auto_falls_back_to_transformers_where_int8_drifts(
     sharp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fits_here(sharp)
-    monkeypatch.setattr(selection, "LARGEST_DRIFT", -1.0)
+    require_int8(sharp)
+    monkeypatch.setattr(agreement, "MAX_DRIFT", -1.0)
     caplog.set_level("INFO", "bentoml.serving")
-    engine = selection.make(sharp, "auto")
+    engine = selection.make(sharp, engine_settings("auto"))
     engine.close()
     assert engine.name == "transformers"
     assert "the engine int8 drifts from the reference" in caplog.text
 
 
-def test_int8_by_name_is_an_error_where_it_drifts(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fits_here(sharp)
-    monkeypatch.setattr(selection, "LARGEST_DRIFT", -1.0)
+def test_int8_requested_by_name_is_an_error_where_it_drifts(sharp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_int8(sharp)
+    monkeypatch.setattr(agreement, "MAX_DRIFT", -1.0)
     with pytest.raises(EngineError, match="the engine int8 drifts from the reference"):
-        selection.make(sharp, "int8")
+        selection.make(sharp, engine_settings("int8"))
 
 
 def test_auto_serves_other_architectures_with_transformers(
@@ -209,16 +216,16 @@ def test_auto_serves_other_architectures_with_transformers(
         vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    engine = selection.make(folder, "auto")
+    engine = selection.make(folder, engine_settings("auto"))
     assert len(written(engine)) == 8
     engine.close()
     assert engine.name == "transformers"
     assert "int8 cannot run this model: it runs GPT-2 only" in caplog.text
     with pytest.raises(EngineError, match="the engine int8 cannot run this model"):
-        selection.make(folder, "int8")
+        selection.make(folder, engine_settings("int8"))
 
 
-def test_auto_goes_on_to_transformers_where_int8_fails_to_load(
+def test_auto_falls_back_to_transformers_where_int8_fails_to_load(
     sharp: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(folder: Path) -> None:
@@ -226,7 +233,7 @@ def test_auto_goes_on_to_transformers_where_int8_fails_to_load(
 
     monkeypatch.setattr(int8, "unsupported_reason", lambda _: "")
     monkeypatch.setattr(int8, "Int8Runner", fail)
-    engine = selection.make(sharp, "auto")
+    engine = selection.make(sharp, engine_settings("auto"))
     engine.close()
     assert engine.name == "transformers"
     assert "int8 failed to load this model (KeyError" in caplog.text
@@ -234,22 +241,22 @@ def test_auto_goes_on_to_transformers_where_int8_fails_to_load(
 
 def test_an_unknown_name_is_refused(sharp: Path) -> None:
     with pytest.raises(EngineError, match=r"service\.engine is fastest, expected one of auto, int8"):
-        selection.make(sharp, "fastest")
+        selection.make(sharp, engine_settings("fastest"))
 
 
-def test_checks_lie_beside_the_registry_in_a_project_and_with_the_caches_in_a_bento(
+def test_results_are_kept_beside_the_registry_and_for_a_bento_in_the_users_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ENGINES_DIR")
-    monkeypatch.setattr(selection, "ROOT", tmp_path / "src")
-    assert selection.cache_folder() == tmp_path / "src" / "registry" / "engines"
+    root = tmp_path / "src"
+    assert settings.engine_settings(service_settings(), root).cache == root / "registry" / "engines"
     (tmp_path / "bento.yaml").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert selection.cache_folder() == Path("/caches/fresh-gpt2/engines")
+    assert settings.engine_settings(service_settings(), root).cache == Path("/caches/fresh-gpt2/engines")
 
 
-def test_transformers_is_the_reference_and_is_not_checked(sharp: Path, kept: Path) -> None:
-    engine = selection.make(sharp, "transformers")
+def test_transformers_is_the_reference_and_is_not_compared(sharp: Path, cache: Path) -> None:
+    engine = selection.make(sharp, engine_settings("transformers"))
     engine.close()
     assert engine.name == transformers.TransformersRunner.name
-    assert not kept.exists()
+    assert not cache.exists()

@@ -165,7 +165,7 @@ def test_lets_texts_in_while_their_caches_can_all_grow_to_their_lengths(
 ) -> None:
     runner = TransformersRunner(tiny_gpt2)
     a_token = 2 * 2 * 32 * 4  # key and value, layers, width, bytes
-    free = transformers._SPARE_MEMORY + 100 * a_token
+    free = transformers._MEMORY_RESERVE + 100 * a_token
     monkeypatch.setattr(transformers, "_free_memory", lambda _: free)
     first = runner.open(60)
     with pytest.raises(MemoryError):
@@ -199,10 +199,14 @@ def test_a_tokenizer_with_tokens_that_the_model_does_not_know_is_refused(tiny_gp
 
 
 def test_lengths_grow_by_one_token_a_step(runner: TransformersRunner) -> None:
-    row = runner.open(5)
-    missing = [row.missing]
+    slot = runner.open(5)
+    growth = [slot.growth]
     for token in TEXTS[1][:5]:
-        runner.step([row], [[token]])
-        missing.append(row.missing)
-    runner.close(row)
-    assert all(before - after == 1 for before, after in pairwise(missing))
+        runner.step([slot], [[token]])
+        growth.append(slot.growth)
+    runner.close(slot)
+    assert all(before - after == 1 for before, after in pairwise(growth))
+
+
+def test_the_private_flag_of_transformers_tells_recurrent_models_apart(runner: TransformersRunner) -> None:
+    assert runner._model._is_stateful == (runner._model.config.model_type == "mamba")

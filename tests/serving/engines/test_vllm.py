@@ -15,7 +15,8 @@ import pytest
 
 from serving.engines import selection
 from serving.engines.protocol import EngineError, Sampling, Stream
-from serving.engines.vllm import _KEEPER, VllmEngine
+from serving.engines.vllm import GUARDIAN, VllmEngine
+from tests.serving.conftest import engine_settings
 
 pytestmark = pytest.mark.integration
 
@@ -115,7 +116,7 @@ def environment(stand_in: Path, log: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engine(environment: None, tiny_gpt2: Path) -> Iterator[VllmEngine]:
-    engine = VllmEngine(tiny_gpt2, max_concurrency=2)
+    engine = VllmEngine(tiny_gpt2, engine_settings("vllm", max_concurrency=2))
     yield engine
     engine.close()
 
@@ -135,10 +136,14 @@ def test_tokens_go_both_ways_and_each_request_has_its_own_settings(engine: VllmE
         return await collect(stream), stream.finish_reason
 
     assert asyncio.run(write()) == ([12, 13, 14, 15, 16, 17], "length")
-    asked = last(log)
-    assert (asked["prompt"], asked["seed"], asked["max_tokens"]) == (PROMPT, 11, 6)
-    assert (asked["temperature"], asked["top_p"], asked["top_k"]) == (0.7, 0.9, 40)
-    assert (asked["repetition_penalty"], asked["presence_penalty"], asked["frequency_penalty"]) == (1.1, 0.25, 0.0)
+    request = last(log)
+    assert (request["prompt"], request["seed"], request["max_tokens"]) == (PROMPT, 11, 6)
+    assert (request["temperature"], request["top_p"], request["top_k"]) == (0.7, 0.9, 40)
+    assert (request["repetition_penalty"], request["presence_penalty"], request["frequency_penalty"]) == (
+        1.1,
+        0.25,
+        0.0,
+    )
 
 
 def test_the_end_token_ends_a_text_and_is_not_among_its_tokens(engine: VllmEngine) -> None:
@@ -173,7 +178,7 @@ def test_requests_run_side_by_side_and_are_counted(engine: VllmEngine) -> None:
     asyncio.run(write())
 
 
-def test_a_cancelled_request_is_taken_back(engine: VllmEngine, log: Path) -> None:
+def test_a_cancelled_request_is_cancelled_in_vllm(engine: VllmEngine, log: Path) -> None:
     async def write() -> None:
         stream = engine.submit(PROMPT, replace(SAMPLING, seed=7000, max_new_tokens=2000))
         assert await anext(stream) == replace((await anext(stream)), id=7001)
@@ -210,8 +215,8 @@ def children_of(pid: int) -> list[psutil.Process]:
 
 
 def test_closing_it_ends_the_child_and_what_runs(environment: None, tiny_gpt2: Path) -> None:
-    engine = selection.make(tiny_gpt2, "vllm")
-    servers = children_of(engine._keeper.pid)
+    engine = selection.make(tiny_gpt2, engine_settings("vllm"))
+    servers = children_of(engine._guardian.pid)
     assert servers
 
     async def write() -> None:
@@ -232,10 +237,10 @@ def test_the_child_ends_even_when_the_service_is_killed() -> None:
         "subprocess.Popen([sys.executable, '-c', *sys.argv[1:]], stdin=subprocess.PIPE)\n"
         "time.sleep(600)"
     )
-    service = subprocess.Popen([sys.executable, "-c", code, _KEEPER, "5", *server])
+    service = subprocess.Popen([sys.executable, "-c", code, GUARDIAN, "5", *server])
     try:
         for _ in range(200):
-            if len(children := psutil.Process(service.pid).children(recursive=True)) == 2:  # the keeper and the server
+            if len(children := psutil.Process(service.pid).children(recursive=True)) == 2:  # guardian and server
                 break
             time.sleep(0.05)
         assert len(children) == 2
@@ -246,20 +251,20 @@ def test_the_child_ends_even_when_the_service_is_killed() -> None:
     assert not alive
 
 
-def test_what_is_missing_is_said_with_the_mend(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_vllm_is_reported_with_the_fix(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_PYTHON", raising=False)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     with pytest.raises(EngineError, match=r"VLLM_PYTHON is not set; set VLLM_PYTHON to the python of an environment"):
-        selection.make(tiny_gpt2, "vllm")
+        selection.make(tiny_gpt2, engine_settings("vllm"))
     monkeypatch.setenv("VLLM_PYTHON", "/nowhere/python")
     with pytest.raises(EngineError, match="which cannot be run"):
-        selection.make(tiny_gpt2, "vllm")
+        selection.make(tiny_gpt2, engine_settings("vllm"))
     monkeypatch.setenv("VLLM_PYTHON", sys.executable)
     with pytest.raises(EngineError, match="which has no vLLM"):
-        selection.make(tiny_gpt2, "vllm")
+        selection.make(tiny_gpt2, engine_settings("vllm"))
 
 
-def test_a_server_that_does_not_start_is_said_at_once(
+def test_a_server_that_does_not_start_is_reported_at_once(
     environment: None, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "vllm" / "entrypoints" / "openai"
@@ -267,4 +272,4 @@ def test_a_server_that_does_not_start_is_said_at_once(
     (tmp_path / "vllm" / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(EngineError, match="vLLM ended while it was starting"):
-        VllmEngine(tiny_gpt2, 1)
+        VllmEngine(tiny_gpt2, engine_settings("vllm"))

@@ -8,15 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from bentoml._internal.context import server_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from serving import keys
-from serving.schema import GenerateRequest
-from serving.settings import LIMITS
-from tests.serving.conftest import CONTEXT, DATA, PROMPT
+from serving.bentoml_internals import server_context
+from serving.schema import generate_request
+from tests.serving.conftest import CONTEXT, DATA, PROMPT, service_settings
+
+SETTINGS = service_settings()
 
 PRIVATE = "the prompt that nobody may log"
 
@@ -26,7 +27,7 @@ def generate(client: TestClient, **body: Any) -> Any:
 
 
 def error(response: Any, status: int) -> dict[str, Any]:
-    """Return the error in `response`, which must have the one shape."""
+    """Return the error in `response`, which must have the usual format."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/json"
     body = response.json()
@@ -44,7 +45,7 @@ def test_generate_answers_at_both_paths_without_a_redirect(client: TestClient, p
     assert response.json() == generate(client, seed=1).json()
 
 
-def test_an_answer_says_what_it_takes_to_have_it_again(client: TestClient) -> None:
+def test_an_answer_has_everything_to_generate_it_again(client: TestClient) -> None:
     answer = generate(client).json()
     assert list(answer) == ["text", "finish_reason", "usage", "model", "data", "seed", "engine"]
     assert answer["data"] == DATA
@@ -108,8 +109,8 @@ INSIDE: dict[str, list[Any]] = {
     "model": [None, "champion"],
 }
 OUTSIDE: dict[str, list[Any]] = {
-    "prompt": ["", "x" * (LIMITS.max_prompt_characters + 1), 5, None, ["x"]],
-    "max_new_tokens": [0, -1, LIMITS.max_new_tokens + 1, 1.5, "8", True, None],
+    "prompt": ["", "x" * (SETTINGS.max_prompt_characters + 1), 5, None, ["x"]],
+    "max_new_tokens": [0, -1, SETTINGS.max_new_tokens + 1, 1.5, "8", True, None],
     "temperature": [-0.1, 5.1, "1", float("nan"), float("inf"), 10**400, None],
     "top_p": [0, -1, 1.1, float("nan"), "1"],
     "top_k": [-1, 2**31, 1.5, float("inf")],
@@ -181,7 +182,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec=None)), inner, max_size=3),
     max_leaves=6,
 )
-BODIES = st.fixed_dictionaries({}, optional=dict.fromkeys(GenerateRequest.model_fields, ANYTHING))
+BODIES = st.fixed_dictionaries({}, optional=dict.fromkeys(generate_request(SETTINGS).model_fields, ANYTHING))
 TYPES = (
     *("application/json", "application/x+json", "application/json; charset=\xff", "text/plain"),
     *("application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary=a", "a", "", ";=/"),
@@ -273,7 +274,7 @@ def test_root_says_what_is_served_and_why(client: TestClient) -> None:
         assert client.get(path).status_code in (200, 405), path
 
 
-def test_health_says_the_same_in_short(client: TestClient) -> None:
+def test_health_is_a_summary_of_the_root_route(client: TestClient) -> None:
     about, health = client.get("/").json(), client.get("/health").json()
     assert health == {name: about[name] for name in ("status", "model", "data", "refused")}
 
@@ -287,8 +288,8 @@ def test_the_specification_shows_every_bound(client: TestClient) -> None:
     specification = client.get("/docs.json").json()
     fields = specification["components"]["schemas"]["GenerateRequest"]["properties"]
     assert fields["prompt"]["minLength"] == 1
-    assert fields["prompt"]["maxLength"] == LIMITS.max_prompt_characters
-    assert (fields["max_new_tokens"]["minimum"], fields["max_new_tokens"]["maximum"]) == (1, LIMITS.max_new_tokens)
+    assert fields["prompt"]["maxLength"] == SETTINGS.max_prompt_characters
+    assert (fields["max_new_tokens"]["minimum"], fields["max_new_tokens"]["maximum"]) == (1, SETTINGS.max_new_tokens)
     assert (fields["temperature"]["minimum"], fields["temperature"]["maximum"]) == (0, 5)
     assert (fields["top_p"]["exclusiveMinimum"], fields["top_p"]["maximum"]) == (0, 1)
     assert fields["top_k"]["minimum"] == 0
@@ -338,13 +339,13 @@ def test_no_prompt_is_ever_logged(client: TestClient, log: pytest.LogCaptureFixt
     assert PRIVATE not in log.text + "".join(capfd.readouterr())
 
 
-def test_a_crash_is_a_500_that_tells_nothing_and_a_log_without_the_prompt(
+def test_a_crash_is_a_500_without_details_and_a_log_without_the_prompt(
     client: TestClient, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import service
 
     def crash(*_: object) -> None:
-        raise RuntimeError(f"cannot write on from {PRIVATE}")
+        raise RuntimeError(f"cannot continue {PRIVATE}")
 
     assert service.served.loaded is not None
     monkeypatch.setattr(service.served.loaded.engine, "submit", crash)
@@ -371,9 +372,7 @@ def test_while_the_model_is_loading_or_failed_it_answers_503(
         error(client.get("/readyz"), 503)
 
 
-def test_the_specification_of_a_service_with_keys_says_what_they_open(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_specification_says_which_routes_require_a_key(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     import service
 
     assert "security" not in client.get("/docs.json").json()

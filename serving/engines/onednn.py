@@ -1,0 +1,42 @@
+"""Matrix products of 8-bit integers by oneDNN, through torch's internal operators.
+
+This module alone uses their names (`torch.ops.onednn.*`, `torch.cpu._is_vnni_supported`);
+tests/serving/engines/test_onednn.py checks each one.
+"""
+
+import torch
+
+_MIN_SCALE = 1e-12  # in place of 0 as a divisor
+_MIDPOINT = torch.tensor(128.5)  # of the unsigned 8-bit integers, plus a half to round by
+
+_qlinear = torch.ops.onednn.qlinear_pointwise.default  # looked up once
+
+
+def is_supported() -> bool:
+    """Return whether this processor has instructions for products of 8-bit integers (AVX-512 VNNI)."""
+    return bool(torch.backends.mkldnn.enabled and torch.cpu._is_vnni_supported())
+
+
+class Int8Linear:
+    """x W + b with W and each row of x rounded to 8 bits, as in LLM.int8() (arXiv:2208.07339) without its outliers."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Round `weight`, (out, in), with one scale for each output."""
+        scale = weight.abs().amax(dim=1).clamp_(min=_MIN_SCALE) / 127
+        rounded = (weight / scale[:, None]).round_().to(torch.int8).contiguous()
+        self._weight = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self._zero = torch.zeros(len(weight), dtype=torch.int32)
+        self._scale = scale / 127  # includes the 127 of the rows' scales
+        # The instructions take unsigned activations, so these are shifted by 128; this shifts the products back.
+        self._shift = -128 * rounded.sum(dim=1, dtype=torch.int32) * self._scale
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (rows, out) for `x`, (rows, in)."""
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=_MIN_SCALE)
+        # As few operations as possible: with one sequence they take as long as the product. `to` truncates.
+        rounded = torch.addcdiv(_MIDPOINT, x, scale, value=127).to(torch.uint8)
+        product = _qlinear(
+            rounded, 1.0, 0, self._weight, self._scale, self._zero, self._shift, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return product.mul_(scale) if self._bias is None else torch.addcmul(self._bias, product, scale)

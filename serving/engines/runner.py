@@ -1,0 +1,30 @@
+"""The `ModelRunner` protocol: what `Scheduler` needs of a model to batch it continuously."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from tokenizers import Tokenizer
+
+
+class ModelRunner(Protocol):
+    """A model that reads a few tokens of many sequences at a time; called from one thread.
+
+    The logits of a sequence must not depend on what else is in the batch. A step that raised may be repeated.
+    """
+
+    name: str
+    context: int
+    start: int
+    end: int
+    tokenizer: Tokenizer
+    prefill_tokens: int  # prompt tokens read in a step, and the most that one sequence reads at once
+
+    def open(self, length: int) -> Any:
+        """Return a slot for a sequence of at most `length` tokens; raises MemoryError."""
+
+    def step(self, slots: Sequence[Any], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read the next `tokens` of each slot; return the logits after the last of them: (slots, vocabulary)."""
+
+    def close(self, slot: Any) -> None:
+        """Free a slot."""

@@ -1,0 +1,27 @@
+"""Contract tests of torch's internal operators, one for each name that `serving.engines.onednn` uses."""
+
+import pytest
+import torch
+
+from serving.engines import onednn
+from serving.engines.onednn import Int8Linear
+
+
+@pytest.fixture
+def supported() -> None:
+    if not onednn.is_supported():
+        pytest.skip("this processor has no AVX-512 VNNI")
+
+
+def test_is_vnni_supported_returns_a_bool() -> None:
+    assert isinstance(torch.cpu._is_vnni_supported(), bool)
+
+
+def test_qlinear_prepack_takes_int8_weights(supported: None) -> None:
+    torch.ops.onednn.qlinear_prepack(torch.ones(8, 4, dtype=torch.int8), None)
+
+
+def test_qlinear_pointwise_multiplies_like_float32(supported: None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*shape, generator=generator) for shape in ((48, 32), (48,), (5, 32)))
+    torch.testing.assert_close(Int8Linear(weight, bias)(x), x @ weight.T + bias, atol=0.2, rtol=0)
