@@ -1,4 +1,4 @@
-"""The playground in a real browser, with a stand-in for the routes that it speaks to, and with the real service."""
+"""The playground in a real browser, with a stand-in for the routes that it uses, and with the real service."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ PATIENCE = 300.0  # seconds for a page to show what is looked for
 
 
 class Server:
-    """A stand-in for the service that speaks its contract; what it writes says everything that it was asked."""
+    """A stand-in for the service with its contract; its texts repeat what was requested."""
 
     def __init__(self) -> None:
         self.app = FastAPI(openapi_url=None)
@@ -115,15 +115,15 @@ def problem(status: int, message: str, headers: dict[str, str] | None = None) ->
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
     """Serve `app` on a free port until the end of the block."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
         )
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{door.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
@@ -513,7 +513,7 @@ def test_running_again_ends_the_run_before(tab: Tab, server: Server) -> None:
     ("ending", "said"),
     [
         ("error", "the engine <i>broke</i>"),
-        ("cut", "The text broke off: the stream ended before it said that it was done."),
+        ("cut", "The text is incomplete: the stream ended without [DONE]."),
         ("refused", "the queue is full (try again in 7 s)"),
     ],
 )
@@ -539,14 +539,14 @@ def test_a_server_that_is_gone_is_named_as_such(chromium: Tab) -> None:
 def test_a_key_is_asked_for_when_the_server_does_and_kept_in_the_tab_alone(
     tab: Tab, server: Server, tmp_path: Path
 ) -> None:
-    assert tab.value("document.getElementById('door').hidden") is True
+    assert tab.value("document.getElementById('key-form').hidden") is True
     server.key = "sesame-key"
     tab.run()
-    assert tab.value("[document.getElementById('door').hidden, document.activeElement.id]") == [False, "key"]
+    assert tab.value("[document.getElementById('key-form').hidden, document.activeElement.id]") == [False, "key"]
     assert "wants an API key" in tab.value("document.querySelector('.trouble').textContent")
     tab.type("sesame-key")
     tab.press("Enter")
-    tab.until("document.getElementById('door').hidden")
+    tab.until("document.getElementById('key-form').hidden")
     tab.run()
     assert tab.figures()[0]["finish"] == "stopped at the limit"
     assert tab.value("[JSON.stringify(sessionStorage), localStorage.length, document.cookie]") == [

@@ -54,5 +54,5 @@ def test_the_service_uses_it_in_place_of_bentomls(client: TestClient) -> None:
         found.add(type(layer).__name__)
         found |= {one.cls.__name__ for one in getattr(layer, "user_middleware", [])}
         layer = getattr(layer, "_app", None) or getattr(layer, "app", None)
-    assert "RequestTimeout" in found
+    assert "RequestTimeoutMiddleware" in found
     assert "TimeoutMiddleware" not in found

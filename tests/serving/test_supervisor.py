@@ -169,7 +169,7 @@ def test_the_folder_of_a_killed_server_is_deleted_by_the_next_and_nothing_else(t
 
 
 def test_the_folder_goes_with_its_process(temporary: Path) -> None:
-    program = "from serving import supervisor; print(supervisor.folder())"
+    program = "from serving import supervisor; print(supervisor.runtime_folder())"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert Path(done.stdout.strip()).parent == temporary
     assert list(temporary.iterdir()) == []
