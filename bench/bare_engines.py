@@ -8,7 +8,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from bench import load
@@ -35,11 +35,13 @@ def main() -> None:
 
 async def service_engine(folder: Path, tokens: int, waves: int, clients: Sequence[int]) -> list[load.LoadResult]:
     """Return the figures of the engine that the service would choose, behind its scheduler."""
+    from serving import settings
     from serving.engines import selection
     from serving.engines.protocol import Sampling
 
     prompts = tokenized_prompts(folder)
-    engine = selection.make(folder, "auto")
+    engine_settings = settings.engine_settings(settings.load(settings.ROOT), settings.ROOT)
+    engine = selection.make(folder, replace(engine_settings, name="auto"))
 
     async def ask(answer: load.Answer, number: int) -> None:
         prompt = prompts[number % len(prompts)]

@@ -77,9 +77,8 @@ def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder
         folders["previous"] = ModelFolder(previous.folder, why, previous.version)
     except UserError:
         pass  # there is none, or it is damaged
-    return {
-        name: folder for name, folder in folders.items() if name in names and not _unusable_reason(folder.path, REQUIRED_FILES)
-    }
+    usable = {name: folder for name, folder in folders.items() if not _unusable_reason(folder.path, REQUIRED_FILES)}
+    return {name: folder for name, folder in usable.items() if name in names}
 
 
 def pointer_target(root: Path) -> tuple[str | None, Path | None]:
