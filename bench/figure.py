@@ -1,19 +1,20 @@
-"""The picture of `bench.serve`: panels of lines, SVG 1.1."""
+"""The chart of `bench.serve`: panels of lines, side by side over one legend."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 
-_WIDTH, _HEIGHT = 460, 330  # of a panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 20, 40, 45
-_LINE = 18  # of the legend
-_COLOURS = ("#d62728", "#ff7f0e", "#2ca02c", "#9467bd", "#1f77b4", "#8c564b", "#7f7f7f")
+from pipeline.reporting.plot import BLUE, RED, Axis, Margins, Plot, svg_file, text_element
+
+_SIZE = _WIDTH, _HEIGHT = (460, 330)  # of a panel
+_MARGINS = Margins(left=60, right=20, top=40, bottom=45)
+_LEGEND_LINE = 18  # pixels
+_COLOURS = (RED, "#ff7f0e", "#2ca02c", "#9467bd", BLUE, "#8c564b", "#7f7f7f")
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over the same places of the horizontal axis, which are equally far apart; the other axis is logarithmic."""
+    """Lines over equidistant places on the horizontal axis; the vertical axis is logarithmic."""
 
     title: str
     below: str
@@ -22,58 +23,34 @@ class Panel:
 
 
 def draw(panels: Sequence[Panel]) -> str:
-    """Return the panels side by side over one legend; raises ValueError when there is no point in one."""
+    """Return the panels as an SVG file; raises ValueError for a panel without a point."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
     colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(names)}
-    width, height = _WIDTH * len(panels), _HEIGHT + _LINE * (len(names) + 1)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-        ' font-family="sans-serif" font-size="12">',
-        '<rect width="100%" height="100%" fill="white"/>',
-    ]
+    elements = []
     for number, panel in enumerate(panels):
-        parts += [f'<g transform="translate({number * _WIDTH} 0)">', *_panel(panel, colours), "</g>"]
+        elements += [f'<g transform="translate({number * _WIDTH} 0)">', *_panel(panel, colours), "</g>"]
     for number, (name, colour) in enumerate(colours.items()):
-        y = _HEIGHT + _LINE * number
-        parts.append(f'<path d="M{_LEFT} {y}h24" stroke="{colour}" stroke-width="3"/>')
-        parts.append(_text(_LEFT + 32, y + 4, name, "start"))
-    return "\n".join([*parts, "</svg>", ""])
+        y = _HEIGHT + _LEGEND_LINE * number
+        elements.append(f'<path d="M{_MARGINS.left} {y}h24" stroke="{colour}" stroke-width="3"/>')
+        elements.append(text_element(_MARGINS.left + 32, y + 4, name, anchor="start"))
+    return svg_file(_WIDTH * len(panels), _HEIGHT + _LEGEND_LINE * (len(names) + 1), elements)
 
 
 def _panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:
     figures = [figure for line in panel.lines.values() for figure in line if figure > 0]  # neither 0 nor nan
     if not figures:
         raise ValueError(f"{panel.title}: there is nothing to draw")
-    low, high = math.floor(math.log10(min(figures))), math.ceil(math.log10(max(figures)))
-    high = max(high, low + 1)
-    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(panel.places) - 1)
-
-    def x(at: int) -> float:
-        return _LEFT + step * at
-
-    def y(figure: float) -> float:
-        return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (high - math.log10(figure)) / (high - low)
-
-    parts = [_text(_LEFT, 24, panel.title, "start"), _text(_WIDTH / 2, _HEIGHT - 12, panel.below)]
-    for power in range(low, high):
-        for digit in (1, 2, 5):
-            parts.append(_level(y(digit * 10**power), f"{digit * 10.0**power:g}"))
-    parts.append(_level(y(10**high), f"{10.0**high:g}"))
-    parts += [_text(x(at), _HEIGHT - _BOTTOM + 18, str(place)) for at, place in enumerate(panel.places)]
+    low = math.floor(math.log10(min(figures)))
+    high = max(math.ceil(math.log10(max(figures))), low + 1)
+    plot = Plot(_SIZE, _MARGINS, Axis(0, max(1, len(panel.places) - 1)), Axis(low, high, is_logarithmic=True))
+    plot.text(_MARGINS.left, 24, panel.title, anchor="start")
+    plot.text(_WIDTH // 2, _HEIGHT - 12, panel.below)
+    plot.horizontal_grid([digit * 10.0**power for power in range(low, high) for digit in (1, 2, 5)] + [10.0**high])
+    for position, place in enumerate(panel.places):
+        plot.text(plot.x(position), _HEIGHT - _MARGINS.bottom + 18, str(place))
     for name, line in panel.lines.items():
-        points = [(x(at), y(figure)) for at, figure in enumerate(line) if figure > 0]
-        places = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
-        parts.append(f'<polyline points="{places}" fill="none" stroke="{colours[name]}" stroke-width="2"/>')
-        parts += [
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="3" fill="{colours[name]}"/>' for across, down in points
-        ]
-    return parts
-
-
-def _level(y: float, words: str) -> str:
-    line = f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="#dddddd"/>'
-    return line + _text(_LEFT - 8, y + 4, words, "end")
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="#222222">{escape(words)}</text>'
+        points = [(position, figure) for position, figure in enumerate(line) if figure > 0]
+        plot.line(points, colours[name], width=2)
+        for point in points:
+            plot.point(*point, colours[name], radius=3)
+    return plot.elements

@@ -86,8 +86,7 @@ class Plot:
 
     def text(self, x: str | int, y: str | int, words: str, *, anchor: str = "middle", colour: str = INK) -> None:
         """Add `words` at a position in pixels."""
-        attributes = f'x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}"'
-        self.elements.append(f"<text {attributes}>{escape(words)}</text>")
+        self.elements.append(text_element(x, y, words, anchor=anchor, colour=colour))
 
     def horizontal_grid(self, ticks: Iterable[float]) -> None:
         """Add a labelled line across the plotting area for each tick of the vertical axis."""
@@ -118,6 +117,11 @@ class Plot:
     def svg(self) -> str:
         """Return the chart as an SVG file."""
         return svg_file(self.width, self.height, self.elements)
+
+
+def text_element(x: str | int, y: str | int, words: str, *, anchor: str = "middle", colour: str = INK) -> str:
+    """Return `words` at a position in pixels."""
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
 
 
 def svg_file(width: int, height: int, elements: Iterable[str]) -> str:
