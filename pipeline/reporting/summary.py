@@ -1,4 +1,4 @@
-"""The last `dvc repro` in ten lines: what came in, what training did, how much better it got, and what to do next."""
+"""The last `dvc repro` in ten lines: the corpus, the training, the improvement, and what to do next."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.reporting.text_table import table
 
 
 def summary() -> list[tuple[str, str]]:
-    """Return a name and a value for each line; raises UserError where a stage has not run."""
+    """Return a name and a value per line; raises UserError if a stage has not run."""
     validate, finetune, evaluate = (
         _metrics(path) for path in (paths.VALIDATE_METRICS, paths.FINETUNE_METRICS, paths.EVALUATE_METRICS)
     )
@@ -25,18 +25,18 @@ def summary() -> list[tuple[str, str]]:
         ("candidate", str(paths.CANDIDATE)),
         ("samples", str(paths.SAMPLES_PAGE)),
         ("plots", "dvc plots show"),
-        ("next", "python -m pipeline.promote   (is it better, beyond noise? then it is served)"),
+        ("next", "python -m pipeline.promote   (serve it if it is better beyond noise)"),
     ]
 
 
 def _metrics(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not here, so there is no run to show; run `dvc repro`") from None
+        raise UserError(f"{path} does not exist, so there is no run to show; run `dvc repro`") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); run `dvc repro`") from None
-    return found
+    return metrics
 
 
 def _perplexity(figures: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Tables and paragraphs for a terminal: aligned, at most 100 columns wide."""
+"""Tables and lists for a terminal: aligned, at most 100 columns wide."""
 
 import io
 import shutil
@@ -20,7 +20,7 @@ def width() -> int:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` in aligned columns; cells that do not fit go on in the next line, and none is cut."""
+    """Return `rows` in aligned columns; cells that do not fit continue on the next line."""
     if not rows:
         return ""
     grid = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
@@ -28,7 +28,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         grid.add_column(overflow="fold")
     for row in rows:
         grid.add_row(*(Text(escape.terminal(cell)) for cell in row))
-    # Also on a narrower terminal, which then wraps the line: a version cut in two could not be copied.
+    # The same width on a narrower terminal, which wraps the line: a version broken in two could not be copied.
     console = Console(file=io.StringIO(), width=_WIDTH, color_system=None, legacy_windows=False)
     with console.capture() as captured:
         console.print(grid)

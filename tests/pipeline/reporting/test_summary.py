@@ -20,7 +20,7 @@ METRICS: dict[str, Any] = {
 }
 
 
-def test_it_says_what_came_in_how_much_better_it_got_and_what_to_do_next(
+def test_the_summary_has_the_corpus_the_improvement_and_the_next_step(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, content in METRICS.items():
@@ -37,6 +37,6 @@ def test_it_says_what_came_in_how_much_better_it_got_and_what_to_do_next(
     assert "python -m pipeline.promote" in lines[9]
 
 
-def test_before_the_first_run_it_says_what_to_run(workspace: Workspace) -> None:
-    with pytest.raises(UserError, match=r"reports/validate/metrics.json is not here.*run `dvc repro`"):
+def test_before_the_first_run_it_names_the_command_to_run(workspace: Workspace) -> None:
+    with pytest.raises(UserError, match=r"reports/validate/metrics.json does not exist.*run `dvc repro`"):
         summary.summary()
