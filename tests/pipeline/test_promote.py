@@ -1,7 +1,7 @@
-"""Planted candidates meet the right verdict, through the real stage, the real champion and the real registry.
+"""Planted candidates get the right verdict, through the real stage, champion and registry.
 
-Every model is a tiny one, trained here for a second on sentences that one rule makes up; what is wrong with it is
-planted in what it is trained on.
+Every model is tiny and trained here for a second on sentences from one grammar; what is wrong with it is planted in its
+training texts.
 """
 
 import json
@@ -230,7 +230,7 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     assert "Better than the champion" in paths.REPORT.read_text()
 
 
-def test_one_better_only_by_noise_is_not(scene: Scene) -> None:
+def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
     old = scene.champion("unlucky")
     scene.candidate("lucky")
     decision = scene.decide()
@@ -260,7 +260,7 @@ def test_one_better_only_by_noise_is_not(scene: Scene) -> None:
         ("forgetful", {"forgetting"}, ("It has forgotten general English: a byte of it takes ",)),
     ],
 )
-def test_a_candidate_of_lower_perplexity_is_stopped_by_what_is_wrong_with_it(
+def test_a_gate_stops_a_candidate_of_lower_perplexity(
     scene: Scene, name: str, gates: set[str], sentences: tuple[str, ...]
 ) -> None:
     old = scene.champion("weak")
@@ -279,7 +279,7 @@ def test_a_candidate_of_lower_perplexity_is_stopped_by_what_is_wrong_with_it(
 # What else decides
 
 
-def test_the_first_model_ever_is_compared_with_the_base(scene: Scene) -> None:
+def test_the_first_candidate_is_compared_with_the_base(scene: Scene) -> None:
     scene.candidate("better")
     decision = scene.decide()
     assert decision.verdict.champion is None
@@ -313,7 +313,7 @@ def test_the_champion_as_candidate_is_refused_without_scoring(scene: Scene, monk
     assert Registry().history() == before
 
 
-def test_a_version_that_was_rolled_back_from_comes_back_only_by_force(scene: Scene) -> None:
+def test_a_version_that_was_rolled_back_comes_back_only_by_force(scene: Scene) -> None:
     scene.champion("weak")
     scene.champion("better")
     Registry().rollback(None, "it swore at customers")
@@ -340,7 +340,7 @@ def test_a_forced_promotion_keeps_its_reason_and_what_spoke_against_it(scene: Sc
     assert written["reasons"][1].startswith("It loops: ")
 
 
-def test_of_two_promotions_at_once_the_later_is_told(scene: Scene) -> None:
+def test_of_two_concurrent_promotions_the_later_one_fails(scene: Scene) -> None:
     old = scene.champion("weak")
     scene.candidate("better")
     decision = scene.decide()
@@ -352,7 +352,7 @@ def test_of_two_promotions_at_once_the_later_is_told(scene: Scene) -> None:
     assert Registry().champion() == other
 
 
-def test_a_candidate_made_anew_since_it_was_judged_is_not_promoted(scene: Scene) -> None:
+def test_a_candidate_that_changed_since_it_was_judged_is_not_promoted(scene: Scene) -> None:
     scene.champion("weak")
     scene.candidate("better")
     decision = scene.decide()
@@ -413,7 +413,9 @@ def no_candidate(scene: Scene) -> None:
         (no_candidate, "does not exist, so there is nothing to promote"),
     ],
 )
-def test_figures_of_something_else_are_refused(scene: Scene, change: Callable[[Scene], None], said: str) -> None:
+def test_figures_of_another_candidate_base_or_test_split_are_refused(
+    scene: Scene, change: Callable[[Scene], None], said: str
+) -> None:
     scene.candidate("better")
     change(scene)
     with pytest.raises(UserError, match=f"{said}.*run `dvc repro`"):
@@ -421,7 +423,7 @@ def test_figures_of_something_else_are_refused(scene: Scene, change: Callable[[S
     assert not paths.VERDICT.exists()
 
 
-def test_a_damaged_champion_is_not_compared_with(scene: Scene) -> None:
+def test_a_damaged_champion_is_an_error(scene: Scene) -> None:
     champion = scene.champion("weak")
     (champion.folder / "model.safetensors").write_bytes(b"no model")
     scene.candidate("better")
@@ -429,7 +431,7 @@ def test_a_damaged_champion_is_not_compared_with(scene: Scene) -> None:
         scene.decide()
 
 
-def test_speed_and_size_are_measured_on_this_machine(scene: Scene) -> None:
+def test_size_and_speed_are_measured_on_this_machine(scene: Scene) -> None:
     scene.candidate("better")
     candidate, base = footprints(paths.CANDIDATE, paths.BASE)
     weights = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE)
@@ -458,7 +460,7 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
     return asked
 
 
-def test_the_command_says_its_verdict_for_people_and_for_programs(
+def test_the_command_prints_its_verdict_as_text_and_as_json(
     scene: Scene, ask: Ask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = scene.champion("weak")
@@ -485,7 +487,9 @@ def test_the_command_says_its_verdict_for_people_and_for_programs(
     assert "already is the champion" in json.loads(capsys.readouterr().out)["reasons"][0]
 
 
-def test_a_no_is_exit_code_1_and_a_mistake_is_2(scene: Scene, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_exits_with_1_and_a_mistake_with_2(
+    scene: Scene, ask: Ask, capsys: pytest.CaptureFixture[str]
+) -> None:
     scene.champion("weak")
     scene.candidate("looping")
     assert ask() == 1
@@ -530,7 +534,7 @@ def judged(process: BaseProcess) -> BaseProcess:
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_leaves_the_old_champion_or_the_new_one_whole(scene: Scene) -> None:
+def test_killed_at_any_moment_it_leaves_the_old_or_the_new_champion_intact(scene: Scene) -> None:
     scene.candidate("better")
     new = content_version(paths.CANDIDATE)
     moments = random.Random(11)

@@ -12,7 +12,7 @@ from pipeline.data_diff import render
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.examples import mark_changes
 from tests.pipeline.data_diff.corpora import HARBOUR, compare_texts, visible_text, write
-from tests.pipeline.reporting.test_report import measured_in_a_browser
+from tests.pipeline.reporting.html_page import measured_in_browser
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ def test_tables_fit_on_a_phone(tmp_path: Path) -> None:
     edited = [text.replace("the", "that") for text in HARBOUR[:2]]
     result = compare_texts(tmp_path, HARBOUR, [*edited, *HARBOUR[3:], "A text of another kind: 12,345 words."])
     page = render.page(result).replace("<details", "<details open")
-    measured, console = measured_in_a_browser(tmp_path, page, 360)
+    measured, console = measured_in_browser(tmp_path, page, 360)
     assert (measured, console) == ([360, 0, []], "")
 
 

@@ -1,13 +1,11 @@
-"""The report of a run: it says all of it, hides what is private, and is one safe, stable page that any screen fits."""
+"""The report of a run shows everything, redacts personal data, and is one safe, stable page for any screen."""
 
 import json
 import math
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,50 +23,12 @@ from pipeline.reporting.report import copied_parts, page, write
 from pipeline.reporting.run_data import Run, collect
 from pipeline.training.curve import draw
 from tests.conftest import Workspace
+from tests.pipeline.reporting.html_page import Page, measured_in_browser
 
 ATTACK = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 LONG = "interminable" * 200
 RIGHT_TO_LEFT = "\u05e9\u05dc\u05d5\u05dd \u202eabc"
 SECTIONS = ["verdict", "perplexity", "training", "samples", "text", "memorisation", "data", "past", "reproduce"]
-VOID = {"meta", "br"}
-INLINE = {"code", "data", "del", "ins", "mark", "small", "span", "strong"}
-
-
-class Page(HTMLParser):
-    """What the tests look for in a page; every element but the void ones must be closed, in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.words.append("" if tag in INLINE else " ")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        """What a browser shows, as one line."""
-        return " ".join("".join(self.words).split())
-
-    def of(self, *tags: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag in tags]
 
 
 def scored(perplexity: float, rows: int | None = None) -> dict[str, Any]:
@@ -265,7 +225,7 @@ def attacked(run: Run, text: str) -> Run:
     )
 
 
-def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_whole_and_rounded(full: Run) -> None:
+def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_exact_and_rounded(full: Run) -> None:
     html = page(full)
     whole = {attributes["value"] for attributes in Page(html).of("data")}
     past = [entry["figures"] for entry in full.history[-report.PAST_VERDICTS :]]
@@ -280,14 +240,14 @@ def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_whole_and_ro
     assert "+3.01 % (95 % interval +2.12 % to +3.97 %)" in shown
 
 
-def test_the_sections_come_in_the_order_of_what_matters_each_with_its_heading(full: Run, first: Run) -> None:
+def test_sections_are_in_order_and_linked_from_the_top(full: Run, first: Run) -> None:
     for run in (full, first):
         found = Page(page(run))
         assert [section["id"] for section in found.of("section")] == SECTIONS
         assert [link["href"] for link in found.of("a")] == [f"#{name}" for name in SECTIONS]
 
 
-def test_the_verdict_comes_first_with_its_sentences_gates_and_what_would_have_changed_it(full: Run) -> None:
+def test_the_verdict_shows_reasons_gates_and_counterfactuals(full: Run) -> None:
     text = Page(page(full)).text
     assert "The verdict: promoted Better than the champion: perplexity falls by 3.0 %. It keeps to every bound." in text
     assert "copied kept 0.042 \u2013 0.100 0.123 It does. More than 0.55 would not." in text
@@ -295,7 +255,7 @@ def test_the_verdict_comes_first_with_its_sentences_gates_and_what_would_have_ch
     assert "What would have changed it A gain of 0.9 % or less would not have been distinguishable from chance." in text
 
 
-def test_a_refusal_and_a_promotion_by_force_say_so_in_the_title(full: Run) -> None:
+def test_the_title_names_a_refusal_or_a_promotion_by_force(full: Run) -> None:
     refused = Page(page(replace(full, verdict=full.verdict | {"promoted": False}))).text
     assert refused.startswith("Not promoted: candidate 000000000003")
     assert "The verdict: not promoted" in refused
@@ -304,12 +264,12 @@ def test_a_refusal_and_a_promotion_by_force_say_so_in_the_title(full: Run) -> No
     assert "By force, for this reason: The old one leaks names." in forced
 
 
-def test_what_was_not_better_says_by_how_much_although_a_gate_decided(full: Run) -> None:
+def test_the_comparison_is_shown_even_if_a_gate_decided(full: Run) -> None:
     verdict = full.verdict | {"reasons": ["It loops."], "comparison": "Better by 3 %.", "promoted": False}
     assert "Better by 3 %. It loops." in Page(page(replace(full, verdict=verdict))).text
 
 
-def test_the_first_model_ever_has_a_whole_page_that_says_what_there_is_not(first: Run) -> None:
+def test_the_page_of_the_first_model_says_what_is_missing(first: Run) -> None:
     text = Page(page(first)).text
     assert "measured against the base, since there is no champion yet" in text
     assert "There is no champion yet, so there is no earlier data to compare with." in text
@@ -320,13 +280,13 @@ def test_the_first_model_ever_has_a_whole_page_that_says_what_there_is_not(first
     assert "champion" not in {attributes.get("class") for attributes in Page(page(first)).of("div")}
 
 
-def test_samples_stand_side_by_side_and_silence_is_named(full: Run) -> None:
+def test_samples_are_side_by_side_and_empty_ones_are_marked(full: Run) -> None:
     text = Page(page(full)).text
     assert "Once upon a time … base it rained. champion a brig, Sir. candidate a barge." in text
     assert "In the harbour … base nothing champion only white space candidate it rang." in text
 
 
-def test_a_copy_stands_beside_the_training_row_with_the_run_marked_in_both(full: Run) -> None:
+def test_a_copy_is_beside_its_training_row_with_the_run_marked_in_both(full: Run) -> None:
     html = page(full)
     assert "9 tokens, after “The old keeper”" in Page(html).text
     assert "training row 1234" in Page(html).text
@@ -336,18 +296,18 @@ def test_a_copy_stands_beside_the_training_row_with_the_run_marked_in_both(full:
     assert html.count(run) == 4
 
 
-def test_the_first_of_two_models_that_copied_nothing_says_so(full: Run) -> None:
+def test_a_model_that_copied_nothing_is_shown_as_such(full: Run) -> None:
     assert Page(page(full)).text.count("Nothing was copied.") == 1
 
 
-def test_what_is_personal_is_hidden_in_samples_prompts_and_copies_also_where_the_run_ends_in_it() -> None:
+def test_personal_data_is_redacted_even_where_a_copied_run_ends_in_it() -> None:
     source = "Call Ada at +1 415 555 2671 or write to ada@example.com before noon."
     run = "Call Ada at +1 415 555 2671 or write to ada"  # half an address, which alone is none
     parts = copied_parts(source, run)
     assert parts == [(True, "Call Ada at [phone] or write to "), (False, "[email] before noon.")]
 
 
-def test_nothing_personal_is_left_on_the_page(full: Run) -> None:
+def test_no_personal_data_is_on_the_page(full: Run) -> None:
     private = "write to ada.byron@example.com or call +1 415 555 2671"
     copy = full.worst["candidate"][0] | {"text": private, "source": f"Row: {private}!", "written": f"Then {private}."}
     samples = [{name: f"{name}, {private}" for name in ("prompt", *report.MODELS)}]
@@ -357,7 +317,7 @@ def test_nothing_personal_is_left_on_the_page(full: Run) -> None:
     assert Page(html).text.count("write to [email] or call [phone]") == 4 + 3
 
 
-def test_a_copy_in_a_long_text_is_shown_with_its_surroundings_alone() -> None:
+def test_a_copy_in_a_long_text_is_cut_to_its_context() -> None:
     run = "the brig came home"
     text = "before " * 5000 + run + " after" * 5000
     before, marked, after = copied_parts(text, run)
@@ -367,7 +327,7 @@ def test_a_copy_in_a_long_text_is_shown_with_its_surroundings_alone() -> None:
     assert len(before[1]) == len(after[1]) == 201
 
 
-def test_what_changed_in_the_data_is_told_or_why_it_cannot_be(full: Run) -> None:
+def test_the_page_shows_what_changed_in_the_data_or_why_it_cannot(full: Run) -> None:
     text = Page(page(full)).text
     assert "rows 10 9 of these, train" in text
     assert "A comet fell into the bay" in text
@@ -375,7 +335,7 @@ def test_what_changed_in_the_data_is_told_or_why_it_cannot_be(full: Run) -> None
     assert "Its clean data is not in DVC's cache." in Page(page(gone)).text
 
 
-def test_past_verdicts_are_the_last_20_latest_first_and_their_perplexities_a_picture(full: Run) -> None:
+def test_the_last_20_verdicts_are_listed_latest_first_and_charted(full: Run) -> None:
     html = page(full)
     reasons = re.findall(r"Reason (\d+)\.", html)
     assert reasons == [str(number) for number in range(25, 5, -1)]
@@ -384,7 +344,7 @@ def test_past_verdicts_are_the_last_20_latest_first_and_their_perplexities_a_pic
     assert chart[: chart.index("</svg>")].count("<circle") == 24 + 1  # one entry has no figures; and this verdict
 
 
-def test_how_to_reproduce_it_is_said_with_revision_hashes_versions_and_commands(full: Run) -> None:
+def test_reproduction_lists_revision_hashes_versions_and_commands(full: Run) -> None:
     text = Page(page(full)).text
     for said in (*leaves(full.reproduce), full.manifest["data"]):
         assert said in text
@@ -394,7 +354,7 @@ def test_how_to_reproduce_it_is_said_with_revision_hashes_versions_and_commands(
 
 
 @pytest.mark.parametrize("text", [ATTACK, LONG, RIGHT_TO_LEFT])
-def test_no_text_from_elsewhere_becomes_part_of_the_page(full: Run, text: str) -> None:
+def test_no_untrusted_text_becomes_markup(full: Run, text: str) -> None:
     html = page(attacked(full, text))
     tags = Page(html).tags
     assert not {tag for tag, _ in tags} & {"script", "img", "iframe", "link", "object", "style-x"}
@@ -415,19 +375,19 @@ def test_no_text_from_elsewhere_becomes_part_of_the_page(full: Run, text: str) -
         "<svg ><!-- --></svg>",
     ],
 )
-def test_a_picture_that_finetune_did_not_draw_is_left_out(full: Run, drawn: str) -> None:
+def test_an_svg_that_the_project_did_not_draw_is_left_out(full: Run, drawn: str) -> None:
     html = page(replace(full, loss_svg=drawn))
     assert drawn not in html
     assert "There are no loss curves" in Page(html).text
 
 
-def test_the_loss_curves_are_drawn_into_the_page_with_words_for_who_cannot_see_them(full: Run) -> None:
+def test_the_loss_curves_are_inlined_with_a_description(full: Run) -> None:
     picture, history = [attributes for attributes in Page(page(full)).of("svg") if "viewbox" in attributes]
     assert (history["aria-label"] or "").startswith("Perplexity over time, from ")
     assert picture["aria-label"] == "Training loss and validation loss after each epoch: steps 2,607, loss 2.28"
 
 
-def test_the_page_needs_nothing_from_elsewhere_not_even_a_script(full: Run, first: Run) -> None:
+def test_the_page_loads_nothing_and_has_no_script(full: Run, first: Run) -> None:
     for run in (full, first):
         html = page(run)
         links = [
@@ -437,7 +397,7 @@ def test_the_page_needs_nothing_from_elsewhere_not_even_a_script(full: Run, firs
         assert not re.search(r"https?:|url\(|@import|<script|<link", html)
 
 
-def test_a_screen_reader_and_a_keyboard_find_their_way(full: Run) -> None:
+def test_the_page_is_accessible_by_screen_reader_and_keyboard(full: Run) -> None:
     found = Page(page(full))
     assert found.of("html") == [{"lang": "en"}]
     assert len(found.of("h1")) == 1
@@ -460,7 +420,7 @@ def test_a_hundred_long_samples_stay_below_a_megabyte(full: Run) -> None:
     assert "94 more" in html
 
 
-def test_of_many_groups_the_largest_are_shown_and_the_others_counted(full: Run) -> None:
+def test_the_largest_groups_are_shown_and_the_others_counted(full: Run) -> None:
     groups = {f"group {number}": scored(9.0 + number / 10, rows=number) for number in range(1, 78)}
     html = page(replace(full, metrics={name: of | {"groups": groups} for name, of in full.metrics.items()}))
     assert "27 smaller groups are in" in Page(html).text
@@ -473,7 +433,7 @@ def test_the_same_run_gives_the_same_bytes(full: Run) -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, None, 1e300, 0.0])
-def test_a_figure_that_is_no_number_is_named_and_breaks_nothing(full: Run, broken: float | None) -> None:
+def test_a_figure_that_is_not_finite_is_shown_as_such(full: Run, broken: float | None) -> None:
     candidate = full.metrics["candidate"] | {"perplexity": broken, "perplexity_high": broken}
     difference = dict.fromkeys(full.verdict["difference"])
     run = replace(
@@ -482,20 +442,6 @@ def test_a_figure_that_is_no_number_is_named_and_breaks_nothing(full: Run, broke
         verdict=full.verdict | {"difference": difference},
     )
     assert f"candidate {rounded(broken)}" in Page(page(run)).text
-
-
-@pytest.mark.parametrize(
-    ("value", "kind", "shown"),
-    [
-        (5190.8679, "", "5,191"), (123.46, "", "123.5"), (9.429367, "", "9.43"), (0.8241, "", "0.824"),
-        (0.0, "", "0"), (13.0, "", "13.00"),
-        (0.00432, "", "0.0043"), (19275, "", "19,275"), (0, "", "0"), (-0.0306, "", "-0.031"), (7.2e15, "", "7.2e+15"),
-        (0.0417, "share", "4.2 %"), (0.00001, "share", "under 0.1 %"), (-0.0301, "change", "-3.01 %"),
-        (None, "", "\u2013"), (math.inf, "", "infinite"), (math.nan, "", "not a number"),
-    ],
-)  # fmt: skip
-def test_figures_are_rounded_to_what_an_eye_takes_in(value: float | None, kind: str, shown: str) -> None:
-    assert rounded(value, kind) == shown
 
 
 # What it is collected from
@@ -535,7 +481,7 @@ def made(workspace: Workspace, full: Run) -> Workspace:
     return workspace
 
 
-def test_a_run_is_collected_from_what_the_stages_wrote(made: Workspace, full: Run) -> None:
+def test_a_run_is_collected_from_the_files_of_the_stages(made: Workspace, full: Run) -> None:
     run = collect(full.verdict, full.metrics, history=full.history)
     assert run.samples == [{"prompt": "Once", "base": "b", "candidate": "c"}]
     assert run.worst["base"] == []
@@ -552,7 +498,7 @@ def test_a_run_is_collected_from_what_the_stages_wrote(made: Workspace, full: Ru
     assert "cand 1" in page(run) or "<mark>cand</mark> 1" in page(run)
 
 
-def test_the_champions_samples_and_copies_are_added_from_what_promote_measured(made: Workspace, full: Run) -> None:
+def test_the_champions_samples_and_copies_come_from_promote(made: Workspace, full: Run) -> None:
     from pipeline.evaluation.memorisation import Copy
 
     model: Any = SimpleNamespace(
@@ -568,9 +514,7 @@ def test_the_champions_samples_and_copies_are_added_from_what_promote_measured(m
     ]  # fmt: skip
 
 
-def test_where_the_champions_data_is_gone_one_sentence_says_why_and_names_no_folder_of_the_machine(
-    made: Workspace, full: Run, tmp_path: Path
-) -> None:
+def test_missing_champion_data_is_explained_without_a_local_path(made: Workspace, full: Run, tmp_path: Path) -> None:
     folder = tmp_path / "champion"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"clean_md5": "0" * 32}))
@@ -585,7 +529,7 @@ def test_where_the_champions_data_is_gone_one_sentence_says_why_and_names_no_fol
     assert run.data_changes_reason.startswith("There is no comparison: the champion is a folder without manifest.json;")
 
 
-def test_what_a_stage_has_not_written_is_named_with_the_stage(made: Workspace, full: Run) -> None:
+def test_a_missing_file_is_named_with_its_stage(made: Workspace, full: Run) -> None:
     paths.SAMPLES.unlink()
     with pytest.raises(UserError, match=r"reports/evaluate/samples.json does not exist; run `dvc repro evaluate`"):
         collect(full.verdict, full.metrics)
@@ -594,50 +538,23 @@ def test_what_a_stage_has_not_written_is_named_with_the_stage(made: Workspace, f
         collect(full.verdict, full.metrics)
 
 
-def test_the_page_is_written_where_paths_say(made: Workspace, first: Run) -> None:
+def test_the_page_is_written_to_its_path(made: Workspace, first: Run) -> None:
     assert write(first) == paths.REPORT
     assert paths.REPORT.read_text(encoding="utf-8") == page(first)
 
 
 # In a browser
 
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-PROBE = """<!DOCTYPE html><iframe id="f" width="{width}" height="3000" srcdoc=""></iframe><pre id="out"></pre><script>
-f.onload = () => {{ const d = f.contentDocument.documentElement;
-  const wide = [...f.contentDocument.querySelectorAll("body *")].filter(e => !e.closest(".scroll") &&
-    e.getBoundingClientRect().right > d.clientWidth).map(e => e.tagName + "." + e.getAttribute("class"));
-  const cut = [...f.contentDocument.querySelectorAll(".scroll")].filter(e => e.querySelector("table") &&
-    f.contentWindow.innerWidth < 480 && e.scrollWidth > e.clientWidth);  // columns out of sight on a phone
-  const found = [...new Set(wide), ...cut.map(e => e.textContent.trim().slice(0, 60))];
-  out.textContent = JSON.stringify([f.contentWindow.innerWidth, d.scrollWidth - d.clientWidth, found]); }};
-f.srcdoc = {html};
-</script>"""
-
-
-def measured_in_a_browser(folder: Path, html: str, width: int) -> tuple[list[Any], str]:
-    """Return [the window's width, by how much the page is wider, what stands out] and what the console said."""
-    quoted = json.dumps(html).replace("</", "<\\/")
-    probe = folder / "probe.html"
-    probe.write_text(PROBE.format(width=width, html=quoted), encoding="utf-8")
-    done = subprocess.run(
-        ["chromium", *FLAGS, "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
-         "--window-size=1600,3200", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()],
-        capture_output=True, text=True, check=True, timeout=600,
-    )  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout)
-    assert found, done.stdout[-2000:]
-    return json.loads(found[1]), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-
 
 @pytest.mark.integration
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("kind", ["full", "first", "attack", "long", "right to left"])
-def test_a_browser_shows_it_without_complaint_and_nothing_stands_out_sideways(
+def test_a_browser_reports_no_error_and_nothing_overflows(
     full: Run, first: Run, tmp_path: Path, kind: str, width: int
 ) -> None:
     texts = {"attack": ATTACK, "long": LONG, "right to left": RIGHT_TO_LEFT}
     run = attacked(full, texts[kind]) if kind in texts else {"full": full, "first": first}[kind]
-    found, console = measured_in_a_browser(tmp_path, page(run), width)
+    found, console = measured_in_browser(tmp_path, page(run), width)
     assert console == ""
     assert found == [width, 0, []]
