@@ -4,8 +4,10 @@ The names of locks and temporary files are predictable, and a project may come f
 such a name is never followed.
 """
 
+import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +32,7 @@ class LockHeld(UserError):  # noqa: N818 - a state of the lock, not a defect
 def exclusive_lock(path: Path, timeout: float, holder: str) -> Iterator[None]:
     """Hold the lock file `path`; the operating system releases it however this process ends.
 
-    Children do not inherit it: releasing a `FileLock` unlocks it for every process that has the descriptor. A lock that
-    must outlive its holder in a child needs `open_lock` and `fcntl.flock`.
+    Children do not inherit the lock; see `try_flock`. The holder may delete the lock file with its folder.
 
     Args:
         path: The lock file; it and its folder are made where they are missing, and stay.
@@ -47,13 +48,17 @@ def exclusive_lock(path: Path, timeout: float, holder: str) -> Iterator[None]:
         os.ftruncate(file, 0)
         os.pwrite(file, holder.encode(), 0)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _refuse_special(path)
-    lock = FileLock(path, timeout, poll_interval=0.02, fallback_to_soft=False, on_acquired=write_holder)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise LockHeld(path, timeout, path.read_text(encoding="utf-8", errors="replace")[:200]) from None
+    lock = FileLock(path, poll_interval=0.02, fallback_to_soft=False, on_acquired=write_holder)
+    deadline = time.monotonic() + timeout
+    while not lock.is_locked:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse_special(path)
+        try:
+            lock.acquire(max(0, deadline - time.monotonic()))
+        except FileNotFoundError:
+            continue  # the holder deleted the folder while this process waited
+        except Timeout:
+            raise LockHeld(path, timeout, path.read_text(encoding="utf-8", errors="replace")[:200]) from None
     try:
         yield
     finally:
@@ -100,8 +105,21 @@ def truncate(path: Path, size: int) -> None:
 
 
 def open_lock(path: Path) -> IO[str]:
-    """Open a lock file for `fcntl.flock`, to read and append; it is made where it is missing."""
+    """Open a lock file for `try_flock`, to read and append; it is made where it is missing."""
     return open(path, "a+", encoding="utf-8", opener=no_follow)
+
+
+def try_flock(file: IO[Any]) -> bool:
+    """Lock an open file unless another process holds its lock; return whether it is locked now.
+
+    For a lock that children inherit with the descriptor and that holds until the last of them has closed it: a
+    `FileLock` would unlock it for all of them when its holder releases it.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def create_new(path: Path) -> IO[bytes]:

@@ -4,7 +4,6 @@ The lock is a flock on `registry/workspace.lock`, which the operating system fre
 text says who holds it. What a holder starts knows the claim by an environment variable and does not ask again.
 """
 
-import fcntl
 import json
 import os
 import sys
@@ -39,7 +38,7 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
     with storage.open_lock(path) as lock:
-        while not _taken(lock):
+        while not storage.try_flock(lock):
             holder = _holder(lock)
             if holder and holder["claim"] == os.environ.get(_CLAIM):
                 yield
@@ -92,14 +91,6 @@ def run_stage(
             main()
 
     run(stage)
-
-
-def _taken(lock: IO[str]) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _holder(lock: IO[str]) -> dict[str, Any] | None:

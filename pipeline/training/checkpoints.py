@@ -4,12 +4,10 @@
 ones of one run; `<key>/unfinished` is what a killed run was writing or deleting.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,33 +90,15 @@ class Checkpoints:
 
 @contextmanager
 def locked(folder: Path, patience: float) -> Iterator[None]:
-    """Hold `folder` for this process; the operating system frees it when the process ends, however it ends.
-
-    Waits `patience` seconds for another process that holds it, then raises UserError with its id.
-    """
-    deadline = time.monotonic() + patience
-    path = folder / "lock"
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with storage.open_lock(path) as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                other = lock.read().strip()
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{folder}: another training run (process {other}) is at work here;"
-                        f" wait for it, or end it with `kill {other}`, then run `dvc repro` again"
-                    ) from None
-            else:
-                if _is_still(path, lock.fileno()):
-                    lock.truncate(0)
-                    lock.write(f"{os.getpid()}\n")
-                    lock.flush()
-                    yield
-                    return
-        time.sleep(0.1)
+    """Hold `folder` for this process; raises UserError where another one holds it for more than `patience` seconds."""
+    try:
+        with storage.exclusive_lock(folder / "lock", patience, str(os.getpid())):
+            yield
+    except storage.LockHeld as error:
+        raise UserError(
+            f"{folder}: another training run (process {error.holder}) is at work here;"
+            f" wait for it, or end it with `kill {error.holder}`, then run `dvc repro` again"
+        ) from None
 
 
 @contextmanager
@@ -134,14 +114,6 @@ def disk_errors(what: str, folder: Path, mend: str) -> Iterator[None]:
 
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    """Tell whether the open file is the one at `path`, which the run before may have deleted when it was done."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _damage(checkpoint: Path) -> str | None:

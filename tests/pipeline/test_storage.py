@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ def claim(folder: Path) -> None:
 
 def lock_checkpoints(folder: Path) -> None:
     with checkpoints.locked(folder, patience=0):
+        pass
+
+
+def holding(path: Path) -> AbstractContextManager[None]:
+    return storage.exclusive_lock(path, 0, "a test")
+
+
+def hold_lock(folder: Path) -> None:
+    with holding(folder / "lock"):
         pass
 
 
@@ -50,6 +61,7 @@ def write_verdict(folder: Path) -> None:
     [
         (str(workspace.LOCK), claim),
         ("lock", lock_checkpoints),
+        ("lock", hold_lock),
         ("log", append),
         ("log", truncate),
         ("data/.validate", scratch),
@@ -92,8 +104,21 @@ def test_a_pipe_in_the_place_of_a_lock_or_a_file_of_json_is_not_waited_for(tmp_p
     os.mkfifo(pipe)
     with pytest.raises(UserError, match=r"pipe: is no regular file; move it away"):
         storage.open_lock(pipe)
+    with pytest.raises(UserError, match=r"pipe: is no regular file; move it away"), holding(pipe):
+        pass
     with pytest.raises(ValueError, match="is no regular file"):
         storage.read_json(pipe)
+
+
+def test_a_held_lock_is_refused_with_its_holder_until_it_is_released(tmp_path: Path) -> None:
+    lock = tmp_path / "folder" / "lock"
+    with holding(lock):
+        with pytest.raises(storage.LockHeld, match="lock: held for more than 0 s by a test; run it again") as caught:
+            hold_lock(lock.parent)
+        assert caught.value.holder == "a test"
+        shutil.rmtree(lock.parent)  # the holder may delete the lock with its folder
+        hold_lock(lock.parent)
+    hold_lock(lock.parent)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0"])

@@ -152,7 +152,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path: Path) -> None:
         pass
     other.kill()
     with locked(tmp_path, patience=10):
-        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+        assert (tmp_path / "lock").read_text() == str(os.getpid())
     other.join()
 
 
