@@ -35,7 +35,7 @@ class Change:
             shutil.rmtree(left)
         self.state = history.repair()
         for trash in sorted(store.trash.glob("*/*")):
-            self._finish_delete(trash, "asked for, then interrupted")
+            self._finish_delete(trash, "requested, then interrupted")
         self._record_use()
 
     def add(self, model: Path, labels: Mapping[str, str], metadata: Mapping[str, Any]) -> str:

@@ -147,12 +147,7 @@ class History:
 
     def entries(self) -> list[Entry]:
         """Return the lines of the history, without the pointer's entry where that is not appended yet."""
-        try:
-            *lines, rest = storage.read_bytes(self._path).split(b"\n")
-        except FileNotFoundError:
-            return []
-        except ValueError as error:
-            raise UserError(f"{error}; move it away, and put the history back from a copy") from None
+        *lines, rest = self._read().split(b"\n")
         entries: list[Entry] = []
         for number, line in enumerate(lines, 1):
             try:
@@ -173,6 +168,14 @@ class History:
             except ValidationError:
                 warn(f"warning: {self._path}: its last line is cut off; the next change keeps it aside")
         return entries
+
+    def _read(self) -> bytes:
+        try:
+            return storage.read_bytes(self._path)
+        except FileNotFoundError:
+            return b""
+        except ValueError as error:
+            raise UserError(f"{error}; move it away, and put the history back from a copy") from None
 
     def _read_pointer(self, entries: list[Entry]) -> State:
         """Return the state for these lines of the history: the pointer is their last move, or one that follows."""
@@ -208,8 +211,8 @@ class History:
         return state
 
     def _set_torn_line_aside(self) -> None:
-        """Complete the last line where only its end is missing; else keep it beside the history."""
-        content = storage.read_bytes(self._path) if self._path.exists() else b""
+        """Complete a last line that lacks only its end; move any other torn line to history.torn."""
+        content = self._read()
         start = content.rfind(b"\n") + 1
         torn = content[start:]
         if not torn:

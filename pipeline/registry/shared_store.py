@@ -1,4 +1,4 @@
-"""BentoML's model store as one project uses it, beside others: its folder `.registry` says who uses which version."""
+"""BentoML's model store as one of several projects uses it; its folder `.registry` records who uses which version."""
 
 from collections.abc import Set
 from dataclasses import dataclass

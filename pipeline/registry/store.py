@@ -176,7 +176,7 @@ class Registry:
             tag = self._resolve(name)
             if reason := self._protected(change.state).get(tag):
                 raise UserError(f"{tag} {reason} and is never deleted; `{_COMMAND} prune` deletes what may go")
-            change.delete(tag, "asked for")
+            change.delete(tag, "requested")
 
     def prune(self) -> list[str]:
         """Delete every version of this registry that is not protected; return their tags."""

@@ -1,6 +1,7 @@
 """The history and the pointer: what they record, and how they survive damage."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -192,3 +193,22 @@ def test_entries_have_the_keys_of_the_contract() -> None:
         1, "2026-01-01T00:00:00+00:00", "jane@ship", "promote", None, f"{NAME}:{'0' * 12}", "first", {"p": 9.4}
     )
     assert list(entry.as_json()) == ["serial", "at", "who", "action", "from", "to", "why", "figures"]
+
+
+def test_a_pipe_in_place_of_the_pointer_is_damage(registry: Registry) -> None:
+    promote(registry, "old")
+    pointer = Path("registry/champion.json")
+    pointer.unlink()
+    os.mkfifo(pointer)
+    with pytest.raises(UserError, match=r"champion\.json: is damaged \(registry/champion\.json is no regular file\)"):
+        registry.champion()
+    registry.rollback(None, "the pointer was a pipe")
+    assert champion_label(registry) == "old"
+
+
+def test_a_pipe_in_place_of_the_history_is_reported(registry: Registry) -> None:
+    Path("registry").mkdir(exist_ok=True)
+    os.mkfifo("registry/history.jsonl")
+    for act in (registry.champion, lambda: registry.refuse("0" * 40, "worse", {})):
+        with pytest.raises(UserError, match=r"history\.jsonl is no regular file; move it away"):
+            act()

@@ -1,6 +1,7 @@
 """Projects that share a store: moved, copied or deleted, none loses a version that it uses."""
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -193,3 +194,15 @@ def test_a_planted_link_is_never_written_through(first: Path, tmp_path: Path, na
     except UserError as error:
         assert f"registry/{name}: is a link, through which nothing is written" in str(error)  # noqa: PT017
     assert precious.read_bytes() == content
+
+
+def test_pipes_in_place_of_records_of_projects_are_reported(first: Path, store: Path) -> None:
+    [record] = (store / ".registry" / "users").glob("[!.]*")
+    for path in (record, first / "registry" / "id"):
+        content = path.read_bytes()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(UserError, match=rf"{path.name}: is damaged"):
+            Registry(first).prune()
+        path.unlink()
+        path.write_bytes(content)

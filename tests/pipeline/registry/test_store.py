@@ -102,7 +102,7 @@ def test_the_champion_and_recent_champions_are_never_deleted(
     assert (registry.history()[-1].action, registry.history()[-1].from_, registry.history()[-1].why) == (
         "delete",
         a.tag,
-        "asked for",
+        "requested",
     )
     with pytest.raises(UserError, match=f"{a.tag} was deleted at"):
         registry.get(a.version)

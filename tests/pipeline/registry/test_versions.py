@@ -191,3 +191,30 @@ def test_with_no_whole_version_left_the_error_says_how_to_start_over(registry: R
         UserError, match=r"is not in the store: .* is missing; no version in the history is whole, so move"
     ):
         registry.champion()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"labels": 5},
+        {"created": None},
+        {"files": {"config.json": 5}},
+        {"files": {"config.json": {"size": "1", "sha256": "0"}}},
+        {"metadata": []},
+    ],
+)
+def test_wrong_types_in_version_json_are_damage(registry: Registry, changed: dict[str, object]) -> None:
+    path = promote(registry, "new").folder / "version.json"
+    record = json.loads(path.read_text(encoding="utf-8"))["record"] | changed
+    checksum = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"sha256": checksum, "record": record}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"version\.json is missing or not as it was written"):
+        registry.champion()
+
+
+def test_a_pipe_in_place_of_version_json_is_damage(registry: Registry) -> None:
+    path = promote(registry, "new").folder / "version.json"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"version\.json is missing or not as it was written"):
+        registry.champion()
