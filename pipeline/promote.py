@@ -135,15 +135,12 @@ def _compare(
     config = all_params.evaluate
     held_out = evaluate.held_out(config)
     scores = _read_scores(held_out, metrics)
-    if champion is None:
-        evaluated, folder = None, paths.BASE
-        baseline = ModelFigures(metrics["base"], evaluate.scores_of(scores, "base"))
-    else:
-        prompts = held_out.openings.prompts
-        warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, writing {len(prompts)} texts")
-        evaluated, folder = evaluate.evaluate_model(champion.folder, held_out, config), champion.folder
-        baseline = ModelFigures(evaluated.figures, evaluated.scores)
     candidate = ModelFigures(metrics["candidate"], evaluate.scores_of(scores, "candidate"))
+    evaluated = _evaluate(champion, held_out, config) if champion else None
+    if champion and evaluated:
+        baseline, folder = ModelFigures(evaluated.figures, evaluated.scores), champion.folder
+    else:
+        baseline, folder = ModelFigures(metrics["base"], evaluate.scores_of(scores, "base")), paths.BASE
     warn("measuring size and speed")
     candidate, baseline = (
         ModelFigures({**model.metrics, **footprint._asdict()}, model.scores)
@@ -164,6 +161,14 @@ def _compare(
         rolled_back=f"{rollback.why} ({rollback.at})" if rollback else None,
     )
     return comparison, evaluated
+
+
+def _evaluate(champion: Version, held_out: "HeldOut", config: params.Evaluate) -> "Evaluated":
+    from pipeline.evaluate import evaluate_model
+
+    prompts = held_out.openings.prompts
+    warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, writing {len(prompts)} texts")
+    return evaluate_model(champion.folder, held_out, config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -212,28 +217,22 @@ def _write_page(
     verdict: Verdict,
     registry: Registry,
     champion: Version | None,
-    metrics: Mapping[str, Any],
+    metrics: dict[str, Any],
     evaluated_champion: "Evaluated | None",
 ) -> Path:
     from pipeline.reporting import report, run_data
 
-    shown = None
-    if champion:
-        shown = {
+    champion_run = None
+    if champion and evaluated_champion:
+        description = {
             "version": champion.version,
             "tag": short(champion.tag),
             "since": registry.since(champion.tag),
             "labels": champion.labels,
         }
-    collected = run_data.collect(
-        rendering.as_json(verdict),
-        {**metrics, **({"champion": evaluated_champion.figures} if evaluated_champion else {})},
-        champion=shown,
-        champion_folder=champion.folder if champion else None,
-        champion_model=evaluated_champion,
-        history=[entry.as_json() for entry in registry.history()],
-    )
-    return report.write(collected)
+        champion_run = run_data.Champion(description, champion.folder, evaluated_champion)
+    history = [entry.as_json() for entry in registry.history()]
+    return report.write(run_data.collect(rendering.as_json(verdict), metrics, champion_run, history))
 
 
 def _history_figures(verdict: Verdict) -> dict[str, float | str | None]:

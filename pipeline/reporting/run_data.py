@@ -39,54 +39,43 @@ class Run:
     region: str = "none"  # of the rule `phone`, which texts are redacted by
 
 
+@dataclass(frozen=True)
+class Champion:
+    """The champion that the candidate was compared with."""
+
+    description: dict[str, Any]  # version, tag, since and labels
+    folder: Path
+    evaluated: "Evaluated"
+
+
 def collect(
     verdict: dict[str, Any],
     metrics: dict[str, Any],
-    *,
-    champion: dict[str, Any] | None = None,
-    champion_folder: Path | None = None,
-    champion_model: "Evaluated | None" = None,
+    champion: Champion | None = None,
     history: Sequence[dict[str, Any]] = (),
 ) -> Run:
     """Return the run whose files are in the current folder.
 
     Args:
         verdict: As in verdict.json.
-        metrics: From the stage `evaluate`, and the champion's figures as "champion".
-        champion: Its version, tag, labels, and since when it is champion.
-        champion_folder: Where its files are.
-        champion_model: What `evaluate_model` returned for it.
+        metrics: From the stage `evaluate`.
+        champion: What the candidate was compared with; None: the base.
         history: The registry's entries before this verdict, oldest first.
 
     Raises:
         UserError: A file of a stage is missing or is not JSON.
     """
     region = params.load().validate_.rules.phone.region
-    samples = _read(paths.SAMPLES, "evaluate")
-    generations = _read(paths.GENERATIONS, "evaluate")
-    prompts, worst = generations["openings"], generations["worst"]
-    written = {name: [text["text"] for text in generations[name]] for name in worst}
-    if champion_model is not None:
-        for sample, text in zip(samples, champion_model.samples, strict=True):
-            sample["champion"] = text
-        worst["champion"] = [asdict(copy) for copy in champion_model.worst]
-        written["champion"] = [text.text for text in champion_model.generations]
     manifest = _read(paths.MANIFEST, "finetune")
-    changes, reason = _data_changes(champion_folder, region)
+    changes, reason = _data_changes(champion.folder if champion else None, region)
     return Run(
         verdict=verdict,
-        metrics=metrics,
-        samples=samples,
-        worst={
-            name: [
-                copy | {"prompt": prompts[copy["generation"]], "written": written[name][copy["generation"]]}
-                for copy in copies
-            ]
-            for name, copies in worst.items()
-        },
+        metrics=metrics | ({"champion": champion.evaluated.figures} if champion else {}),
+        samples=_samples(champion),
+        worst=_worst_copies(champion),
         history=list(history),
         manifest=manifest,
-        champion=champion,
+        champion=champion.description if champion else None,
         loss_svg=paths.LOSS_CURVE.read_text(encoding="utf-8") if paths.LOSS_CURVE.is_file() else "",
         data_changes=changes,
         data_changes_reason=reason,
@@ -102,6 +91,32 @@ def _read(path: Path, stage: str) -> Any:
         raise UserError(f"{path} does not exist; run `dvc repro {stage}`") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON ({error}); run `dvc repro --force {stage}`") from None
+
+
+def _samples(champion: Champion | None) -> list[dict[str, str]]:
+    samples: list[dict[str, str]] = _read(paths.SAMPLES, "evaluate")
+    if champion:
+        for sample, text in zip(samples, champion.evaluated.samples, strict=True):
+            sample["champion"] = text
+    return samples
+
+
+def _worst_copies(champion: Champion | None) -> dict[str, list[dict[str, Any]]]:
+    """Return each model's longest copies, with the prompt and the text that they are in."""
+    generations = _read(paths.GENERATIONS, "evaluate")
+    copies_of = generations["worst"]
+    texts_of = {name: [text["text"] for text in generations[name]] for name in copies_of}
+    if champion:
+        copies_of["champion"] = [asdict(copy) for copy in champion.evaluated.worst]
+        texts_of["champion"] = [text.text for text in champion.evaluated.generations]
+    return {
+        name: [
+            copy
+            | {"prompt": generations["openings"][copy["generation"]], "written": texts_of[name][copy["generation"]]}
+            for copy in copies
+        ]
+        for name, copies in copies_of.items()
+    }
 
 
 def _data_changes(champion: Path | None, region: str) -> tuple[DataDiff | None, str]:

@@ -38,7 +38,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class GateResult:
-    """What a gate found."""
+    """The result of a gate."""
 
     name: str
     value: float | None  # held against the bound; None: not measured

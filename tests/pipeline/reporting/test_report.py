@@ -17,10 +17,11 @@ from pipeline import paths
 from pipeline.command import UserError
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.result import DataDiff
+from pipeline.evaluation.memorisation import Copy
 from pipeline.reporting import report
 from pipeline.reporting.formatting import rounded
 from pipeline.reporting.report import copied_parts, page, write
-from pipeline.reporting.run_data import Run, collect
+from pipeline.reporting.run_data import Champion, Run, collect
 from pipeline.training.curve import draw
 from tests.conftest import Workspace
 from tests.pipeline.reporting.html_page import Page, measured_in_browser
@@ -498,15 +499,22 @@ def test_a_run_is_collected_from_the_files_of_the_stages(made: Workspace, full: 
     assert "cand 1" in page(run) or "<mark>cand</mark> 1" in page(run)
 
 
-def test_the_champions_samples_and_copies_come_from_promote(made: Workspace, full: Run) -> None:
-    from pipeline.evaluation.memorisation import Copy
-
-    model: Any = SimpleNamespace(
+def champion_of(run: Run, folder: Path) -> Champion:
+    """Return the champion of a run, as promote evaluated it; its files are in `folder`."""
+    evaluated: Any = SimpleNamespace(
+        figures=run.metrics["champion"],
         samples=["a champion's sample"],
         generations=[SimpleNamespace(text="champ 0"), SimpleNamespace(text="champ 1")],
         worst=[Copy(tokens=1, text="champ", row=5, source="the champ", generation=0)],
     )
-    run = collect(full.verdict, full.metrics, champion=full.champion, champion_model=model)
+    return Champion(run.champion or {}, folder, evaluated)
+
+
+def test_the_champions_figures_samples_and_copies_come_from_promote(made: Workspace, full: Run, tmp_path: Path) -> None:
+    metrics = {name: figures for name, figures in full.metrics.items() if name != "champion"}
+    run = collect(full.verdict, metrics, champion_of(full, tmp_path))
+    assert run.metrics == full.metrics
+    assert run.champion == full.champion
     assert run.samples[0]["champion"] == "a champion's sample"
     assert run.worst["champion"] == [
         {"tokens": 1, "text": "champ", "row": 5, "source": "the champ", "generation": 0, "prompt": "zero",
@@ -518,14 +526,14 @@ def test_missing_champion_data_is_explained_without_a_local_path(made: Workspace
     folder = tmp_path / "champion"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"clean_md5": "0" * 32}))
-    run = collect(full.verdict, full.metrics, champion=full.champion, champion_folder=folder)
+    run = collect(full.verdict, full.metrics, champion_of(full, folder))
     assert run.data_changes is None
     assert run.data_changes_reason == (
         "There is no comparison: the champion's manifest.json: its clean data is in a DVC cache, "
         "but there is no DVC repository here."
     )
     (folder / "manifest.json").unlink()
-    run = collect(full.verdict, full.metrics, champion=full.champion, champion_folder=folder)
+    run = collect(full.verdict, full.metrics, champion_of(full, folder))
     assert run.data_changes_reason.startswith("There is no comparison: the champion is a folder without manifest.json;")
 
 
