@@ -19,7 +19,7 @@ QUICK = {"starter": 32}
 
 def main() -> None:
     """Measure and publish."""
-    parser = harness.arguments("Compare ways of scoring texts: useful tokens a second, memory, and their errors.")
+    parser = harness.arguments()
     arguments = parser.parse_args()
     sizes, rounds = (QUICK, 1) if arguments.quick else (SIZES, arguments.rounds)
     rows, texts = [], []

@@ -194,10 +194,9 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments() -> argparse.ArgumentParser:
     """Return a parser with the options that every benchmark has."""
     parser = arg_parser()
-    parser.description = description
     parser.add_argument("--quick", action="store_true", help="a small size and one round; the figures mean nothing")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: 3)")

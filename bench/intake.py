@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 10_000
 
 def main() -> None:
     """Measure and publish."""
-    parser = harness.arguments("Compare intake with plain readers of CSVs: speed, memory, and rows silently wrong.")
+    parser = harness.arguments()
     parser.add_argument("--mb", type=int, default=500, help="size of the corpus in MB (default: 500)")
     arguments = parser.parse_args()
     megabytes, rounds = (2, 1) if arguments.quick else (arguments.mb, arguments.rounds)

@@ -27,7 +27,7 @@ QUICK = Size("tiny", tokens=8, waves=1, min_requests=2, seconds=1)
 
 def main() -> None:
     """Measure and publish."""
-    parser = harness.arguments("Compare servers under load: tokens a second, times to the first and last, memory.")
+    parser = harness.arguments()
     parser.add_argument("--clients", default=CLIENTS, help=f"numbers of clients at a time (default: {CLIENTS})")
     parser.add_argument("--only", metavar="NAMES", help="servers and engines, separated by ';' (default: all)")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="write the curves there, as SVG")

@@ -20,7 +20,7 @@ QUICK = {"starter": (8, 1)}
 
 def main() -> None:
     """Measure and publish."""
-    parser = harness.arguments("Compare ways of fine-tuning: useful tokens a second, memory, and the loss they reach.")
+    parser = harness.arguments()
     arguments = parser.parse_args()
     sizes, rounds = (QUICK, 1) if arguments.quick else (SIZES, arguments.rounds)
     rows, texts = [], []
