@@ -191,7 +191,7 @@ class _ApiKeyGuard(Guard):
 
 
 class RateLimitGuard(Guard):
-    """Limits each key, or without keys each address, to so many requests a minute: a token bucket."""
+    """Limits each key, or without keys each address, to a number of requests a minute: a token bucket."""
 
     def __init__(self, app: ASGIApp, per_minute: int) -> None:
         """Wrap `app`."""

@@ -103,7 +103,7 @@ class CompletionRequest(RequestModel):
     logprobs: Annotated[
         int | None,
         Field(
-            ge=0, le=MAX_LOGPROBS, description="Report the log-probability of each token and of so many likeliest ones"
+            ge=0, le=MAX_LOGPROBS, description="Report log-probabilities of each token and of this many likeliest ones"
         ),
     ] = None
     stop: Annotated[

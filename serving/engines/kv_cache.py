@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # tokens, of the slots of a pool; above, multiples of 512
-_BLOCK = 32  # caches are read in multiples of so many tokens, so that sums over them split alike for every length
+_BLOCK = 32  # caches are read in multiples of this many tokens, so that sums split alike for every length
 _KEPT_BYTES = 2**26  # of an unused cache: allocating it again would delay the first token of the next request
 _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a cache grows
 

@@ -66,7 +66,7 @@ def load_tokenizer(folder: Path) -> tuple[tokenizers.Tokenizer, int, int]:
 
 
 def forward(model: PreTrainedModel, cache: dict[str, Any], tokens: Sequence[int], logits: int) -> torch.Tensor:
-    """Read `tokens` after what `cache` holds; return the logits after the last so many: (logits, vocabulary).
+    """Read `tokens` after what `cache` holds; return the logits after the last of them: (logits, vocabulary).
 
     Args:
         model: A causal model.

@@ -72,31 +72,31 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 # API keys
 
 
-def test_a_key_of_the_list_is_let_in_by_either_header_and_no_other_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listed_key_is_accepted_in_either_header_and_no_other_key(monkeypatch: pytest.MonkeyPatch) -> None:
     (alice, first), (bob, second) = keys.new("alice"), keys.new("bob")
     monkeypatch.setenv("API_KEYS", f"{first}, {second}")
-    asked = client(host="service.example")
+    http = client(host="service.example")
     for key in (alice, bob):
-        assert asked.get("/", headers={"Authorization": f"Bearer {key}"}).status_code == 200
-        assert asked.get("/", headers={"Authorization": f"bearer  {key}"}).status_code == 200
-        assert asked.get("/", headers={"X-Api-Key": key}).status_code == 200
+        assert http.get("/", headers={"Authorization": f"Bearer {key}"}).status_code == 200
+        assert http.get("/", headers={"Authorization": f"bearer  {key}"}).status_code == 200
+        assert http.get("/", headers={"X-Api-Key": key}).status_code == 200
     for wrong in ({}, {"X-Api-Key": alice[:-1]}, {"X-Api-Key": first.split(":")[1]}, {"Authorization": f"Basic {bob}"}):
-        answer = asked.get("/", headers=wrong)
+        answer = http.get("/", headers=wrong)
         assert refusal(answer) == (401, "invalid_api_key")
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert refusal(asked.get("/", headers={"X-Api-Key": b"\xff\xfe"})) == (401, "invalid_api_key")
+    assert refusal(http.get("/", headers={"X-Api-Key": b"\xff\xfe"})) == (401, "invalid_api_key")
 
 
-def test_probes_and_pages_are_open_and_all_else_asks_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_and_pages_are_open_and_everything_else_requires_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", keys.new("alice")[1])
-    asked = client()
-    assert asked.get("/readyz").status_code == 200
-    assert asked.get("/playground").status_code == 200
+    http = client()
+    assert http.get("/readyz").status_code == 200
+    assert http.get("/playground").status_code == 200
     for path in ("/", "/metrics", "/nothing", "/readyz/../", "/docs.jsonx", "/playgrounds"):
-        assert asked.get(path).status_code == 401
+        assert http.get(path).status_code == 401
     browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-    assert asked.get("/", headers=browser).status_code == 200  # the playground, which asks for the key
-    assert asked.get("/metrics", headers=browser).status_code == 401
+    assert http.get("/", headers=browser).status_code == 200  # the playground, which asks for the key
+    assert http.get("/metrics", headers=browser).status_code == 401
 
 
 def test_a_changed_key_file_counts_from_the_next_request_and_fails_closed(
@@ -107,11 +107,11 @@ def test_a_changed_key_file_counts_from_the_next_request_and_fails_closed(
     file = tmp_path / "keys"
     file.write_text(f"# people\n\n{first}\n", encoding="utf-8")
     monkeypatch.setenv("API_KEYS_FILE", str(file))
-    asked = client()
+    http = client()
 
     def statuses() -> tuple[int, int]:
         caplog.clear()
-        alices, bobs = (asked.get("/", headers={"X-Api-Key": key}).status_code for key in (alice, bob))
+        alices, bobs = (http.get("/", headers={"X-Api-Key": key}).status_code for key in (alice, bob))
         return alices, bobs
 
     assert statuses() == (200, 401)
@@ -145,11 +145,11 @@ def test_a_key_file_put_back_with_its_old_size_and_time_counts(tmp_path: Path, m
     file.write_text(first, encoding="utf-8")
     before = file.stat()
     monkeypatch.setenv("API_KEYS_FILE", str(file))
-    asked = client()
-    assert asked.get("/", headers={"X-Api-Key": alice}).status_code == 200
+    http = client()
+    assert http.get("/", headers={"X-Api-Key": alice}).status_code == 200
     file.write_text(second, encoding="utf-8")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert asked.get("/", headers={"X-Api-Key": alice}).status_code == 401
+    assert http.get("/", headers={"X-Api-Key": alice}).status_code == 401
 
 
 def test_an_invalid_key_file_is_reported_with_all_problems_and_without_its_content(
@@ -159,11 +159,11 @@ def test_an_invalid_key_file_is_reported_with_all_problems_and_without_its_conte
     file = tmp_path / "keys"
     file.write_text(f"{line}\nbob:{key}\nalice:{'0' * 64}\ncarol:{line.split(':')[1]}\n", encoding="utf-8")
     monkeypatch.setenv("API_KEYS_FILE", str(file))
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         keys.Keys().check()
     for part in (f"line 2 of {file} is not NAME:HASH", "line 3 of", "the name 'alice' a second time", "line 4 of"):
-        assert part in str(told.value)
-    assert key not in str(told.value)
+        assert part in str(raised.value)
+    assert key not in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_configured_but_empty_keys_refuse_all_requests_and_the_start(
         keys.Keys().check()
 
 
-def test_the_command_makes_a_key_that_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_makes_a_key_that_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     made = subprocess.run(
         [sys.executable, "-m", "serving.keys", "new", "alice"],
         cwd=REPOSITORY,
@@ -231,7 +231,7 @@ def test_a_port_out_of_range_is_refused(port: int) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_is_taken_is_refused_in_one_sentence(host: str) -> None:
+def test_a_port_in_use_is_refused_in_one_sentence(host: str) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
         try:
             taken.bind((host, 0))
@@ -244,7 +244,7 @@ def test_a_port_that_is_taken_is_refused_in_one_sentence(host: str) -> None:
     assert str(error).startswith(f"port {port} cannot be used: Address already in use; choose another one")
 
 
-def test_each_server_has_metrics_of_its_own_and_a_start_that_is_refused_touches_none(
+def test_each_server_has_its_own_metrics_and_a_refused_start_leaves_them_alone(
     the_folder_of_metrics: Path,
 ) -> None:
     assert start("0.0.0.0", _free_port()).exception  # noqa: S104 - it is refused
@@ -329,32 +329,32 @@ def test_a_preflight_is_answered_before_the_key_is_asked_for(monkeypatch: pytest
 # Rate
 
 
-def test_each_address_has_its_own_rate_and_the_answer_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_address_has_its_own_rate_and_the_answer_says_when_to_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(access.time, "monotonic", lambda: now)
     app = access.wrap(trivial(), service_settings(requests_per_minute=3))
 
-    def asked(address: str) -> httpx.Response:
+    def http(address: str) -> httpx.Response:
         return TestClient(app, base_url="http://127.0.0.1", client=(address, 1)).get("/")
 
-    assert [asked("10.0.0.1").status_code for _ in range(4)] == [200, 200, 200, 429]
-    answer = asked("10.0.0.1")
+    assert [http("10.0.0.1").status_code for _ in range(4)] == [200, 200, 200, 429]
+    answer = http("10.0.0.1")
     assert refusal(answer) == (429, "rate_limit_exceeded")
     assert answer.headers["retry-after"] == "20"
-    assert asked("10.0.0.2").status_code == 200
+    assert http("10.0.0.2").status_code == 200
     now = 20.0
-    assert [asked("10.0.0.1").status_code for _ in range(2)] == [200, 429]
-    assert [asked(f"2001:db8::{number}").status_code for number in range(4)] == [200, 200, 200, 429]  # one caller's /64
-    assert [asked(f"::ffff:10.0.1.{number}").status_code for number in range(4)] == [200] * 4
+    assert [http("10.0.0.1").status_code for _ in range(2)] == [200, 429]
+    assert [http(f"2001:db8::{number}").status_code for number in range(4)] == [200, 200, 200, 429]  # one caller's /64
+    assert [http(f"::ffff:10.0.1.{number}").status_code for number in range(4)] == [200] * 4
 
 
-def test_a_key_has_its_rate_from_everywhere_and_probes_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_has_one_rate_for_all_addresses_and_probes_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
     key, line = keys.new("alice")
     monkeypatch.setenv("API_KEYS", line)
-    asked = client(requests_per_minute=1)
-    assert asked.get("/", headers={"X-Api-Key": key}).status_code == 200
-    assert asked.get("/", headers={"X-Api-Key": key}).status_code == 429
-    assert {asked.get("/readyz").status_code for _ in range(5)} == {200}
+    http = client(requests_per_minute=1)
+    assert http.get("/", headers={"X-Api-Key": key}).status_code == 200
+    assert http.get("/", headers={"X-Api-Key": key}).status_code == 429
+    assert {http.get("/readyz").status_code for _ in range(5)} == {200}
 
 
 def test_the_number_of_remembered_callers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,7 +492,7 @@ def answer(url: str) -> tuple[int, str | None, str | None]:
 
 
 @pytest.mark.integration
-def test_after_sigterm_running_requests_finish_and_new_ones_are_told_to_come_back(tmp_path: Path) -> None:
+def test_after_sigterm_running_requests_finish_and_new_ones_get_503(tmp_path: Path) -> None:
     with uvicorn(tmp_path) as (port, process), ThreadPoolExecutor(1) as pool:
         url = f"http://127.0.0.1:{port}"
         with httpx.Client() as kept:

@@ -51,8 +51,8 @@ def read(name: str) -> list[dict[str, Any]]:
 
 
 def deployment() -> dict[str, Any]:
-    [found] = [one for one in read("kubernetes.yaml") if one["kind"] == "Deployment"]
-    template: dict[str, Any] = found["spec"]["template"]
+    [result] = [one for one in read("kubernetes.yaml") if one["kind"] == "Deployment"]
+    template: dict[str, Any] = result["spec"]["template"]
     return template
 
 
@@ -110,13 +110,13 @@ def test_whoever_ends_a_container_waits_longer_than_requests_may_run() -> None:
 @pytest.mark.integration
 def test_kubectl_renders_the_manifest_with_the_image_that_is_named() -> None:
     done = run("kubectl", "kustomize", str(SERVE))
-    [found] = [one for one in YAML(typ="safe").load_all(done) if one["kind"] == "Deployment"]
+    [result] = [one for one in YAML(typ="safe").load_all(done) if one["kind"] == "Deployment"]
     [image] = read("kustomization.yaml")[0]["images"]
-    assert found["spec"]["template"]["spec"]["containers"][0]["image"] == f"{image['newName']}:{image['newTag']}"
+    assert result["spec"]["template"]["spec"]["containers"][0]["image"] == f"{image['newName']}:{image['newTag']}"
 
 
 @pytest.mark.integration
-def test_compose_takes_its_file_and_asks_for_what_it_lacks(tmp_path: Path) -> None:
+def test_compose_accepts_its_file_and_requires_its_variables(tmp_path: Path) -> None:
     has = shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     if not has or has.returncode:
         pytest.skip("there is no docker compose")
@@ -215,8 +215,8 @@ def test_the_image_of_a_bento_serves_as_nobody_from_a_read_only_disk(checkout: P
     bentofile = checkout / "bentofile.yaml"
     text = bentofile.read_text(encoding="utf-8")
     bentofile.write_text(text.replace("docker:\n", f"docker:\n  base_image: {base}\n"), encoding="utf-8")
-    said = run(sys.executable, "-m", "serving.pack", cwd=checkout, BENTOML_HOME=home)
-    tag = said.strip().rpartition(" ")[2]
+    output = run(sys.executable, "-m", "serving.pack", cwd=checkout, BENTOML_HOME=home)
+    tag = output.strip().rpartition(" ")[2]
     image = f"localhost/fresh-gpt2-test:{tag.partition(':')[2]}"
     build = [sys.executable, "-m", "bentoml", "containerize", tag, "--backend", TOOL, "--image-tag", image]
     build += ["--opt", "network=host", "--opt", "build-arg=TORCH_INDEX=file:///srv/torch"]

@@ -50,7 +50,7 @@ def deltas(detokenizer: IncrementalDetokenizer, ids: Sequence[int], sizes: rando
 
 
 @given(data=st.data(), sizes=st.randoms())
-def test_any_tokens_in_any_portions_give_the_text_of_all(
+def test_any_tokens_in_any_portions_give_the_text_of_all_tokens(
     tokenizer: Tokenizer, data: st.DataObject, sizes: random.Random
 ) -> None:
     ids = data.draw(st.lists(st.integers(0, tokenizer.get_vocab_size() - 1), max_size=40))
@@ -70,7 +70,7 @@ def test_a_character_of_several_tokens_comes_whole_and_as_soon_as_it_is(
     assert given[-1] == ""
 
 
-def test_a_text_that_ends_inside_a_character_keeps_what_the_tokenizer_makes_of_it(tokenizer: Tokenizer) -> None:
+def test_a_text_that_ends_inside_a_character_ends_as_the_tokenizer_decodes_it(tokenizer: Tokenizer) -> None:
     ids = encode(tokenizer, "a\N{GRINNING FACE}")[:-1]
     detokenizer = IncrementalDetokenizer(tokenizer, [0])
     assert [detokenizer.add([token]) for token in ids] == ["a", *[""] * (len(ids) - 1)]
@@ -108,7 +108,7 @@ def test_a_text_ends_before_the_first_stop_string_that_is_complete(
     assert detokenizer.tokens == complete[0]
 
 
-def test_no_part_of_a_stop_string_is_given_before_it_is_sure_not_to_be_one(tokenizer: Tokenizer) -> None:
+def test_a_possible_stop_string_is_held_back_until_it_is_decided(tokenizer: Tokenizer) -> None:
     detokenizer = IncrementalDetokenizer(tokenizer, [0], ["<end>"])
     given = [detokenizer.add([token]) for token in encode(tokenizer, "a<en<endx<end>")]
     assert "".join(given) == "a<en<endx"
@@ -123,7 +123,7 @@ def test_of_two_stop_strings_in_one_token_the_one_that_is_complete_first_ends_th
         assert (detokenizer.add([token]), detokenizer.stopped, detokenizer.flush()) == (text, True, "")
 
 
-def test_what_could_have_become_a_stop_string_is_given_at_the_end(tokenizer: Tokenizer) -> None:
+def test_a_partial_stop_string_is_returned_at_the_end(tokenizer: Tokenizer) -> None:
     detokenizer = IncrementalDetokenizer(tokenizer, [0], ["<end>", "é"])
     half = encode(tokenizer, "é")[:1]
     assert detokenizer.add([*encode(tokenizer, "a<en"), *half]) == "a"

@@ -22,7 +22,7 @@ def test_head_is_answered_wherever_get_is_with_the_same_headers_and_no_body(clie
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "]", "a b", "a/b", "a@b", "a:b", "localhost:", "\xff", "a" * 300])
-def test_a_host_that_is_none_is_refused(client: TestClient, host: str) -> None:
+def test_an_invalid_host_is_refused(client: TestClient, host: str) -> None:
     answer = client.get("/", headers={"Host": host.encode("latin-1")})  # type: ignore[dict-item]
     expected = 200 if host == "localhost:" else 400
     assert answer.status_code == expected
@@ -30,12 +30,12 @@ def test_a_host_that_is_none_is_refused(client: TestClient, host: str) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "[", "http://]", "\xff", "http://a:b:c", ""])
-def test_an_origin_that_is_none_is_one_that_is_not_allowed(client: TestClient, origin: str) -> None:
+def test_an_invalid_origin_is_not_allowed(client: TestClient, origin: str) -> None:
     answer = client.get("/", headers={"Origin": origin.encode("latin-1")})  # type: ignore[dict-item]
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "origin_not_allowed")
 
 
-def test_every_page_has_a_policy_that_lets_in_its_own_scripts_alone(client: TestClient) -> None:
+def test_every_page_has_a_policy_that_allows_its_own_scripts_alone(client: TestClient) -> None:
     for path in ("/playground", "/docs"):
         page = client.get(path)
         policy = page.headers["content-security-policy"]
@@ -74,10 +74,10 @@ def test_the_root_is_the_playground_for_browsers_and_json_for_programs(
 
 
 def test_the_specification_has_our_title_and_version_and_our_routes_first(client: TestClient) -> None:
-    told = client.get("/docs.json").json()
-    assert (told["info"]["title"], told["info"]["version"]) == ("Text generation", "1.0")
-    assert "contact" not in told["info"]
-    assert [tag["name"] for tag in told["tags"]] == ["Generation", "Infrastructure"]
+    specification = client.get("/docs.json").json()
+    assert (specification["info"]["title"], specification["info"]["version"]) == ("Text generation", "1.0")
+    assert "contact" not in specification["info"]
+    assert [tag["name"] for tag in specification["tags"]] == ["Generation", "Infrastructure"]
     for path in ("/", "/health", "/generate", "/v1/completions", "/v1/models"):
-        [route] = told["paths"][path].values()
+        [route] = specification["paths"][path].values()
         assert route["tags"] == ["Generation"]

@@ -90,7 +90,7 @@ def received(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def asked(port: int, *parts: bytes) -> bytes:
+def exchange(port: int, *parts: bytes) -> bytes:
     """Send the parts; return all that comes back until the server closes the connection."""
     with connected(port) as connection:
         for part in parts:
@@ -102,9 +102,9 @@ def asked(port: int, *parts: bytes) -> bytes:
 def error(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"connection: close" in head
-    told = json.loads(body)["error"]
-    assert set(told) == {"message", "type", "param", "code"}
-    return int(head.split()[1]), told["code"]
+    content = json.loads(body)["error"]
+    assert set(content) == {"message", "type", "param", "code"}
+    return int(head.split()[1]), content["code"]
 
 
 CLOSE = b"Connection: close\r\n\r\n"
@@ -127,30 +127,30 @@ def port() -> Iterator[int]:
     ],
 )
 def test_a_head_that_is_too_large_is_refused_and_the_connection_closed(port: int, head: list[bytes]) -> None:
-    assert error(asked(port, *head)) == (431, "head_too_large")
+    assert error(exchange(port, *head)) == (431, "head_too_large")
 
 
 def test_a_head_just_within_the_bound_is_answered(port: int) -> None:
-    answer = asked(port, GET + b"X-Long: " + b"a" * 65_000 + b"\r\n" + CLOSE)
+    answer = exchange(port, GET + b"X-Long: " + b"a" * 65_000 + b"\r\n" + CLOSE)
     assert answer.startswith(b"HTTP/1.1 200")
-    assert asked(port, GET + b"".join(b"X-%d: b\r\n" % n for n in range(97)) + CLOSE).startswith(b"HTTP/1.1 200")
+    assert exchange(port, GET + b"".join(b"X-%d: b\r\n" % n for n in range(97)) + CLOSE).startswith(b"HTTP/1.1 200")
 
 
-def test_a_body_is_no_part_of_the_head_however_it_comes(port: int) -> None:
+def test_a_body_does_not_count_as_head_however_it_arrives(port: int) -> None:
     body = b"x" * 200_000
     whole = POST + b"Content-Length: 200000\r\n" + CLOSE + body
-    assert b'"length":200000' in asked(port, whole)
-    assert b'"length":200000' in asked(port, *(whole[at : at + 1_000] for at in range(0, len(whole), 1_000)))
+    assert b'"length":200000' in exchange(port, whole)
+    assert b'"length":200000' in exchange(port, *(whole[at : at + 1_000] for at in range(0, len(whole), 1_000)))
     chunks = b"10\r\n" + b"x" * 16 + b"\r\n"
     chunked = POST + b"Transfer-Encoding: chunked\r\n" + CLOSE + chunks * 12_500 + b"0\r\n\r\n"
-    assert b'"length":200000' in asked(port, chunked)
+    assert b'"length":200000' in exchange(port, chunked)
 
 
 def test_trailers_are_bounded_and_are_no_headers(port: int) -> None:
     chunked = POST + b"Transfer-Encoding: chunked\r\n" + CLOSE + b"1\r\nx\r\n0\r\n"
-    assert b'{"length":1,"trailer":null}' in asked(port, chunked + b"X-Trailer: a\r\n\r\n")
+    assert b'{"length":1,"trailer":null}' in exchange(port, chunked + b"X-Trailer: a\r\n\r\n")
     for endless in ([b"X-Trailer: a\r\n" * 1_000] * 100, [b"X-Trailer: ", *[b"a" * 10_000] * 100]):
-        assert error(asked(port, chunked, *endless)) == (431, "head_too_large")
+        assert error(exchange(port, chunked, *endless)) == (431, "head_too_large")
 
 
 def test_invalid_http_is_refused_in_the_usual_format(port: int) -> None:
@@ -160,8 +160,8 @@ def test_invalid_http_is_refused_in_the_usual_format(port: int) -> None:
         b"\x16\x03\x01\x02",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ):
-        assert error(asked(port, nonsense)) == (400, "bad_http")
-    broken = asked(port, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"no length\r\n")
+        assert error(exchange(port, nonsense)) == (400, "bad_http")
+    broken = exchange(port, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"no length\r\n")
     assert error(broken) == (400, "bad_http")
 
 
@@ -191,17 +191,17 @@ def test_an_offer_of_another_protocol_is_declined_and_the_request_answered_with_
     request = POST + upgrade + b"\r\nContent-Length: 5\r\n\r\nhello"
     again = POST + b"Content-Length: 3\r\n" + CLOSE + b"bye"
     for parts in ([request + again], [request[:-5], request[-5:], again], [request[:-3], request[-3:] + again]):
-        answer = asked(port, *parts)
+        answer = exchange(port, *parts)
         assert answer.count(b"HTTP/1.1 200") == 2
         assert b'"length":5' in answer
         assert b'"length":3' in answer
-    assert error(asked(port, b"CONNECT a.example:80 HTTP/1.1\r\nHost: a.example\r\n\r\n"))[0] in (400, 405)
+    assert error(exchange(port, b"CONNECT a.example:80 HTTP/1.1\r\nHost: a.example\r\n\r\n"))[0] in (400, 405)
 
 
 def test_a_slow_head_times_out_and_an_idle_connection_is_closed() -> None:
     with serving(head_seconds=1.5) as (port, _), ThreadPoolExecutor(4) as pool:
         sent = ([GET], [], [b"\r\n"], [GET + b"\r\n", GET])
-        slow, idle, newlines, after_a_request = pool.map(lambda parts: asked(port, *parts), sent)
+        slow, idle, newlines, after_a_request = pool.map(lambda parts: exchange(port, *parts), sent)
         assert error(slow) == (408, "head_timeout")
         assert idle == b""
         assert newlines == b""  # what may stand before a request is none
@@ -229,23 +229,23 @@ def test_above_the_bound_of_connections_the_one_that_waited_longest_is_closed() 
         idle, slow = stack.enter_context(connected(port)), stack.enter_context(connected(port))
         slow.sendall(GET)
         wait_for(lambda: len(server.server_state.connections) == 3)
-        assert asked(port, GET + CLOSE).startswith(b"HTTP/1.1 200")
+        assert exchange(port, GET + CLOSE).startswith(b"HTTP/1.1 200")
         assert received(idle) == b""
         others = [stack.enter_context(connected(port)) for _ in range(2)]
         for other in others:
             other.sendall(b"GET /wait/8 HTTP/1.1\r\nHost: localhost\r\n" + CLOSE)
         wait_for(lambda: len(server.server_state.tasks) == 3)
         assert received(slow) == b""
-        assert error(asked(port)) == (503, "too_many_connections")
+        assert error(exchange(port)) == (503, "too_many_connections")
         made.state.going.set()
         assert received(running).endswith(b"7")
         assert all(received(other).endswith(b"8") for other in others)
 
 
 def test_requests_that_are_sent_ahead_are_bounded(port: int) -> None:
-    few = asked(port, (GET + b"\r\n") * 10 + GET + CLOSE)
+    few = exchange(port, (GET + b"\r\n") * 10 + GET + CLOSE)
     assert few.count(b"HTTP/1.1 200") == 11
-    many = asked(port, (GET + b"\r\n") * 1_000)
+    many = exchange(port, (GET + b"\r\n") * 1_000)
     assert 1 < many.count(b"HTTP/1.1 200") < 30
 
 
@@ -258,7 +258,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_uvicorn_ignores_forwarded_headers(port: int) -> None:
-    assert b'"client":"127.0.0.1"' in asked(port, GET + b"X-Forwarded-For: 203.0.113.7\r\n" + CLOSE)
+    assert b'"client":"127.0.0.1"' in exchange(port, GET + b"X-Forwarded-For: 203.0.113.7\r\n" + CLOSE)
 
 
 def test_httptools_says_where_an_offer_of_another_protocol_ends() -> None:

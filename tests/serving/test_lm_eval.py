@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness, unchanged, measures through the HTTP door what `evaluate` measures."""
+"""EleutherAI's lm-evaluation-harness, unchanged, measures over HTTP what `evaluate` measures."""
 
 import json
 import math
@@ -58,7 +58,7 @@ def test_local_completions_reproduces_our_perplexity(server: Server, model: Path
     scored = perplexity.score(*own, TEXTS, batch_tokens=256)
     ours = perplexity.figures(scored, resamples=1, confidence=0.5, seed=0)
     words = sum(len(re.split(r"\s+", text)) for text in TEXTS)  # as lm-eval counts them
-    found = measured["results"]["ours"]
-    assert found["bits_per_byte,none"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)
-    assert found["byte_perplexity,none"] == pytest.approx(2 ** ours["bits_per_byte"], rel=1e-5)
-    assert found["word_perplexity,none"] == pytest.approx(math.exp(scored.loss.sum() / words), rel=1e-4)
+    result = measured["results"]["ours"]
+    assert result["bits_per_byte,none"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)
+    assert result["byte_perplexity,none"] == pytest.approx(2 ** ours["bits_per_byte"], rel=1e-5)
+    assert result["word_perplexity,none"] == pytest.approx(math.exp(scored.loss.sum() / words), rel=1e-4)

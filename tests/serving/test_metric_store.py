@@ -37,7 +37,7 @@ def test_files_grow_with_their_blocks_and_hold_every_value(tmp_path: Path) -> No
     assert counters.stat().st_blocks * 512 >= 1 << 19  # nothing is sparse
 
 
-def test_what_finds_no_space_is_kept_in_memory_and_the_rest_is_shown(tmp_path: Path) -> None:
+def test_values_without_space_stay_in_memory_and_the_rest_is_shown(tmp_path: Path) -> None:
     name = str(tmp_path / "counter_1.db")
     file = metric_store.ReservedFile(name)
     file.write_value("first", 1, 0)

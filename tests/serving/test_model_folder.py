@@ -86,7 +86,7 @@ def test_model_dir_comes_first_and_needs_no_manifest(
     assert model_folder.data_hash(folder.path) is None
 
 
-def test_no_candidate_is_one_sentence_that_names_the_mend(tmp_path: Path) -> None:
+def test_a_missing_candidate_is_one_sentence_that_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BentoMLException, match=r"no model to serve: .*models/candidate .*`dvc repro`") as caught:
         model_folder.find(tmp_path)
     assert "\n" not in str(caught.value)
@@ -140,13 +140,13 @@ def test_the_other_models_are_those_that_are_there_and_wanted(tmp_path: Path, mo
     (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
     second = Registry(tmp_path).add(tmp_path / "models" / "candidate", {}, {})
     Registry(tmp_path).move(second, expected=first.tag, action="promote", why="the second")
-    found = model_folder.comparison_models(tmp_path, ["base", "previous"])
-    assert (found["base"].path, found["previous"].path) == (base, first.folder)
-    assert found["previous"].version == first.version
+    result = model_folder.comparison_models(tmp_path, ["base", "previous"])
+    assert (result["base"].path, result["previous"].path) == (base, first.folder)
+    assert result["previous"].version == first.version
     assert [*model_folder.comparison_models(tmp_path, ["previous"])] == ["previous"]
 
 
-def test_a_damaged_pointer_or_version_still_says_what_is_known(tmp_path: Path, model: Path) -> None:
+def test_a_damaged_pointer_or_version_still_gives_what_is_known(tmp_path: Path, model: Path) -> None:
     assert model_folder.pointer_target(tmp_path) == (None, None)
     new = promote(model, tmp_path)
     (new.folder / "model.safetensors").write_bytes(b"torn")

@@ -58,7 +58,7 @@ def events(client: TestClient, **body: Any) -> list[Any]:
     return [json.loads(line) for line in lines]
 
 
-def test_who_asks_for_a_chat_is_told_what_is_here_instead(client: TestClient) -> None:
+def test_a_chat_request_is_answered_with_the_supported_route(client: TestClient) -> None:
     answer = client.post("/v1/chat/completions", json={"model": "champion", "messages": []})
     assert refusal(answer, 404)["message"].endswith("POST it as `prompt` to /v1/completions")
 
@@ -131,12 +131,12 @@ def test_echoed_log_probabilities_are_the_models_own(client: TestClient, tokeniz
         logits = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(torch.tensor([ids])).logits[0]
     reference = logits.log_softmax(-1)[:-1]
     own = reference.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
-    found = choice["logprobs"]
+    result = choice["logprobs"]
     assert choice["text"] == PROMPT  # the start token is ours, so it is not told
-    assert "".join(found["tokens"]) == PROMPT
-    assert found["token_logprobs"] == pytest.approx(own.tolist(), abs=1e-4)
+    assert "".join(result["tokens"]) == PROMPT
+    assert result["token_logprobs"] == pytest.approx(own.tolist(), abs=1e-4)
     for top, row, token, logprob in zip(
-        found["top_logprobs"], reference, found["tokens"], found["token_logprobs"], strict=True
+        result["top_logprobs"], reference, result["tokens"], result["token_logprobs"], strict=True
     ):
         assert list(top.values())[:3] == pytest.approx(row.topk(3).values.tolist(), abs=1e-4)
         assert top[token] == logprob
@@ -167,7 +167,7 @@ def test_scoring_leaves_no_thread_behind_that_would_slow_the_engine(client: Test
     assert left == []
 
 
-def test_ids_are_echoed_as_they_were_given(client: TestClient, tokenizer: Tokenizer) -> None:
+def test_ids_are_echoed_unchanged(client: TestClient, tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("a b").ids
     start = tokenizer.token_to_id(START)
     given = complete(client, prompt=[ids, [start, *ids]], echo=True, max_tokens=1, logprobs=0).json()["choices"]
@@ -180,8 +180,8 @@ def test_ids_are_echoed_as_they_were_given(client: TestClient, tokenizer: Tokeni
 @pytest.mark.parametrize("temperature", [0, 1])
 def test_written_tokens_come_with_the_likeliest_at_that_place(client: TestClient, temperature: float) -> None:
     choice = complete(client, logprobs=5, temperature=temperature, max_tokens=20).json()["choices"][0]
-    found = choice["logprobs"]
-    for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+    result = choice["logprobs"]
+    for token, logprob, top in zip(result["tokens"], result["token_logprobs"], result["top_logprobs"], strict=True):
         if token == END:
             assert (logprob, top) == (None, None)  # the engine does not say
             continue
@@ -191,13 +191,13 @@ def test_written_tokens_come_with_the_likeliest_at_that_place(client: TestClient
             assert logprob == max(top.values())
 
 
-def test_tokens_without_whole_characters_are_told_as_bytes(client: TestClient) -> None:
-    found = complete(client, prompt="é", echo=True, max_tokens=0, logprobs=0).json()["choices"][0]["logprobs"]
-    assert found["tokens"] == [r"bytes:\xc3", r"bytes:\xa9"]
-    assert found["text_offset"] == [0, 0]
+def test_tokens_without_whole_characters_are_reported_as_bytes(client: TestClient) -> None:
+    result = complete(client, prompt="é", echo=True, max_tokens=0, logprobs=0).json()["choices"][0]["logprobs"]
+    assert result["tokens"] == [r"bytes:\xc3", r"bytes:\xa9"]
+    assert result["text_offset"] == [0, 0]
     text = "Ärger, 12 € and 🙂 the cat"
-    found = complete(client, prompt=text, echo=True, max_tokens=0, logprobs=0).json()["choices"][0]["logprobs"]
-    for token, offset in zip(found["tokens"], found["text_offset"], strict=True):
+    result = complete(client, prompt=text, echo=True, max_tokens=0, logprobs=0).json()["choices"][0]["logprobs"]
+    for token, offset in zip(result["tokens"], result["text_offset"], strict=True):
         assert token.startswith("bytes:") or text[offset:].startswith(token)
 
 
@@ -261,7 +261,7 @@ def test_null_is_the_default_everywhere(client: TestClient) -> None:
         {"seed": 2**63 - 1},
     ],
 )
-def test_what_clients_send_for_nothing_is_nothing(client: TestClient, more: dict[str, Any]) -> None:
+def test_empty_values_count_as_left_out(client: TestClient, more: dict[str, Any]) -> None:
     assert texts(client, **{"seed": 1, **more}) == texts(client, seed=more.get("seed", 1))
 
 
@@ -505,7 +505,7 @@ def test_the_sdk_streams_with_usage(sdk: openai.OpenAI) -> None:
 
 
 @pytest.mark.integration
-def test_the_sdk_is_told_what_is_wrong(sdk: openai.OpenAI) -> None:
+def test_the_sdk_raises_its_own_errors_with_our_messages(sdk: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="not supported by this service") as error:
         sdk.completions.create(model="champion", prompt=PROMPT, suffix="x")
     assert error.value.param == "suffix"

@@ -126,12 +126,12 @@ def healthy(dockerfile: list[str], port: int) -> bool:
     return subprocess.run([sys.executable, *rest], env=given, check=False).returncode == 0
 
 
-def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_is_gone(
+def test_a_bento_is_complete_and_serves_from_elsewhere_without_the_checkout(
     checkout: Path, home: Path, tmp_path: Path
 ) -> None:
     version = content_version(checkout / "models" / "candidate")
-    said = pack(cwd=checkout)
-    assert said == f"packed the candidate of the last `dvc repro` as the bento gpt2:{version}"
+    output = pack(cwd=checkout)
+    assert output == f"packed the candidate of the last `dvc repro` as the bento gpt2:{version}"
     bento = home / "bentos" / "gpt2" / version
     before = (bento / "bento.yaml").read_bytes()
     assert "exists already" in pack(cwd=checkout)
@@ -140,18 +140,18 @@ def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_
     assert [path.name for path in (home / "packing").iterdir()] == ["lock"]
 
     files = [path.relative_to(checkout) for path in (checkout / "serving").rglob("*") if path.is_file()]
-    ours = {path for path in files if path.parent.name != "__pycache__"}  # which packing makes
+    serving_files = {path for path in files if path.parent.name != "__pycache__"}  # which packing makes
     packed = {path.relative_to(bento / "src") for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {path for path in packed if path.parts[0] == "serving"} == ours
-    assert Path("serving/playground.html") in ours
+    assert {path for path in packed if path.parts[0] == "serving"} == serving_files
+    assert Path("serving/playground.html") in serving_files
     here = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in packed if path.suffix == ".py"}
     there = {".".join(p.relative_to(checkout).with_suffix("").parts) for p in checkout.rglob("*.py")}
-    wanted = {name for path in packed if path.suffix == ".py" for name in imported(bento / "src" / path)}
-    assert (wanted & there) - here == set()
-    mine = {"pipeline", "serving", "service", *sys.stdlib_module_names, *OPTIONAL}
+    imported_names = {name for path in packed if path.suffix == ".py" for name in imported(bento / "src" / path)}
+    assert (imported_names & there) - here == set()
+    own = {"pipeline", "serving", "service", *sys.stdlib_module_names, *OPTIONAL}
     distributions = packages_distributions()
     packages = required(bento / "env" / "python" / "requirements.txt")
-    for top in sorted({name.partition(".")[0] for name in wanted} - mine):
+    for top in sorted({name.partition(".")[0] for name in imported_names} - own):
         assert packages & {re.sub(r"[-_.]+", "-", one).lower() for one in distributions[top]}, top
     constraints = (bento / "env" / "python" / "constraints.txt").read_text(encoding="utf-8")
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in constraints.splitlines()}
@@ -174,7 +174,7 @@ def test_a_bento_holds_all_it_takes_and_serves_from_elsewhere_when_the_checkout_
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
 
 
-def test_it_is_the_champion_before_the_candidate_or_the_version_that_is_named(
+def test_the_champion_is_packed_before_the_candidate_or_the_named_version(
     checkout: Path, home: Path, model: Path, tmp_path: Path
 ) -> None:
     old = promote(checkout, another(model, tmp_path / "old"))
@@ -189,7 +189,7 @@ def test_it_is_the_champion_before_the_candidate_or_the_version_that_is_named(
         assert content_version(home / "bentos" / "gpt2" / version.version / "src/models/candidate") == version.version
 
 
-def test_a_model_that_is_missing_linked_or_damaged_is_refused_with_a_sentence_and_nothing_is_left(
+def test_a_missing_linked_or_damaged_model_is_refused_with_a_sentence_and_leaves_nothing(
     checkout: Path, home: Path, model: Path, tmp_path: Path
 ) -> None:
     candidate = checkout / "models" / "candidate"
@@ -211,14 +211,14 @@ def test_a_model_that_is_missing_linked_or_damaged_is_refused_with_a_sentence_an
     assert "champion.json: is damaged" in refusal(cwd=checkout, home=home)
 
 
-def test_code_that_does_not_start_is_refused_with_what_bentoml_says_of_it(checkout: Path, home: Path) -> None:
+def test_code_that_does_not_start_is_refused_with_bentomls_message(checkout: Path, home: Path) -> None:
     (checkout / "service.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
     told = refusal("candidate", cwd=checkout, home=home)
     assert told.startswith("error: `bentoml build` made no bento: ")
     assert "nothing_of_this_name" in told
 
 
-def test_outside_of_a_project_it_says_where_to_be(tmp_path: Path, home: Path) -> None:
+def test_outside_a_project_it_says_where_to_run(tmp_path: Path, home: Path) -> None:
     told = refusal("candidate", cwd=tmp_path, home=home)
     assert told == "error: params.yaml is not here; run the command from the repository's root\n"
 
@@ -236,7 +236,7 @@ def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, 
     assert (bento / "bento.yaml").is_file()
 
 
-def test_killed_while_building_it_leaves_no_bento_and_the_next_waits_for_its_build_to_end_and_cleans_up(
+def test_a_killed_command_leaves_no_bento_and_the_next_waits_for_its_build_and_cleans_up(
     checkout: Path, home: Path, tmp_path: Path
 ) -> None:
     started = tmp_path / "started"
@@ -263,17 +263,17 @@ def test_killed_while_building_it_leaves_no_bento_and_the_next_waits_for_its_bui
     assert not left[0].exists()
 
 
-def test_of_two_at_once_one_packs_and_the_other_finds_the_bento_there(
+def test_of_two_concurrent_commands_one_packs_and_the_other_finds_the_bento(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / ".bentoml"))  # hidden: `bentoml build` works in no such place
     both = [start(cwd=checkout) for _ in range(2)]
-    said = sorted(one.communicate(timeout=600)[0].split(" ")[0] for one in both)
-    assert said == ["packed", "the"]
+    output = sorted(one.communicate(timeout=600)[0].split(" ")[0] for one in both)
+    assert output == ["packed", "the"]
     assert len(bentos(tmp_path / ".bentoml")) == 1
 
 
-def test_a_retraining_packs_its_version_or_says_why_it_cannot(
+def test_a_retraining_packs_its_version_or_reports_why_it_cannot(
     checkout: Path, home: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.retrain import _pack
@@ -289,4 +289,4 @@ def test_a_retraining_packs_its_version_or_says_why_it_cannot(
     (new.folder / "config.json").unlink()
     state = _pack.fn(new.version)
     assert state.name == "Failed"
-    assert state.message.startswith("the version was promoted, but no bento could be made of it: text-generator:")
+    assert state.message.startswith("the version was promoted, but could not be packed as a bento: text-generator:")

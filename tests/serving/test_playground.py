@@ -361,7 +361,7 @@ def test_the_keyboard_alone_types_runs_and_stops(tab: Tab, server: Server) -> No
 
 
 @needs_chromium
-def test_every_control_has_a_name_and_what_is_written_is_told_when_it_is_whole(tab: Tab, server: Server) -> None:
+def test_every_control_has_a_name_and_the_text_is_announced_when_complete(tab: Tab, server: Server) -> None:
     server.pause = 0.1
     tab.press("Enter", control=True)
     tab.until("document.querySelector('.text')?.textContent")
@@ -379,7 +379,7 @@ def test_every_control_has_a_name_and_what_is_written_is_told_when_it_is_whole(t
 
 
 @needs_chromium
-def test_text_comes_as_it_is_written_and_stays_text(tab: Tab, server: Server) -> None:
+def test_text_streams_in_and_stays_text(tab: Tab, server: Server) -> None:
     server.pause = 0.1
     tab.press("Enter", control=True)
     seen = []
@@ -396,7 +396,7 @@ def test_text_comes_as_it_is_written_and_stays_text(tab: Tab, server: Server) ->
 
 
 @needs_chromium
-def test_an_answer_comes_with_version_times_speed_tokens_and_why_it_ended(tab: Tab, server: Server) -> None:
+def test_an_answer_has_version_times_speed_tokens_and_finish_reason(tab: Tab, server: Server) -> None:
     server.pause = 0.05
     tab.run()
     [found] = tab.figures()
@@ -517,7 +517,7 @@ def test_running_again_ends_the_run_before(tab: Tab, server: Server) -> None:
         ("refused", "the queue is full (try again in 7 s)"),
     ],
 )
-def test_what_goes_wrong_is_said_in_the_column(tab: Tab, server: Server, ending: str, said: str) -> None:
+def test_an_error_is_shown_in_its_column(tab: Tab, server: Server, ending: str, said: str) -> None:
     server.ending = ending
     tab.run()
     assert tab.value("document.querySelector('.trouble').textContent") == said
@@ -583,7 +583,7 @@ def in_python(code: str, folder: Path, **more: str) -> str:
 
 @needs_chromium
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_code_asks_for_what_was_just_asked_and_gets_the_same_text(tab: Tab, server: Server, tmp_path: Path) -> None:
+def test_the_shown_code_repeats_the_request_and_gets_the_same_text(tab: Tab, server: Server, tmp_path: Path) -> None:
     tab.value(f"document.getElementById('prompt').value = {json.dumps(AWKWARD)}")
     tab.fill("strings", "'\\n\\n\n$(id)")
     tab.run()

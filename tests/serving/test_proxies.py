@@ -13,20 +13,20 @@ from tests.serving.conftest import service_settings
 
 def seen(peer: str, *forwarded: str, trusted: tuple[str, ...] = ("10.0.0.0/8",), **headers: str) -> tuple[Any, str]:
     """Return the caller's address and the scheme that an app behind the middleware sees."""
-    found: dict[str, Any] = {}
+    seen_scope: dict[str, Any] = {}
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        found.update(scope)
+        seen_scope.update(scope)
 
     fields = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
     fields += [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "scheme": "http", "client": (peer, 5), "headers": fields}
     networks = proxies.trusted_networks(service_settings(trusted_proxies=trusted))
     asyncio.run(proxies.TrustedProxiesMiddleware(app, networks)(scope, None, None))  # type: ignore[arg-type]
-    return found["client"][0], found["scheme"]
+    return seen_scope["client"][0], seen_scope["scheme"]
 
 
-def test_by_default_nobody_is_believed_not_even_this_machine() -> None:
+def test_by_default_no_proxy_is_trusted_not_even_this_machine() -> None:
     assert seen("127.0.0.1", "203.0.113.7", trusted=service_settings().trusted_proxies, x_forwarded_proto="https") == (
         "127.0.0.1",
         "http",
@@ -63,13 +63,13 @@ def test_of_a_trusted_proxys_list_the_nearest_address_that_is_no_proxy_counts(
     assert seen("::ffff:10.0.0.1", *forwarded)[0] == caller
 
 
-def test_a_scheme_is_believed_likewise() -> None:
+def test_a_forwarded_scheme_needs_a_trusted_proxy_too() -> None:
     assert seen("10.0.0.1", x_forwarded_proto="https") == ("10.0.0.1", "https")
     assert seen("10.0.0.1", x_forwarded_proto="gopher") == ("10.0.0.1", "http")
     assert seen("11.0.0.1", "203.0.113.7", x_forwarded_proto="https") == ("11.0.0.1", "http")
 
 
-def test_proxies_may_be_named_in_the_environment_and_a_wrong_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_may_name_proxies_and_an_invalid_name_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1, 2001:db8::/32")
     assert seen("192.0.2.1", "203.0.113.7")[0] == "203.0.113.7"
     assert seen("2001:db8::5", "203.0.113.7")[0] == "203.0.113.7"

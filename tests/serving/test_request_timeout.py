@@ -49,10 +49,10 @@ def test_the_service_uses_it_in_place_of_bentomls(client: TestClient) -> None:
 
     gpt2: Any = service.Gpt2
     layer: Any = gpt2.to_asgi()
-    found = set()
+    layers = set()
     while layer is not None:
-        found.add(type(layer).__name__)
-        found |= {one.cls.__name__ for one in getattr(layer, "user_middleware", [])}
+        layers.add(type(layer).__name__)
+        layers |= {one.cls.__name__ for one in getattr(layer, "user_middleware", [])}
         layer = getattr(layer, "_app", None) or getattr(layer, "app", None)
-    assert "RequestTimeoutMiddleware" in found
-    assert "TimeoutMiddleware" not in found
+    assert "RequestTimeoutMiddleware" in layers
+    assert "TimeoutMiddleware" not in layers

@@ -175,7 +175,7 @@ async def test_the_served_candidate_once_promoted_is_not_loaded_again(project: P
 
 
 @in_loop
-async def test_a_newer_candidate_is_told_of_and_waits_for_its_promotion(project: Project) -> None:
+async def test_a_newer_candidate_is_reported_and_waits_for_its_promotion(project: Project) -> None:
     first = model_folder.version(project.candidate("first"))
     async with following(project) as served:
         assert served.folder
@@ -202,7 +202,7 @@ async def test_a_candidate_in_the_making_is_no_news(project: Project) -> None:
 
 
 @in_loop
-async def test_promotions_and_rollbacks_are_taken_over_alike(project: Project) -> None:
+async def test_promotions_and_rollbacks_are_both_followed(project: Project) -> None:
     first = project.promote("first")
     async with following(project) as served:
         second = project.promote("second")
@@ -544,7 +544,7 @@ async def test_a_request_that_runs_for_longer_than_the_bound_is_cut_off(project:
 
 
 @in_loop
-async def test_the_scorer_of_a_model_is_made_once_and_goes_with_it(
+async def test_the_scorer_of_a_model_is_made_once_and_freed_with_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Scorer:

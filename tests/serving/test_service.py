@@ -21,9 +21,9 @@ pytestmark = pytest.mark.integration
 def sentence(finished: "subprocess.CompletedProcess[str]") -> str:
     """Return what a command that failed told its user, which must be no traceback."""
     assert finished.returncode == 1
-    told = finished.stdout + finished.stderr
-    assert "Traceback" not in told
-    return " ".join(told.split())
+    message = finished.stdout + finished.stderr
+    assert "Traceback" not in message
+    return " ".join(message.split())
 
 
 def limit(checkout: Path, **limits: float) -> None:
@@ -31,8 +31,8 @@ def limit(checkout: Path, **limits: float) -> None:
     params = checkout / "params.yaml"
     content = params.read_text(encoding="utf-8")
     for name, value in limits.items():
-        content, found = re.subn(rf"(?m)^  {name}: \S+", f"  {name}: {value}", content)
-        assert found == 1
+        content, count = re.subn(rf"(?m)^  {name}: \S+", f"  {name}: {value}", content)
+        assert count == 1
     params.write_text(content, encoding="utf-8")
 
 
@@ -102,9 +102,9 @@ def test_a_model_that_cannot_be_loaded_is_503_and_no_crash_loop(checkout: Path) 
 @pytest.mark.parametrize("command", ["serve", "build"])
 def test_without_a_model_it_ends_with_one_sentence(checkout: Path, command: str) -> None:
     shutil.rmtree(checkout / "models")
-    told = sentence(bentoml(command, cwd=checkout, BENTOML_HOME=str(checkout / "home")))
-    assert "no model to serve: " in told
-    assert "make one with `dvc repro`" in told
+    message = sentence(bentoml(command, cwd=checkout, BENTOML_HOME=str(checkout / "home")))
+    assert "no model to serve: " in message
+    assert "make one with `dvc repro`" in message
 
 
 def test_a_mistake_in_params_ends_with_one_sentence(checkout: Path) -> None:
@@ -112,12 +112,12 @@ def test_a_mistake_in_params_ends_with_one_sentence(checkout: Path) -> None:
     assert "params.yaml: service: missing" in sentence(bentoml("serve", cwd=checkout))
 
 
-def test_a_build_refuses_links_and_what_only_model_dir_names(checkout: Path, model: Path) -> None:
+def test_a_build_refuses_links_and_a_model_that_only_model_dir_names(checkout: Path, model: Path) -> None:
     home = checkout.parent / "home"
     weights = checkout / "models" / "candidate" / "model.safetensors"
     weights.unlink()
-    told = sentence(bentoml("build", cwd=checkout, BENTOML_HOME=str(home), MODEL_DIR=str(model)))
-    assert "no model to pack: models/candidate lacks model.safetensors" in told
+    message = sentence(bentoml("build", cwd=checkout, BENTOML_HOME=str(home), MODEL_DIR=str(model)))
+    assert "no model to pack: models/candidate lacks model.safetensors" in message
     weights.symlink_to(model / "model.safetensors")
     assert "links would dangle in the bento" in sentence(bentoml("build", cwd=checkout, BENTOML_HOME=str(home)))
     assert not list(home.rglob("config.json"))

@@ -191,7 +191,7 @@ def test_workers_follow_the_champion_under_load_without_a_failed_request_and_a_b
     assert len(asking.answers) > 20
     assert {answer.status for answer in asking.answers} == {200}
     texts = {v.version: {answer.text for answer in asking.answers if answer.version == v.version} for v in (a, b)}
-    assert [len(found) for found in texts.values()] == [1, 1]  # greedy: one text a model, whatever went on beside
+    assert [len(variants) for variants in texts.values()] == [1, 1]  # greedy: one text a model, whatever went on beside
     assert texts[b.version] == {last["text"]} != texts[a.version]
     for answer in asking.answers:
         assert any(
@@ -223,7 +223,7 @@ def wait_until_begun(running: list[Future[list[str]]], begun: list[int]) -> None
             one.result()
 
 
-def test_at_sigterm_running_requests_finish_no_new_one_begins_and_the_exit_code_is_0(
+def test_at_sigterm_running_requests_finish_no_new_one_starts_and_the_exit_code_is_0(
     project: Project, slow_model: Path
 ) -> None:
     # On a busy machine the texts take longer than the defaults allow.
@@ -254,7 +254,7 @@ def test_at_sigterm_running_requests_finish_no_new_one_begins_and_the_exit_code_
 
 
 @pytest.mark.slow
-def test_what_runs_for_longer_than_the_bound_is_cut_off_and_says_so(project: Project, slow_model: Path) -> None:
+def test_a_request_beyond_the_bound_is_cut_off_with_an_error(project: Project, slow_model: Path) -> None:
     project.set("drain_seconds: 30 ", "drain_seconds: 0.3 ")
     project.promote(project.registry.add(slow_model, {}, {}))
     begun: list[int] = []

@@ -72,26 +72,26 @@ def test_writes_the_tokens_of_transformers_for_prompts_of_different_lengths_at_o
         return list(await asyncio.gather(*(collect(engine.submit(prompt, GREEDY)) for prompt in PROMPTS)))
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    for prompt, found in zip(PROMPTS, asyncio.run(write()), strict=True):
+    for prompt, result in zip(PROMPTS, asyncio.run(write()), strict=True):
         ids = torch.tensor([prompt])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
-        assert [*prompt, *found] == expected[0].tolist()
+        assert [*prompt, *result] == expected[0].tolist()
 
 
 def test_lengths_and_settings_are_each_requests_own(engine: Ctranslate2Engine) -> None:
     async def write() -> list[tuple[int, str | None]]:
         wanted = [replace(DRAWN, max_new_tokens=count, top_k=top_k) for count in (1, 7, 30) for top_k in (0, 5)]
         streams = [engine.submit(PROMPTS[n % 4], sampling) for n, sampling in enumerate(wanted)]
-        found = await asyncio.gather(*map(collect, streams))
-        for sampling, tokens, stream in zip(wanted, found, streams, strict=True):
+        result = await asyncio.gather(*map(collect, streams))
+        for sampling, tokens, stream in zip(wanted, result, streams, strict=True):
             if stream.finish_reason == "length":
                 assert len(tokens) == sampling.max_new_tokens
             else:
                 assert len(tokens) < sampling.max_new_tokens
             assert engine.end not in tokens
-        return [(len(tokens), stream.finish_reason) for tokens, stream in zip(found, streams, strict=True)]
+        return [(len(tokens), stream.finish_reason) for tokens, stream in zip(result, streams, strict=True)]
 
     assert {reason for _, reason in asyncio.run(write())} <= {"length", "stop"}
 
@@ -115,7 +115,7 @@ def test_nothing_to_write_ends_at_once(engine: Ctranslate2Engine) -> None:
     assert asyncio.run(write()) == ([], "length")
 
 
-def test_a_cancelled_request_leaves_the_batch_and_the_others_go_on(engine: Ctranslate2Engine, slow: None) -> None:
+def test_a_cancelled_request_leaves_the_batch_while_others_continue(engine: Ctranslate2Engine, slow: None) -> None:
     async def write() -> tuple[int, int]:
         gone, stays = (engine.submit(PROMPTS[0], replace(GREEDY, max_new_tokens=40)) for _ in range(2))
         assert await anext(gone)
@@ -154,14 +154,14 @@ def test_a_short_request_does_not_wait_for_a_long_one(
     ("name", "value"),
     [("repetition_penalty", 1.1), ("presence_penalty", 0.5), ("frequency_penalty", 0.5), ("logprobs", 0)],
 )
-def test_what_it_cannot_do_is_refused_by_name(engine: Ctranslate2Engine, name: str, value: Any) -> None:
+def test_unsupported_fields_are_refused_by_name(engine: Ctranslate2Engine, name: str, value: Any) -> None:
     assert name in engine.unsupported_fields
-    with pytest.raises(ApiError, match=f"{name} is not available with the engine ctranslate2") as found:
+    with pytest.raises(ApiError, match=f"{name} is not available with the engine ctranslate2") as result:
         engine.submit(PROMPTS[0], replace(GREEDY, **{name: value}))
-    assert (found.value.status, found.value.param) == (400, name)
+    assert (result.value.status, result.value.param) == (400, name)
 
 
-def test_behind_http_a_seed_is_refused_and_an_answer_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_http_a_seed_is_refused_and_the_answer_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_DIR", str(folder))
     settings = service_settings()
     served = ServedModel(folder.parent, lambda model: selection.make(model, engine_settings("ctranslate2")), settings)
@@ -208,7 +208,7 @@ def test_a_failure_ends_its_batch_with_an_error_and_no_other(
     asyncio.run(write())
 
 
-def test_converts_a_version_once_and_keeps_it_beside(folder: Path, kept: Path, engine: Ctranslate2Engine) -> None:
+def test_a_version_is_converted_once_and_kept(folder: Path, kept: Path, engine: Ctranslate2Engine) -> None:
     [made] = kept.iterdir()
     before = (made / "model.bin").stat()
     Ctranslate2Engine(folder, kept, 2).close()
@@ -255,12 +255,12 @@ def test_requests_that_run_or_wait_end_with_an_error_when_it_is_closed(folder: P
                 ends.append(str(error))
         return ends
 
-    found = asyncio.run(write())
-    assert "the model was taken out of service" in found
-    assert found[-1] == "the model is being taken out of service"
+    result = asyncio.run(write())
+    assert "the model was taken out of service" in result
+    assert result[-1] == "the model is being taken out of service"
 
 
-def test_an_architecture_without_a_converter_is_said_in_a_sentence(folder: Path, tmp_path: Path) -> None:
+def test_an_architecture_without_a_converter_is_reported_in_a_sentence(folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "mamba"))
     config = MambaConfig(vocab_size=320, hidden_size=16, num_hidden_layers=1)
     AutoModelForCausalLM.from_config(config).save_pretrained(other)

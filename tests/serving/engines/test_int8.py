@@ -37,41 +37,41 @@ def text(runner: Int8Runner) -> list[int]:
     return [runner.start, *runner.tokenizer.encode(TEXT).ids]
 
 
-def test_its_figures_are_close_to_float32s(runner: Int8Runner) -> None:
+def test_its_logits_are_close_to_float32s(runner: Int8Runner) -> None:
     texts = pd.read_csv(GENERAL)["text"].head(20)
     reference = AutoModelForCausalLM.from_pretrained(STARTER, dtype=torch.float32)
     divergence, losses = [], []
     for text in texts:
         ids = [runner.start, *runner.tokenizer.encode(text).ids][:60]
-        row = runner.open(len(ids))
-        found = torch.cat([runner.step([row], [[token]]) for token in ids]).log_softmax(dim=-1)
-        runner.close(row)
+        slot = runner.open(len(ids))
+        result = torch.cat([runner.step([slot], [[token]]) for token in ids]).log_softmax(dim=-1)
+        runner.close(slot)
         with torch.inference_mode():
             expected = reference(torch.tensor([ids])).logits[0].log_softmax(dim=-1)
-        divergence.append(kl_div(found, expected, log_target=True, reduction="none").sum(dim=-1))
-        losses.append((expected - found)[:-1].gather(-1, torch.tensor(ids[1:])[:, None]))
+        divergence.append(kl_div(result, expected, log_target=True, reduction="none").sum(dim=-1))
+        losses.append((expected - result)[:-1].gather(-1, torch.tensor(ids[1:])[:, None]))
     assert torch.cat(divergence).mean() < 0.005  # nats a token
     assert abs(torch.cat(losses).mean()) < 0.005  # the perplexity differs by less than half a percent
 
 
-def test_a_text_gets_the_same_bits_alone_and_in_any_company(runner: Int8Runner, text: list[int]) -> None:
+def test_the_logits_of_a_sequence_have_the_same_bits_in_any_batch(runner: Int8Runner, text: list[int]) -> None:
     alone = runner.open(60)
     expected = [runner.step([alone], [text[:10]])] + [runner.step([alone], [[token]]) for token in text[10:]]
     chance = random.Random(0)
     others = [runner.open(length) for length in (60, 60, 200, 40, 60, 400)]
-    row = runner.open(60)
+    slot = runner.open(60)
     for place, part in enumerate([text[:10], *([token] for token in text[10:])]):
         company = [other for other in others if chance.random() < 0.7 and other.read < 35]
         at = chance.randint(0, len(company))
-        rows = [*company[:at], row, *company[at:]]
+        slots = [*company[:at], slot, *company[at:]]
         parts = [[chance.randrange(500) for _ in range(chance.choice([1, 1, 1, 3]))] for _ in company]
-        found = runner.step(rows, [*parts[:at], part, *parts[at:]])[at : at + 1]
-        assert torch.equal(found, expected[place])
-    for one in (alone, row, *others):
+        result = runner.step(slots, [*parts[:at], part, *parts[at:]])[at : at + 1]
+        assert torch.equal(result, expected[place])
+    for one in (alone, slot, *others):
         runner.close(one)
 
 
-def test_a_prompt_read_in_parts_gives_what_reading_it_at_once_gives(runner: Int8Runner, text: list[int]) -> None:
+def test_a_prompt_read_in_chunks_gives_the_logits_of_the_whole(runner: Int8Runner, text: list[int]) -> None:
     whole, parts = runner.open(64), runner.open(64)
     at_once = runner.step([whole], [text])
     runner.step([parts], [text[:7]])
@@ -80,7 +80,7 @@ def test_a_prompt_read_in_parts_gives_what_reading_it_at_once_gives(runner: Int8
     runner.close(parts)
 
 
-def test_a_place_is_used_again_without_a_trace_of_who_had_it(runner: Int8Runner, text: list[int]) -> None:
+def test_a_reused_slot_has_no_trace_of_its_previous_sequence(runner: Int8Runner, text: list[int]) -> None:
     first = runner.open(64)
     expected = runner.step([first], [text])
     other = runner.open(64)
@@ -92,22 +92,22 @@ def test_a_place_is_used_again_without_a_trace_of_who_had_it(runner: Int8Runner,
     runner.close(other)
 
 
-def test_large_caches_are_given_back_when_nobody_uses_them(runner: Int8Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_unused_caches_are_freed(runner: Int8Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engines.kv_cache._KEPT_BYTES", 2**20)
-    rows = [runner.open(100) for _ in range(9)]
-    assert rows[0].pool.cache is not None
-    for row in rows:
-        runner.close(row)
-    assert rows[0].pool.cache is None
+    slots = [runner.open(100) for _ in range(9)]
+    assert slots[0].pool.cache is not None
+    for slot in slots:
+        runner.close(slot)
+    assert slots[0].pool.cache is None
 
 
-def test_a_text_for_which_the_memory_is_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sequence_beyond_the_free_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("serving.engines.kv_cache._MEMORY_RESERVE", 2**60)
     with pytest.raises(MemoryError):
         Int8Runner(STARTER).open(10)
 
 
-def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_a_batch() -> None:
     async def write() -> None:
         engine = Scheduler(lambda: Int8Runner(STARTER), 16)
         prompt = [engine.start, *engine.tokenizer.encode("Once upon a time").ids]
@@ -134,7 +134,7 @@ def test_a_seed_writes_the_same_alone_and_beside_others() -> None:
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
     ],
 )
-def test_what_it_cannot_run_it_says(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_unsupported_models_have_a_reason(tmp_path: Path, changes: dict[str, object], told: str) -> None:
     config = json.loads((STARTER / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
     assert told in unsupported_reason(tmp_path)
@@ -149,6 +149,6 @@ def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list
         {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}, tmp_path / "model.safetensors"
     )
     other = Int8Runner(tmp_path)
-    rows = runner.open(64), other.open(64)
-    assert torch.equal(runner.step([rows[0]], [text]), other.step([rows[1]], [text]))
-    runner.close(rows[0])
+    slots = runner.open(64), other.open(64)
+    assert torch.equal(runner.step([slots[0]], [text]), other.step([slots[1]], [text]))
+    runner.close(slots[0])

@@ -29,13 +29,13 @@ def logits(seed: int = 0, spread: float = 3.0) -> torch.Tensor:
     return torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(seed)) * spread
 
 
-def by_transformers(row: torch.Tensor, wanted: Sampling) -> torch.Tensor:
+def by_transformers(row: torch.Tensor, reference: Sampling) -> torch.Tensor:
     """Return the probabilities from which transformers would draw."""
-    processors = LogitsProcessorList([TemperatureLogitsWarper(wanted.temperature)])
-    if wanted.top_k:
-        processors.append(TopKLogitsWarper(wanted.top_k))
-    if wanted.top_p < 1:
-        processors.append(TopPLogitsWarper(wanted.top_p))
+    processors = LogitsProcessorList([TemperatureLogitsWarper(reference.temperature)])
+    if reference.top_k:
+        processors.append(TopKLogitsWarper(reference.top_k))
+    if reference.top_p < 1:
+        processors.append(TopPLogitsWarper(reference.top_p))
     ids = torch.zeros(1, 1, dtype=torch.long)
     return torch.softmax(processors(ids, row[None].clone()), dim=-1)[0]
 
@@ -54,20 +54,20 @@ def by_transformers(row: torch.Tensor, wanted: Sampling) -> torch.Tensor:
         {"top_k": VOCABULARY + 1},
     ],
 )
-def test_tokens_are_drawn_from_the_distribution_that_transformers_draws_from(changes: dict[str, Any]) -> None:
+def test_tokens_are_sampled_from_the_distribution_of_transformers(changes: dict[str, Any]) -> None:
     row = logits()
     expected = by_transformers(row, sampling(**changes)).double()
-    draws = [Sampler([], sampling(seed=seed, **changes)) for seed in range(DRAWS)]
+    samplers = [Sampler([], sampling(seed=seed, **changes)) for seed in range(DRAWS)]
     counts = torch.zeros(VOCABULARY)
-    for token in sample(row.expand(DRAWS, -1), draws):
+    for token in sample(row.expand(DRAWS, -1), samplers):
         assert token is not None
         counts[token.id] += 1
     assert counts[expected == 0].sum() == 0
     likely = expected > 20 / DRAWS  # Pearson's test wants enough of each kind; the rest is one kind
-    found = torch.cat([counts[likely], counts[~likely].sum()[None]])
-    wanted = torch.cat([expected[likely], expected[~likely].sum()[None]]) * DRAWS
-    statistic = float(((found - wanted) ** 2 / wanted.clamp(min=1e-9))[wanted > 0].sum())
-    freedom = max(int((wanted > 0).sum()) - 1, 1)
+    result = torch.cat([counts[likely], counts[~likely].sum()[None]])
+    reference = torch.cat([expected[likely], expected[~likely].sum()[None]]) * DRAWS
+    statistic = float(((result - reference) ** 2 / reference.clamp(min=1e-9))[reference > 0].sum())
+    freedom = max(int((reference > 0).sum()) - 1, 1)
     assert statistic < freedom + 4 * math.sqrt(2 * freedom) + 4
 
 
@@ -76,10 +76,10 @@ def test_top_k_finds_the_likeliest_wherever_they_stand(top_k: int) -> None:
     row = logits()
     row[-VOCABULARY % 64 :] += 2  # some of them in the rest that fills no block
     likeliest = set(row.topk(top_k).indices.tolist())
-    draws = [Sampler([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
-    found = {token.id for token in sample(row.expand(DRAWS, -1), draws) if token}
-    assert found <= likeliest
-    assert len(found) > 0.8 * top_k
+    samplers = [Sampler([], sampling(seed=seed, top_k=top_k, temperature=5.0)) for seed in range(DRAWS)]
+    result = {token.id for token in sample(row.expand(DRAWS, -1), samplers) if token}
+    assert result <= likeliest
+    assert len(result) > 0.8 * top_k
 
 
 @pytest.mark.parametrize("share", [1e-9, 0.2, 0.5, 0.9, 0.9999, 1 - 1e-9])
@@ -88,17 +88,17 @@ def test_top_p_finds_where_the_likeliest_that_reach_it_end(share: float, spread:
     probabilities = torch.softmax(logits(spread=spread), dim=-1)
     ordered = probabilities.sort(descending=True).values.double()
     last = int((ordered.cumsum(dim=-1) < share * ordered.sum()).sum())
-    found = float(_nucleus_threshold(probabilities, share))
-    assert found == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
+    result = float(_nucleus_threshold(probabilities, share))
+    assert result == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
     rows = torch.stack([logits(seed) for seed in range(5)])
-    found = sample(rows, [Sampler([], sampling(temperature=0, seed=seed)) for seed in range(5)])
-    assert [token.id for token in found if token] == rows.argmax(dim=-1).tolist()
+    result = sample(rows, [Sampler([], sampling(temperature=0, seed=seed)) for seed in range(5)])
+    assert [token.id for token in result if token] == rows.argmax(dim=-1).tolist()
 
 
-def test_a_text_draws_the_same_whatever_else_is_drawn() -> None:
+def test_a_sequence_samples_the_same_tokens_in_any_batch() -> None:
     settings = [
         sampling(top_k=k, top_p=p, temperature=t, repetition_penalty=r, seed=7)
         for k in (0, 5, 50)
@@ -130,9 +130,9 @@ def test_the_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
 def test_presence_and_frequency_penalties_are_openais() -> None:
     row = torch.tensor([[5.0, 4.0, 0.0]])
     one = Sampler([0], sampling(temperature=0, presence_penalty=0.4, frequency_penalty=0.5))
-    found = [token.id for _ in range(5) if (token := sample(row, [one])[0])]
+    result = [token.id for _ in range(5) if (token := sample(row, [one])[0])]
     # 5.0; then 5 - 0.4 - 0.5 = 4.1; then 5 - 0.4 - 1.0 = 3.6 < 4.0; then 4 - 0.9 = 3.1 < 3.6; then 5 - 0.4 - 1.5 = 3.1
-    assert found == [0, 0, 1, 0, 0]
+    assert result == [0, 0, 1, 0, 0]
 
 
 def test_logprobs_are_those_of_the_model_before_any_setting() -> None:
@@ -146,15 +146,15 @@ def test_logprobs_are_those_of_the_model_before_any_setting() -> None:
     assert [value for _, value in token.top] == pytest.approx(best.values.tolist())
 
 
-def test_figures_that_are_not_finite_are_told_and_harm_no_other() -> None:
+def test_rows_that_are_not_finite_give_none_and_affect_no_other_row() -> None:
     rows = torch.stack([logits(), torch.full((VOCABULARY,), math.nan), torch.full((VOCABULARY,), math.inf)])
-    found = sample(rows, [Sampler([], sampling(seed=1)) for _ in rows])
-    assert found[1:] == [None, None]
-    assert found[0] == sample(rows[:1], [Sampler([], sampling(seed=1))])[0]
+    result = sample(rows, [Sampler([], sampling(seed=1)) for _ in rows])
+    assert result[1:] == [None, None]
+    assert result[0] == sample(rows[:1], [Sampler([], sampling(seed=1))])[0]
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 5e-324, 5.0])
-def test_extreme_settings_still_draw(temperature: float) -> None:
-    wanted = sampling(temperature=temperature, top_p=1e-9, repetition_penalty=5e-324)
-    token = sample(logits()[None], [Sampler([3], wanted)])[0]
+def test_extreme_settings_still_sample(temperature: float) -> None:
+    reference = sampling(temperature=temperature, top_p=1e-9, repetition_penalty=5e-324)
+    token = sample(logits()[None], [Sampler([3], reference)])[0]
     assert token is not None

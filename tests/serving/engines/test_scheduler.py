@@ -79,10 +79,10 @@ def with_engine(
         made: list[Counting] = []
 
         def make() -> Counting:
-            found = runner or Counting()
-            found.thread = threading.current_thread()
-            made.append(found)
-            return found
+            made_runner = runner or Counting()
+            made_runner.thread = threading.current_thread()
+            made.append(made_runner)
+            return made_runner
 
         engine = Scheduler(make, **{"max_concurrency": 4, **more})
         try:
@@ -98,7 +98,7 @@ async def ids(stream: Stream) -> list[int]:
     return [token.id async for token in stream]
 
 
-def test_a_text_is_written_token_by_token_and_says_why_it_ended() -> None:
+def test_a_text_is_generated_token_by_token_and_has_a_finish_reason() -> None:
     async def work(engine: Scheduler, _: Counting) -> None:
         stream = engine.submit([1, 20], greedy(3))
         assert await ids(stream) == [21, 22, 23]
@@ -111,7 +111,7 @@ def test_a_text_is_written_token_by_token_and_says_why_it_ended() -> None:
     with_engine(work)
 
 
-def test_a_long_prompt_is_read_in_parts_while_others_go_on_writing() -> None:
+def test_a_long_prompt_is_read_in_chunks_while_others_keep_generating() -> None:
     async def work(engine: Scheduler, runner: Counting) -> None:
         writing = engine.submit([1, 20], greedy(900))
         await anext(writing)
@@ -142,7 +142,7 @@ def test_a_short_text_does_not_wait_behind_long_ones_though_the_batch_is_full() 
     with_engine(work)
 
 
-def test_who_goes_away_frees_the_place_within_a_step() -> None:
+def test_a_cancelled_request_frees_its_slot_within_a_step() -> None:
     async def work(engine: Scheduler, runner: Counting) -> None:
         gone = engine.submit([1, 20], greedy(900))
         await anext(gone)
@@ -162,7 +162,7 @@ def test_who_goes_away_frees_the_place_within_a_step() -> None:
     with_engine(work)
 
 
-def test_a_text_on_which_the_model_fails_ends_alone_and_the_log_has_nothing_of_it(
+def test_a_failing_sequence_ends_alone_and_the_log_has_no_message(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("serving.engines.scheduler.logger.propagate", True)
@@ -183,7 +183,7 @@ def test_a_text_on_which_the_model_fails_ends_alone_and_the_log_has_nothing_of_i
     assert PRIVATE not in caplog.text
 
 
-def test_a_draw_that_fails_ends_its_own_text_alone_and_others_keep_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_sample_ends_one_sequence_and_others_keep_their_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(logits: torch.Tensor, draws: Sequence[Sampler]) -> list[Token | None]:
         if any(one.sampling.top_k == POISON for one in draws):
             raise RuntimeError("can't allocate memory")
@@ -207,7 +207,7 @@ def test_a_draw_that_fails_ends_its_own_text_alone_and_others_keep_their_seeds(m
     assert with_engine(beside) == expected
 
 
-def test_without_memory_for_another_text_it_waits_and_one_that_never_fits_is_told() -> None:
+def test_a_sequence_waits_for_memory_and_one_that_never_fits_fails() -> None:
     async def work(engine: Scheduler, runner: Counting) -> None:
         first, second = engine.submit([1, 20], greedy(40)), engine.submit([1, 30], greedy(2))
         assert await ids(second) == [31, 32]
@@ -218,7 +218,7 @@ def test_without_memory_for_another_text_it_waits_and_one_that_never_fits_is_tol
     with_engine(work, Counting(places=1))
 
 
-def test_closing_ends_what_runs_and_frees_the_model() -> None:
+def test_close_ends_running_requests_and_frees_the_model() -> None:
     async def work(engine: Scheduler, runner: Counting) -> "weakref.ref[Counting]":
         runner.gate.clear()
         streams = [engine.submit([1, 20], greedy(900)) for _ in range(20)]
@@ -234,7 +234,7 @@ def test_closing_ends_what_runs_and_frees_the_model() -> None:
     assert freed() is None
 
 
-def test_a_model_that_cannot_be_made_raises_its_own_error() -> None:
+def test_an_error_of_the_constructor_is_raised() -> None:
     def make() -> Counting:
         raise ValueError("no such file")
 

@@ -69,7 +69,7 @@ def read(runner: TransformersRunner, parts: Sequence[Sequence[int]]) -> torch.Te
     return logits
 
 
-def test_reads_on_as_the_model_reads_the_whole_text(runner: TransformersRunner, folder: Path) -> None:
+def test_chunks_give_the_logits_of_the_whole_text(runner: TransformersRunner, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.inference_mode():
         whole = model(torch.tensor([TEXTS[2]]), use_cache=False).logits[0]
@@ -85,14 +85,14 @@ def test_reads_a_prompt_in_parts_where_it_says_so(runner: TransformersRunner) ->
     torch.testing.assert_close(read(runner, cut)[-1], read(runner, [TEXTS[2]])[-1], atol=1e-5, rtol=1e-4)
 
 
-def test_what_a_text_gets_is_the_same_bit_by_bit_whatever_others_do(runner: TransformersRunner) -> None:
+def test_the_logits_of_a_sequence_have_the_same_bits_in_any_batch(runner: TransformersRunner) -> None:
     alone = [read(runner, parts(text, 2)) for text in TEXTS]
     together = _together(runner, lambda: None)
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
 
 
-def test_a_step_that_failed_can_be_asked_again(runner: TransformersRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_can_be_repeated(runner: TransformersRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = 0
 
     def fail_each_third() -> None:
@@ -124,8 +124,8 @@ def test_a_step_that_failed_can_be_asked_again(runner: TransformersRunner, monke
 def _together(runner: TransformersRunner, before: Callable[[], None]) -> list[torch.Tensor]:
     """Return each text's logits when they join one a step, in an order that changes, and leave when they are read."""
     left = [parts(text, 2) for text in TEXTS]
-    rows = [runner.open(len(text)) for text in TEXTS]
-    found: list[list[torch.Tensor]] = [[] for _ in TEXTS]
+    slots = [runner.open(len(text)) for text in TEXTS]
+    results: list[list[torch.Tensor]] = [[] for _ in TEXTS]
     for step in range(sum(map(len, left))):
         chosen = [n for n in range(min(step + 1, len(TEXTS))) if left[n]]
         if step % 2:
@@ -135,19 +135,19 @@ def _together(runner: TransformersRunner, before: Callable[[], None]) -> list[to
         tokens = [left[n][0] for n in chosen]
         before()
         try:
-            logits = runner.step([rows[n] for n in chosen], tokens)
+            logits = runner.step([slots[n] for n in chosen], tokens)
         except torch.OutOfMemoryError:
-            logits = torch.cat([runner.step([rows[n]], [part]) for n, part in zip(chosen, tokens, strict=True)])
+            logits = torch.cat([runner.step([slots[n]], [part]) for n, part in zip(chosen, tokens, strict=True)])
         for n, of_text in zip(chosen, logits, strict=True):
-            found[n].append(of_text)
+            results[n].append(of_text)
             del left[n][0]
-    for row in rows:
-        runner.close(row)
+    for slot in slots:
+        runner.close(slot)
     assert not any(left)
-    return [torch.stack(one) for one in found]
+    return [torch.stack(one) for one in results]
 
 
-def test_says_what_the_model_and_its_tokenizer_say(tiny_gpt2: Path) -> None:
+def test_it_has_the_models_context_and_its_tokenizers_special_tokens(tiny_gpt2: Path) -> None:
     runner = TransformersRunner(tiny_gpt2)
     assert (runner.context, runner.start, runner.end) == (64, 0, 0)
     ids = runner.tokenizer.encode("Once upon a time", add_special_tokens=False).ids
@@ -160,7 +160,7 @@ def test_a_text_longer_than_the_context_is_not_cut_by_the_tokenizer(tiny_gpt2: P
     assert len(runner.tokenizer.encode("king " * 200, add_special_tokens=False).ids) >= 200
 
 
-def test_lets_texts_in_while_their_caches_can_all_grow_to_their_lengths(
+def test_slots_open_while_all_caches_can_grow_to_their_lengths(
     tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = TransformersRunner(tiny_gpt2)

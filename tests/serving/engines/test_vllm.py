@@ -126,11 +126,11 @@ async def collect(stream: Stream) -> list[int]:
 
 
 def last(log: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads(log.read_text().splitlines()[-1])
-    return found
+    result: dict[str, object] = json.loads(log.read_text().splitlines()[-1])
+    return result
 
 
-def test_tokens_go_both_ways_and_each_request_has_its_own_settings(engine: VllmEngine, log: Path) -> None:
+def test_tokens_are_exchanged_and_each_request_has_its_own_settings(engine: VllmEngine, log: Path) -> None:
     async def write() -> tuple[list[int], str | None]:
         stream = engine.submit(PROMPT, SAMPLING)
         return await collect(stream), stream.finish_reason
@@ -168,8 +168,8 @@ def test_requests_run_side_by_side_and_are_counted(engine: VllmEngine) -> None:
     async def write() -> None:
         streams = [engine.submit(PROMPT, replace(SAMPLING, seed=100 * n + 1000)) for n in range(3)]
         assert (engine.running, engine.waiting) == (2, 1)
-        found = await asyncio.gather(*map(collect, streams))
-        assert [tokens[0] for tokens in found] == [1001, 1101, 1201]
+        result = await asyncio.gather(*map(collect, streams))
+        assert [tokens[0] for tokens in result] == [1001, 1101, 1201]
         await asyncio.sleep(0.1)
         assert (engine.running, engine.waiting) == (0, 0)
         nothing = engine.submit(PROMPT, replace(SAMPLING, max_new_tokens=0))
@@ -214,7 +214,7 @@ def children_of(pid: int) -> list[psutil.Process]:
     ]
 
 
-def test_closing_it_ends_the_child_and_what_runs(environment: None, tiny_gpt2: Path) -> None:
+def test_close_ends_the_child_and_running_requests(environment: None, tiny_gpt2: Path) -> None:
     engine = selection.make(tiny_gpt2, engine_settings("vllm"))
     servers = children_of(engine._guardian.pid)
     assert servers

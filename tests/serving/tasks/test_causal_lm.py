@@ -67,7 +67,7 @@ def test_the_same_seed_writes_the_same_while_other_requests_run(client: TestClie
     assert [answer for answer, seed in zip(answers, seeds, strict=True) if seed == 7] == [alone] * 4
 
 
-def test_a_prompt_that_begins_with_the_start_token_gets_no_second_one(client: TestClient) -> None:
+def test_a_prompt_with_a_start_token_gets_no_second_one(client: TestClient) -> None:
     alone, started = (generate(client, prompt=text, seed=1).json() for text in (PROMPT, "<|endoftext|>" + PROMPT))
     assert started == alone
 
@@ -77,9 +77,9 @@ def test_a_special_tokens_name_inside_a_prompt_is_text_in_every_route(client: Te
     inside = generate(client, prompt=f"{PROMPT}{name}", seed=1).json()["usage"]["prompt_tokens"]
     alone = generate(client, prompt=PROMPT, seed=1).json()["usage"]["prompt_tokens"]
     assert inside > alone + 1
-    wanted = {"prompt": [f"{name}{PROMPT}", f"{name}{PROMPT}{name}"], "max_tokens": 1, "echo": True, "logprobs": 0}
+    body = {"prompt": [f"{name}{PROMPT}", f"{name}{PROMPT}{name}"], "max_tokens": 1, "echo": True, "logprobs": 0}
     begun, ended = (
-        choice["logprobs"]["tokens"] for choice in client.post("/v1/completions", json=wanted).json()["choices"]
+        choice["logprobs"]["tokens"] for choice in client.post("/v1/completions", json=body).json()["choices"]
     )
     assert begun[0] == ended[0] == name
     assert name not in ended[1:]
@@ -240,7 +240,7 @@ def test_more_tokens_than_the_context_are_refused_with_both_numbers(client: Test
 
 
 @pytest.mark.parametrize("route", ["/generate", "/v1/completions"])
-def test_without_a_number_of_tokens_a_text_may_fill_what_the_context_leaves(client: TestClient, route: str) -> None:
+def test_without_max_new_tokens_a_text_may_fill_the_rest_of_the_context(client: TestClient, route: str) -> None:
     prompt = "a " * (CONTEXT - 20)
     while (answer := client.post(route, json={"prompt": prompt})).status_code == 400:
         assert error(answer, 400)["param"] == "prompt"  # never the number that nobody gave
@@ -302,8 +302,8 @@ def test_the_specification_shows_every_bound(client: TestClient) -> None:
 @pytest.mark.parametrize("path", ["/", "/health", "/generate"])
 def test_the_specification_shows_every_answer(client: TestClient, path: str) -> None:
     [route] = client.get("/docs.json").json()["paths"][path].values()
-    wanted = {"200", "400", "401", "403", "405", "408", "413", "429", "500", "503", "4XX"}
-    assert set(route["responses"]) == (wanted | {"404", "504"} if path == "/generate" else wanted)
+    expected = {"200", "400", "401", "403", "405", "408", "413", "429", "500", "503", "4XX"}
+    assert set(route["responses"]) == (expected | {"404", "504"} if path == "/generate" else expected)
     for status in ("429", "503"):
         assert "Retry-After" in route["responses"][status]["headers"]
     if path == "/generate":
