@@ -35,7 +35,7 @@ def exclusive_lock(path: Path, timeout: float, holder: str) -> Iterator[None]:
     Children do not inherit the lock; see `try_flock`. The holder may delete the lock file with its folder.
 
     Args:
-        path: The lock file; it and its folder are made where they are missing, and stay.
+        path: The lock file; it and its folder are made where they are missing.
         timeout: Seconds to wait while another process holds the lock.
         holder: What the lock file says about this process, for those who wait.
 
@@ -58,11 +58,18 @@ def exclusive_lock(path: Path, timeout: float, holder: str) -> Iterator[None]:
         except FileNotFoundError:
             continue  # the holder deleted the folder while this process waited
         except Timeout:
-            raise LockHeld(path, timeout, path.read_text(encoding="utf-8", errors="replace")[:200]) from None
+            raise LockHeld(path, timeout, _read_holder(path)) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200]
+    except FileNotFoundError:
+        return "a process that has just ended"
 
 
 def no_follow(path: str, flags: int) -> int:

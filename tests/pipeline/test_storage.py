@@ -142,7 +142,7 @@ def test_temporary_names_and_locks_are_opened_in_one_place() -> None:
     for package in ("flows", "pipeline", "serving"):
         for path in (ROOT / package).rglob("*.py"):
             if path.name != "storage.py":
-                found = re.findall(
+                matches = re.findall(
                     r"""\{[\w.]+\}\.(?:new|part|tmp)["']|open\(["']a\+?["']""", path.read_text(encoding="utf-8")
                 )
-                assert not found, f"{path}: use pipeline.storage"
+                assert not matches, f"{path}: use pipeline.storage"

@@ -47,7 +47,7 @@ def test_the_history_records_who_when_from_to_why_and_figures(registry: Registry
         {**lines()[2], "serial": 3, "action": "refuse", "from": new.tag, "to": f"{NAME}:{'0' * 12}", "why": "worse"},
     ]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry.at)
-    assert [found.as_json() for found in registry.history()] == lines()
+    assert [each.as_json() for each in registry.history()] == lines()
     assert json.loads(Path("registry/champion.json").read_text(encoding="utf-8")) == lines()[1]
     assert registry.since(new.tag) == entry.at
 

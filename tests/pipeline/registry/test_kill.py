@@ -31,7 +31,7 @@ PROCESSES.set_forkserver_preload(["tests.pipeline.registry.test_kill", "bentoml.
 
 
 @pytest.fixture(scope="module", autouse=True)
-def found_from_anywhere() -> Iterator[None]:
+def importable_from_anywhere() -> Iterator[None]:
     """Let every process that starts here find this tree's packages."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
@@ -108,9 +108,9 @@ def no_fsync(_: int) -> None:
 
 
 def killed_at(number: int, change: Callable[[Project], object], project: Project) -> None:
-    """Do `change`, and end without a word right before its change of this number to a file.
+    """Run `change` and kill this process right before the change of this number to a file.
 
-    Writing a file anew is two changes: it is emptied, then filled.
+    Rewriting a file is two changes: it is truncated, then filled.
     """
     os.environ["BENTOML_HOME"] = str(project.home)
     os.fsync = no_fsync
@@ -134,7 +134,7 @@ def killed_at(number: int, change: Callable[[Project], object], project: Project
 
 
 def at_every_kill(project: Project, change: Callable[[Project], object]) -> Iterator[int]:
-    """Do `change` again and again, killed one change to a file later each time, until it ends."""
+    """Run `change` again and again, killed one change to a file later each time, until it completes."""
     project.save()
     for number in range(1, 1000):
         project.restore()
@@ -280,7 +280,7 @@ def test_of_two_concurrent_promotions_one_wins_and_the_other_is_refused(project:
     )
     assert project.champion() == won
     assert [entry.why for entry in project.registry().history()] == ["better: old", won]
-    assert project.contents() == ["a", "b", "old"]  # the loser's is there already when it is run again
+    assert project.contents() == ["a", "b", "old"]  # the loser's version is already there for its next try
 
 
 def hold(lock: Path, held: Event, release: Event) -> None:

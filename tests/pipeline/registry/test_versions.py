@@ -33,13 +33,13 @@ def test_a_version_is_a_bentoml_model(registry: Registry, models: Path) -> None:
     new = registry.add(folder, {"data": "4d2d"}, {"perplexity": 9.4, "forced": None, "groups": [{"a": 1}]})
     assert new.tag == f"{NAME}:{content_version(folder)}"
     assert content_version(new.folder) == new.version
-    found = ModelStore(models).get(NAME)
-    assert (str(found.tag), found.path) == (new.tag, str(new.folder))
-    assert found.info.labels == new.labels == {"data": "4d2d"}
-    assert found.info.metadata == {"perplexity": 9.4, "groups": [{"a": 1}]}  # BentoML's cannot hold None
+    model = ModelStore(models).get(NAME)
+    assert (str(model.tag), model.path) == (new.tag, str(new.folder))
+    assert model.info.labels == new.labels == {"data": "4d2d"}
+    assert model.info.metadata == {"perplexity": 9.4, "groups": [{"a": 1}]}  # BentoML's cannot hold None
     assert new.metadata == {"perplexity": 9.4, "forced": None, "groups": [{"a": 1}]}
-    assert found.info.creation_time.isoformat(timespec="seconds") == new.created
-    assert [str(model.tag) for model in ModelStore(models).list()] == [new.tag]
+    assert model.info.creation_time.isoformat(timespec="seconds") == new.created
+    assert [str(listed.tag) for listed in ModelStore(models).list()] == [new.tag]
 
 
 @pytest.mark.integration
