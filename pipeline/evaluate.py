@@ -22,9 +22,9 @@ from pipeline.evaluation import canaries, memorisation, perplexity
 from pipeline.evaluation.diversity import diversity
 from pipeline.evaluation.generation import Generated, Openings, first_words, openings, write
 from pipeline.evaluation.perplexity import Score
+from pipeline.modeling import cpu
 from pipeline.modeling.context import context_of
 from pipeline.registry.model_version import content_version
-from pipeline.training import speed
 from pipeline.workspace import run_stage
 
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
@@ -63,7 +63,7 @@ class Evaluated:
 def main() -> None:
     """Run the stage."""
     disable_progress_bar()  # loading weights takes no time worth a bar
-    speed.keep_freed_memory()
+    cpu.keep_freed_memory()
     wanted = params.load().evaluate
     texts = held_out(wanted)
     opened = texts.openings
@@ -222,4 +222,4 @@ def _page(samples: list[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, inputs=(paths.BASE, paths.CLEAN, paths.CANDIDATE), first=speed.preload_allocator)
+    run_stage(main, inputs=(paths.BASE, paths.CLEAN, paths.CANDIDATE), first=cpu.preload_allocator)

@@ -35,13 +35,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import UserError, warn
-from pipeline.modeling import lora
+from pipeline.modeling import cpu, lora, loss_model
 from pipeline.modeling.context import check_prompts, context_of
 from pipeline.modeling.nats import MOST_NATS
 from pipeline.revision import git_revision
-from pipeline.training import checkpoints, curve, devices, estimate, speed
+from pipeline.training import checkpoints, curve, devices, estimate, optimizer, precision
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.speed import Precision
+from pipeline.training.precision import Precision
 from pipeline.training.trainer import ResumableTrainer, Stopped, saved_choices
 from pipeline.workspace import run_stage
 
@@ -83,7 +83,7 @@ def _train_and_write() -> None:
     config = AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
     check_prompts(all_params.evaluate.prompts, tokenizer, context_of(config))
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
-    speed.use_physical_cores()
+    cpu.use_physical_cores()
     store = Checkpoints(paths.CHECKPOINTS / _key(all_params))
     choices = devices.agreed(lambda: _choices(store, tokens["train"], wanted))
 
@@ -117,11 +117,13 @@ def _choices(store: Checkpoints, rows: Dataset, wanted: params.Finetune) -> dict
     store.clean()
     if last := store.last():
         return saved_choices(last)
-    precision = speed.precision(wanted.precision)
+    precision = precision.choose(wanted.precision)
     model = make_model(paths.BASE, wanted, precision).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if wanted.batch_size == "auto" else wanted.batch_size // wanted.devices
-    with speed.autocast(precision):
-        measured = estimate.measure(model, rows, speed.collate(model), speed.optimizer(wanted.learning_rate), share)
+    with precision.autocast(precision):
+        measured = estimate.measure(
+            model, rows, loss_model.collate(model), optimizer.optimizer(wanted.learning_rate), share
+        )
     if wanted.batch_size == "auto":
         share = estimate.auto_batch_size(measured, len(rows) // wanted.devices)
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
@@ -133,7 +135,7 @@ def _choices(store: Checkpoints, rows: Dataset, wanted: params.Finetune) -> dict
 
 def make_model(folder: Path, wanted: params.Finetune, precision: Precision) -> PreTrainedModel:
     """Return the base, ready for the recipe's training: fast, and with adapters if they are what is trained."""
-    model = speed.prepare(load_base(folder, wanted.dropout), precision)
+    model = loss_model.prepare(load_base(folder, wanted.dropout), precision)
     if wanted.lora_rank:
         lora.add(model, wanted.lora_rank)
     if wanted.activation_checkpointing:
@@ -199,7 +201,7 @@ def make_trainer(
         report_to="none",
         remove_unused_columns=False,  # the columns are the model's inputs already
         use_cpu=wanted.devices > 1 and not torch.cuda.is_available(),  # unsaid, accelerate joins no processes on CPUs
-        **speed.training_arguments(choices["precision"], 6 * model.num_parameters() * processed),
+        **loss_model.training_arguments(choices["precision"], 6 * model.num_parameters() * processed),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # with more, Trainer splits each batch over all GPUs it sees
     trainer = ResumableTrainer(
@@ -207,8 +209,8 @@ def make_trainer(
         args=arguments,
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        data_collator=speed.collate(model),
-        optimizer_cls_and_kwargs=speed.optimizer(wanted.learning_rate),
+        data_collator=loss_model.collate(model),
+        optimizer_cls_and_kwargs=optimizer.optimizer(wanted.learning_rate),
         compute_metrics=_TokenLoss(),
         callbacks=[EarlyStoppingCallback(wanted.early_stopping_patience)],
         checkpoints=store,
@@ -353,4 +355,4 @@ def _hash_of_folder(folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, inputs=(paths.BASE, paths.TOKENS, paths.TOKEN_BUDGET), first=speed.preload_allocator)
+    run_stage(main, inputs=(paths.BASE, paths.TOKENS, paths.TOKEN_BUDGET), first=cpu.preload_allocator)

@@ -21,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pipeline.command import UserError, arg_parser, echo_json, run
 from pipeline.evaluation.bootstrap import interval, resampled_ratio
+from pipeline.modeling import cpu, fast_layers, packed_attention
 from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
 from pipeline.modeling.nats import MOST_NATS
-from pipeline.training import speed
 
 _TEXTS_AT_ONCE = 1000  # through the tokenizer, whose lists take ten times the memory of the ids
 _LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in fp32
@@ -138,7 +138,7 @@ def _undisturbed() -> Iterator[None]:
     """Have exact products and one thread a core, then put torch's settings, which are the whole process's, back."""
     products, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
-    speed.use_physical_cores()
+    cpu.use_physical_cores()
     try:
         yield
     finally:
@@ -152,11 +152,11 @@ class _Reader:
     def __init__(self, model: PreTrainedModel) -> None:
         tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
         self._model = copy.deepcopy(model, tensors).eval()
-        speed.use_tanh_gelu(self._model)
+        fast_layers.use_tanh_gelu(self._model)
         self.flat = _strings_together(model)
         if self.flat:
             self._model.set_attn_implementation("documents")
-        self._has_plain_head = speed.flattens(model) or _has_plain_head(self._model)
+        self._has_plain_head = packed_attention.supports_packing(model) or _has_plain_head(self._model)
 
     def most_tokens(self, wanted: int) -> int:
         """Return how many tokens, of the `wanted`, the model may read at once."""
@@ -195,7 +195,7 @@ class _Reader:
 
 def _strings_together(model: PreTrainedModel) -> bool:
     """Tell whether texts are read without padding between them; GPUs are faster with rows side by side."""
-    return speed.flattens(model) and model.device.type == "cpu"
+    return packed_attention.supports_packing(model) and model.device.type == "cpu"
 
 
 def _in_parts(

@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from pipeline.modeling.batches import IGNORED_LABEL
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.devices import GlobalBatches, Rows, is_first
-from pipeline.training.speed import IGNORED
 
 _STATE = "trainer_state.json"  # Trainer's own name: it reads this file itself
 _WEIGHTS = "weights.safetensors"  # of the parameters that are trained: the others are the base's
@@ -82,7 +82,7 @@ class ResumableTrainer(Trainer):
             rows, counts = fetched
             batch = self.data_collator(rows)
             if not counts:
-                batch["labels"].fill_(IGNORED)
+                batch["labels"].fill_(IGNORED_LABEL)
             return batch
 
         return DataLoader(

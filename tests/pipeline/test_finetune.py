@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, Trainer
 
 from pipeline import finetune, params, paths, tokenize
 from pipeline.command import UserError
-from pipeline.training import speed
+from pipeline.modeling import batches
 from tests.conftest import LINES, Workspace
 
 pytestmark = pytest.mark.integration
@@ -187,7 +187,7 @@ def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned
 
     model = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE).eval()
     rows = DatasetDict.load_from_disk(paths.TOKENS)["validation"].to_list()
-    assert token_loss(model, speed.to_longest(rows)) == pytest.approx(metrics["validation_loss"], rel=1e-5)
+    assert token_loss(model, batches.collate_padded(rows)) == pytest.approx(metrics["validation_loss"], rel=1e-5)
 
 
 def test_the_loss_curves_are_drawn(stage: Workspace) -> None:

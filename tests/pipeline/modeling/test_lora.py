@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pipeline.modeling import lora
-from pipeline.training import speed
+from pipeline.modeling import batches, lora, loss_model
+from pipeline.training import optimizer
 
 IDS = torch.arange(1, 13)[None]
 
@@ -23,7 +23,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def trained(folder: Path) -> PreTrainedModel:
     torch.manual_seed(0)
     model = lora.add(load(folder), rank=4)
-    kind, settings = speed.optimizer(1e-2)
+    kind, settings = optimizer.optimizer(1e-2)
     steps = kind([parameter for parameter in model.parameters() if parameter.requires_grad], **settings)
     for _ in range(3):
         model.train()(IDS, labels=IDS).loss.backward()
@@ -55,7 +55,7 @@ def test_the_merged_model_is_plain_and_answers_as_with_its_adapters(tiny_gpt2: P
 
 def test_adapters_train_in_a_model_made_fast(tiny_gpt2: Path) -> None:
     rows = [{"input_ids": IDS[0].tolist(), "attention_mask": [1] * 12}]
-    model = lora.add(speed.prepare(load(tiny_gpt2), "fp32"), rank=4).train()
-    model(**speed.flat(rows))["loss"].backward()
+    model = lora.add(loss_model.prepare(load(tiny_gpt2), "fp32"), rank=4).train()
+    model(**batches.collate_packed(rows))["loss"].backward()
     found = {name: parameter.grad is not None for name, parameter in model.named_parameters()}
     assert all(has == ("lora_" in name) for name, has in found.items())

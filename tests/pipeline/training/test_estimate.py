@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.command import UserError
-from pipeline.modeling import lora
-from pipeline.training import estimate, speed
+from pipeline.modeling import batches, lora, loss_model
+from pipeline.training import estimate, optimizer
 
 pytestmark = pytest.mark.integration
 
@@ -23,7 +23,9 @@ MEASURED = estimate.Measured(
 
 @pytest.fixture
 def model(tiny_gpt2: Path) -> PreTrainedModel:
-    return speed.prepare(AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32, use_cache=False), "fp32")
+    return loss_model.prepare(
+        AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32, use_cache=False), "fp32"
+    )
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def rows() -> Dataset:
 
 
 def measure(model: PreTrainedModel, rows: Dataset) -> estimate.Measured:
-    return estimate.measure(model, rows, speed.flat, speed.optimizer(1e-3), batch_size=2)
+    return estimate.measure(model, rows, batches.collate_packed, optimizer.optimizer(1e-3), batch_size=2)
 
 
 def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(
@@ -57,7 +59,7 @@ def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(
 def test_what_a_row_keeps_for_the_backward_pass_grows_with_its_length(model: PreTrainedModel) -> None:
     model.train()
     sizes = [
-        estimate._saved(model, speed.flat([{"input_ids": [7] * length, "attention_mask": [1] * length}]))
+        estimate._saved(model, batches.collate_packed([{"input_ids": [7] * length, "attention_mask": [1] * length}]))
         for length in (10, 20, 40)
     ]
     assert sizes[1] - sizes[0] < sizes[2] - sizes[1] < 4 * (sizes[1] - sizes[0])
