@@ -222,4 +222,4 @@ def _page(samples: list[dict[str, str]]) -> str:
 
 
 if __name__ == "__main__":
-    run_stage(main, inputs=(paths.BASE, paths.CLEAN, paths.CANDIDATE), first=cpu.preload_allocator)
+    run_stage(main, inputs=(paths.BASE, paths.CLEAN, paths.CANDIDATE), environment=cpu.allocator_environment)

@@ -30,6 +30,7 @@ TRAINING_LOSS = Path("reports/finetune/training_loss.csv")
 VALIDATION_LOSS = Path("reports/finetune/validation_loss.csv")
 LOSS_CURVE = Path("reports/finetune/loss.svg")
 FINETUNE_METRICS = Path("reports/finetune/metrics.json")
+TRAINING_PROGRESS = Path("reports/finetune/progress.jsonl")  # of the running training; no output of the stage
 
 EVALUATE_METRICS = Path("reports/evaluate/metrics.json")
 PERPLEXITY_PLOT = Path("reports/evaluate/perplexity.csv")

@@ -1,7 +1,8 @@
-"""One at a time in the workspace: a retraining holds its lock for all its stages, `dvc repro` for each of its own.
+"""One writer at a time in the workspace: a retraining holds its lock across all stages, `dvc repro` in each stage.
 
-The lock is a flock on `registry/workspace.lock`, which the operating system frees however its holder ends; the file's
-text says who holds it. What a holder starts knows the claim by an environment variable and does not ask again.
+The lock is an flock on `registry/workspace.lock`, which the operating system releases however its holder ends; the
+file's text names the holder. Processes that a holder starts inherit the claim through an environment variable. It is
+no `filelock`: the descriptor passes to a child, which keeps the lock when the holder is killed.
 """
 
 import json
@@ -9,30 +10,31 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from pipeline import paths, storage
-from pipeline.command import UserError, arg_parser, run
+from pipeline.command import UserError, arg_parser, run, warn
 
 LOCK = paths.REGISTRY / "workspace.lock"
 _CLAIM = "WORKSPACE_CLAIM"
-_PATIENCE = 10.0  # seconds of a stage for one that was just told to stop: it may still be writing its checkpoint
+_RESTARTED = "FINETUNE_ALLOCATOR"
+_PATIENCE = 10.0  # seconds that a stage waits: a run that was just stopped may still be writing its checkpoint
 
 
-class Busy(UserError):  # noqa: N818 - as one says it
-    """Somebody else is at work in the workspace."""
+class Busy(UserError):  # noqa: N818 - a state, not a failure
+    """Another process is at work in the workspace."""
 
 
 @contextmanager
 def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
-    """Hold the workspace `root` for this process and those it starts; `who` is what another one is told.
+    """Hold the workspace `root` for this process and those it starts; `who` names the holder to others.
 
-    Waits `patience` seconds for another holder, then raises Busy with the holder's name, process and start. Within a
-    claim, in this process or a parent, it does nothing.
+    Waits `patience` seconds for another holder, then raises Busy with the holder's name, process and start. Inside a
+    claim of this process or of a parent it does nothing.
     """
     path = root / LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
                 yield
                 return
             if time.monotonic() >= deadline:
-                raise Busy(_sentence(holder))
+                raise Busy(_busy_message(holder))
             time.sleep(0.1)
         token = uuid.uuid4().hex
         lock.truncate(0)
@@ -66,26 +68,26 @@ def claim(root: Path, who: str, patience: float = 0) -> Iterator[None]:
 
 
 def run_stage(
-    main: Callable[[], None], *, inputs: Sequence[Path] = (), first: Callable[[], None] = lambda: None
+    main: Callable[[], None], *, inputs: Sequence[Path] = (), environment: Callable[[], Mapping[str, str]] = dict
 ) -> NoReturn:
-    """Do what `pipeline.command.run` does, in a claim on the current folder: the way a stage's module ends.
+    """Run a stage as `pipeline.command.run` does, inside a claim on the current folder; a stage's module ends with it.
 
     Args:
         main: Runs the stage.
-        inputs: What other stages make and this one cannot do without.
-        first: Called before the claim: it may start the process again.
+        inputs: Files of other stages that this one needs.
+        environment: Returns variables that the process must start with, see `restart_with`.
     """
     name = Path(sys.argv[0]).stem
 
     def stage() -> None:
         arg_parser().parse_args()
-        if not paths.PARAMS.exists():  # a claim would leave its file in a folder that is no project
+        if not paths.PARAMS.exists():  # a claim would write its lock into a folder that is no project
             raise UserError(f"{paths.PARAMS} is not here; run the command from the repository's root")
         for path in inputs:
             if not path.exists():
                 raise UserError(f"{path} is not here; `dvc repro {name}` makes it first, and then runs this stage")
-        first()
-        if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts, the first claims for all
+        restart_with(environment())
+        if os.environ.get("RANK", "0") != "0":  # the first of torchrun's processes claims for all
             return main()
         with claim(Path(), f"the stage {name}", _PATIENCE):
             main()
@@ -93,18 +95,29 @@ def run_stage(
     run(stage)
 
 
+def restart_with(environment: Mapping[str, str]) -> None:
+    """Start this process again with these variables, at most once; for a command's start: what it computed is lost."""
+    if not environment or _RESTARTED in os.environ:
+        return
+    values = " ".join(f"{name}={value}" for name, value in environment.items())
+    warn(f"started again with {values}")
+    sys.stderr.flush()
+    os.execve(  # noqa: S606 - the same command
+        sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **environment, _RESTARTED: values}
+    )
+
+
 def _holder(lock: IO[str]) -> dict[str, Any] | None:
     """Return what the holder wrote; None in the moment before it has."""
     lock.seek(0)
-    text = lock.read()
     try:
-        found: dict[str, Any] = json.loads(text)
+        holder: dict[str, Any] = json.loads(lock.read())
     except json.JSONDecodeError:
         return None
-    return found
+    return holder
 
 
-def _sentence(holder: dict[str, Any] | None) -> str:
+def _busy_message(holder: dict[str, Any] | None) -> str:
     if holder is None:
         return "somebody is at work in this folder; wait, or cancel it"
     return (

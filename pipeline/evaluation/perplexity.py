@@ -23,7 +23,7 @@ from pipeline.command import UserError, arg_parser, echo_json, run
 from pipeline.evaluation.bootstrap import interval, resampled_ratio
 from pipeline.modeling import cpu, fast_layers, packed_attention
 from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
-from pipeline.modeling.nats import MOST_NATS
+from pipeline.modeling.nats import MAX_NATS
 
 _TEXTS_AT_ONCE = 1000  # through the tokenizer, whose lists take ten times the memory of the ids
 _LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in fp32
@@ -155,7 +155,7 @@ class _Reader:
         fast_layers.use_tanh_gelu(self._model)
         self.flat = _strings_together(model)
         if self.flat:
-            self._model.set_attn_implementation("documents")
+            packed_attention.use_varlen_attention(self._model)
         self._has_plain_head = packed_attention.supports_packing(model) or _has_plain_head(self._model)
 
     def most_tokens(self, wanted: int) -> int:
@@ -234,7 +234,7 @@ def figures(scored: Score, resamples: int, confidence: float, seed: int) -> dict
         )
     nats = loss / tokens
     low, high = interval(resampled_ratio(scored.loss, scored.tokens, resamples, seed), confidence)
-    if max(nats, high) > MOST_NATS:
+    if max(nats, high) > MAX_NATS:
         raise UserError(
             f"the model's loss is {nats:.0f} nats a token (interval {low:.0f} to {high:.0f}), where guessing at random "
             "has about 11: its weights are damaged or training diverged; train it again with a lower "
@@ -331,7 +331,7 @@ def main() -> None:
     found = figures(scored, 1, 0.5, 0)  # of one text there is nothing to draw from, so no interval
     shown = {name: found[name] for name in ("perplexity", "bits_per_byte", "tokens")}
     words = len(text.split())
-    if words and scored.loss.sum() / words <= MOST_NATS:  # a script without spaces has a page in a "word"
+    if words and scored.loss.sum() / words <= MAX_NATS:  # a script without spaces has a page in a "word"
         shown["perplexity_of_words"] = math.exp(scored.loss.sum() / words)
     echo_json({**shown, "words": words})
 

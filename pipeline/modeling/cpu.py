@@ -1,4 +1,8 @@
-"""Memory and threads of a process that computes on a CPU."""
+"""Memory and threads of a process that computes on a CPU: what a training step and scoring gain without new arithmetic.
+
+Freed memory is kept for the next step: giving it back to the system, which must clear it each time, costs up to a
+third of a step.
+"""
 
 import ctypes
 import ctypes.util
@@ -10,28 +14,22 @@ import sys
 import psutil
 import torch
 
-_PRELOADED = "FINETUNE_ALLOCATOR"  # set once a process has been started again, so that it never is twice
 
+def allocator_environment() -> dict[str, str]:
+    """Return the variables that preload tcmalloc or jemalloc into a process; empty where none is of use.
 
-def preload_allocator() -> None:
-    """Start this process again with tcmalloc or jemalloc preloaded, where one is installed and none is; say so once.
-
-    They keep freed memory for the next step; giving it back to the system, which must clear it each time, costs up to
-    a third of a step. To be called first, by a command: what was computed before is lost.
+    None is where another library is preloaded already, and where a GPU computes.
     """
-    if sys.platform != "linux" or torch.cuda.is_available() or _PRELOADED in os.environ or "LD_PRELOAD" in os.environ:
-        return
-    for name in ("tcmalloc_minimal", "tcmalloc", "jemalloc"):
-        if library := ctypes.util.find_library(name):
-            sys.stderr.write(f"allocator: {library}\n")
-            sys.stderr.flush()
-            environment = {**os.environ, "LD_PRELOAD": library, _PRELOADED: library}
-            os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - ourselves
+    if sys.platform == "linux" and not torch.cuda.is_available() and "LD_PRELOAD" not in os.environ:
+        for name in ("tcmalloc_minimal", "tcmalloc", "jemalloc"):
+            if library := ctypes.util.find_library(name):
+                return {"LD_PRELOAD": library}
+    return {}
 
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let glibc's malloc keep what is freed, as a preloaded allocator does; where one is, this changes nothing.
+    """Make glibc's malloc keep freed memory, as a preloaded allocator does; without effect on another allocator.
 
     Blocks above 32 MB still go back to the system: malloc would leave holes between them that grow the process.
     """
@@ -43,7 +41,7 @@ def keep_freed_memory() -> None:
 
 
 def use_physical_cores() -> None:
-    """Give torch one thread a physical core, unless OMP_NUM_THREADS says otherwise: hyperthreads share one FMA unit."""
+    """Give torch one thread per physical core, unless OMP_NUM_THREADS is set: hyperthreads share one FMA unit."""
     if "OMP_NUM_THREADS" not in os.environ:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
         torch.set_num_threads(min(usable, psutil.cpu_count(logical=False) or usable))

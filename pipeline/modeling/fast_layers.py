@@ -1,15 +1,14 @@
-"""Drop-in layers that compute the same in less time."""
+"""Drop-in layers for a CPU: the same function in fewer passes over memory."""
 
 import math
 
 import torch
 from transformers import PreTrainedModel
+from transformers.activations import NewGELUActivation
 
 
 def use_tanh_gelu(model: PreTrainedModel) -> None:
-    """Replace transformers' `gelu_new`, eight operations, by torch's, one; they differ by less than 1e-6."""
-    from transformers.activations import NewGELUActivation
-
+    """Replace transformers' `gelu_new`, eight operations, by torch's single one; they differ by less than 1e-6."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
@@ -17,6 +16,7 @@ def use_tanh_gelu(model: PreTrainedModel) -> None:
 
 
 def use_fast_dropout(model: PreTrainedModel) -> None:
+    """Replace torch's dropout layers by `FastDropout`."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
@@ -24,19 +24,19 @@ def use_fast_dropout(model: PreTrainedModel) -> None:
 
 
 class FastDropout(torch.nn.Dropout):
-    """FastDropout whose random numbers are 16 bits wide, four from one draw of torch's generator: five times as fast."""
+    """Dropout with 16-bit random numbers, four from each draw of torch's generator: five times as fast."""
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Return `values`, in training each with probability p set to 0, the others scaled by 1 / (1 - p)."""
-        return dropout(values, self.p) if self.training else values
+        """Return `values`, in training with dropout."""
+        return fast_dropout(values, self.p) if self.training else values
 
 
-def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
-    """Return `values`, each with probability `p` (to 1 / 65,536) set to 0, the others scaled by 1 / (1 - p)."""
+def fast_dropout(values: torch.Tensor, p: float) -> torch.Tensor:
+    """Set each value to 0 with probability `p` (to 1 / 65,536) and scale the others by 1 / (1 - p)."""
     if p == 0:
         return values
     bits = torch.empty(math.ceil(values.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
-    drawn = bits.view(torch.int16)[: values.numel()].view(values.shape)
+    random = bits.view(torch.int16)[: values.numel()].view(values.shape)
     threshold = round(p * 2**16)
-    kept = drawn >= threshold - 2**15
+    kept = random >= threshold - 2**15
     return values * (kept * (2**16 / max(2**16 - threshold, 1)))

@@ -1,15 +1,15 @@
-"""Losses in nats as factors, bounded where a float ends."""
+"""Losses in nats as factors, bounded to what a float holds."""
 
 import math
 
-MOST_NATS = 700.0  # exp of more is no float; a guess at random loses ln(vocabulary), about 11
+MAX_NATS = 700.0  # exp of more overflows; a uniform guess loses ln(vocabulary), about 11
 
 
 def exp(nats: float) -> float:
-    """Return e ** nats, for more than MOST_NATS that of MOST_NATS, where math.exp raises OverflowError."""
-    return math.exp(min(nats, MOST_NATS))
+    """Return e ** nats, of MAX_NATS at most, where math.exp would raise OverflowError."""
+    return math.exp(min(nats, MAX_NATS))
 
 
 def expm1(nats: float) -> float:
-    """Return e ** nats - 1, bounded likewise."""
-    return math.expm1(min(nats, MOST_NATS))
+    """Return e ** nats - 1, likewise bounded."""
+    return math.expm1(min(nats, MAX_NATS))

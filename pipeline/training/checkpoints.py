@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill, a power cut and a full disk: written beside, synced, then renamed.
+"""Checkpoints that survive a kill, a power cut and a full disk: written aside, synced, then renamed.
 
 `models/checkpoints/lock` belongs to the one trainer at work. `models/checkpoints/<key>/checkpoint-<step>` are the last
-ones of one run; `<key>/unfinished` is what a killed run was writing or deleting.
+ones of a run; `<key>/unfinished` is what a killed run was writing or deleting.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ class Checkpoints:
     """The checkpoints of the run whose key is `folder`'s name."""
 
     def __init__(self, folder: Path) -> None:
-        """Touch nothing yet."""
+        """Change no file yet."""
         self._folder = folder
         self._unfinished = folder / "unfinished"
 
     def last(self) -> Path | None:
-        """Return the newest checkpoint, None without one."""
+        """Return the newest checkpoint, or None."""
         steps = self._steps()
         return self._at(steps[-1]) if steps else None
 
     def clean(self) -> None:
-        """Delete what was never finished, and the newest checkpoints up to one that is whole; say which."""
+        """Delete what was never finished and the newest checkpoints up to an intact one; warn of each."""
         shutil.rmtree(self._unfinished, ignore_errors=True)
         for step in reversed(self._steps()):
             damage = _damage(self._at(step))
@@ -43,18 +43,17 @@ class Checkpoints:
                 return
             self._delete(step)
             older = [kept for kept in self._steps() if kept < step]
-            instead = f"the one of step {older[-1]} is used" if older else "training starts again"
-            warn(f"warning: the checkpoint of step {step} is damaged ({damage}); {instead}")
+            fallback = f"the one of step {older[-1]} is used" if older else "training starts again"
+            warn(f"warning: the checkpoint of step {step} is damaged ({damage}); {fallback}")
 
     @contextmanager
     def writing(self, step: int) -> Iterator[Path]:
-        """Give a folder to write a checkpoint into; it counts once the block ends, whole or not at all.
+        """Yield a folder to write a checkpoint into, which becomes one when the block ends: whole or not at all.
 
-        Raises UserError where it cannot be written, a full disk above all; the earlier checkpoints are untouched.
+        Raises UserError where it cannot be written, as on a full disk; earlier checkpoints stay.
         """
-        last = self.last()
-        goes_on = f"goes on from step {_step_of(last)}" if last else "starts again"
-        with disk_errors(f"the checkpoint of step {step}", self._folder, f"make room, then `dvc repro` {goes_on}"):
+        fix = f"free some space, then `dvc repro` {self.next_run()}"
+        with disk_errors(f"the checkpoint of step {step}", self._folder, fix):
             try:
                 self._unfinished.mkdir(parents=True)
                 yield self._unfinished
@@ -70,8 +69,13 @@ class Checkpoints:
         for old in self._steps()[:-KEPT]:
             self._delete(old)
 
+    def next_run(self) -> str:
+        """Return what the next run does, as the predicate of a sentence."""
+        last = self.last()
+        return f"continues from step {_step_of(last)}" if last else "starts again"
+
     def delete_others(self) -> None:
-        """Delete the checkpoints of runs with another key: other settings, other data, other code."""
+        """Delete the checkpoints of runs with another key: other settings, data or code."""
         for other in self._folder.parent.iterdir():
             if other.is_dir() and other != self._folder:
                 shutil.rmtree(other)
@@ -83,7 +87,7 @@ class Checkpoints:
         return sorted(_step_of(path) for path in self._folder.glob("checkpoint-*"))
 
     def _delete(self, step: int) -> None:
-        """Rename first: a kill in the middle must not leave half a checkpoint under its name."""
+        """Rename, then delete: a kill in between must not leave half a checkpoint under its name."""
         self._at(step).rename(self._unfinished)
         shutil.rmtree(self._unfinished)
 
@@ -102,14 +106,14 @@ def locked(folder: Path, patience: float) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors(what: str, folder: Path, mend: str) -> Iterator[None]:
-    """Turn an error of the file system, while `what` is written into `folder`, into one sentence with its `mend`."""
+def disk_errors(what: str, folder: Path, fix: str) -> Iterator[None]:
+    """Turn a file system error while writing `what` into `folder` into a UserError with its `fix`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rsplit("I/O error: ", maxsplit=1)[-1]
         free = shutil.disk_usage(folder if folder.exists() else Path()).free // 2**20
-        raise UserError(f"{folder}: {what} could not be written: {reason} ({free} MiB are free); {mend}") from error
+        raise UserError(f"{folder}: {what} could not be written: {reason} ({free} MiB are free); {fix}") from error
 
 
 def _step_of(path: Path) -> int:
@@ -117,7 +121,7 @@ def _step_of(path: Path) -> int:
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with the files of `checkpoint`, None if nothing is."""
+    """Return what is wrong with the files of `checkpoint`, or None."""
     try:
         checksums = json.loads((checkpoint / _CHECKSUMS).read_text(encoding="utf-8"))
         for name, expected in checksums.items():
@@ -125,7 +129,7 @@ def _damage(checkpoint: Path) -> str | None:
                 return f"{name} has changed"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (ValueError, AttributeError):  # no text, no JSON, no object
+    except (ValueError, AttributeError):  # not text, not JSON, or not an object
         return f"{_CHECKSUMS} has changed"
     return None
 
@@ -136,7 +140,7 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file or the entries of a folder are on the disk (POSIX fsync)."""
+    """Flush a file or the entries of a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

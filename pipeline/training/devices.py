@@ -1,4 +1,4 @@
-"""More than one device: one process each, as under `torchrun`, and the same steps of the same rows as on one."""
+"""Several devices: one process each, as under `torchrun`; together they take the steps of a run on one device."""
 
 import math
 import os
@@ -18,76 +18,84 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline.command import UserError
+from pipeline.modeling.batches import TokenRow
 
-_NOTHING = -1  # stands for "no row": a device that has none in an epoch's last step
+_NO_ROW = -1  # of a device without a row in an epoch's last step
 _TIED_TO_PARENT = "FINETUNE_TIED_TO_PARENT"
-_GRACE = 10.0  # seconds for the other processes to end once one has
-
-Row = dict[str, list[int]]
+_GRACE = 10.0  # seconds for the other processes to end after the first that does
 
 
 def launched() -> int:
-    """Return how many processes train together: 0 if nobody (we, torchrun, accelerate launch) has started them yet."""
+    """Return how many processes train together; 0 before `launch`, torchrun or accelerate has started them."""
     return int(os.environ["WORLD_SIZE"]) if "RANK" in os.environ and "WORLD_SIZE" in os.environ else 0
 
 
 def is_first() -> bool:
-    """Tell whether this is the process that writes and speaks."""
+    """Tell whether this is the process that writes files and messages."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def agreed(choose: Callable[[], Any]) -> Any:
-    """Return what the first process's `choose` returns, in every process; none of the others calls it."""
+def broadcast_object(compute: Callable[[], Any]) -> Any:
+    """Call `compute` in the first process alone and return its result in every process."""
     if launched() <= 1:
-        return choose()
+        return compute()
     PartialState(cpu=not torch.cuda.is_available())  # joins the processes
-    chosen = [choose() if is_first() else None]
-    torch.distributed.broadcast_object_list(chosen, src=0)
-    return chosen[0]
+    results = [compute() if is_first() else None]
+    torch.distributed.broadcast_object_list(results, src=0)
+    return results[0]
+
+
+def broadcast_int(number: int, device: torch.device) -> int:
+    """Return the first process's `number` in every process."""
+    if launched() <= 1:
+        return number
+    shared = torch.tensor([number], device=device)
+    torch.distributed.broadcast(shared, src=0)
+    return int(shared)
 
 
 def check(devices: int, batch_size: int | Literal["auto"]) -> None:
-    """Raise UserError where `devices` cannot train together with steps of `batch_size` rows."""
+    """Raise UserError where `devices` processes cannot train together in steps of `batch_size` rows."""
     if batch_size != "auto" and batch_size % devices:
         multiple = math.ceil(batch_size / devices) * devices
         raise UserError(
-            f"params.yaml: finetune.devices: found {devices}, but finetune.batch_size, {batch_size} rows a step over"
-            f" all devices, is no multiple of it; set batch_size to one, for example {multiple}"
+            f"params.yaml: finetune.devices: found {devices}, but finetune.batch_size ({batch_size} rows per step over"
+            f" all devices) is not a multiple of it; set batch_size to one, for example {multiple}"
         )
     if launched() and launched() != devices:
         raise UserError(
             f"params.yaml: finetune.devices: found {devices}, but {launched()} processes were launched;"
-            f" set it to {launched()}, or run `dvc repro`, which launches them itself"
+            f" set it to {launched()}, or run `dvc repro`, which launches the processes itself"
         )
     if torch.cuda.is_available() and devices > torch.cuda.device_count():
         raise UserError(
             f"params.yaml: finetune.devices: found {devices}, but this machine has {torch.cuda.device_count()} GPUs;"
-            " set it to that or less"
+            " set it to that number or less"
         )
 
 
 def launch(devices: int, module: str) -> int:
-    """Run `python -m module` in `devices` processes with torchrun's environment; return the first exit code not 0.
+    """Run `python -m module` in `devices` processes with torchrun's environment; return the first exit code above 0.
 
-    Signals to end are handed on; when one process ends in an error the others are ended; none outlives this one.
+    SIGINT and SIGTERM are forwarded; when one process fails the others are ended; none outlives this process.
     """
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: one that is free
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # port 0: any free port
     threads = max(1, len(os.sched_getaffinity(0)) // devices) if hasattr(os, "sched_getaffinity") else 1
     shared = {
         "WORLD_SIZE": str(devices),
         "LOCAL_WORLD_SIZE": str(devices),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is here already: every process only connects to it
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # every process connects to the store of this one
         _TIED_TO_PARENT: "1",
     }
     with ExitStack() as opened:
         processes, errors = [], []
         for rank in range(devices):
-            # Only the first speaks; what another has to say is shown if it is the one that failed.
+            # Only the first writes messages; those of another are shown if it is the one that failed.
             errors.append(opened.enter_context(tempfile.TemporaryFile()))
             processes.append(
-                subprocess.Popen(  # noqa: S603 - our own module
+                subprocess.Popen(  # noqa: S603 - a module of the project
                     [sys.executable, "-m", module],
                     env={
                         "OMP_NUM_THREADS": str(threads),
@@ -98,10 +106,10 @@ def launch(devices: int, module: str) -> int:
                     },
                     stdin=subprocess.PIPE,
                     stderr=errors[rank] if rank else None,
-                    start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on once
+                    start_new_session=True,  # Ctrl-C reaches this process alone, which forwards it once
                 )
             )
-        before = {number: signal.signal(number, _hand_on(processes[0])) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, _forward(processes[0])) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             return _wait(processes, errors)
         finally:
@@ -110,13 +118,13 @@ def launch(devices: int, module: str) -> int:
 
 
 def end_with_parent() -> None:
-    """End this process at once when the one that launched it is gone, even by SIGKILL: its pipe then closes."""
+    """End this process at once when the one that launched it is gone, even by SIGKILL: its end of the pipe closes."""
     if os.environ.pop(_TIED_TO_PARENT, None):
         threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 
 
-def _hand_on(process: subprocess.Popen[bytes]) -> Any:
-    """Return a signal handler; the first process decides for all at which step they stop."""
+def _forward(process: subprocess.Popen[bytes]) -> Any:
+    """Return a signal handler for the first process, which decides for all at which step they stop."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -125,7 +133,7 @@ def _hand_on(process: subprocess.Popen[bytes]) -> Any:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], errors: Sequence[IO[bytes]]) -> int:
-    """Wait for all; return the exit code of the one whose end made the others fail, 0 if none failed."""
+    """Wait for all; return the exit code of the process that failed first, 0 if none failed."""
     failed: int | None = None
     deadline = math.inf
     while any(process.poll() is None for process in processes):
@@ -138,25 +146,25 @@ def _wait(processes: list[subprocess.Popen[bytes]], errors: Sequence[IO[bytes]])
                 process.kill()
         time.sleep(0.02)
     ended = [process.wait() for process in processes]
-    if failed is None or ended[0] > 1:  # above 1 the first ended on purpose, with its sentence, and others fell with it
+    if failed is None or ended[0] > 1:  # above 1 the first ended on purpose, with a message, and others failed with it
         failed = next((rank for rank, code in enumerate(ended) if code), 0)
     if failed:
         errors[failed].seek(0)
         sys.stderr.write(errors[failed].read().decode(errors="replace"))
     code = ended[failed]
-    return code if code >= 0 else 128 - code  # as a shell reports a process that a signal ended
+    return code if code >= 0 else 128 - code  # a shell's code for a process that a signal ended
 
 
-class GlobalBatches:
-    """The rows of each step, cut into one share a device: together they are the steps of a run on one device.
+class ResumableBatchSampler:
+    """Yields the rows of each step, split into one share per device; all shares are the step of a run on one device.
 
-    An epoch's order hangs on `seed` and `epoch` alone (torch.randperm of seed + epoch, as accelerate draws it), so a
-    resumed run finds its place. Each row is seen once an epoch; where the last step has fewer rows than there are
-    devices, the others get none.
+    An epoch's order depends on `seed` and `epoch` alone (torch.randperm of seed + epoch, as accelerate draws it), so a
+    resumed run continues at the same place. Each row is seen once per epoch; where the last step has fewer rows than
+    there are devices, some devices get none.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, devices: int = 1) -> None:
-        """Cut steps of `batch_size` rows over all devices."""
+        """Take the numbers of `rows`, of rows per step over all devices, and of devices."""
         self.epoch = 0
         self._rows, self._batch_size, self._seed, self._rank, self._devices = rows, batch_size, seed, rank, devices
 
@@ -165,19 +173,19 @@ class GlobalBatches:
         return math.ceil(self._rows / self._batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the row numbers of this device's share of each step."""
+        """Yield the indices of this device's rows of each step."""
         order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed + self.epoch))
         for step in torch.split(order, self._batch_size):
             shares = step.tensor_split(self._devices)
-            yield shares[self._rank].tolist() or [_NOTHING]
+            yield shares[self._rank].tolist() or [_NO_ROW]
 
     def set_epoch(self, epoch: int) -> None:
-        """Set which order comes next."""
+        """Set the epoch, which decides the order."""
         self.epoch = epoch
 
 
-class Rows(torch.utils.data.Dataset[Any]):
-    """Token rows for a loader whose batches come from `GlobalBatches`; to be collated by `ResumableTrainer`."""
+class TokenDataset(torch.utils.data.Dataset[Any]):
+    """Token rows for a loader with a `ResumableBatchSampler`; `ResumableTrainer` collates them."""
 
     def __init__(self, rows: Any) -> None:
         """Take a `datasets.Dataset`."""
@@ -187,7 +195,7 @@ class Rows(torch.utils.data.Dataset[Any]):
         """Return the number of rows."""
         return len(self._rows)
 
-    def __getitems__(self, numbers: list[int]) -> tuple[list[Row], bool]:
-        """Return rows, and whether they count; a device without a row computes on any, for the others wait for it."""
-        nothing = numbers == [_NOTHING]
-        return self._rows.__getitems__([0] if nothing else numbers), not nothing
+    def __getitems__(self, indices: list[int]) -> tuple[list[TokenRow], bool]:
+        """Return rows, and whether they count: a device without a row computes on any, as the others wait for it."""
+        is_empty = indices == [_NO_ROW]
+        return self._rows.__getitems__([0] if is_empty else indices), not is_empty

@@ -1,14 +1,8 @@
-"""What a run will take, before it starts: tokens, steps, time and peak memory, from a few steps on this machine.
+"""What a run will take, measured before it starts: tokens, steps, time and peak memory.
 
-For `pipeline.finetune`, once the model is ready:
-
-    measured = estimate.measure(model, tokens["train"], speed.collate(model), speed.optimizer(...), batch_size)
-    expected = estimate.expect(measured, batch_size, epochs, rows, tokens_an_epoch)
-    estimate.check(expected, measured, batch_size)   # raises UserError when it cannot fit
-    say(str(expected))
-
-The steps leave no trace: the random state is put back, and a learning rate of 0 leaves every weight as it was.
-`auto_batch_size(measured, rows)` is what `batch_size: auto` stands for.
+`measure` runs a few steps on this machine that leave no trace: the random state is put back, and a learning rate of 0
+leaves every weight as it was. `predict` extrapolates to the whole run, `check` raises UserError when it cannot fit, and
+`auto_batch_size` is the value of `batch_size: auto`.
 """
 
 import math
@@ -22,33 +16,34 @@ from typing import Any
 
 import psutil
 import torch
-from transformers import PreTrainedModel
 
 from pipeline.command import UserError
+from pipeline.modeling.batches import Batch, TokenRow
+from pipeline.modeling.loss_model import LossModel
 
-_STEPS = 3  # timed, after one that warms up
-_SAMPLE = 64  # rows, evenly spread, of which those of the steps are taken
-_LOGITS = 2**28  # bytes of logits at most at once, see `speed`
-_USABLE = 0.9  # of the memory that is free: the rest is for whatever else the machine does
-_MOST_ROWS = 64  # `batch_size: auto` goes no further: larger steps learn less from the same texts
-_FEWEST_STEPS = 100  # an epoch, for the same reason
+_TIMED_STEPS = 3  # after a warm-up step
+_SAMPLE = 64  # rows, evenly spread, from which the steps take theirs
+_LOGITS_BYTES = 2**28  # at most at once, see `fused_loss`
+_USABLE = 0.9  # share of the free memory: the rest is for other processes
+_MAX_ROWS = 64  # of `batch_size: auto`: larger steps learn less from the same texts
+_MIN_STEPS = 100  # per epoch, for the same reason
 
-Collate = Callable[[list[dict[str, list[int]]]], dict[str, torch.Tensor]]
+Collator = Callable[[list[TokenRow]], Batch]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What the steps showed; sizes in bytes, times in seconds."""
+class Measurement:
+    """Costs of a step on this machine; sizes in bytes, times in seconds."""
 
-    fixed_seconds: float  # of a step, whatever its rows: the optimizer
+    fixed_seconds: float  # per step, whatever its rows: the optimizer
     row_seconds: float
     fixed_memory: int  # the process with its model, gradients and the optimizer's state
-    row_memory: int  # what the backward pass needs, for the longest row
-    available: int  # memory that this process may have in all
+    row_memory: int  # kept for the backward pass, for the longest row
+    available: int  # memory that this process may use in total
 
 
 @dataclass(frozen=True)
-class Expected:
+class Estimate:
     """What a whole run takes at most: early stopping may end it before."""
 
     tokens: int
@@ -59,105 +54,114 @@ class Expected:
     def __str__(self) -> str:
         """Return one line for people."""
         minutes = self.seconds / 60
-        took = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, math.ceil(minutes))} min"
+        duration = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{max(1, math.ceil(minutes))} min"
         return (
-            f"{self.tokens:,} tokens in {self.steps:,} steps: about {took} and {self.peak_memory / 1e9:.1f} GB"
+            f"{self.tokens:,} tokens in {self.steps:,} steps: about {duration} and {self.peak_memory / 1e9:.1f} GB"
             " of memory on this machine"
         )
 
 
 def measure(
-    model: PreTrainedModel,
+    model: LossModel,
     rows: Any,
-    collate: Collate,
+    collate: Collator,
     optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
     batch_size: int,
-) -> Measured:
+) -> Measurement:
     """Train on a few of `rows` (a `datasets.Dataset`) without effect; raises UserError where the weights cannot fit."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    # Gradients, and two moments of AdamW.
-    still_to_come = sum(3 * parameter.nbytes for parameter in trained)
+    state = sum(3 * parameter.nbytes for parameter in trained)  # gradients, and two moments of AdamW
     process, available = _memory(model.device)
-    if process + still_to_come > available:
+    if process + state > available:
         raise UserError(
-            f"params.yaml: finetune.lora_rank: the weights that are trained, their gradients and the optimizer take"
-            f" {(process + still_to_come) / 1e9:.1f} GB, but {available / 1e9:.1f} GB are free;"
+            f"params.yaml: finetune.lora_rank: the trained weights, their gradients and the optimizer take"
+            f" {(process + state) / 1e9:.1f} GB, but {available / 1e9:.1f} GB are free;"
             f" {'set a lower rank' if _has_adapters(model) else 'set it to 8'}, or take a smaller base"
         )
     spread = [rows[at] for at in range(0, len(rows), math.ceil(len(rows) / _SAMPLE))]
     longest = max(spread, key=_length)
-    some = sorted(spread, key=_length)[len(spread) // 2 :][:1] * max(1, min(batch_size, 8))
-    with _no_trace(model):
-        row_memory = _saved(model, collate([longest]))
-        kind, settings = optimizer
-        steps = kind(trained, **{**settings, "lr": 0.0, "weight_decay": 0.0})
+    typical = sorted(spread, key=_length)[len(spread) // 2 :][:1] * max(1, min(batch_size, 8))
+    with _restored(model):
+        row_memory = activation_bytes(model, collate([longest]))
+        optimizer_class, settings = optimizer
+        steps = optimizer_class(trained, **{**settings, "lr": 0.0, "weight_decay": 0.0})
         computing, updating = [], []
-        for _ in range(_STEPS + 1):
-            begun = time.perf_counter()
-            model(**_on(model, collate(some)))["loss"].backward()
-            computed = _finished(model.device)
+        for _ in range(_TIMED_STEPS + 1):
+            began = time.perf_counter()
+            model(**_on_device(model, collate(typical)))["loss"].backward()
+            computed = _synchronized_time(model.device)
             steps.step()
-            updating.append(_finished(model.device) - computed)
-            computing.append((computed - begun) / len(some))
+            updating.append(_synchronized_time(model.device) - computed)
+            computing.append((computed - began) / len(typical))
             model.zero_grad()
-    return Measured(min(updating[1:]), min(computing[1:]), process + still_to_come, row_memory, available)
+    return Measurement(min(updating[1:]), min(computing[1:]), process + state, row_memory, available)
 
 
-def expect(measured: Measured, batch_size: int, epochs: int, rows: int, tokens: int) -> Expected:
-    """Return what `epochs` over `rows` rows, which hold `tokens` tokens, take with steps of `batch_size` rows."""
+def predict(measurement: Measurement, batch_size: int, epochs: int, rows: int, tokens: int) -> Estimate:
+    """Return what a run takes.
+
+    Args:
+        measurement: The costs of a step.
+        batch_size: Rows per step of one process.
+        epochs: How often all rows are seen.
+        rows: Rows per epoch of one process.
+        tokens: Tokens per epoch of all processes, without padding.
+    """
     steps = epochs * math.ceil(rows / batch_size)
-    seconds = steps * measured.fixed_seconds + epochs * rows * measured.row_seconds
-    return Expected(epochs * tokens, steps, seconds, _peak(measured, batch_size))
+    seconds = steps * measurement.fixed_seconds + epochs * rows * measurement.row_seconds
+    return Estimate(epochs * tokens, steps, seconds, _peak(measurement, batch_size))
 
 
-def check(expected: Expected, measured: Measured, batch_size: int, activation_checkpointing: bool = False) -> None:
-    """Raise UserError, which names the setting that makes it fit, where the memory will not do."""
-    if expected.peak_memory <= measured.available:
+def check(
+    estimate: Estimate, measurement: Measurement, batch_size: int, activation_checkpointing: bool = False
+) -> None:
+    """Raise UserError, which names the setting that makes it fit, where the memory does not suffice."""
+    if estimate.peak_memory <= measurement.available:
         return
-    fits = _fitting_rows(measured)
+    fits = _fitting_rows(measurement)
     if fits >= 1:
-        mend = f"set it to {fits}" + ("" if activation_checkpointing else ", or activation_checkpointing to true")
+        fix = f"set it to {fits}" + ("" if activation_checkpointing else ", or activation_checkpointing to true")
     elif not activation_checkpointing:
-        mend = "not even 1 fits; set activation_checkpointing to true, or tokenize.max_length lower"
+        fix = "not even 1 fits; set activation_checkpointing to true, or tokenize.max_length lower"
     else:
-        mend = "not even 1 fits; set lora_rank to 8, or tokenize.max_length lower"
+        fix = "not even 1 fits; set lora_rank to 8, or tokenize.max_length lower"
     raise UserError(
-        f"params.yaml: finetune.batch_size: {batch_size} rows a step take {expected.peak_memory / 1e9:.1f} GB, but"
-        f" {measured.available / 1e9:.1f} GB are free; {mend}"
+        f"params.yaml: finetune.batch_size: {batch_size} rows per step take {estimate.peak_memory / 1e9:.1f} GB, but"
+        f" {measurement.available / 1e9:.1f} GB are free; {fix}"
     )
 
 
-def auto_batch_size(measured: Measured, rows: int) -> int:
-    """Return the power of two that `batch_size: auto` stands for: the memory does, and an epoch has enough steps.
+def auto_batch_size(measurement: Measurement, rows: int) -> int:
+    """Return the value of `batch_size: auto`: the largest power of two that fits and leaves an epoch enough steps.
 
     Raises UserError where not even one row fits.
     """
-    fits = _fitting_rows(measured)
+    fits = _fitting_rows(measurement)
     if fits < 1:
-        check(expect(measured, 1, 1, rows, 0), measured, 1)
-    most = max(1, min(fits, _MOST_ROWS, rows // _FEWEST_STEPS))
+        check(predict(measurement, 1, 1, rows, 0), measurement, 1)
+    most = max(1, min(fits, _MAX_ROWS, rows // _MIN_STEPS))
     return int(2 ** math.floor(math.log2(most)))
 
 
-def _peak(measured: Measured, batch_size: int) -> int:
-    return measured.fixed_memory + batch_size * measured.row_memory
+def _peak(measurement: Measurement, batch_size: int) -> int:
+    return measurement.fixed_memory + batch_size * measurement.row_memory
 
 
-def _fitting_rows(measured: Measured) -> int:
-    return int((measured.available - measured.fixed_memory) // max(1, measured.row_memory))
+def _fitting_rows(measurement: Measurement) -> int:
+    return int((measurement.available - measurement.fixed_memory) // max(1, measurement.row_memory))
 
 
 def _length(row: dict[str, Sequence[int]]) -> int:
     return sum(row["attention_mask"]) if "attention_mask" in row else len(row["input_ids"])
 
 
-def _has_adapters(model: PreTrainedModel) -> bool:
+def _has_adapters(model: LossModel) -> bool:
     return any(not parameter.requires_grad for parameter in model.parameters())
 
 
 @contextmanager
-def _no_trace(model: PreTrainedModel) -> Iterator[None]:
-    """Put back the random state, the mode and the gradients; the weights are the caller's care."""
+def _restored(model: LossModel) -> Iterator[None]:
+    """Restore the random state, the mode and the gradients after the block, but not the weights."""
     training = model.training
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -167,8 +171,8 @@ def _no_trace(model: PreTrainedModel) -> Iterator[None]:
         model.train(training)
 
 
-def _saved(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> int:
-    """Return how many bytes one forward pass keeps for the backward pass, and its logits."""
+def activation_bytes(model: LossModel, batch: Batch) -> int:
+    """Return how many bytes a forward pass keeps for the backward pass, with its logits."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -179,25 +183,25 @@ def _saved(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = model(**_on(model, batch))["loss"]
+        loss = model(**_on_device(model, batch))["loss"]
     del loss
-    logits = 2 * 4 * int(batch["labels"].numel()) * int(model.config.vocab_size)
-    return sum(kept.values()) + min(logits, _LOGITS)
+    logits = 2 * 4 * int(batch["labels"].numel()) * int(model.model.config.vocab_size)
+    return sum(kept.values()) + min(logits, _LOGITS_BYTES)
 
 
-def _on(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _on_device(model: LossModel, batch: Batch) -> Batch:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def _finished(device: torch.device) -> float:
-    """Return the time once `device` has done all its work."""
+def _synchronized_time(device: torch.device) -> float:
+    """Return the time once `device` has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Return what this process holds, and what it may hold in all: of the GPU, the container or the machine."""
+    """Return the bytes that this process uses and those it may use in total, of the GPU, container or machine."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         held = torch.cuda.memory_reserved(device)
@@ -209,7 +213,7 @@ def _memory(device: torch.device) -> tuple[int, int]:
 
 
 def _container_limit(file: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
-    """Return the memory that the container allows, a very large number where there is no limit."""
+    """Return the container's memory limit in bytes, a very large number without one."""
     if os.name == "posix" and file.exists() and (text := file.read_text(encoding="ascii").strip()) != "max":
         return int(text)
     return 2**62

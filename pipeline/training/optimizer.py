@@ -1,15 +1,10 @@
-"""Fused AdamW that clips gradients."""
+"""Fused AdamW that clips gradients itself."""
 
 from typing import Any
 
 import torch
 
-GRADIENT_NORM = 1.0  # gradients are scaled down to this length, as by Trainer's default
-
-
-def optimizer(learning_rate: float) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the fused AdamW and its settings, as `Trainer` takes them in `optimizer_cls_and_kwargs`."""
-    return ClippedAdamW, {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+_MAX_GRADIENT_NORM = 1.0  # Trainer's default
 
 
 class ClippedAdamW(torch.optim.AdamW):
@@ -21,17 +16,22 @@ class ClippedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Update the weights; `norm` is then the gradients' length before clipping."""
+        """Update the weights; `norm` is then the gradients' norm before clipping."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         self.norm = _norm(gradients)
-        # The fused kernel divides gradients by this; 1e-6 is in clip_grad_norm_ too.
-        self.grad_scale = ((self.norm + 1e-6) / GRADIENT_NORM).clamp(min=1.0)
+        # The fused kernel divides gradients by this; 1e-6 as in clip_grad_norm_.
+        self.grad_scale = ((self.norm + 1e-6) / _MAX_GRADIENT_NORM).clamp(min=1.0)
         self.found_inf = torch.zeros_like(self.grad_scale)
         return super().step(closure)
 
 
+def class_and_settings(learning_rate: float) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the optimizer and its settings, as `Trainer` takes them in `optimizer_cls_and_kwargs`."""
+    return ClippedAdamW, {"lr": learning_rate, "betas": (0.9, 0.999), "eps": 1e-8}
+
+
 def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
-    """Return the length of all gradients together; on a CPU a dot product is over twice as fast as torch's norm."""
+    """Return the norm of all gradients together; on a CPU a dot product is over twice as fast as torch's norm."""
     if gradients[0].is_cuda:
         return torch.nn.utils.get_total_norm(gradients)
     return torch.stack([g.flatten().dot(g.flatten()) for g in gradients]).sum().sqrt()

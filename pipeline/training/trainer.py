@@ -1,8 +1,8 @@
-"""transformers' Trainer, so that it ends in the same bytes however often it was stopped, on however many devices.
+"""transformers' Trainer with exact checkpoints: a run ends in the same bytes however often it was stopped.
 
-What Trainer leaves out and this adds: checkpoints within an epoch that hold all of its state (weights, optimizer,
-schedule, random state of each process, early stopping, losses so far) and no pickle; an end at a signal; no row seen
-twice in an epoch on several devices.
+A checkpoint holds the complete training state (weights, optimizer, schedule, random state of each process, early
+stopping, losses so far) and no pickle. This is the only module that overrides or sets private names of `Trainer`;
+`tests/pipeline/training/test_trainer.py` checks that they are still there.
 """
 
 import json
@@ -23,19 +23,19 @@ from transformers.trainer_callback import ExportableState
 
 from pipeline.modeling.batches import IGNORED_LABEL
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.devices import GlobalBatches, Rows, is_first
+from pipeline.training.devices import ResumableBatchSampler, TokenDataset, broadcast_int, is_first
 
-_STATE = "trainer_state.json"  # Trainer's own name: it reads this file itself
-_WEIGHTS = "weights.safetensors"  # of the parameters that are trained: the others are the base's
-_BEST = "best.safetensors"  # likewise, after the best epoch; not there while that is the last one
+_STATE = "trainer_state.json"  # Trainer reads this name itself
+_WEIGHTS = "weights.safetensors"  # of the trained parameters: the others are the base's
+_BEST = "best.safetensors"  # likewise, after the best epoch; absent while that is the last one
 _OPTIMIZER = "optimizer.safetensors"
 _GROUPS = "optimizer.json"
 _RANDOM = "random.safetensors"
-_CHOICES = "choices.json"
+_RUN_CONFIG = "run_config.json"
 
 
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """Training ended because a signal asked for it; `number` is the signal's."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """A signal ended training; `number` is the signal's."""
 
     def __init__(self, number: int) -> None:
         """Keep the number."""
@@ -43,57 +43,101 @@ class Stopped(Exception):  # noqa: N818 - it is no error
         self.number = number
 
 
-class ResumableTrainer(Trainer):
-    """Trainer with exact checkpoints every `seconds` and after every epoch, in `checkpoints`."""
+class StopSignal:
+    """Notes the first SIGINT or SIGTERM instead of ending the process; a second one ends it as usual."""
 
-    def __init__(self, *, checkpoints: Checkpoints, seconds: float, choices: dict[str, Any], **arguments: Any) -> None:
-        """Take Trainer's own arguments besides; `choices` go into every checkpoint, see `saved_choices`."""
-        super().__init__(**arguments)
+    def __init__(self) -> None:
+        """Note nothing yet."""
+        self.number = 0  # of the signal; 0: none came
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note signals inside the block; raises Stopped at its end if one came."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+        def note(number: int, _frame: FrameType | None) -> None:
+            restore()
+            self.number = number
+
+        for number in before:
+            # The first process decides for all, so that they stop at the same step.
+            signal.signal(number, note if is_first() else signal.SIG_IGN)
+        try:
+            yield
+            if self.number:
+                raise Stopped(self.number)
+        finally:
+            restore()
+
+
+class ResumableTrainer(Trainer):
+    """Trainer that checkpoints every `checkpoint_seconds` and after every epoch.
+
+    On several devices no row is seen twice in an epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        args: TrainingArguments,
+        checkpoints: Checkpoints,
+        checkpoint_seconds: float,
+        run_config: dict[str, Any],
+        **arguments: Any,
+    ) -> None:
+        """Take Trainer's own arguments besides; `run_config` goes into every checkpoint, see `saved_run_config`."""
+        args._n_gpu = min(args.n_gpu, 1)  # with more, Trainer splits each batch over all GPUs it sees
+        super().__init__(args=args, **arguments)
         self._checkpoints = checkpoints
-        self._choices = choices
-        self.add_callback(_Moments(seconds))
-        self.batches = GlobalBatches(
+        self._run_config = run_config
+        self._stop_signal = StopSignal()
+        self.add_callback(CheckpointCallback(checkpoint_seconds, self._stop_signal))
+        self.batch_sampler = ResumableBatchSampler(
             len(self.train_dataset),
-            self._train_batch_size * self.args.world_size,
+            self.args.train_batch_size * self.args.world_size,
             self.args.seed,
             self.args.process_index,
             self.args.world_size,
         )
-        # Each process its own dropout: of one mask for all rows of a step, some units would learn nothing in it.
+        # One dropout mask per process: with the same for all rows of a step, some units would learn nothing in it.
         torch.manual_seed(self.args.seed + self.args.process_index)
 
     def resume(self) -> None:
         """Train from the last checkpoint, or from the start; the model is then the best epoch's."""
         last = self._checkpoints.last()
-        self.args.eval_on_start = last is None  # a run that goes on has the base's loss in its state
-        with _signals_noted():
+        self.args.eval_on_start = last is None  # a resumed run has the base's loss in its state
+        with self._stop_signal.noted():
             if last and _has_ended(last):  # it was stopped while its results were written
                 self.state = TrainerState.load_from_json(str(last / _STATE))
             else:
                 self.train(resume_from_checkpoint=str(last) if last else None)
         last = self._checkpoints.last()
-        assert last is not None  # there is one after every epoch
+        assert last is not None  # every epoch ends with one
         self._load_weights(last / (_BEST if (last / _BEST).exists() else _WEIGHTS))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this device's share of each step."""
 
         def collate(fetched: Any) -> Any:
-            rows, counts = fetched
+            rows, has_rows = fetched
             batch = self.data_collator(rows)
-            if not counts:
+            if not has_rows:
                 batch["labels"].fill_(IGNORED_LABEL)
             return batch
 
         return DataLoader(
-            Rows(self.train_dataset),
-            batch_sampler=self.batches,
+            TokenDataset(self.train_dataset),
+            batch_sampler=self.batch_sampler,
             collate_fn=collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save all that the rest of the run hangs on, from the first process."""
+        """Save the complete training state, from the first process."""
         random = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             random["cuda"] = torch.cuda.get_rng_state()
@@ -112,15 +156,17 @@ class ResumableTrainer(Trainer):
         last = self._checkpoints.last()
         if self.state.best_global_step not in (None, 0, self.state.global_step) and last is not None:
             best = last / _BEST
-            # No link: one damaged block would spoil both checkpoints.
+            # Not a link: one damaged block would spoil both checkpoints.
             shutil.copyfile(best if best.exists() else last / _WEIGHTS, folder / _BEST)
         optimizer = self.optimizer.state_dict()
-        tensors = {f"{at}.{key}": value for at, state in optimizer["state"].items() for key, value in state.items()}
+        tensors = {
+            f"{index}.{key}": value for index, state in optimizer["state"].items() for key, value in state.items()
+        }
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _OPTIMIZER)
         groups = {"groups": optimizer["param_groups"], "schedule": self.lr_scheduler.state_dict()}
         (folder / _GROUPS).write_text(json.dumps(groups), encoding="utf-8")
         save_file(random, folder / _RANDOM)
-        (folder / _CHOICES).write_text(json.dumps(self._choices), encoding="utf-8")
+        (folder / _RUN_CONFIG).write_text(json.dumps(self._run_config), encoding="utf-8")
         self.state.save_to_json(str(folder / _STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -137,8 +183,8 @@ class ResumableTrainer(Trainer):
             return
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in load_file(Path(checkpoint) / _OPTIMIZER).items():
-            at, key = name.split(".", maxsplit=1)
-            state.setdefault(int(at), {})[key] = tensor
+            index, key = name.split(".", maxsplit=1)
+            state.setdefault(int(index), {})[key] = tensor
         saved = json.loads((Path(checkpoint) / _GROUPS).read_text(encoding="utf-8"))
         self.optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
         self.lr_scheduler.load_state_dict(saved["schedule"])
@@ -147,9 +193,10 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             return
         saved = load_file(Path(checkpoint) / _RANDOM)
-        devices, mine = self.args.world_size, self.args.process_index
-        # A clone: torch reads a view's state from the start of what it is a view of.
-        random = {name: states.chunk(devices)[mine].clone() for name, states in saved.items()}
+        # A clone: torch reads a view's state from the start of its storage.
+        random = {
+            name: states.chunk(self.args.world_size)[self.args.process_index].clone() for name, states in saved.items()
+        }
         torch.set_rng_state(random["cpu"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"])
@@ -158,89 +205,59 @@ class ResumableTrainer(Trainer):
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
 
-def saved_choices(checkpoint: Path) -> dict[str, Any]:
-    """Return what was measured and chosen when the run began, for another measurement might choose otherwise."""
-    choices: dict[str, Any] = json.loads((checkpoint / _CHOICES).read_text(encoding="utf-8"))
-    return choices
+class CheckpointCallback(TrainerCallback):
+    """Decides when to save and when to stop; neither changes what is computed."""
 
-
-class _Moments(TrainerCallback):
-    """When to save and when to stop; none of it has a part in what is computed."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, stop_signal: StopSignal) -> None:
+        """Save every `seconds`, and before stopping at a signal."""
+        self._seconds, self._stop_signal = seconds, stop_signal
         self._saved = time.monotonic()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        """Start the clock."""
         self._saved = time.monotonic()
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        kwargs["train_dataloader"].batch_sampler.set_epoch(state.global_step // _steps_an_epoch(state))
+        """Give the sampler the epoch, which decides the order of the rows."""
+        kwargs["train_dataloader"].batch_sampler.set_epoch(state.global_step // _steps_per_epoch(state))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step % _steps_an_epoch(state) == 0:
-            control.should_log = True  # what is not logged yet is in no checkpoint, and one follows the validation
+        """Ask for a checkpoint where one is due."""
+        if state.global_step % _steps_per_epoch(state) == 0:
+            control.should_log = True  # a checkpoint holds only logged losses, and one follows the validation
         elif control.should_log:
-            due = bool(_asked) or time.monotonic() - self._saved >= self._seconds
-            control.should_save = bool(_of_the_first(int(due), args))
+            is_due = bool(self._stop_signal.number) or time.monotonic() - self._saved >= self._seconds
+            control.should_save = bool(broadcast_int(int(is_due), args.device))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop all processes after a checkpoint if the first one got a signal."""
         self._saved = time.monotonic()
-        if number := _of_the_first(_asked[0] if _asked else 0, args):
+        if number := broadcast_int(self._stop_signal.number, args.device):
             raise Stopped(number)
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if _asked:  # a validation may take long: it is done again
-            raise Stopped(_asked[0])
+        """Stop at once: a validation may take long, and a resumed run repeats it."""
+        if self._stop_signal.number:
+            raise Stopped(self._stop_signal.number)
 
 
-_asked: list[int] = []  # the signal that asked training to end, if one did
+def saved_run_config(checkpoint: Path) -> dict[str, Any]:
+    """Return what the run chose by measurement when it began: measuring again might choose otherwise."""
+    run_config: dict[str, Any] = json.loads((checkpoint / _RUN_CONFIG).read_text(encoding="utf-8"))
+    return run_config
 
 
-@contextmanager
-def _signals_noted() -> Iterator[None]:
-    """Note the first SIGINT or SIGTERM instead of ending; a second one ends the process as usual."""
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-        _asked.append(number)
-
-    _asked.clear()
-    # The first process decides for all, so that they stop at the same step.
-    handler = note if is_first() else signal.SIG_IGN
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, handler)
-    try:
-        yield
-        if _asked:
-            raise Stopped(_asked[0])
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def _of_the_first(number: int, args: TrainingArguments) -> int:
-    """Return the first process's `number`, in every process."""
-    if args.world_size == 1:
-        return number
-    shared = torch.tensor([number], device=args.device)
-    torch.distributed.broadcast(shared, src=0)
-    return int(shared)
-
-
-def _steps_an_epoch(state: TrainerState) -> int:
+def _steps_per_epoch(state: TrainerState) -> int:
     return int(state.max_steps // state.num_train_epochs)
 
 
 def _has_ended(checkpoint: Path) -> bool:
-    """Tell whether training was over, at the last epoch or at an early stop, when `checkpoint` was saved."""
+    """Tell whether training was over, at the last epoch or by early stopping, when `checkpoint` was saved."""
     state = TrainerState.load_from_json(str(checkpoint / _STATE))
     return bool(state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"])

@@ -91,7 +91,8 @@ def killed(method: str, call: int) -> Iterator[None]:
 
 
 def outputs() -> dict[str, bytes]:
-    return candidate() | {path.name: path.read_bytes() for path in paths.FINETUNE_METRICS.parent.iterdir()}
+    reports = set(paths.FINETUNE_METRICS.parent.iterdir()) - {paths.TRAINING_PROGRESS}
+    return candidate() | {path.name: path.read_bytes() for path in reports}
 
 
 def test_a_run_killed_within_an_epoch_has_the_same_losses_and_ends_in_the_same_bytes(stage: Workspace) -> None:
@@ -161,7 +162,7 @@ def test_a_run_killed_while_it_writes_its_results_only_writes_them_again(
 
 def test_a_checkpoint_of_other_params_is_not_taken_up(stage: Workspace) -> None:
     def key() -> str:
-        return finetune._key(params.load())
+        return finetune.run_key(params.load())
 
     before = key()
     stage.set(evaluate__seed=7)
@@ -183,7 +184,7 @@ def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned
     assert metrics["epochs"] == metrics["best_epoch"] + 1  # patience of one epoch
     assert metrics["validation_loss"] == pytest.approx(curve.loc[1:].min())
 
-    assert f"warning: the validation loss turned after epoch {metrics['best_epoch']}" in capsys.readouterr().err
+    assert f"warning: the validation loss rose after epoch {metrics['best_epoch']}" in capsys.readouterr().err
 
     model = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE).eval()
     rows = DatasetDict.load_from_disk(paths.TOKENS)["validation"].to_list()

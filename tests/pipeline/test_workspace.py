@@ -136,3 +136,18 @@ def test_a_killed_holders_lock_is_held_by_a_child_that_took_it_along() -> None:
 def test_another_folder_is_free(tmp_path: Path) -> None:
     with hold(), claim(tmp_path / "other", "another"):
         pass
+
+
+def test_a_command_starts_again_once_with_its_arguments_and_the_variables(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys\n"
+        "from pipeline.workspace import restart_with\n"
+        "restart_with({'EXTRA': 'value'})\n"
+        "print(sys.argv[1:], os.environ['EXTRA'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "FINETUNE_ALLOCATOR"}
+    command = [sys.executable, str(script), "one", "two words"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "['one', 'two words'] value\n"
+    assert done.stderr == "started again with EXTRA=value\n"

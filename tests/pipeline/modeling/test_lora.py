@@ -23,8 +23,8 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 def trained(folder: Path) -> PreTrainedModel:
     torch.manual_seed(0)
     model = lora.add(load(folder), rank=4)
-    kind, settings = optimizer.optimizer(1e-2)
-    steps = kind([parameter for parameter in model.parameters() if parameter.requires_grad], **settings)
+    optimizer_class, settings = optimizer.class_and_settings(1e-2)
+    steps = optimizer_class([parameter for parameter in model.parameters() if parameter.requires_grad], **settings)
     for _ in range(3):
         model.train()(IDS, labels=IDS).loss.backward()
         steps.step()
@@ -53,9 +53,10 @@ def test_the_merged_model_is_plain_and_answers_as_with_its_adapters(tiny_gpt2: P
     assert torch.equal(logits(load(tmp_path)), logits(merged))
 
 
-def test_adapters_train_in_a_model_made_fast(tiny_gpt2: Path) -> None:
+def test_adapters_train_in_a_loss_model(tiny_gpt2: Path) -> None:
     rows = [{"input_ids": IDS[0].tolist(), "attention_mask": [1] * 12}]
-    model = lora.add(loss_model.prepare(load(tiny_gpt2), "fp32"), rank=4).train()
+    model = loss_model.prepare(load(tiny_gpt2)).train()
+    lora.add(model.model, rank=4)
     model(**batches.collate_packed(rows))["loss"].backward()
-    found = {name: parameter.grad is not None for name, parameter in model.named_parameters()}
-    assert all(has == ("lora_" in name) for name, has in found.items())
+    has_gradient = {name: parameter.grad is not None for name, parameter in model.named_parameters()}
+    assert all(has == ("lora_" in name) for name, has in has_gradient.items())

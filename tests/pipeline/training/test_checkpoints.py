@@ -113,7 +113,7 @@ def test_a_full_disk_is_said_in_one_sentence_and_costs_no_checkpoint(small_disk:
     save(checkpoints, 1)
     said = (
         r"the checkpoint of step 2 could not be written: No space left on device .*\(0 MiB are free\);"
-        r" make room, then `dvc repro` goes on from step 1$"
+        r" free some space, then `dvc repro` continues from step 1$"
     )
     with pytest.raises(UserError, match=said), checkpoints.writing(2) as folder:
         save_file({"a": zeros(100_000)}, folder / "weights.safetensors")

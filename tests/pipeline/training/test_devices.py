@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pipeline import finetune, paths, tokenize
-from pipeline.training.devices import GlobalBatches
+from pipeline.training.devices import ResumableBatchSampler
 from tests.conftest import LINES, ROOT, Workspace
 
 pytestmark = pytest.mark.integration
@@ -49,8 +49,8 @@ def hashes() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("rows", [20, 21, 22, 23])
 def test_devices_see_each_row_once_an_epoch_in_the_steps_of_a_single_one(rows: int) -> None:
-    alone = GlobalBatches(rows, batch_size=4, seed=1)
-    shares = [GlobalBatches(rows, batch_size=4, seed=1, rank=rank, devices=2) for rank in (0, 1)]
+    alone = ResumableBatchSampler(rows, batch_size=4, seed=1)
+    shares = [ResumableBatchSampler(rows, batch_size=4, seed=1, rank=rank, devices=2) for rank in (0, 1)]
     for epoch in range(2):
         for batches in (alone, *shares):
             batches.set_epoch(epoch)
@@ -60,7 +60,7 @@ def test_devices_see_each_row_once_an_epoch_in_the_steps_of_a_single_one(rows: i
 
 
 def test_an_epoch_has_an_order_of_its_own() -> None:
-    batches = GlobalBatches(20, batch_size=4, seed=1)
+    batches = ResumableBatchSampler(20, batch_size=4, seed=1)
     first = list(batches)
     assert list(batches) == first
     batches.set_epoch(1)

@@ -7,25 +7,25 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from pipeline.command import UserError
 from pipeline.modeling import batches, lora, loss_model
+from pipeline.modeling.loss_model import LossModel
 from pipeline.training import estimate, optimizer
 
 pytestmark = pytest.mark.integration
 
 GB = 10**9
-MEASURED = estimate.Measured(
+MEASURED = estimate.Measurement(
     fixed_seconds=0.1, row_seconds=0.2, fixed_memory=2 * GB, row_memory=GB // 2, available=4 * GB
 )
 
 
 @pytest.fixture
-def model(tiny_gpt2: Path) -> PreTrainedModel:
-    return loss_model.prepare(
-        AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32, use_cache=False), "fp32"
-    )
+def model(tiny_gpt2: Path) -> LossModel:
+    plain = AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32, use_cache=False)
+    return loss_model.prepare(plain)
 
 
 @pytest.fixture
@@ -39,13 +39,11 @@ def rows() -> Dataset:
     )
 
 
-def measure(model: PreTrainedModel, rows: Dataset) -> estimate.Measured:
-    return estimate.measure(model, rows, batches.collate_packed, optimizer.optimizer(1e-3), batch_size=2)
+def measure(model: LossModel, rows: Dataset) -> estimate.Measurement:
+    return estimate.measure(model, rows, batches.collate_packed, optimizer.class_and_settings(1e-3), batch_size=2)
 
 
-def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(
-    model: PreTrainedModel, rows: Dataset
-) -> None:
+def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(model: LossModel, rows: Dataset) -> None:
     torch.manual_seed(5)
     before = copy.deepcopy(model.state_dict())
     random = torch.get_rng_state()
@@ -56,23 +54,25 @@ def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(
     assert not model.training
 
 
-def test_what_a_row_keeps_for_the_backward_pass_grows_with_its_length(model: PreTrainedModel) -> None:
+def test_what_a_row_keeps_for_the_backward_pass_grows_with_its_length(model: LossModel) -> None:
     model.train()
     sizes = [
-        estimate._saved(model, batches.collate_packed([{"input_ids": [7] * length, "attention_mask": [1] * length}]))
+        estimate.activation_bytes(
+            model, batches.collate_packed([{"input_ids": [7] * length, "attention_mask": [1] * length}])
+        )
         for length in (10, 20, 40)
     ]
     assert sizes[1] - sizes[0] < sizes[2] - sizes[1] < 4 * (sizes[1] - sizes[0])
 
 
-def test_activation_checkpointing_needs_less_memory_a_row(model: PreTrainedModel, rows: Dataset) -> None:
+def test_activation_checkpointing_needs_less_memory_a_row(model: LossModel, rows: Dataset) -> None:
     plain = measure(model, rows).row_memory
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.model.activation_checkpointing_enable({"use_reentrant": False})
     assert measure(model, rows).row_memory < plain
 
 
-def test_adapters_need_less_memory_whatever_the_batch(model: PreTrainedModel, rows: Dataset) -> None:
-    lora.add(model, 2)
+def test_adapters_need_less_memory_whatever_the_batch(model: LossModel, rows: Dataset) -> None:
+    lora.add(model.model, 2)
     adapters = sum(3 * parameter.nbytes for parameter in model.parameters() if parameter.requires_grad)
     everything = sum(3 * parameter.nbytes for parameter in model.parameters())
     assert adapters < everything / 4
@@ -80,8 +80,8 @@ def test_adapters_need_less_memory_whatever_the_batch(model: PreTrainedModel, ro
 
 
 def test_a_run_is_its_steps_and_its_rows() -> None:
-    expected = estimate.expect(MEASURED, batch_size=3, epochs=2, rows=100, tokens=9_000)
-    assert expected == estimate.Expected(
+    expected = estimate.predict(MEASURED, batch_size=3, epochs=2, rows=100, tokens=9_000)
+    assert expected == estimate.Estimate(
         tokens=18_000, steps=68, seconds=pytest.approx(68 * 0.1 + 200 * 0.2), peak_memory=int(3.5 * GB)
     )
     assert str(expected) == "18,000 tokens in 68 steps: about 1 min and 3.5 GB of memory on this machine"
@@ -89,13 +89,13 @@ def test_a_run_is_its_steps_and_its_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "checkpointing", "row_memory", "mend"),
+    ("batch_size", "checkpointing", "row_memory", "fix"),
     [
         (
             5,
             False,
             GB // 2,
-            r"5 rows a step take 4.5 GB, but 4.0 GB are free; set it to 4, or activation_checkpointing",
+            r"5 rows per step take 4.5 GB, but 4.0 GB are free; set it to 4, or activation_checkpointing",
         ),
         (5, True, GB // 2, r"set it to 4$"),
         (1, False, 3 * GB, r"not even 1 fits; set activation_checkpointing to true"),
@@ -103,20 +103,20 @@ def test_a_run_is_its_steps_and_its_rows() -> None:
     ],
 )
 def test_what_cannot_fit_is_refused_with_the_setting_that_makes_it_fit(
-    batch_size: int, checkpointing: bool, row_memory: int, mend: str
+    batch_size: int, checkpointing: bool, row_memory: int, fix: str
 ) -> None:
     measured = replace(MEASURED, row_memory=row_memory)
-    expected = estimate.expect(measured, batch_size, 1, 100, 9_000)
-    with pytest.raises(UserError, match=rf"params.yaml: finetune.batch_size: .*{mend}"):
+    expected = estimate.predict(measured, batch_size, 1, 100, 9_000)
+    with pytest.raises(UserError, match=rf"params.yaml: finetune.batch_size: .*{fix}"):
         estimate.check(expected, measured, batch_size, checkpointing)
 
 
 def test_what_fits_is_not_refused() -> None:
-    estimate.check(estimate.expect(MEASURED, 4, 1, 100, 9_000), MEASURED, 4)
+    estimate.check(estimate.predict(MEASURED, 4, 1, 100, 9_000), MEASURED, 4)
 
 
 def test_weights_that_cannot_fit_are_refused_before_any_step(
-    model: PreTrainedModel, rows: Dataset, monkeypatch: pytest.MonkeyPatch
+    model: LossModel, rows: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimate, "_container_limit", lambda: 1)
     with pytest.raises(UserError, match=r"finetune.lora_rank: .* set it to 8, or take a smaller base"):

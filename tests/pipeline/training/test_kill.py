@@ -149,5 +149,5 @@ def test_a_trainer_at_work_keeps_a_second_out_and_ends_at_a_signal_with_a_checkp
     assert process.returncode == 143
     last = max(int(path.name.removeprefix("checkpoint-")) for path in paths.CHECKPOINTS.glob("*/checkpoint-*"))
     assert f"stopped by SIGTERM at step {last} of" in said
-    assert f"`dvc repro` goes on from step {last}" in said
+    assert f"`dvc repro` continues from step {last}" in said
     assert "Traceback" not in said

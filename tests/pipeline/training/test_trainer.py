@@ -1,0 +1,27 @@
+"""The private names of transformers' Trainer that `pipeline.training.trainer` overrides or sets are still there."""
+
+import inspect
+
+import pytest
+from transformers import Trainer, TrainingArguments
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_save_checkpoint", ["self", "model", "trial"]),
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
+        ("_load_rng_state", ["self", "checkpoint"]),
+    ],
+)
+def test_trainer_calls_the_hooks_that_are_overridden(name: str, parameters: list[str]) -> None:
+    assert list(inspect.signature(getattr(Trainer, name)).parameters) == parameters
+    assert f"self.{name}(" in inspect.getsource(Trainer)
+
+
+def test_the_number_of_gpus_can_be_set(tmp_path: object) -> None:
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to="none")
+    assert arguments.n_gpu >= 0  # reading it sets the private name
+    arguments._n_gpu = 7
+    assert arguments.n_gpu == 7
