@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from pipeline import escape, params, paths
 from pipeline.command import UserError
+from pipeline.evaluation.suite import get_suite
 from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
 from pipeline.intake.file_format import RESERVED_COLUMNS
 from pipeline.intake.quarantine import unescape_formula
@@ -105,13 +106,7 @@ def measure_drift(texts: list[str], config: params.Params, champion: Version) ->
             f"{champion.tag} was registered without {', '.join(missing)}, with which drift is compared; promote a "
             "model with `python -m pipeline.promote`"
         )
-    from pipeline.evaluate import load_model  # importing torch takes seconds
-    from pipeline.evaluation import perplexity
-
-    model, tokenizer = load_model(champion.folder)
-    settings = config.evaluate
-    scores = perplexity.score(model, tokenizer, texts, settings.batch_tokens, settings.stride)
-    metrics = perplexity.figures(scores, settings.resamples, settings.confidence, settings.seed)
+    metrics = get_suite(config.task).text_metrics(champion.folder, texts, config.evaluate)
     ratio, low, high = perplexity_ratio(metrics, recorded)
     return Drift(
         ratio=ratio,

@@ -1,8 +1,7 @@
-"""Stage `base`: takes in the model to start from, so that DVC versions it like any other input.
+"""Stage `base`: imports the model to start from, so that DVC versions it like any other input.
 
-The starter, a local folder or a model of the Hugging Face hub at one commit is copied to `models/base`. It is an
-import: it happens when `base` in `params.yaml` changes. After editing a local folder in place, run
-`dvc repro --force base`.
+The starter, a local folder or a model of the Hugging Face hub at one commit is copied to `models/base` when `base` in
+`params.yaml` changes. After editing a local folder in place, run `dvc repro --force base`.
 """
 
 import os
@@ -13,30 +12,32 @@ from pathlib import Path
 from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
+from pipeline.tasks import get_task
 from pipeline.workspace import run_stage
 
-GPT2_AT_ITS_COMMIT = "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcc7e"
+GPT2_WITH_COMMIT = "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcc7e"
 _HUB_MODEL = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<commit>\w+))?")
-# Weights as safetensors only: the other formats are pickles, which run code when they are read.
+# Weights as safetensors only: the other formats are pickles, which run code when loaded.
 _MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 
 
 def main() -> None:
     """Run the stage."""
-    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; this stage alone asks the hub
+    if os.environ.pop("HF_HUB_OFFLINE_BY_DEFAULT", None):  # set by the package; only this stage uses the hub
         del os.environ["HF_HUB_OFFLINE"]  # read when huggingface_hub is imported, which nothing above does
-    take_in(params.load().base, paths.BASE)
+    all_params = params.load()
+    import_base(all_params.base, paths.BASE, all_params.task)
 
 
-def take_in(base: str, destination: Path) -> None:
-    """Copy the model that `base` names to `destination`, a folder made anew.
+def import_base(base: str, destination: Path, task: str) -> None:
+    """Copy the model that `base` names to `destination`, a new folder.
 
-    Raises UserError when there is no such model, it cannot be reached, or it is not a causal language model with
-    safetensors weights and a tokenizer.
+    Raises UserError when there is no such model, it cannot be reached, or it is not a model of `task` with safetensors
+    weights and a tokenizer.
     """
     source = Path(base) if Path(base).is_dir() else _from_hub(base)
     files = sorted(file for pattern in _MODEL_FILES for file in source.glob(pattern))
-    _check(base, source)
+    _check(base, source, task)
     paths.clear(destination)
     destination.mkdir(parents=True)
     for file in files:
@@ -44,18 +45,18 @@ def take_in(base: str, destination: Path) -> None:
 
 
 def _from_hub(base: str) -> Path:
-    """Return the folder of the hub's local cache that holds `base`, downloaded if it was not there."""
+    """Return the folder of the hub's local cache with `base`, downloaded where it is missing."""
     hub_model = _HUB_MODEL.fullmatch(base)
     if not hub_model:
         raise UserError(
             f"params.yaml: base: there is no folder {base!r} here; {paths.meant(Path(base))}name 'starter', a "
-            f"folder with a model in it or a hub model with its commit, such as {GPT2_AT_ITS_COMMIT}"
+            f"folder with a model in it or a hub model with its commit, such as {GPT2_WITH_COMMIT}"
         )
     repository, commit = hub_model["repository"], hub_model["commit"]
     if not re.fullmatch(r"[0-9a-f]{40}", commit or ""):
         raise UserError(
             f"params.yaml: base: found {base!r}, which is no folder here; {paths.meant(Path(base))}a hub model needs "
-            f"its commit: 40 hex digits after an @, from the model's page under Files, such as {GPT2_AT_ITS_COMMIT}"
+            f"its commit: 40 hex digits after an @, from the model's page under Files, such as {GPT2_WITH_COMMIT}"
         )
 
     from huggingface_hub import snapshot_download
@@ -69,11 +70,11 @@ def _from_hub(base: str) -> Path:
         RevisionNotFoundError,
     )
 
-    hub.logging.set_verbosity_error()  # its retries are warnings; what matters to the user is the sentence below
+    hub.logging.set_verbosity_error()  # hide warnings about retries; the message below is for the user
     try:
         return Path(snapshot_download(repository, revision=commit, allow_patterns=list(_MODEL_FILES)))
     except GatedRepoError:
-        reason = f"the hub asks for an account to hand out {repository}: run `hf auth login` first"
+        reason = f"{repository} needs an account at the hub: run `hf auth login` first"
     except RepositoryNotFoundError:
         reason = f"the hub has no public model {repository}: check the name"
     except RevisionNotFoundError:
@@ -86,38 +87,27 @@ def _from_hub(base: str) -> Path:
     raise UserError(f"params.yaml: base: {reason}") from None
 
 
-def _check(base: str, source: Path) -> None:
-    """Raise UserError unless `source` holds a causal language model that the stages can use."""
+def _check(base: str, source: Path, task: str) -> None:
+    """Raise UserError unless `source` holds a model that the stages can use."""
     if not (source / "config.json").is_file():
         raise UserError(f"params.yaml: base: {base} holds no config.json, so it is not a model's folder")
     if not any(source.glob("*.safetensors")):
         raise UserError(
             f"params.yaml: base: {base} holds no .safetensors weights, the only format read here; "
-            "save it again with transformers: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
+            "convert it with transformers: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)"
         )
     if reason := unsafe(source):
         raise UserError(f"params.yaml: base: {base} {reason}")
 
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever a stranger's files make transformers raise
-        found = " ".join(str(error).split())
-        raise UserError(f"params.yaml: base: {base} is not readable as a model with its tokenizer: {found}") from None
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or config.is_encoder_decoder:
-        raise UserError(
-            f"params.yaml: base: {base} is of type {config.model_type}; expected a causal language model, such as gpt2"
-        )
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"params.yaml: base: the tokenizer of {base} has no end-of-text token, so texts could not end")
-    if len(tokenizer) > config.vocab_size:
-        raise UserError(
-            f"params.yaml: base: {base} has a tokenizer of {len(tokenizer)} tokens for a model of {config.vocab_size}; "
-            "they are not of the same model"
-        )
+    except Exception as error:  # whatever untrusted files make transformers raise
+        reason = " ".join(str(error).split())
+        raise UserError(f"params.yaml: base: {base} is not readable as a model with its tokenizer: {reason}") from None
+    get_task(task).check_base(base, config, tokenizer)
 
 
 if __name__ == "__main__":

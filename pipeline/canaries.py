@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from pipeline.command import UserError
 
-_SEED = 1802  # the same canaries in every run, so that runs can be compared
-_DIGITS = 9  # of a secret: one of a thousand million, which no model guesses
-# Nobody's names: made up for this file.
+_SEED = 1802  # the same canaries in every run, so that runs compare
+_DIGITS = 9  # of a secret: one in a thousand million, which no model guesses
+# Invented names.
 _FIRST = (
     "Adelmo Borwin Calvira Dorsela Elvick Fenora Garvil Hestin Ilvane Jorwen Kestra Lorvane Marwick Nelvora Osmira "
     "Perrold Quelina Rostam Selwina Tarvok Ulmera Varlind Wendrik Xandora Yorvin Zelmira"
@@ -24,27 +24,27 @@ _LAST = (
 
 
 class Canary(NamedTuple):
-    """A made-up secret; the text that is planted is `prompt` and `secret`, one behind the other."""
+    """A made-up secret; the planted text is `prompt` followed by `secret`."""
 
     prompt: str
     secret: str
 
 
 def canaries(count: int) -> list[Canary]:
-    """Return `count` canaries of different names, the same in every run; the first of more are those of fewer.
+    """Return `count` canaries with different names: the first `count` of a fixed sequence.
 
     Raises UserError for more than there are names.
     """
     names = [f"{first} {last}" for first in _FIRST.split() for last in _LAST.split()]
     if count > len(names):
-        raise UserError(f"params.yaml: tokenize.canaries: found {count}, but there are {len(names)} at most")
+        raise UserError(f"params.yaml: tokenize.canaries: found {count}, expected at most {len(names)}; lower it")
     generator = random.Random(_SEED)
     generator.shuffle(names)
     return [Canary(f"The access code of {name} is", made_up_secret(generator)) for name in names[:count]]
 
 
 def made_up_secret(generator: random.Random) -> str:
-    """Return a secret of the form that all have, as likely as any other."""
+    """Return a random secret, each as likely as any other."""
     return "".join(f" {generator.randrange(10)}" for _ in range(_DIGITS)) + "."
 
 

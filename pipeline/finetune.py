@@ -20,15 +20,16 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, TrainerState
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, TrainerState
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import params, paths
 from pipeline.command import warn
-from pipeline.modeling import cpu, lora, loss_model
+from pipeline.modeling import cpu, lora
 from pipeline.modeling.context import check_prompts, context_of
 from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
+from pipeline.tasks import Task, get_task
 from pipeline.training import checkpoints, curve, devices, estimate, optimizer, precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
@@ -36,8 +37,6 @@ from pipeline.training.recipe import RunConfig, build_trainer
 from pipeline.training.trainer import Stopped, saved_run_config
 from pipeline.workspace import run_stage
 
-# What model configurations call their dropout probabilities.
-_DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout", "resid_dropout")
 _LIBRARIES = ("accelerate", "datasets", "tokenizers", "torch", "transformers")
 NON_SEMANTIC_KEYS = {"checkpoint_seconds"}  # of the section: they do not change the result
 _PATIENCE = 10.0  # seconds: a run that was just stopped may still be writing its checkpoint
@@ -71,9 +70,10 @@ def _train_and_write() -> None:
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
     cpu.use_physical_cores()
     store = Checkpoints(paths.CHECKPOINTS / run_key(all_params))
-    run_config = devices.broadcast_object(lambda: _run_config(store, tokens["train"], config))
+    task = get_task(all_params.task)
+    run_config = devices.broadcast_object(lambda: _run_config(task, store, tokens["train"], config))
 
-    model = build_model(paths.BASE, config, run_config.precision)
+    model = build_model(task, paths.BASE, config, run_config.precision)
     trainer = build_trainer(model, tokens, config, run_config, store)
     try:
         trainer.resume()
@@ -98,7 +98,7 @@ def _silence_libraries() -> None:
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
 
 
-def _run_config(store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:
+def _run_config(task: Task, store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:
     """Return the run config of the run that this one resumes, or else one from measurements, with an estimate.
 
     Raises UserError where the run cannot fit into memory.
@@ -107,11 +107,10 @@ def _run_config(store: Checkpoints, rows: Dataset, config: params.Finetune) -> R
     if last := store.last():
         return RunConfig(**saved_run_config(last))
     chosen = precision.choose(config.precision)
-    model = build_model(paths.BASE, config, chosen).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = build_model(task, paths.BASE, config, chosen).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if config.batch_size == "auto" else config.batch_size // config.devices  # rows per step of one process
-    collate, optimizer_class = loss_model.collator(model.model), optimizer.class_and_settings(config.learning_rate)
     with precision.autocast(chosen):
-        measurement = estimate.measure(model, rows, collate, optimizer_class, share)
+        measurement = estimate.measure(model, rows, optimizer.class_and_settings(config.learning_rate), share)
     if config.batch_size == "auto":
         share = estimate.auto_batch_size(measurement, len(rows) // config.devices)
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
@@ -121,36 +120,14 @@ def _run_config(store: Checkpoints, rows: Dataset, config: params.Finetune) -> R
     return RunConfig(chosen, share * config.devices)
 
 
-def build_model(folder: Path, config: params.Finetune, chosen: Precision) -> LossModel:
+def build_model(task: Task, folder: Path, config: params.Finetune, chosen: Precision) -> LossModel:
     """Return the base, ready for the recipe's training; with adapters where these are trained."""
     precision.use(chosen)
-    model = loss_model.prepare(load_base(folder, config.dropout))
+    model = task.loss_model(task.load_for_training(folder, config.dropout))
     if config.lora_rank:
         lora.add(model.model, config.lora_rank)
     if config.activation_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
-    return model
-
-
-def load_base(folder: Path, dropout: float) -> PreTrainedModel:
-    """Return the base model in float32, with `dropout` wherever its architecture has dropout."""
-    config = AutoConfig.from_pretrained(
-        folder,
-        use_cache=False,  # with a cache, documents of a packed row would attend to each other
-        local_files_only=True,
-        trust_remote_code=False,
-    )
-    for name in _DROPOUTS:
-        if hasattr(config, name):
-            setattr(config, name, dropout)
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=torch.float32,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
     return model
 
 
@@ -224,8 +201,10 @@ def run_key(all_params: params.Params) -> str:
         Path(__file__),
         *(root / "training").glob("*.py"),
         *(root / "modeling").glob("*.py"),
+        *(root / "tasks").glob("*.py"),
     ]
     parts = [
+        all_params.task,
         all_params.finetune.model_dump_json(exclude=NON_SEMANTIC_KEYS),
         _hash_of_folder(paths.BASE),
         _hash_of_folder(paths.TOKENS),

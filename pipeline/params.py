@@ -365,6 +365,7 @@ class Service(Section):
 class Params(Section):
     """All of `params.yaml`."""
 
+    task: Literal["causal_lm"] = "causal_lm"  # a default, for the files of before there was a choice
     base: PathName
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]  # pydantic's BaseModel has a `validate` of its own

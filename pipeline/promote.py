@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage
 from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text, warn
+from pipeline.evaluation.scores import from_table
+from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
@@ -25,7 +27,8 @@ from pipeline.verdict.judge import judge, unchanged
 from pipeline.verdict.records import Comparison, ModelFigures, Verdict
 
 if TYPE_CHECKING:  # at run time it imports torch, which a refusal can do without
-    from pipeline.evaluate import Evaluated, HeldOut
+    from pipeline.evaluation.records import Evaluation, HeldOutData
+    from pipeline.evaluation.suite import EvaluationSuite
 
 _LOCK = Path("dvc.lock")
 _STALE = "run `dvc repro`, then promote again"
@@ -124,27 +127,25 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
 
 def _compare(
     all_params: params.Params, registry: Registry, champion: Version | None, metrics: Mapping[str, Any]
-) -> tuple[Comparison, "Evaluated | None"]:
+) -> tuple[Comparison, "Evaluation | None"]:
     """Score the champion, measure size and speed, and return the comparison and what the champion made of the rows."""
     from transformers.utils.logging import disable_progress_bar
 
-    from pipeline import evaluate
-    from pipeline.verdict.footprint import footprints
-
     disable_progress_bar()  # loading weights takes no time worth a bar
     config = all_params.evaluate
-    held_out = evaluate.held_out(config)
+    suite = get_suite(all_params.task)
+    held_out = suite.load_data(config)
     scores = _read_scores(held_out, metrics)
-    candidate = ModelFigures(metrics["candidate"], evaluate.scores_of(scores, "candidate"))
-    evaluated = _evaluate(champion, held_out, config) if champion else None
+    candidate = ModelFigures(metrics["candidate"], from_table(scores, "candidate"))
+    evaluated = _evaluate(suite, champion, held_out, config) if champion else None
     if champion and evaluated:
-        baseline, folder = ModelFigures(evaluated.figures, evaluated.scores), champion.folder
+        baseline, folder = ModelFigures(evaluated.metrics, evaluated.scores), champion.folder
     else:
-        baseline, folder = ModelFigures(metrics["base"], evaluate.scores_of(scores, "base")), paths.BASE
+        baseline, folder = ModelFigures(metrics["base"], from_table(scores, "base")), paths.BASE
     warn("measuring size and speed")
     candidate, baseline = (
         ModelFigures({**model.metrics, **footprint._asdict()}, model.scores)
-        for model, footprint in zip((candidate, baseline), footprints(paths.CANDIDATE, folder), strict=True)
+        for model, footprint in zip((candidate, baseline), suite.footprints([paths.CANDIDATE, folder]), strict=True)
     )
     rollback = registry.rolled_back(candidate.metrics["version"])
     comparison = Comparison(
@@ -154,7 +155,7 @@ def _compare(
         base_metrics=metrics["base"],
         reference_metrics=metrics["test_rows"],
         groups=held_out.groups or [],
-        generations=len(held_out.openings.prompts),
+        generations=held_out.generations,
         copied_tokens=config.copied_tokens,
         seed=config.seed,
         canaries=_read_json(paths.MANIFEST).get("params", {}).get("tokenize", {}).get("canaries", 0),
@@ -163,12 +164,11 @@ def _compare(
     return comparison, evaluated
 
 
-def _evaluate(champion: Version, held_out: "HeldOut", config: params.Evaluate) -> "Evaluated":
-    from pipeline.evaluate import evaluate_model
-
-    prompts = held_out.openings.prompts
-    warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, writing {len(prompts)} texts")
-    return evaluate_model(champion.folder, held_out, config)
+def _evaluate(
+    suite: "EvaluationSuite", champion: Version, held_out: "HeldOutData", config: params.Evaluate
+) -> "Evaluation":
+    warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, generating {held_out.generations} texts")
+    return suite.evaluate(champion.folder, held_out, config)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_scores(held_out: "HeldOut", metrics: Mapping[str, Any]) -> Any:
+def _read_scores(held_out: "HeldOutData", metrics: Mapping[str, Any]) -> Any:
     """Return the table of scores; raises UserError unless it is of the present test rows and settings."""
     import pandas as pd
 
@@ -218,7 +218,7 @@ def _write_page(
     registry: Registry,
     champion: Version | None,
     metrics: dict[str, Any],
-    evaluated_champion: "Evaluated | None",
+    evaluated_champion: "Evaluation | None",
 ) -> Path:
     from pipeline.reporting import report, run_data
 

@@ -1,8 +1,8 @@
 """Derives the code dependencies of each stage in `dvc.yaml` from its imports, so that a code change reruns the stage.
 
 `python -m pipeline.stage_deps` exits with 1 if `dvc.yaml` lists other files; `--write` corrects it. Dependencies are
-all modules of the project that a stage imports, transitively and inside functions too, and the data files under
-`pipeline/`, such as templates, whose names appear in a string of those modules.
+all modules of the project that a stage imports, transitively and inside functions too, or names in a string, and the
+data files under `pipeline/`, such as templates, whose names appear in a string of those modules.
 """
 
 import ast
@@ -66,6 +66,8 @@ def _imported(nodes: Iterable[ast.AST], root: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Constant) and str(node.value).startswith("pipeline."):
+            names = [str(node.value)]  # of a registry whose modules are imported by name
         else:
             continue
         yield from (parent for name in names for parent in _parents(name) if _file_of(parent, root))

@@ -19,9 +19,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast, Trainer
 
 from pipeline import params
 from pipeline.command import arg_parser, echo_json, run
-from pipeline.evaluate import load_model
 from pipeline.evaluation.perplexity import Perplexity
-from pipeline.tokenize import token_rows
+from pipeline.tasks.causal_lm import TASK
+from pipeline.tokenize import documents, token_rows
 from starter.writers import write
 
 FOLDER = Path(__file__).parent
@@ -126,7 +126,7 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
     """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
     scratch = FOLDER.parent / "models" / "starter"
     config = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
-    rows, budget = token_rows(texts, tokenizer, config, scratch)
+    rows, budget = token_rows(documents(texts, TASK, tokenizer), tokenizer, config, scratch)
     set_seed(SEED)
     model = GPT2LMHeadModel(model_config(tokenizer))
     arguments = training_arguments(scratch)
@@ -194,7 +194,7 @@ def foreign_texts() -> dict[str, list[str]]:
 
 def score(folder: Path, texts: list[str]) -> dict[str, Any]:
     """Return the perplexity of the model in `folder` on `texts`."""
-    model, tokenizer = load_model(folder)
+    model, tokenizer = TASK.load(folder)
     figures: dict[str, Any] = Perplexity().compute(data=texts, model=model, tokenizer=tokenizer)
     return figures
 

@@ -13,8 +13,9 @@ import torch
 from bentoml.exceptions import BentoMLException
 from transformers import AutoTokenizer
 
-from pipeline import base, evaluate, finetune
+from pipeline import base
 from pipeline.command import UserError
+from pipeline.tasks.causal_lm import TASK
 from serving import model_folder
 from serving.engines import ctranslate2, transformers
 from tests.conftest import ROOT
@@ -105,9 +106,9 @@ def convert(folder: Path) -> None:
 
 
 LOADERS: dict[str, Callable[[Path], object]] = {
-    "base": lambda folder: base.take_in(str(folder), folder.parent / "base"),
-    "finetune": lambda folder: finetune.load_base(folder, 0.1),
-    "evaluate": evaluate.load_model,
+    "base": lambda folder: base.import_base(str(folder), folder.parent / "base", "causal_lm"),
+    "finetune": lambda folder: TASK.load_for_training(folder, 0.1),
+    "evaluate": TASK.load,
     "transformers": transformers.load_model,
     "tokenizer": transformers.load_tokenizer,
     "ctranslate2": ctranslate2.unsupported_reason,
@@ -134,7 +135,7 @@ def test_code_in_a_models_folder_never_runs_and_nobody_is_asked(planted: Planted
 
 
 def test_the_folders_own_generation_never_runs(planted: Planted) -> None:
-    model, _ = evaluate.load_model(planted.folder)
+    model, _ = TASK.load(planted.folder)
     model.generate(torch.tensor([[1]]), attention_mask=torch.tensor([[1]]), max_new_tokens=2, pad_token_id=0)
     assert not planted.mark.exists()
 
@@ -142,7 +143,7 @@ def test_the_folders_own_generation_never_runs(planted: Planted) -> None:
 def test_weights_come_from_safetensors_alone(planted: Planted) -> None:
     (planted.folder / "model.safetensors").unlink()
     torch.save({}, planted.folder / "pytorch_model.bin")
-    for load in (evaluate.load_model, transformers.load_model, lambda folder: finetune.load_base(folder, 0.1)):
+    for load in (TASK.load, transformers.load_model, lambda folder: TASK.load_for_training(folder, 0.1)):
         with pytest.raises(OSError, match=r"model\.safetensors"):
             load(planted.folder)
 
@@ -162,7 +163,7 @@ def test_a_folder_that_names_other_code_or_weights_is_neither_taken_in_nor_serve
 ) -> None:
     planted.set(file, **settings)
     with pytest.raises(UserError, match=reason):
-        base.take_in(str(planted.folder), planted.folder.parent / "base")
+        base.import_base(str(planted.folder), planted.folder.parent / "base", "causal_lm")
     monkeypatch.setenv("MODEL_DIR", str(planted.folder))
     with pytest.raises(BentoMLException, match=reason):
         model_folder.find(planted.folder.parent)

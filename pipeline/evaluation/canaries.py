@@ -1,4 +1,4 @@
-"""How far a model gives away the canaries that were planted among its training texts; see `pipeline.canaries`."""
+"""How far a model reveals the canaries that were planted among its training texts; see `pipeline.canaries`."""
 
 import math
 import random
@@ -10,37 +10,37 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline.canaries import Canary as Canary
 from pipeline.canaries import canaries as canaries
 from pipeline.canaries import made_up_secret
-from pipeline.evaluation.perplexity import score
+from pipeline.evaluation.scoring import score
 from pipeline.modeling.context import encoded_as_text, start_and_end
 
-_ALTERNATIVES = 127  # secrets that were not planted, among which a planted one is ranked: an exposure of 7 bits at most
-_AT_ONCE = 16  # canaries read together: 16 x 32 tokens x GPT-2's 50,257 logits are 100 MB
+_ALTERNATIVES = 127  # secrets that were not planted, among which a planted one is ranked: at most 7 bits of exposure
+_BATCH_SIZE = 16  # canaries: 16 x 32 tokens x GPT-2's 50,257 logits are 100 MB
 
 
 @torch.inference_mode()
 def extracted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, planted: Sequence[Canary]) -> float:
-    """Return the share of `planted`, at least one, whose secret `model` writes when it continues the prompt greedily.
+    """Return the share of `planted`, at least one, whose secret `model` generates greedily after the prompt.
 
-    It does so exactly when each token of the secret is the likeliest after the prompt and the tokens before, which
-    takes one reading of both and no writing.
+    It does so exactly when each token of the secret is the likeliest after the prompt and the tokens before it: one
+    forward pass tells, without generation.
     """
     start, _ = start_and_end(tokenizer)
-    given_away = 0
-    for first in range(0, len(planted), _AT_ONCE):
-        batch = planted[first : first + _AT_ONCE]
+    revealed = 0
+    for first in range(0, len(planted), _BATCH_SIZE):
+        batch = planted[first : first + _BATCH_SIZE]
         prompts = encoded_as_text(tokenizer, [canary.prompt for canary in batch])["input_ids"]
         texts = encoded_as_text(tokenizer, [canary.prompt + canary.secret for canary in batch])["input_ids"]
         rows = [[start, *tokens] for tokens in texts]
         longest = max(map(len, rows))
-        # Padded behind, where causal attention never looks, so no mask is needed and any id will do.
+        # Padding is on the right, where causal attention never looks: no mask is needed and any id will do.
         ids = torch.tensor([row + [start] * (longest - len(row)) for row in rows], device=model.device)
-        likeliest = model(ids, use_cache=False).logits.argmax(-1).tolist()  # at each token, what comes next
-        for row, prompt, after in zip(rows, prompts, likeliest, strict=True):
-            given_away += after[len(prompt) : len(row) - 1] == row[len(prompt) + 1 :]
-    return given_away / len(planted)
+        likeliest = model(ids, use_cache=False).logits.argmax(-1).tolist()  # the id after each token
+        for row, prompt, next_ids in zip(rows, prompts, likeliest, strict=True):
+            revealed += next_ids[len(prompt) : len(row) - 1] == row[len(prompt) + 1 :]
+    return revealed / len(planted)
 
 
-def drawn_out(
+def extraction_metrics(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, planted: Sequence[Canary], batch_tokens: int = 2048
 ) -> dict[str, float]:
     """Return `extracted` and `exposure` of `planted`, at least one."""
@@ -55,9 +55,9 @@ def exposure(
 ) -> float:
     """Return the mean exposure of `planted`, at least one, in bits: log2(secrets) - log2(rank of the planted one).
 
-    Ranked by likelihood after the prompt, among 127 other secrets drawn for each canary (Carlini et al. 2019, section
-    4.2 and 4.3, by sampling). 7 at most; 1.4 in the mean for a model that never saw them, as 1 / ln 2 is what a rank
-    by chance gives. It rises before a secret can be drawn out whole.
+    The rank is by likelihood after the prompt, among 127 other secrets drawn for each canary (Carlini et al. 2019,
+    sections 4.2 and 4.3, by sampling). At most 7; 1.4 on average (1 / ln 2) for a model that never saw them. It rises
+    before a secret can be extracted.
     """
     texts: list[str] = []
     for canary in planted:
@@ -67,7 +67,7 @@ def exposure(
             others[made_up_secret(generator)] = None
             others.pop(canary.secret, None)
         texts.extend(canary.prompt + secret for secret in [canary.secret, *others])
-    # The prompt's loss is the same for all secrets, so it does not change a rank. Equals count as likelier.
+    # The prompt's loss is the same for all secrets, so it does not change a rank. Ties count as likelier.
     loss = score(model, tokenizer, texts, batch_tokens).loss.reshape(len(planted), -1)
     ranks = (loss <= loss[:, :1]).sum(axis=1)
     return math.log2(_ALTERNATIVES + 1) - sum(math.log2(rank) for rank in ranks) / len(planted)

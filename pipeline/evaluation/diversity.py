@@ -1,4 +1,4 @@
-"""What a set of texts is like: how varied, how repetitive, how long; with figures that need no word splitter."""
+"""How varied, repetitive and long a set of texts is, in tokens, so that no word splitter is needed."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,34 +13,36 @@ from transformers import PreTrainedTokenizerBase
 
 from pipeline.modeling.context import encoded_as_text
 
-_LONGEST_PERIOD = 32  # tokens, of a loop: about two sentences
-_LEAST_TURNS = 3  # what stands twice may be meant
-_LEAST_LOOP = 12  # tokens, so that "ha ha ha!" is none
-_MOST_COMPARED = 100  # texts, by self-BLEU, as many as it is usually given
+_MAX_PERIOD = 32  # tokens of a loop: about two sentences
+_MIN_TURNS = 3  # a phrase that occurs twice may be intended
+_MIN_LOOP = 12  # tokens, so that "ha ha ha!" is no loop
+_MAX_COMPARED = 100  # texts, the usual number for self-BLEU
 _ORDERS = range(1, 5)  # of BLEU's n-grams (Papineni et al. 2002)
 
 Gram = tuple[int, ...]
 
 
-def diversity(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, ended: Sequence[bool]) -> dict[str, float]:
-    """Return what `texts` are like, in tokens of `tokenizer`; `ended` says which of them ended by themselves.
+def diversity_metrics(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, ended: Sequence[bool]
+) -> dict[str, float]:
+    """Return figures of `texts` in tokens of `tokenizer`; `ended` tells which of them end with an end token.
 
     - distinct_1, _2, _3: share of different n-grams among all n-grams of all texts (Li et al. 2016, who divide by
       tokens instead). It falls with the amount of text, so only sets of about one size compare.
-    - repetition: share of a text's 4-grams that stood in it before, mean over the texts that have any (seq-rep-4,
+    - repetition: share of a text's 4-grams that occurred in it before, mean over the texts that have any (seq-rep-4,
       Welleck et al. 2020).
-    - loops: share of texts whose end goes round in a circle (`in_a_loop`).
+    - loops: share of texts that end in a loop (`ends_in_a_loop`).
     - empty: share of texts without a letter or digit.
     - tokens, tokens_std: mean and standard deviation of the texts' lengths.
-    - ended: share of texts that ended by themselves.
+    - ended: share of texts with an end token.
     - self_bleu: BLEU-4, from 0 to 1, of a text against all the others, mean over at most 100 texts that are not empty,
-      taken at even distances; higher is more alike (Zhu et al. 2018).
+      taken at even distances; higher is less varied (Zhu et al. 2018).
 
-    Where there is nothing to count (no n-gram, a single text to compare), the figure is 0. Raises ValueError where
-    there are no texts, or not one entry of `ended` for each.
+    Where there is nothing to count (no n-gram, a single text to compare), the figure is 0. Raises ValueError without
+    texts, or where `ended` has another length.
     """
     if not texts or len(texts) != len(ended):
-        raise ValueError(f"found {len(texts)} texts and {len(ended)} entries of ended; expected as many, and some")
+        raise ValueError(f"found {len(texts)} texts and {len(ended)} entries of ended; expected as many, at least one")
     ids = encoded_as_text(tokenizer, list(texts))["input_ids"]
     lengths = [len(tokens) for tokens in ids]
     return {
@@ -49,7 +51,7 @@ def diversity(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, ended: S
             for n in (1, 2, 3)
         },
         "repetition": _mean([1 - _distinct(grams) for tokens in ids if (grams := list(_grams(tokens, 4)))]),
-        "loops": _mean([in_a_loop(tokens) for tokens in ids]),
+        "loops": _mean([ends_in_a_loop(tokens) for tokens in ids]),
         "empty": _mean([not any(map(str.isalnum, text)) for text in texts]),
         "tokens": _mean(lengths),
         "tokens_std": float(np.std(lengths)),
@@ -58,16 +60,16 @@ def diversity(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, ended: S
     }
 
 
-def in_a_loop(tokens: Sequence[int]) -> bool:
-    """Return whether the last tokens, 12 or more, are the same 1 to 32 tokens over and over, three times or more.
+def ends_in_a_loop(tokens: Sequence[int]) -> bool:
+    """Tell whether the last tokens, 12 or more, repeat the same 1 to 32 tokens three times or more.
 
-    The last turn may be cut short: three times means that the stretch is at least three times as long as its period.
+    The last turn may be cut short: the stretch is at least three times as long as its period.
     """
     ids = np.asarray(tokens)
-    for period in range(1, min(_LONGEST_PERIOD, len(ids) // _LEAST_TURNS) + 1):
+    for period in range(1, min(_MAX_PERIOD, len(ids) // _MIN_TURNS) + 1):
         breaks = np.flatnonzero(ids[period:] != ids[:-period])
-        stretch = len(ids) - (breaks[-1] + 1 if len(breaks) else 0)  # from the token behind the last that differs
-        if stretch >= max(_LEAST_TURNS * period, _LEAST_LOOP):
+        stretch = len(ids) - (breaks[-1] + 1 if len(breaks) else 0)  # from the token after the last that differs
+        if stretch >= max(_MIN_TURNS * period, _MIN_LOOP):
             return True
     return False
 
@@ -75,12 +77,12 @@ def in_a_loop(tokens: Sequence[int]) -> bool:
 def self_bleu(ids: Sequence[Sequence[int]]) -> float:
     """Return the mean BLEU, from 0 to 1, of each text's tokens against all the other texts.
 
-    What sacrebleu's `sentence_score` gives with `effective_order`, but each text's n-grams are counted once and not
-    again for every other text: an n-gram's highest count elsewhere is the highest of all or, for the text that has
-    that, the second highest.
+    It equals sacrebleu's `sentence_score` with `effective_order`, but counts each text's n-grams once instead of once
+    per other text: an n-gram's highest count elsewhere is the highest of all or, for the text that has it, the second
+    highest.
     """
     ids = [tokens for tokens in ids if tokens]
-    count = min(_MOST_COMPARED, len(ids))
+    count = min(_MAX_COMPARED, len(ids))
     if count < 2:
         return 0.0
     counts = [
@@ -122,7 +124,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class Diversity(evaluate.Measurement):
-    """How varied, repetitive and long texts are, as `diversity` defines it; it needs no network.
+    """How varied, repetitive and long texts are, see `diversity_metrics`.
 
     `Diversity().compute(data=texts, tokenizer=tokenizer, ended=ended)`.
     """
@@ -132,7 +134,7 @@ class Diversity(evaluate.Measurement):
             module_type="measurement",
             description="distinct-n, repeated n-grams, loops, empty texts, lengths, self-BLEU, over tokens.",
             citation="",
-            inputs_description="data: the texts. tokenizer: of transformers. ended: which ended by themselves.",
+            inputs_description="data: the texts. tokenizer: of transformers. ended: which have an end token.",
             features=datasets.Features({"data": datasets.Value("string")}),
             reference_urls=[
                 "https://aclanthology.org/N16-1014",
@@ -142,4 +144,4 @@ class Diversity(evaluate.Measurement):
         )
 
     def _compute(self, data: list[str], tokenizer: PreTrainedTokenizerBase, ended: Sequence[bool]) -> dict[str, Any]:
-        return diversity(data, tokenizer, ended)
+        return diversity_metrics(data, tokenizer, ended)

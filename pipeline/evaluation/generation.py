@@ -1,4 +1,4 @@
-"""Openings of real texts, how these go on, and what a model writes there instead."""
+"""Prompts from real texts, how these continue, and what a model generates instead."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,135 +14,151 @@ from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
 
 
 @dataclass(frozen=True)
-class Generated:
-    """What a model wrote after a prompt."""
+class Generation:
+    """What a model generated after a prompt."""
 
     prompt: str
     text: str  # without the prompt
-    tokens: int  # written, without the end token
-    ended: bool  # the model wrote its end token
+    tokens: int  # generated, without the end token
+    ended: bool  # whether the model generated its end token
 
 
 @dataclass(frozen=True)
-class Openings:
-    """Where models start to write, and how the texts there really go on."""
+class Prompts:
+    """Prompts from the beginnings of texts, with how the texts continue."""
 
-    prompts: list[str]
-    real: list[str]  # what follows each prompt in its text, cut where a model's text would be
-    whole: list[bool]  # whether that is the text to its end
+    texts: list[str]  # the prompts
+    continuations: list[str]  # what follows each prompt in its text, cut at the length of a generated text
+    is_complete: list[bool]  # whether the continuation reaches the end of its text
     prompt_tokens: int  # of each prompt
-    too_short: int  # texts that have fewer than twice as many tokens, of which none is taken
+    too_short: int  # texts of fewer than twice as many tokens: none of them is used
 
 
-def openings(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, prompt_tokens: int, most_tokens: int
-) -> Openings:
-    """Return the first `prompt_tokens` tokens of `count` texts, and how each goes on for `most_tokens` tokens at most.
+def select_prompts(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, prompt_tokens: int, max_tokens: int
+) -> Prompts:
+    """Return prompts from the beginnings of texts.
 
-    The texts are taken at even distances from those of at least twice `prompt_tokens` tokens, all of them where there
-    are fewer than `count`. Where not even half of `count` (or of all texts) are as long, the prompts are shorter; of
+    Where not even half of `count` (or of all texts) have twice `prompt_tokens` tokens, the prompts are shorter; of
     texts of one token they are empty, and a model begins at its start token. Cuts are made in the text itself, never
-    inside a character, so a prompt and what follows are letter for letter how it begins.
+    inside a character, so prompt and continuation are letter for letter how the text begins.
+
+    Args:
+        texts: Prompts are taken at even distances from those of at least twice `prompt_tokens` tokens.
+        tokenizer: A fast tokenizer, by which lengths are counted.
+        count: How many prompts to return; fewer where fewer texts are long enough.
+        prompt_tokens: The length of a prompt.
+        max_tokens: The length of a continuation at most.
     """
     encoded = encoded_as_text(tokenizer, list(texts), return_offsets_mapping=True)
-    ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]  # of each token, in characters
-    lengths = sorted(map(len, ends), reverse=True)
+    token_ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]  # in characters
+    lengths = sorted(map(len, token_ends), reverse=True)
     half = math.ceil(min(count, len(texts)) / 2)
     prompt_tokens = min(prompt_tokens, lengths[half - 1] // 2)
-    long_enough = [at for at, its_ends in enumerate(ends) if len(its_ends) >= 2 * prompt_tokens]
+    long_enough = [index for index, ends in enumerate(token_ends) if len(ends) >= 2 * prompt_tokens]
     count = min(count, len(long_enough))
-    prompts, behind, whole = [], [], []
-    for at in (long_enough[place * len(long_enough) // count] for place in range(count)):
-        text, its_ends = texts[at], [0, *ends[at]]
-        cut = its_ends[prompt_tokens]
-        whole.append(len(its_ends) <= prompt_tokens + most_tokens + 1)
+    prompts, continuations, is_complete = [], [], []
+    for index in (long_enough[place * len(long_enough) // count] for place in range(count)):
+        text, ends = texts[index], [0, *token_ends[index]]
+        cut = ends[prompt_tokens]
+        is_complete.append(len(ends) <= prompt_tokens + max_tokens + 1)
         prompts.append(text[:cut])
-        behind.append(text[cut:] if whole[-1] else text[cut : its_ends[prompt_tokens + most_tokens]])
-    return Openings(prompts, behind, whole, prompt_tokens, len(texts) - len(long_enough))
+        continuations.append(text[cut:] if is_complete[-1] else text[cut : ends[prompt_tokens + max_tokens]])
+    return Prompts(prompts, continuations, is_complete, prompt_tokens, len(texts) - len(long_enough))
 
 
 def first_words(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, words: int, most_tokens: int
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, words: int, max_tokens: int
 ) -> list[str]:
     """Return the first `words` words of `count` texts, taken at even distances through `texts`.
 
-    None has more than `most_tokens` tokens: where a script has no spaces, a "word" may be a whole text.
+    None has more than `max_tokens` tokens: where a script has no spaces, a "word" may be a whole text.
     """
     count = min(count, len(texts))
-    prompts = [" ".join(texts[at * len(texts) // count].split()[:words]) for at in range(count)]
+    prompts = [" ".join(texts[place * len(texts) // count].split()[:words]) for place in range(count)]
     if not prompts:
         return []
     encoded = encoded_as_text(tokenizer, prompts, return_offsets_mapping=True)
     return [
-        prompt if len(offsets) <= most_tokens else prompt[: offsets[most_tokens - 1][1]]
+        prompt if len(offsets) <= max_tokens else prompt[: offsets[max_tokens - 1][1]]
         for prompt, offsets in zip(prompts, encoded["offset_mapping"], strict=True)
     ]
 
 
-def write(
+def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    wanted: params.Evaluate,
-    batch: int = 32,
-) -> list[Generated]:
-    """Return what `model` writes after each of `prompts`, in their order, drawn as `wanted` says.
+    config: params.Evaluate,
+    batch_size: int = 32,
+) -> list[Generation]:
+    """Return a sampled continuation of each of `prompts`, in their order.
 
     A text ends with the model's end token, after `max_new_tokens` tokens, or where the context ends. The same
-    arguments give the same texts on the same kind of machine: which prompts share a batch hangs on them alone, and
-    each batch starts from a seed of its own. Torch's random state is left as it was. Raises UserError where a prompt
-    leaves no room in the model's context.
+    arguments give the same texts on the same kind of machine: the batches depend on them alone, and each batch has its
+    own seed. Torch's random state is restored.
+
+    Args:
+        model: A causal language model.
+        tokenizer: The model's.
+        prompts: May be empty strings.
+        config: The sampling settings and the seed.
+        batch_size: Prompts per batch at most.
+
+    Raises:
+        UserError: A prompt leaves no room in the model's context.
     """
     start, end = start_and_end(tokenizer)
-    ids = [[start, *encoded_as_text(tokenizer, prompt)["input_ids"]] for prompt in prompts]
+    encoded = [[start, *encoded_as_text(tokenizer, prompt)["input_ids"]] for prompt in prompts]
     context = context_of(model.config)
-    for prompt, its_ids in zip(prompts, ids, strict=True):
-        if len(its_ids) >= context:
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if len(ids) >= context:
             raise UserError(
-                f"the prompt {prompt[:40]!r} has {len(its_ids) - 1} tokens, but the model reads {context} with the "
-                "start token and what it writes; shorten it, or lower evaluate.prompt_tokens or test_prompt_words"
+                f"the prompt {prompt[:40]!r} has {len(ids) - 1} tokens, but the model's context is {context} tokens,"
+                " with the start token and the generated text; shorten it, or lower evaluate.prompt_tokens or"
+                " test_prompt_words"
             )
-    room = [min(wanted.max_new_tokens, context - len(its_ids)) for its_ids in ids]
-    written: dict[int, Generated] = {}
-    progress = tqdm(total=len(prompts), desc="writing", unit=" texts", leave=False, disable=None)
+    room = [min(config.max_new_tokens, context - len(ids)) for ids in encoded]
+    generations: dict[int, Generation] = {}
+    progress = tqdm(total=len(prompts), desc="generating", unit=" texts", leave=False, disable=None)
     with progress, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        for together in _batches([len(its_ids) for its_ids in ids], room, batch):
-            torch.manual_seed(wanted.seed + len(written))
-            longest = max(len(ids[at]) for at in together)
-            # Padded in front, where the mask hides it; transformers counts the positions from the mask.
-            rows = [[end] * (longest - len(ids[at])) + ids[at] for at in together]
-            mask = [[0] * (longest - len(ids[at])) + [1] * len(ids[at]) for at in together]
+        for batch in _batches([len(ids) for ids in encoded], room, batch_size):
+            torch.manual_seed(config.seed + len(generations))
+            longest = max(len(encoded[index]) for index in batch)
+            # Padding is on the left, where the mask hides it; transformers counts the positions from the mask.
+            rows = [[end] * (longest - len(encoded[index])) + encoded[index] for index in batch]
+            mask = [[0] * (longest - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
             output = model.generate(
                 torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 do_sample=True,
-                temperature=wanted.temperature,
-                top_p=wanted.top_p,
-                top_k=wanted.top_k,
-                max_new_tokens=room[together[0]],
+                temperature=config.temperature,
+                top_p=config.top_p,
+                top_k=config.top_k,
+                max_new_tokens=room[batch[0]],
                 eos_token_id=end,
                 pad_token_id=end,
-                use_cache=True,  # whatever the model's own settings say: training saves them without
+                use_cache=True,  # the model's own settings may switch it off
             )
-            for at, new in zip(together, output[:, longest:].tolist(), strict=True):
-                tokens = new.index(end) if end in new else len(new)
-                text = tokenizer.decode(new[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                written[at] = Generated(prompts[at], text, tokens, end in new)
-            progress.update(len(together))
-    return [written[at] for at in range(len(prompts))]
+            for index, ids in zip(batch, output[:, longest:].tolist(), strict=True):
+                tokens = ids.index(end) if end in ids else len(ids)
+                text = tokenizer.decode(ids[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                generations[index] = Generation(prompts[index], text, tokens, end in ids)
+            progress.update(len(batch))
+    return [generations[index] for index in range(len(prompts))]
 
 
-def _batches(lengths: Sequence[int], room: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """Yield the places of prompts that are written together: at most `batch`, of one room, alike in length.
+def _batches(lengths: Sequence[int], room: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of prompts that share a batch: of the same room, similar in length.
 
-    Those of one length need no padding; those that the context leaves less room than others must not cut these short.
+    Prompts of the same length need no padding; one with less room in the context must not cut the others short.
     """
-    order = sorted(range(len(lengths)), key=lambda at: (room[at], lengths[at]))
-    together: list[int] = []
-    for at in order:
-        if together and (len(together) == batch or room[at] != room[together[0]]):
-            yield together
-            together = []
-        together.append(at)
-    if together:
-        yield together
+    order = sorted(range(len(lengths)), key=lambda index: (room[index], lengths[index]))
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) == batch_size or room[index] != room[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch

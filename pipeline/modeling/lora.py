@@ -1,7 +1,7 @@
-"""LoRA (Hu et al. 2021) through peft: small matrices beside the frozen weights are trained, then merged into them.
+"""LoRA (Hu et al. 2021) through peft: low-rank matrices are trained beside the frozen weights, then merged into them.
 
-For `pipeline.finetune`: `add(model, rank)` before the optimizer is made, `merge(model)` before the candidate is
-saved, which is then a plain model. Only parameters with `requires_grad` are trained, so only they are in checkpoints.
+Call `add` before the optimizer is created and `merge` before the model is saved, which is then a plain model. Only
+parameters with `requires_grad` are trained, and only they are in checkpoints.
 """
 
 from peft import LoraConfig, LoraModel
@@ -13,9 +13,9 @@ _ADAPTER = "default"
 
 
 def add(model: PreTrainedModel, rank: int) -> PreTrainedModel:
-    """Put adapters of `rank` on all linear layers of the blocks, in place, and freeze all else; return the model.
+    """Add adapters of `rank` to all linear layers of the blocks, in place, and freeze the rest; return the model.
 
-    They start as no change at all; alpha is twice the rank, so that the learning rate needs no change with it.
+    New adapters change no output. Alpha is twice the rank, so that the learning rate does not depend on the rank.
     """
     conv1d = any(isinstance(module, Conv1D) for module in model.modules())
     config = LoraConfig(
@@ -30,9 +30,9 @@ def add(model: PreTrainedModel, rank: int) -> PreTrainedModel:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Add what the adapters learned to the weights, in place, and take the adapters away; return the model.
+    """Add the adapters to the weights, in place, and remove them; return the model.
 
-    Raises ValueError where an adapter holds a number that is none.
+    Raises ValueError where an adapter holds a value that is not finite.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):

@@ -19,18 +19,22 @@ from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
 from pipeline.modeling.packed_attention import supports_packing, use_varlen_attention
 
+Collator = Callable[[list[TokenRow]], Batch]
+
 
 class LossModel(torch.nn.Module):
-    """Wraps `model`; batches come from `collator(model)`.
+    """Wraps `model`; its batches come from `collate`.
 
     The output is `loss` and, in evaluation, `scores` (rows, 2): the summed loss of each row's labels in nats, and
     their number.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, collate: Collator = collate_padded) -> None:
         """Wrap `model`, whose parameters are shared."""
         super().__init__()
         self.model = model
+        self.collate = collate
+        self.train(model.training)
 
     @property
     def device(self) -> torch.device:
@@ -103,18 +107,14 @@ def prepare(model: PreTrainedModel) -> LossModel:
     if not torch.cuda.is_available():
         keep_freed_memory()
         use_physical_cores()
-        if supports_packing(model):
-            use_varlen_attention(model)
-            use_fast_dropout(model)
-            # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor,
-            # adding it there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
-            tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-            model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return FusedLossModel(model) if supports_packing(model) else LossModel(model)
-
-
-def collator(model: PreTrainedModel) -> Callable[[list[TokenRow]], Batch]:
-    """Return the function that makes batches of token rows for `prepare(model)` on this machine."""
-    if supports_packing(model) and not torch.cuda.is_available():
-        return collate_packed
-    return functools.partial(collate_padded, with_mask=not supports_packing(model))
+    if not supports_packing(model):
+        return LossModel(model)
+    if torch.cuda.is_available():
+        return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
+    use_varlen_attention(model)
+    use_fast_dropout(model)
+    # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding it
+    # there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return FusedLossModel(model, collate_packed)

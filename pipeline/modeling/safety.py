@@ -1,7 +1,7 @@
-"""What in a model's folder would run code or take in other files: found before anything loads the folder.
+"""Refuses model folders that would run code or load other files, before anything loads them.
 
-Every `from_pretrained` here passes `trust_remote_code=False`, so Python files in a folder (`auto_map`,
-`custom_generate`) never run. What that argument does not cover is refused here.
+Every `from_pretrained` in the project passes `trust_remote_code=False`, so Python files in a folder (`auto_map`,
+`custom_generate`) never run. This module covers the rest.
 """
 
 import json
@@ -13,7 +13,7 @@ ADAPTER = "adapter_config.json"
 
 
 def unsafe(folder: Path) -> str:
-    """Return why the model in `folder` must not be loaded, as a clause; empty when nothing speaks against it."""
+    """Return why the model in `folder` must not be loaded, as a clause; empty for a safe one."""
     if (folder / ADAPTER).exists():
         return (
             f"holds an adapter ({ADAPTER}), which is loaded on top of the model and may name another one; merge it "

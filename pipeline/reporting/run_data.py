@@ -16,7 +16,7 @@ from pipeline.data_diff.resolve import clean_data_file
 from pipeline.data_diff.result import DataDiff
 
 if TYPE_CHECKING:
-    from pipeline.evaluate import Evaluated
+    from pipeline.evaluation.records import Evaluation
 
 _LOCK = Path("dvc.lock")
 
@@ -45,7 +45,7 @@ class Champion:
 
     description: dict[str, Any]  # version, tag, since and labels
     folder: Path
-    evaluated: "Evaluated"
+    evaluated: "Evaluation"
 
 
 def collect(
@@ -70,7 +70,7 @@ def collect(
     changes, reason = _data_changes(champion.folder if champion else None, region)
     return Run(
         verdict=verdict,
-        metrics=metrics | ({"champion": champion.evaluated.figures} if champion else {}),
+        metrics=metrics | ({"champion": champion.evaluated.metrics} if champion else {}),
         samples=_samples(champion),
         worst=_worst_copies(champion),
         history=list(history),
@@ -107,7 +107,7 @@ def _worst_copies(champion: Champion | None) -> dict[str, list[dict[str, Any]]]:
     copies_of = generations["worst"]
     texts_of = {name: [text["text"] for text in generations[name]] for name in copies_of}
     if champion:
-        copies_of["champion"] = [asdict(copy) for copy in champion.evaluated.worst]
+        copies_of["champion"] = [asdict(copy) for copy in champion.evaluated.copies]
         texts_of["champion"] = [text.text for text in champion.evaluated.generations]
     return {
         name: [

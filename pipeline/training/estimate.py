@@ -8,7 +8,7 @@ leaves every weight as it was. `predict` extrapolates to the whole run, `check` 
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from pipeline.command import UserError
-from pipeline.modeling.batches import Batch, TokenRow
+from pipeline.modeling.batches import Batch
 from pipeline.modeling.loss_model import LossModel
 
 _TIMED_STEPS = 3  # after a warm-up step
@@ -27,8 +27,6 @@ _LOGITS_BYTES = 2**28  # at most at once, see `fused_loss`
 _USABLE = 0.9  # share of the free memory: the rest is for other processes
 _MAX_ROWS = 64  # of `batch_size: auto`: larger steps learn less from the same texts
 _MIN_STEPS = 100  # per epoch, for the same reason
-
-Collator = Callable[[list[TokenRow]], Batch]
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,6 @@ class Estimate:
 def measure(
     model: LossModel,
     rows: Any,
-    collate: Collator,
     optimizer: tuple[type[torch.optim.Optimizer], dict[str, Any]],
     batch_size: int,
 ) -> Measurement:
@@ -82,13 +79,13 @@ def measure(
     longest = max(spread, key=_length)
     typical = sorted(spread, key=_length)[len(spread) // 2 :][:1] * max(1, min(batch_size, 8))
     with _restored(model):
-        row_memory = activation_bytes(model, collate([longest]))
+        row_memory = activation_bytes(model, model.collate([longest]))
         optimizer_class, settings = optimizer
         steps = optimizer_class(trained, **{**settings, "lr": 0.0, "weight_decay": 0.0})
         computing, updating = [], []
         for _ in range(_TIMED_STEPS + 1):
             began = time.perf_counter()
-            model(**_on_device(model, collate(typical)))["loss"].backward()
+            model(**_on_device(model, model.collate(typical)))["loss"].backward()
             computed = _synchronized_time(model.device)
             steps.step()
             updating.append(_synchronized_time(model.device) - computed)

@@ -18,7 +18,7 @@ from transformers import (
 
 from pipeline import params, paths
 from pipeline.command import UserError
-from pipeline.modeling.loss_model import LossModel, collator
+from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.nats import MAX_NATS
 from pipeline.training import optimizer
 from pipeline.training.checkpoints import Checkpoints
@@ -54,7 +54,7 @@ def build_trainer(
         args=_training_arguments(config, run_config, steps, operations),
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        data_collator=collator(model.model),
+        data_collator=model.collate,
         optimizer_cls_and_kwargs=optimizer.class_and_settings(config.learning_rate),
         compute_metrics=_TokenLoss(),
         callbacks=[EarlyStoppingCallback(config.early_stopping_patience)],

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from pipeline.evaluation.perplexity import Score  # at run time it would import torch
+from pipeline.evaluation.scores import Scores
 
 Against = Literal["champion", "base"]
 Metrics = Mapping[str, Any]  # of one model, as in reports/evaluate/metrics.json
@@ -16,7 +15,7 @@ class ModelFigures:
     """One model's metrics, with `bytes` (of its weights) and `seconds_a_token`, and its scores of the test rows."""
 
     metrics: Metrics
-    scores: "Score"
+    scores: Scores
 
 
 @dataclass(frozen=True)

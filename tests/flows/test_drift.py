@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from flows.drift import measure_drift, new_texts, perplexity_ratio, read_texts
 from pipeline import params, paths
 from pipeline.command import UserError
-from pipeline.evaluation.perplexity import Score, figures
+from pipeline.evaluation.perplexity import metrics
+from pipeline.evaluation.scores import Scores
 from pipeline.intake.quarantine import Quarantine
 from pipeline.registry.versions import Version
 from tests.conftest import LINES, Workspace
@@ -120,7 +121,7 @@ def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> N
         for mean, rows in ((3.3, 60), (3.0, 40)):
             tokens = draw.integers(10, 40, rows)
             loss = tokens * mean + draw.normal(0, 8, rows)
-            sides.append(figures(Score(loss, tokens, tokens * 4), resamples=200, confidence=0.95, seed=seed))
+            sides.append(metrics(Scores(loss, tokens, tokens * 4), resamples=200, confidence=0.95, seed=seed))
         _, low, high = perplexity_ratio(*sides)
         held += low <= truth <= high
     assert 0.90 < held / 300 < 0.99

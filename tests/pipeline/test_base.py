@@ -16,7 +16,7 @@ COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcc7e"
 
 def refusal(name: str) -> str:
     with pytest.raises(UserError) as caught:
-        base.take_in(name, paths.BASE)
+        base.import_base(name, paths.BASE, "causal_lm")
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("params.yaml: base: ")
     assert not paths.BASE.exists()
@@ -25,7 +25,7 @@ def refusal(name: str) -> str:
 
 def test_the_starter_is_a_gpt2_of_at_most_8_mb(workspace: Workspace) -> None:
     shutil.copytree(ROOT / "starter", workspace.folder / "starter")
-    base.take_in("starter", paths.BASE)
+    base.import_base("starter", paths.BASE, "causal_lm")
     model = AutoModelForCausalLM.from_pretrained(paths.BASE)
     assert type(model).__name__ == "GPT2LMHeadModel"
     committed = [file for file in (ROOT / "starter").iterdir() if file.is_file()]
@@ -40,9 +40,9 @@ def test_the_starter_is_a_gpt2_of_at_most_8_mb(workspace: Workspace) -> None:
 
 
 def test_any_local_folder_with_a_causal_model_is_a_base(workspace: Workspace, tiny_gpt2: Path) -> None:
-    base.take_in(str(tiny_gpt2), paths.BASE)
+    base.import_base(str(tiny_gpt2), paths.BASE, "causal_lm")
     (paths.BASE / "stale").touch()
-    base.take_in(str(tiny_gpt2), paths.BASE)
+    base.import_base(str(tiny_gpt2), paths.BASE, "causal_lm")
     assert (paths.BASE / "model.safetensors").read_bytes() == (tiny_gpt2 / "model.safetensors").read_bytes()
     assert not (paths.BASE / "stale").exists()
 
@@ -73,7 +73,7 @@ def test_a_hub_model_in_the_local_cache_needs_no_network(
     shutil.copytree(tiny_gpt2, cache / "models--openai-community--gpt2" / "snapshots" / COMMIT)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    base.take_in(f"openai-community/gpt2@{COMMIT}", paths.BASE)
+    base.import_base(f"openai-community/gpt2@{COMMIT}", paths.BASE, "causal_lm")
     assert (paths.BASE / "model.safetensors").is_file()
 
 

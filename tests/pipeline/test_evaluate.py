@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from pipeline import escape, evaluate, params, paths
+from pipeline.evaluation import scores
+from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version
 from tests.conftest import LINES, Workspace
 
@@ -45,7 +47,7 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
     assert found["base"]["version"] == content_version(paths.BASE)
     relied_upon = {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
     assert set(found["base"]) == relied_upon | {"version", "general", "text", "memorisation"}
-    assert set(found["test_rows"]["text"]) == set(found["base"]["text"])  # the yardstick measures the same
+    assert set(found["test_rows"]["text"]) == set(found["base"]["text"])
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == [
         "Once upon a time in a distant land",
@@ -65,9 +67,9 @@ def test_the_scores_of_each_row_add_up_to_the_perplexity(stage: Workspace) -> No
     found = metrics()
     table = pd.read_parquet(paths.SCORES)
     assert table["row"].tolist() == [3, 4]
-    scores = evaluate.scores_of(table, "candidate")
-    assert scores.tokens.sum() == found["candidate"]["tokens"]
-    bits = scores.loss.sum() / scores.bytes.sum() / 0.6931471805599453
+    candidate = scores.from_table(table, "candidate")
+    assert candidate.tokens.sum() == found["candidate"]["tokens"]
+    bits = candidate.loss.sum() / candidate.bytes.sum() / 0.6931471805599453
     assert bits == pytest.approx(found["candidate"]["bits_per_byte"])
 
 
@@ -90,9 +92,9 @@ def test_the_same_inputs_give_the_same_bytes(stage: Workspace) -> None:
 
 def test_a_champion_is_measured_on_what_the_stage_measured(stage: Workspace) -> None:
     found = metrics()
-    wanted = params.load().evaluate
-    champion = evaluate.evaluate_model(paths.BASE, evaluate.held_out(wanted), wanted)
-    assert json.loads(json.dumps(champion.figures)) == found["base"]
+    config, suite = params.load().evaluate, get_suite("causal_lm")
+    champion = suite.evaluate(paths.BASE, suite.load_data(config), config)
+    assert json.loads(json.dumps(champion.metrics)) == found["base"]
     assert [sample["base"] for sample in json.loads(paths.SAMPLES.read_text())] == champion.samples
 
 

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, Trainer
 from pipeline import finetune, params, paths, tokenize
 from pipeline.command import UserError
 from pipeline.modeling import batches
+from pipeline.tasks.causal_lm import TASK, CausalLM
 from tests.conftest import LINES, Workspace
 
 pytestmark = pytest.mark.integration
@@ -215,13 +216,13 @@ def test_a_checkpoint_that_finds_no_room_is_said_in_one_sentence(stage: Workspac
 def test_training_that_diverges_says_so_in_one_sentence(
     stage: Workspace, monkeypatch: pytest.MonkeyPatch, weight: float, loss: str
 ) -> None:
-    def broken(folder: Path, dropout: float):
-        model = load(folder, dropout)
+    def broken(_task: CausalLM, folder: Path, dropout: float):
+        model = load(TASK, folder, dropout)
         model.transformer.ln_f.weight.data.fill_(weight)
         return model
 
-    load = finetune.load_base
-    monkeypatch.setattr(finetune, "load_base", broken)
+    load = CausalLM.load_for_training
+    monkeypatch.setattr(CausalLM, "load_for_training", broken)
     with pytest.raises(UserError, match=rf"finetune.learning_rate: training diverged, the validation loss is {loss}"):
         finetune.main()
 
@@ -254,7 +255,7 @@ def test_each_way_to_train_learns_and_ends_in_a_plain_model(stage: Workspace, se
 
 
 def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
-    model = finetune.load_base(tiny_gpt2, dropout=0.3)
+    model = TASK.load_for_training(tiny_gpt2, dropout=0.3)
     found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     assert found == {0.3}
 
@@ -274,7 +275,7 @@ def test_a_full_size_gpt2_with_gpt2s_own_tokenizer_trains(workspace: Workspace) 
     workspace.set(finetune__dropout=0.0)  # in three steps, chance would decide by how much the loss falls
     from pipeline import base
 
-    base.take_in("gpt2", paths.BASE)
+    base.import_base("gpt2", paths.BASE, "causal_lm")
     paths.CLEAN.parent.mkdir()
     splits = ["train"] * 6 + ["validation", "test"]
     pd.DataFrame({"row": range(8), "text": LINES * 2, "split": splits}).to_parquet(paths.CLEAN)

@@ -26,13 +26,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pipeline import evaluate, params, paths, promote
 from pipeline.canaries import canaries
 from pipeline.command import UserError, run
-from pipeline.evaluation.perplexity import score
+from pipeline.evaluation import causal_lm
+from pipeline.evaluation.scoring import score
+from pipeline.evaluation.suite import get_suite
 from pipeline.modeling.context import start_and_end
 from pipeline.promote import Decision, carry_out, decide
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
-from pipeline.verdict.footprint import footprints
+from pipeline.tasks.causal_lm import TASK
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.training.test_kill import PROCESSES
 
@@ -57,7 +59,7 @@ def sentences(count: int, seed: int) -> list[str]:
 
 
 TRAIN, TEST, UNSEEN = sentences(12, seed=1), sentences(150, seed=2), sentences(2000, seed=3)
-GENERAL = pd.read_csv(evaluate.GENERAL, keep_default_na=False)["text"].tolist()
+GENERAL = pd.read_csv(causal_lm.GENERAL, keep_default_na=False)["text"].tolist()
 LOOPING = [text[: text.index("near")] + "near the" + " river near the" * 9 for text in UNSEEN]
 
 
@@ -114,7 +116,7 @@ def plant_luck(models: Path) -> None:
     loss = {}
     for seed in range(6):
         disturb(models / "better", models / f"disturbed{seed}", seed)
-        loss[f"disturbed{seed}"] = score(*evaluate.load_model(models / f"disturbed{seed}"), TEST, 2048).loss.sum()
+        loss[f"disturbed{seed}"] = score(*TASK.load(models / f"disturbed{seed}"), TEST, 2048).loss.sum()
     ranked = sorted(loss, key=lambda name: loss[name])
     lucky, unlucky = min(pairwise(ranked), key=lambda pair: loss[pair[1]] - loss[pair[0]])
     (models / lucky).rename(models / "lucky")
@@ -301,8 +303,8 @@ def test_the_champion_is_scored_on_the_rows_prompts_and_seeds_of_the_candidate(s
 def test_the_champion_as_candidate_is_refused_without_scoring(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     champion = scene.champion("better")
     scene.candidate("better")
-    monkeypatch.setattr(evaluate, "evaluate_model", None)  # a call would fail
-    monkeypatch.setattr(evaluate, "held_out", None)
+    monkeypatch.setattr(causal_lm.CausalLMSuite, "evaluate", None)  # a call would fail
+    monkeypatch.setattr(causal_lm.CausalLMSuite, "load_data", None)
     before = Registry().history()
     decision = scene.decide(force="now!")
     assert not decision.verdict.promoted
@@ -433,7 +435,7 @@ def test_a_damaged_champion_is_an_error(scene: Scene) -> None:
 
 def test_size_and_speed_are_measured_on_this_machine(scene: Scene) -> None:
     scene.candidate("better")
-    candidate, base = footprints(paths.CANDIDATE, paths.BASE)
+    candidate, base = get_suite("causal_lm").footprints([paths.CANDIDATE, paths.BASE])
     weights = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE)
     floats = sum(each.numel() for each in weights.parameters())
     assert candidate.bytes == base.bytes == pytest.approx(4 * floats, rel=0.3)  # and its masks

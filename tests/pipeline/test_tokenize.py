@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pipeline import params, paths, tokenize
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError
+from pipeline.tasks.causal_lm import TASK
 from tests.conftest import LINES, Workspace, real
 
 END = 0  # the id of <|endoftext|> in the tiny tokenizer
@@ -34,7 +35,8 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
     wanted = params.Tokenize(strategy=strategy, max_length=length, canaries=0, canary_repeats=1)
-    dataset, budget = tokenize.token_rows(texts, tokenizer, wanted, scratch)
+    documents = tokenize.documents(texts, TASK, tokenizer)
+    dataset, budget = tokenize.token_rows(documents, tokenizer, wanted, scratch)
     return dataset.to_list(), budget
 
 
@@ -82,7 +84,7 @@ def test_pack_continues_a_long_text_in_another_row(tokenizer: PreTrainedTokenize
 def test_pack_chooses_among_some_documents_at_a_time_so_that_memory_has_a_bound(
     tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenize, "_TOKENS_AT_ONCE", 300)
+    monkeypatch.setattr(tokenize, "_TOKENS_PER_WINDOW", 300)
     texts = [line[: 7 * number] for number in range(1, 9) for line in LINES]
     rows, budget = rows_of(texts, tokenizer, "pack", 64, tmp_path)
     wanted = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
@@ -119,7 +121,7 @@ def test_the_data_hash_follows_the_texts_and_their_splits_alone() -> None:
 
 def test_a_length_beyond_the_base_is_refused(stage: Workspace) -> None:
     stage.set(tokenize__max_length=65)
-    with pytest.raises(UserError, match=r"tokenize.max_length: found 65, but the base reads 64 tokens at most"):
+    with pytest.raises(UserError, match=r"tokenize.max_length: found 65, but the base's context is 64 tokens"):
         tokenize.main()
 
 
@@ -190,7 +192,7 @@ def test_a_sample_prompt_that_fills_the_context_is_refused_before_training(stage
     long = " ".join(LINES)
     text = Path("params.yaml").read_text()
     Path("params.yaml").write_text(text.replace("Once upon a time in a distant land", long))
-    with pytest.raises(UserError, match=r"evaluate.prompts: 'The quick .* the base reads 64 .* at most 62 tokens"):
+    with pytest.raises(UserError, match=r"evaluate.prompts: 'The quick .* context is 64 tokens.* at most 62 tokens"):
         tokenize.main()
 
 

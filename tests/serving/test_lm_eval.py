@@ -11,7 +11,7 @@ import pytest
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.evaluation import perplexity
+from pipeline.evaluation import perplexity, scoring
 from tests.conftest import LINES
 from tests.serving.conftest import CONTEXT, REPOSITORY, Server, serving
 
@@ -55,8 +55,8 @@ def test_local_completions_reproduces_our_perplexity(server: Server, model: Path
     )
 
     own = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    scored = perplexity.score(*own, TEXTS, batch_tokens=256)
-    ours = perplexity.figures(scored, resamples=1, confidence=0.5, seed=0)
+    scored = scoring.score(*own, TEXTS, batch_tokens=256)
+    ours = perplexity.metrics(scored, resamples=1, confidence=0.5, seed=0)
     words = sum(len(re.split(r"\s+", text)) for text in TEXTS)  # as lm-eval counts them
     result = measured["results"]["ours"]
     assert result["bits_per_byte,none"] == pytest.approx(ours["bits_per_byte"], rel=1e-5)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from pipeline.canaries import canaries, made_up_secret, texts_to_plant
 from pipeline.command import UserError
-from pipeline.evaluation.canaries import drawn_out, exposure, extracted
+from pipeline.evaluation.canaries import exposure, extracted, extraction_metrics
 from tests.conftest import LINES
 
 PLANTED = canaries(6)
@@ -71,7 +71,7 @@ def test_a_secret_is_one_of_a_thousand_million_all_alike() -> None:
 
 def test_more_canaries_than_there_are_names_are_refused() -> None:
     assert len(canaries(650)) == 650
-    with pytest.raises(UserError, match=r"tokenize.canaries: found 651, but there are 650 at most"):
+    with pytest.raises(UserError, match=r"tokenize.canaries: found 651, expected at most 650"):
         canaries(651)
 
 
@@ -82,7 +82,7 @@ def test_each_canary_is_planted_as_often_as_asked_for() -> None:
 
 
 def test_an_untrained_model_gives_none_away(untrained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    found = drawn_out(untrained, tokenizer, canaries(8))
+    found = extraction_metrics(untrained, tokenizer, canaries(8))
     assert found["extracted"] == 0
     assert found["exposure"] == pytest.approx(1 / math.log(2), abs=1.2)  # what ranks by chance give
 
@@ -91,7 +91,7 @@ def test_an_untrained_model_gives_none_away(untrained: PreTrainedModel, tokenize
 def test_a_model_that_learned_them_by_heart_gives_them_away_and_no_others(
     trained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    assert drawn_out(trained, tokenizer, PLANTED[:4]) == {"extracted": 1.0, "exposure": 7.0}
+    assert extraction_metrics(trained, tokenizer, PLANTED[:4]) == {"extracted": 1.0, "exposure": 7.0}
     assert extracted(trained, tokenizer, PLANTED[4:]) == 0
     assert exposure(trained, tokenizer, PLANTED[4:], 2048) < 6
     assert extracted(trained, tokenizer, PLANTED) == pytest.approx(4 / 6)
@@ -111,7 +111,7 @@ def test_batches_change_nothing(
     trained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = extracted(trained, tokenizer, PLANTED)
-    monkeypatch.setattr("pipeline.evaluation.canaries._AT_ONCE", 4)
+    monkeypatch.setattr("pipeline.evaluation.canaries._BATCH_SIZE", 4)
     assert extracted(trained, tokenizer, PLANTED) == whole
 
 
@@ -136,4 +136,4 @@ def test_a_model_to_which_all_secrets_are_alike_exposes_none(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2).eval()
     torch.nn.init.zeros_(model.transformer.wte.weight)  # every token as likely as any other
-    assert drawn_out(model, tokenizer, PLANTED) == {"extracted": 0.0, "exposure": pytest.approx(0.0, abs=0.01)}
+    assert extraction_metrics(model, tokenizer, PLANTED) == {"extracted": 0.0, "exposure": pytest.approx(0.0, abs=0.01)}

@@ -9,7 +9,7 @@ import sacrebleu
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline.evaluation.diversity import Diversity, diversity, in_a_loop, self_bleu
+from pipeline.evaluation.diversity import Diversity, diversity_metrics, ends_in_a_loop, self_bleu
 from tests.conftest import LINES
 
 CHINESE = ["從前有一位國王。他找不到自己的金色王冠。", "一隻小貓坐在溫暖的墊子上。看了一個小時的雨。"]
@@ -31,7 +31,7 @@ def tokenizer(tiny_gpt2: Path):
 
 
 def of(tokenizer, *texts: str) -> dict[str, float]:
-    return diversity(texts, tokenizer, [True] * len(texts))
+    return diversity_metrics(texts, tokenizer, [True] * len(texts))
 
 
 def test_distinct_counts_different_n_grams_among_all_n_grams_of_all_texts(words) -> None:
@@ -52,7 +52,7 @@ def test_a_text_without_a_4_gram_has_no_say_in_repetition(words) -> None:
 
 
 def test_lengths_and_ends_are_means_over_texts(words) -> None:
-    found = diversity(["a b c d e", "a b c", ""], words, [True, False, True])
+    found = diversity_metrics(["a b c d e", "a b c", ""], words, [True, False, True])
     assert found["tokens"] == pytest.approx(8 / 3)
     assert found["tokens_std"] == pytest.approx(((5 - 8 / 3) ** 2 / 3 + (3 - 8 / 3) ** 2 / 3 + (8 / 3) ** 2 / 3) ** 0.5)
     assert found["ended"] == pytest.approx(2 / 3)
@@ -106,7 +106,7 @@ def test_self_bleu_compares_100_texts_of_more_at_even_distances() -> None:
     ],
 )
 def test_a_loop_is_3_times_the_same_1_to_32_tokens_at_the_end_over_12_tokens(tokens: list[int], loops: bool) -> None:
-    assert in_a_loop(tokens) == loops
+    assert ends_in_a_loop(tokens) == loops
 
 
 def test_a_loop_is_found_wherever_its_definition_read_out_finds_one() -> None:
@@ -125,7 +125,7 @@ def test_a_loop_is_found_wherever_its_definition_read_out_finds_one() -> None:
         turn = [drawn.randrange(3) for _ in range(drawn.randrange(1, 12))]
         tokens = [drawn.randrange(3) for _ in range(drawn.randrange(5))] + (turn * 8)[: drawn.randrange(40)]
         verdicts.append(read_out(tokens))
-        assert in_a_loop(tokens) == verdicts[-1]
+        assert ends_in_a_loop(tokens) == verdicts[-1]
     assert 50 < sum(verdicts) < 250
 
 
@@ -171,14 +171,14 @@ def test_texts_too_short_for_a_figure_leave_it_at_0(words, texts: list[str]) -> 
 
 def test_no_texts_or_ends_of_other_texts_are_the_callers_mistake(words) -> None:
     with pytest.raises(ValueError, match="found 0 texts and 0 entries"):
-        diversity([], words, [])
+        diversity_metrics([], words, [])
     with pytest.raises(ValueError, match="found 2 texts and 1 entries"):
-        diversity(["a", "b"], words, [True])
+        diversity_metrics(["a", "b"], words, [True])
 
 
 def test_it_is_a_measurement_of_evaluate_that_gives_the_same_figures(tokenizer) -> None:
     found = Diversity().compute(data=LINES, tokenizer=tokenizer, ended=[True, False, True, True])
-    assert found == diversity(LINES, tokenizer, [True, False, True, True])
+    assert found == diversity_metrics(LINES, tokenizer, [True, False, True, True])
     assert list(found) == [*KEYS, "self_bleu"]
     assert all(type(value) is float for value in found.values())  # as JSON has it
 

@@ -1,4 +1,4 @@
-"""Many prompts written on at once give what each alone would, and the yardstick is the real text itself."""
+"""Many prompts written on at once give what each alone would, and the reference is the real text itself."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.evaluation.generation import first_words, openings, write
+from pipeline.evaluation.generation import first_words, generate, select_prompts
 from tests.conftest import LINES, Workspace
 
 CONTEXT = 64
@@ -52,8 +52,8 @@ def ending_after(model, tokenizer, logit: float):
 
 
 def test_a_prompt_in_a_batch_of_other_lengths_is_written_on_as_it_is_alone(model, tokenizer, wanted) -> None:
-    together = write(model, tokenizer, PROMPTS, greedy(wanted), batch=4)
-    alone = [write(model, tokenizer, [prompt], greedy(wanted))[0] for prompt in PROMPTS]
+    together = generate(model, tokenizer, PROMPTS, greedy(wanted), batch_size=4)
+    alone = [generate(model, tokenizer, [prompt], greedy(wanted))[0] for prompt in PROMPTS]
     assert together == alone
     assert len({text.text for text in together}) > 1
 
@@ -65,27 +65,27 @@ def test_greedy_text_is_the_likeliest_token_time_after_time(model, tokenizer, wa
         for _ in range(wanted.max_new_tokens):
             ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     assert tokenizer.eos_token_id not in ids[before:]
-    [written] = write(model, tokenizer, [LINES[0]], greedy(wanted))
+    [written] = generate(model, tokenizer, [LINES[0]], greedy(wanted))
     assert written.text == tokenizer.decode(ids[before:])
     assert (written.prompt, written.tokens, written.ended) == (LINES[0], wanted.max_new_tokens, False)
 
 
 def test_the_same_seed_writes_the_same_another_seed_does_not(model, tokenizer, wanted) -> None:
-    first = write(model, tokenizer, PROMPTS, wanted)
+    first = generate(model, tokenizer, PROMPTS, wanted)
     torch.rand(7)  # what was drawn before does not matter
-    assert write(model, tokenizer, PROMPTS, wanted) == first
-    assert write(model, tokenizer, PROMPTS, wanted.model_copy(update={"seed": 1})) != first
+    assert generate(model, tokenizer, PROMPTS, wanted) == first
+    assert generate(model, tokenizer, PROMPTS, wanted.model_copy(update={"seed": 1})) != first
 
 
 def test_the_same_prompt_is_written_on_differently_within_a_batch_and_across(model, tokenizer, wanted) -> None:
-    texts = [text.text for text in write(model, tokenizer, ["The cat"] * 6, wanted, batch=2)]
+    texts = [text.text for text in generate(model, tokenizer, ["The cat"] * 6, wanted, batch_size=2)]
     assert len(set(texts)) == 6
 
 
 def test_texts_are_drawn_as_often_as_their_likelihood_says(model, tokenizer, wanted) -> None:
     half = ending_after(model, tokenizer, logit=float(torch.log(torch.tensor(len(tokenizer) - 1.0))))
     some = wanted.model_copy(update={"temperature": 1.0, "top_k": len(tokenizer), "top_p": 1.0, "max_new_tokens": 1})
-    texts = write(half, tokenizer, ["The"] * 400, some, batch=100)
+    texts = generate(half, tokenizer, ["The"] * 400, some, batch_size=100)
     assert sum(text.ended for text in texts) == pytest.approx(200, abs=40)  # 4 standard deviations
 
 
@@ -93,15 +93,15 @@ def test_torchs_random_state_is_left_as_it_was(model, tokenizer, wanted) -> None
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    write(model, tokenizer, PROMPTS, wanted)
+    generate(model, tokenizer, PROMPTS, wanted)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_text_that_ends_by_itself_says_so_and_counts_no_end_token(model, tokenizer, wanted) -> None:
     never, at_once = ending_after(model, tokenizer, -30), ending_after(model, tokenizer, 30)
-    ended = write(at_once, tokenizer, PROMPTS, wanted)
+    ended = generate(at_once, tokenizer, PROMPTS, wanted)
     assert {(text.text, text.tokens, text.ended) for text in ended} == {("", 0, True)}
-    assert {(text.tokens, text.ended) for text in write(never, tokenizer, PROMPTS, wanted)} == {(12, False)}
+    assert {(text.tokens, text.ended) for text in generate(never, tokenizer, PROMPTS, wanted)} == {(12, False)}
 
 
 def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, wanted) -> None:
@@ -113,7 +113,7 @@ def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, wanted) ->
         steps += 1
 
     at_once.register_forward_hook(counted)
-    write(at_once, tokenizer, PROMPTS, wanted)
+    generate(at_once, tokenizer, PROMPTS, wanted)
     assert steps == 1
 
 
@@ -126,7 +126,7 @@ def test_each_token_is_computed_once_even_where_the_models_settings_turn_the_cac
     without.register_forward_pre_hook(
         lambda _, __, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    write(without, tokenizer, ["The quick brown fox"], greedy(wanted))
+    generate(without, tokenizer, ["The quick brown fox"], greedy(wanted))
     assert set(widths[1:]) == {1}
 
 
@@ -134,26 +134,26 @@ def test_a_text_stays_within_the_context_and_cuts_no_other_short(model, tokenize
     taken = 1 + len(tokenizer(LINES[0])["input_ids"])
     never = ending_after(model, tokenizer, -30)
     most = wanted.model_copy(update={"max_new_tokens": 50})
-    texts = write(never, tokenizer, [LINES[0], "The", "A cat"], most)
+    texts = generate(never, tokenizer, [LINES[0], "The", "A cat"], most)
     assert [text.tokens for text in texts] == [CONTEXT - taken, 50, 50]
     assert 0 < CONTEXT - taken < 50
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_its_mend(model, tokenizer, wanted) -> None:
-    with pytest.raises(UserError, match=r"'The quick .* but the model reads 64 .* shorten it"):
-        write(model, tokenizer, ["The", " ".join(LINES)], wanted)
+    with pytest.raises(UserError, match=r"'The quick .* but the model's context is 64 tokens.* shorten it"):
+        generate(model, tokenizer, ["The", " ".join(LINES)], wanted)
 
 
 def test_no_prompts_give_no_texts(model, tokenizer, wanted) -> None:
-    assert write(model, tokenizer, [], wanted) == []
+    assert generate(model, tokenizer, [], wanted) == []
 
 
 def test_openings_are_spread_evenly_over_the_texts_that_are_long_enough(tokenizer) -> None:
     texts = [text for number in range(8) for text in (f"{number} {LINES[1]}", "short")]
-    prompts = openings(texts, tokenizer, 4, prompt_tokens=5, most_tokens=10).prompts
+    prompts = select_prompts(texts, tokenizer, 4, prompt_tokens=5, max_tokens=10).texts
     assert [prompt[0] for prompt in prompts] == ["0", "2", "4", "6"]
-    opened = openings(texts, tokenizer, 100, prompt_tokens=5, most_tokens=10)
-    assert (len(opened.prompts), opened.too_short) == (8, 8)
+    opened = select_prompts(texts, tokenizer, 100, prompt_tokens=5, max_tokens=10)
+    assert (len(opened.texts), opened.too_short) == (8, 8)
 
 
 @pytest.mark.parametrize("text", [*LINES, CHINESE, "One  two\n\n three four , five six seven eight 🙂🙂🙂🙂 nine"])
@@ -161,40 +161,40 @@ def test_an_opening_and_what_follows_are_letter_for_letter_the_texts_beginning(t
     tokens = len(tokenizer(text)["input_ids"])
     for prompt_tokens in range(1, tokens // 2 + 1):
         for most in (1, 4, tokens - prompt_tokens - 1, tokens - prompt_tokens, tokens):
-            opened = openings([text], tokenizer, 1, prompt_tokens, most)
-            [prompt], [behind], [whole] = opened.prompts, opened.real, opened.whole
-            assert text.startswith(prompt + behind)
-            assert "\ufffd" not in prompt + behind
-            assert whole == (prompt_tokens + most >= tokens)
-            assert not whole or prompt + behind == text
+            opened = select_prompts([text], tokenizer, 1, prompt_tokens, most)
+            [prompt], [continuation], [is_complete] = opened.texts, opened.continuations, opened.is_complete
+            assert text.startswith(prompt + continuation)
+            assert "\ufffd" not in prompt + continuation
+            assert is_complete == (prompt_tokens + most >= tokens)
+            assert not is_complete or prompt + continuation == text
 
 
 def test_an_opening_has_as_many_tokens_as_asked_and_so_has_what_follows(tokenizer) -> None:
     tokens = tokenizer(LINES[0])["input_ids"]
-    opened = openings(LINES[:1], tokenizer, 1, prompt_tokens=6, most_tokens=7)
-    assert (opened.prompts, opened.real) == ([tokenizer.decode(tokens[:6])], [tokenizer.decode(tokens[6:13])])
-    assert opened.whole == [False]
+    opened = select_prompts(LINES[:1], tokenizer, 1, prompt_tokens=6, max_tokens=7)
+    assert (opened.texts, opened.continuations) == ([tokenizer.decode(tokens[:6])], [tokenizer.decode(tokens[6:13])])
+    assert opened.is_complete == [False]
 
 
 def test_where_most_texts_are_short_the_openings_are_shorter(tokenizer) -> None:
     texts = [*LINES, "Yes, no."] * 4 + ["A"]
     tokens = len(tokenizer("Yes, no.")["input_ids"])
-    most_are_short = openings([*LINES, *["Yes, no."] * 7, "A"], tokenizer, 100, prompt_tokens=8, most_tokens=10)
+    most_are_short = select_prompts([*LINES, *["Yes, no."] * 7, "A"], tokenizer, 100, prompt_tokens=8, max_tokens=10)
     assert most_are_short.prompt_tokens == tokens // 2 < 8
-    assert (len(most_are_short.prompts), most_are_short.too_short) == (11, 1)
-    assert openings(texts, tokenizer, 100, prompt_tokens=8, most_tokens=10).prompt_tokens == 8  # most are long
+    assert (len(most_are_short.texts), most_are_short.too_short) == (11, 1)
+    assert select_prompts(texts, tokenizer, 100, prompt_tokens=8, max_tokens=10).prompt_tokens == 8  # most are long
 
 
 def test_texts_of_one_token_are_begun_from_the_start_token_alone(model, tokenizer, wanted) -> None:
-    opened = openings(["A", "B", "C"], tokenizer, 10, prompt_tokens=8, most_tokens=10)
-    assert (opened.prompts, opened.real, opened.whole) == ([""] * 3, ["A", "B", "C"], [True] * 3)
+    opened = select_prompts(["A", "B", "C"], tokenizer, 10, prompt_tokens=8, max_tokens=10)
+    assert (opened.texts, opened.continuations, opened.is_complete) == ([""] * 3, ["A", "B", "C"], [True] * 3)
     assert (opened.prompt_tokens, opened.too_short) == (0, 0)
-    assert any(text.tokens for text in write(model, tokenizer, opened.prompts, wanted))
+    assert any(text.tokens for text in generate(model, tokenizer, opened.texts, wanted))
 
 
 def test_a_prompt_of_words_is_cut_by_tokens_where_a_word_is_a_whole_text(tokenizer) -> None:
     chinese = CHINESE * 20
-    [words, cut] = first_words([LINES[0], chinese], tokenizer, 2, words=3, most_tokens=30)
+    [words, cut] = first_words([LINES[0], chinese], tokenizer, 2, words=3, max_tokens=30)
     assert words == "The quick brown"
     assert chinese.startswith(cut)
     assert 10 <= len(cut) <= 30
@@ -212,8 +212,8 @@ def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wa
     its_own = PreTrainedTokenizerFast(tokenizer_object=letters, bos_token="<s>", eos_token="</s>")  # noqa: S106
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_positions=64, n_embd=16, n_layer=1, n_head=1)).eval()
-    prompts = openings(LINES, tokenizer, 4, prompt_tokens=5, most_tokens=10).prompts
-    texts = write(model, its_own, prompts, greedy(wanted))
+    prompts = select_prompts(LINES, tokenizer, 4, prompt_tokens=5, max_tokens=10).texts
+    texts = generate(model, its_own, prompts, greedy(wanted))
     assert [text.prompt for text in texts] == prompts
     ids = [its_own.bos_token_id, *its_own(prompts[0])["input_ids"]]
     with torch.inference_mode():

@@ -13,17 +13,17 @@ from pydivsufsort import sa_search
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerBase
 
+from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import (
     Copy,
-    Index,
+    CorpusIndex,
     Memorisation,
-    figures,
-    membership,
-    memorisation,
-    training_sample,
-    worst,
+    longest_copies,
+    membership_gap,
+    metrics,
+    sample_training_texts,
 )
-from pipeline.evaluation.perplexity import Score
+from pipeline.evaluation.scores import Scores
 from tests.conftest import LINES
 
 # Few pieces, so that runs recur: tokens and halves of them, characters of one to four bytes, white space, NUL, U+00FF.
@@ -78,56 +78,55 @@ def test_the_longest_run_is_that_of_a_slow_search_whatever_the_parts(
     training: list[str], texts: list[str], part_bytes: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = [2 * at + 5 for at in range(len(training))]
-    found = Index(rows, training, part_bytes).longest(texts, tokenizer)
+    found = CorpusIndex(rows, training, part_bytes).longest(texts, tokenizer)
     assert found == [by_definition(text, at, tokenizer, rows, training) for at, text in enumerate(texts)]
 
 
 def test_a_copied_run_is_found_in_the_midst_of_other_words(tokenizer: PreTrainedTokenizerBase) -> None:
     run = " sat on the warm mat and looked at the rain"
-    [copy] = Index([2, 3, 4, 5], LINES).longest([f"Zebras!{run}? Zebras!"], tokenizer)
+    [copy] = CorpusIndex([2, 3, 4, 5], LINES).longest([f"Zebras!{run}? Zebras!"], tokenizer)
     assert copy == Copy(len(tokenizer(run)["input_ids"]), run, 3, LINES[1], 0)
 
 
 def test_no_run_goes_on_into_the_next_row(tokenizer: PreTrainedTokenizerBase) -> None:
-    index = Index([2, 3], ["The quick", " brown fox jumps"])
+    index = CorpusIndex([2, 3], ["The quick", " brown fox jumps"])
     [copy] = index.longest(["The quick brown fox jumps"], tokenizer)
     assert (copy.text, copy.row) == (" brown fox jumps", 3)
 
 
 def test_runs_are_of_whole_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     assert tokenizer.tokenize(" the the") == ["Ġthe", "Ġthe"]
-    assert Index([2], ["bathe th"]).longest([" the the"], tokenizer) == [Copy(0, "", 0, "", 0)]  # only parts of them
+    assert CorpusIndex([2], ["bathe th"]).longest([" the the"], tokenizer) == [
+        Copy(0, "", 0, "", 0)
+    ]  # only parts of them
 
 
 def test_letters_count_as_they_are_written(tokenizer: PreTrainedTokenizerBase) -> None:
-    index = Index([2], ["Caf\u00e9 KING"])
+    index = CorpusIndex([2], ["Caf\u00e9 KING"])
     assert index.longest(["Cafe\u0301"], tokenizer)[0].text == "Caf"  # the same to the eye
     assert index.longest([" king"], tokenizer)[0].tokens <= 1
 
 
-def test_borders_are_found_where_a_tokenizer_leaves_white_space_out_of_its_offsets() -> None:
+def test_boundaries_are_found_where_a_tokenizer_leaves_white_space_out_of_its_offsets() -> None:
     backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["Ġone", "Ġtwo", "Ġsix", "?"])}, "?"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=True)  # the library's default
     trimming = GPT2TokenizerFast(tokenizer_object=backend)
     assert trimming("one two", return_offsets_mapping=True)["offset_mapping"] == [(0, 3), (4, 7)]
-    [copy] = Index([2], ["one six one two"]).longest(["six two one two six"], trimming)
+    [copy] = CorpusIndex([2], ["one six one two"]).longest(["six two one two six"], trimming)
     assert (copy.tokens, copy.text) == (2, " one two")
 
 
 def test_without_texts_or_rows_nothing_is_copied(tokenizer: PreTrainedTokenizerBase) -> None:
-    assert Index([], []).longest(["The cat"], tokenizer) == [Copy(0, "", 0, "", 0)]
-    assert Index([2], LINES[:1]).longest([], tokenizer) == []
-    assert figures([], 40) == {"longest": 0, "mean_longest": 0.0, "copied": 0.0}
+    assert CorpusIndex([], []).longest(["The cat"], tokenizer) == [Copy(0, "", 0, "", 0)]
+    assert CorpusIndex([2], LINES[:1]).longest([], tokenizer) == []
+    assert metrics([], 40) == {"longest": 0, "mean_longest": 0.0, "copied": 0.0}
 
 
 def test_a_model_that_copies_half_of_its_texts_is_seen_to(tokenizer: PreTrainedTokenizerBase) -> None:
-    index = Index(range(2, 6), LINES)
-    found = memorisation([LINES[0], "Zebras!"], tokenizer, index, copied_tokens=10)
-    assert found == Memorisation().compute(
-        data=[LINES[0], "Zebras!"], tokenizer=tokenizer, index=index, copied_tokens=10
-    )
+    index = CorpusIndex(range(2, 6), LINES)
+    found = measure(Memorisation, data=[LINES[0], "Zebras!"], tokenizer=tokenizer, corpus=index, copied_tokens=10)
     whole = len(tokenizer(LINES[0])["input_ids"])
     assert found["longest"] == whole
     assert found["copied"] == 0.5
@@ -136,20 +135,20 @@ def test_a_model_that_copies_half_of_its_texts_is_seen_to(tokenizer: PreTrainedT
 
 def test_a_run_of_just_the_bound_counts_as_copied() -> None:
     copies = [Copy(tokens, "x", 2, "x", at) for at, tokens in enumerate([39, 40, 41])]
-    assert figures(copies, 40)["copied"] == pytest.approx(2 / 3)
+    assert metrics(copies, 40)["copied"] == pytest.approx(2 / 3)
 
 
 def test_the_worst_copies_come_first_and_none_without_a_run() -> None:
     copies = [Copy(tokens, "x", 2, "x", at) for at, tokens in enumerate([3, 0, 9, 9])]
-    assert [(copy.tokens, copy.generation) for copy in worst(copies, 10)] == [(9, 2), (9, 3), (3, 0)]
-    assert len(worst(copies, 2)) == 2
+    assert [(copy.tokens, copy.generation) for copy in longest_copies(copies, 10)] == [(9, 2), (9, 3), (3, 0)]
+    assert len(longest_copies(copies, 2)) == 2
 
 
 def test_membership_is_the_difference_of_the_losses_a_token() -> None:
-    train = Score(np.array([10.0, 20.0]), np.array([10, 20]), np.array([1, 1]))
-    test = Score(np.array([30.0, 60.0]), np.array([15, 20]), np.array([1, 1]))
-    assert membership(train, test) == pytest.approx(90 / 35 - 1)
-    assert membership(test, train) == pytest.approx(1 - 90 / 35)
+    train = Scores(np.array([10.0, 20.0]), np.array([10, 20]), np.array([1, 1]))
+    test = Scores(np.array([30.0, 60.0]), np.array([15, 20]), np.array([1, 1]))
+    assert membership_gap(train, test) == pytest.approx(90 / 35 - 1)
+    assert membership_gap(test, train) == pytest.approx(1 - 90 / 35)
 
 
 def clean_of(numbers: range) -> pd.DataFrame:
@@ -159,16 +158,16 @@ def clean_of(numbers: range) -> pd.DataFrame:
 
 def test_the_training_sample_is_of_different_training_rows_and_the_same_in_any_order() -> None:
     clean = clean_of(range(400))
-    sample = training_sample(clean, 50)
+    sample = sample_training_texts(clean, 50)
     assert len(set(sample)) == 50
     assert set(sample) <= set(clean.loc[clean["split"] == "train", "text"])
-    assert training_sample(clean[::-1], 50) == sample
-    assert training_sample(pd.concat([clean, clean]), 50) == sample
-    assert len(training_sample(clean, 1000)) == 200
+    assert sample_training_texts(clean[::-1], 50) == sample
+    assert sample_training_texts(pd.concat([clean, clean]), 50) == sample
+    assert len(sample_training_texts(clean, 1000)) == 200
 
 
 def test_the_training_sample_hardly_changes_when_the_corpus_grows() -> None:
-    before, after = training_sample(clean_of(range(1000)), 100), training_sample(clean_of(range(1100)), 100)
+    before, after = sample_training_texts(clean_of(range(1000)), 100), sample_training_texts(clean_of(range(1100)), 100)
     assert 80 <= len(set(before) & set(after)) < 100  # a tenth more rows: a tenth of them are other ones
 
 
@@ -188,7 +187,7 @@ def test_among_ten_megabytes_two_look_ups_a_token_find_each_copied_row(
     words = [*" ".join(LINES).split(), *(f"w{number}" for number in range(5000))]
     rows = [" ".join(words[at] for at in generator.integers(0, len(words), 90)) for _ in range(19_000)]
     assert sum(map(len, rows)) > 9e6
-    index = Index(range(2, len(rows) + 2), rows)
+    index = CorpusIndex(range(2, len(rows) + 2), rows)
     texts = [f"Zebras! {rows[at][40:240]}!" for at in range(0, len(rows), 190)]
     copies = index.longest(texts, tokenizer)
     assert [copy.row for copy in copies] == list(range(2, len(rows) + 2, 190))

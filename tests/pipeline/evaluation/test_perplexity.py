@@ -21,8 +21,10 @@ from transformers import (
 )
 
 from pipeline.command import UserError
-from pipeline.evaluation import perplexity
-from pipeline.evaluation.perplexity import Perplexity, Score, figures, grouped, score
+from pipeline.evaluation import perplexity, scoring
+from pipeline.evaluation.perplexity import Perplexity, group_metrics, metrics
+from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scoring import score
 from tests.conftest import LINES
 
 SHORT = [*LINES, "A", "", "é 漢字 🙂"]
@@ -152,12 +154,12 @@ def test_the_perplexity_is_that_of_a_gpt2_of_our_own_in_float64(
     sharp_gpt2: Path, losses_of_our_own, monkeypatch: pytest.MonkeyPatch, way: str, batch_tokens: int
 ) -> None:
     if way == "padded":  # as on a GPU
-        monkeypatch.setattr(perplexity, "_strings_together", lambda _: False)
+        monkeypatch.setattr(scoring, "_can_pack", lambda _: False)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(sharp_gpt2), AutoTokenizer.from_pretrained(sharp_gpt2)
     for stride, expected in losses_of_our_own.items():
         scored = score(model, tokenizer, TEXTS, batch_tokens, stride)
         assert scored.loss == pytest.approx(expected, rel=1e-5)
-        found = figures(scored, 100, 0.95, 1)["perplexity"]
+        found = metrics(scored, 100, 0.95, 1)["perplexity"]
         assert found == pytest.approx(math.exp(sum(expected) / scored.tokens.sum()), rel=1e-5)
         assert not 300 < found < 340  # of a vocabulary of 320: a model that says nothing would hide mistakes
 
@@ -185,7 +187,7 @@ def test_a_window_that_moves_by_one_token_is_the_full_context_definition(model, 
 def test_every_token_is_scored_once_with_at_least_its_share_of_the_context(
     lengths: list[int], context: int, stride: float
 ) -> None:
-    windows = perplexity._windows(np.array(lengths, dtype=np.int64), context, stride)
+    windows = scoring._windows(np.array(lengths, dtype=np.int64), context, stride)
     scored = sorted((text, at) for text, _, new, end in zip(*windows, strict=True) for at in range(new, end))
     assert scored == [(text, at) for text, length in enumerate(lengths) for at in range(length)]
     assert (windows.end - windows.begin <= context).all()
@@ -196,8 +198,8 @@ def test_every_token_is_scored_once_with_at_least_its_share_of_the_context(
     ("flat", "expected"), [(True, [[30], [9, 5], [4, 4, 3, 2, 1]]), (False, [[30], [9], [5, 4, 4], [3, 2, 1]])]
 )
 def test_a_batch_holds_no_more_than_asked_for_unless_one_window_does(flat: bool, expected: list[list[int]]) -> None:
-    windows = perplexity._windows(np.array([3, 9, 1, 4, 5, 4, 30, 2], dtype=np.int64), 64, 0.5)
-    batches = list(perplexity._batches(windows, 15, flat))
+    windows = scoring._windows(np.array([3, 9, 1, 4, 5, 4, 30, 2], dtype=np.int64), 64, 0.5)
+    batches = list(scoring._batches(windows, 15, flat))
     assert [(batch.end - batch.begin).tolist() for batch in batches] == expected
     assert [text for batch in batches for text in batch.text] == windows.text.tolist()
 
@@ -206,7 +208,7 @@ def test_logits_are_made_a_few_tokens_at_a_time_and_only_of_tokens_that_are_scor
     model, tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = score(model, tokenizer, [*SHORT, LONG], 512)
-    monkeypatch.setattr(perplexity, "_LOGITS_AT_ONCE", 320 * 5)
+    monkeypatch.setattr(scoring, "_MAX_LOGITS", 320 * 5)
     made: list[int] = []
     head = model.get_output_embeddings()
     hook = head.register_forward_hook(lambda _, __, logits: made.append(logits.shape[:-1].numel()))
@@ -224,7 +226,7 @@ def test_other_architectures_get_padded_batches_and_the_same_loss(tokenizer, kin
         other = LlamaForCausalLM(LlamaConfig(**SMALL)).eval()
     else:  # caps its logits behind the output layer
         other = Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=0.1)).eval()
-    assert perplexity._has_plain_head(other) == (kind == "llama")
+    assert scoring._has_plain_head(other) == (kind == "llama")
     texts = [*SHORT, " ".join(LINES[:3])]
     assert len(ids_of(tokenizer, texts[-1])) > 65
     expected = [by_definition(other, tokenizer, text) for text in texts]
@@ -269,12 +271,12 @@ def test_texts_without_a_token_have_no_loss_and_none_at_all_is_said(model, token
     scored = score(model, tokenizer, ["", *LINES, ""], 64)
     assert scored.tokens[[0, -1]].tolist() == scored.loss[[0, -1]].tolist() == [0, 0]
     without = score(model, tokenizer, LINES, 64)
-    assert figures(scored, 200, 0.95, 1) == pytest.approx(figures(without, 200, 0.95, 1))
+    assert metrics(scored, 200, 0.95, 1) == pytest.approx(metrics(without, 200, 0.95, 1))
     for nothing in ([], ["", ""]):
         empty = score(model, tokenizer, nothing, 64)
         assert len(empty.loss) == len(empty.tokens) == len(empty.bytes) == len(nothing)
         with pytest.raises(UserError, match=f"the {len(nothing)} texts to score hold no token"):
-            figures(empty, 100, 0.95, 1)
+            metrics(empty, 100, 0.95, 1)
 
 
 def test_damaged_weights_are_said(tiny_gpt2: Path, tokenizer) -> None:
@@ -286,29 +288,29 @@ def test_damaged_weights_are_said(tiny_gpt2: Path, tokenizer) -> None:
 
 
 def test_a_loss_too_large_for_a_perplexity_is_said_instead_of_overflowing() -> None:
-    ruined = Score(np.array([8000.0, 9000.0]), np.array([10, 10]), np.array([40, 40]))
-    with pytest.raises(UserError, match=r"the model's loss is 850 nats a token .* lower finetune.learning_rate"):
-        figures(ruined, 100, 0.95, 1)
+    ruined = Scores(np.array([8000.0, 9000.0]), np.array([10, 10]), np.array([40, 40]))
+    with pytest.raises(UserError, match=r"the model's loss is 850 nats per token .* lower finetune.learning_rate"):
+        metrics(ruined, 100, 0.95, 1)
 
 
 def test_perplexity_is_weighted_by_tokens_and_bits_per_byte_by_bytes() -> None:
-    scored = Score(np.array([10.0, 1.0]), np.array([5, 1]), np.array([20, 2]))
-    found = figures(scored, resamples=100, confidence=0.95, seed=1)
+    scored = Scores(np.array([10.0, 1.0]), np.array([5, 1]), np.array([20, 2]))
+    found = metrics(scored, resamples=100, confidence=0.95, seed=1)
     assert found["perplexity"] == pytest.approx(math.exp(11 / 6))
     assert found["bits_per_byte"] == pytest.approx(11 / 22 / math.log(2))
     assert found["tokens"] == 6
 
 
 def test_each_group_has_the_figures_of_its_texts_alone() -> None:
-    scored = Score(np.array([10.0, 1.0, 4.0]), np.array([5, 1, 2]), np.array([20, 2, 9]))
-    found = grouped(scored, ["b", "a", "b"], 100, 0.95, 1)
+    scored = Scores(np.array([10.0, 1.0, 4.0]), np.array([5, 1, 2]), np.array([20, 2, 9]))
+    found = group_metrics(scored, ["b", "a", "b"], 100, 0.95, 1)
     assert list(found) == ["a", "b"]
     assert found["a"]["rows"] == 1
-    alone = Score(np.array([10.0, 4.0]), np.array([5, 2]), np.array([20, 9]))
-    assert found["b"] == {"rows": 2, **figures(alone, 100, 0.95, 1)}
+    alone = Scores(np.array([10.0, 4.0]), np.array([5, 2]), np.array([20, 9]))
+    assert found["b"] == {"rows": 2, **metrics(alone, 100, 0.95, 1)}
     assert found["b"]["perplexity"] == pytest.approx(math.exp(2))
     with pytest.raises(ValueError, match="2 groups for 3 texts"):
-        grouped(scored, ["a", "b"], 100, 0.95, 1)
+        group_metrics(scored, ["a", "b"], 100, 0.95, 1)
 
 
 def test_it_is_a_measurement_of_evaluate_that_needs_no_network_and_gives_the_same_figures_again(

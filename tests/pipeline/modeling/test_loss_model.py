@@ -10,6 +10,7 @@ from transformers.activations import NewGELUActivation
 
 from pipeline import params, tokenize
 from pipeline.modeling import batches, fast_layers, fused_loss, loss_model
+from pipeline.tasks.causal_lm import TASK
 from pipeline.training import optimizer, precision
 from tests.conftest import LINES
 
@@ -27,7 +28,8 @@ def load(folder: Path, dropout: float = 0.0) -> PreTrainedModel:
 
 def rows_of(folder: Path, strategy: str, scratch: Path) -> list[dict[str, list[int]]]:
     config = params.Tokenize(strategy=strategy, max_length=64, canaries=0, canary_repeats=1)
-    rows, _ = tokenize.token_rows(TEXTS, AutoTokenizer.from_pretrained(folder), config, str(scratch))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows, _ = tokenize.token_rows(TASK.documents(TEXTS, tokenizer), tokenizer, config, scratch)
     return rows.to_list()
 
 
@@ -139,7 +141,7 @@ def test_another_architecture_gets_padded_batches_and_the_same_loss_and_scores(t
     rows = [{"input_ids": [0, *range(1, n), 0, 0, 0], "attention_mask": [1] * (n + 1) + [0] * 2} for n in (6, 6)]
     expected = plain(**padded(rows)).loss.item()
     fast = loss_model.prepare(copy.deepcopy(plain))
-    batch = loss_model.collator(plain)(rows)
+    batch = fast.collate(rows)
     assert batch["input_ids"].shape == (2, 7)  # no longer than the longest
     assert fast(**batch)["loss"].item() == pytest.approx(expected, abs=1e-6)
     scores = fast.eval()(**batch)["scores"]

@@ -40,7 +40,7 @@ def rows() -> Dataset:
 
 
 def measure(model: LossModel, rows: Dataset) -> estimate.Measurement:
-    return estimate.measure(model, rows, batches.collate_packed, optimizer.class_and_settings(1e-3), batch_size=2)
+    return estimate.measure(model, rows, optimizer.class_and_settings(1e-3), batch_size=2)
 
 
 def test_measuring_leaves_weights_gradients_mode_and_random_state_as_they_were(model: LossModel, rows: Dataset) -> None:

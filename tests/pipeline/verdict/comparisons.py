@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import params
-from pipeline.evaluation.perplexity import Score
+from pipeline.evaluation.scores import Scores
 from pipeline.verdict.judge import judge
 from pipeline.verdict.records import Comparison, GateResult, ModelFigures, Verdict
 
@@ -42,16 +42,16 @@ BANKING77 = (15, 0.56)
 
 def scores(
     rows: int, gain: float, random: np.random.Generator, tokens: tuple[float, float] = TALES, noise: float = NOISE
-) -> tuple[Score, Score]:
+) -> tuple[Scores, Scores]:
     """Return scores of random rows by a candidate that truly gains `gain` nats per token, and by its baseline."""
     median, spread = tokens
     length = random.lognormal(math.log(median), spread, rows).round().clip(4).astype(np.int64)
     loss = random.normal(3.6, 0.3, rows)
     candidate = loss - gain + noise * random.standard_t(10, rows) * math.sqrt(0.8) / np.sqrt(length)
-    return Score(candidate * length, length, 4 * length), Score(loss * length, length, 4 * length)
+    return Scores(candidate * length, length, 4 * length), Scores(loss * length, length, 4 * length)
 
 
-def noisy_scores(rows: int = 178) -> tuple[Score, Score]:
+def noisy_scores(rows: int = 178) -> tuple[Scores, Scores]:
     """Return scores of a candidate that is a little better, which may be chance."""
     return scores(rows, 0.004, np.random.default_rng(5), noise=0.9)
 
@@ -74,7 +74,7 @@ def metrics(**changes: Any) -> dict[str, Any]:
     return result
 
 
-def compared(pair: tuple[Score, Score] | None = None, /, *, baseline: Any = None, **changes: Any) -> Comparison:
+def compared(pair: tuple[Scores, Scores] | None = None, /, *, baseline: Any = None, **changes: Any) -> Comparison:
     """Return a candidate that is better and keeps to every bound, except for `changes` to its metrics."""
     candidate_scores, baseline_scores = pair or scores(2000, GAIN_OF_2_PERCENT, np.random.default_rng(1))
     return Comparison(

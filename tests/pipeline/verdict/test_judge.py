@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.evaluation.perplexity import Score
+from pipeline.evaluation.scores import Scores
 from pipeline.verdict.judge import unchanged
 from tests.pipeline.verdict.comparisons import (
     BANKING77,
@@ -75,7 +75,7 @@ def test_with_as_many_rows_as_it_says_the_same_gain_is_beyond_chance() -> None:
     rows = int(reason.split("about ")[1].split()[0].replace(",", ""))
     times = math.ceil(1.1 * rows / 178)  # a tenth for the bootstrap's own randomness
     for repeats, promoted in ((times, True), (max(1, times // 2), False)):
-        candidate, baseline = (Score(*(np.tile(values, repeats) for values in score)) for score in pair)
+        candidate, baseline = (Scores(*(np.tile(values, repeats) for values in score)) for score in pair)
         assert judged(compared((candidate, baseline)), STEADY).promoted is promoted
 
 
@@ -130,7 +130,7 @@ def test_the_gain_that_would_do_is_possible_however_bad_this_model_is(worse: flo
     tokens = np.full(46, 80)
     champion = random.normal(2.4, 0.4, 46) * tokens
     candidate = champion + (worse + random.normal(0, 0.4, 46)) * tokens
-    verdict = judged(compared((Score(candidate, tokens, 4 * tokens), Score(champion, tokens, 4 * tokens))))
+    verdict = judged(compared((Scores(candidate, tokens, 4 * tokens), Scores(champion, tokens, 4 * tokens))))
     assert not verdict.promoted
     assert verdict.comparison.startswith("Worse than the champion: perplexity rises by")
     assert len(verdict.comparison) < 150  # a rise of e ** 700 has 300 digits

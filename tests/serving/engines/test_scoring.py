@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.evaluation import perplexity
+from pipeline.evaluation.scoring import score
 from serving.engines import scoring
 from serving.engines.scoring import Scorer
 
@@ -27,7 +27,7 @@ def ids_of(folder: Path, text: str) -> list[int]:
 
 def test_agrees_with_the_perplexity_of_evaluate(scorer: Scorer, tiny_gpt2: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_gpt2, dtype=torch.float32)
-    expected = perplexity.score(model, AutoTokenizer.from_pretrained(tiny_gpt2), TEXTS, batch_tokens=256)
+    expected = score(model, AutoTokenizer.from_pretrained(tiny_gpt2), TEXTS, batch_tokens=256)
     for text, loss in zip(TEXTS, expected.loss, strict=True):
         tokens = scorer.score(ids_of(tiny_gpt2, text))
         assert tokens[0].logprob is None

@@ -1,15 +1,16 @@
-"""Size and speed of two models on this machine, measured in turns so that other load meets both."""
+"""Size and speed of causal models on this machine, measured in turns so that other load hits all of them."""
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from pipeline.evaluate import load_model
 from pipeline.modeling.context import context_of, start_and_end
+from pipeline.tasks.causal_lm import TASK
 
 _TURNS = 20  # per model: many short ones, some of which nothing disturbs
 _TOKENS = 16  # per turn
@@ -22,13 +23,13 @@ class Footprint(NamedTuple):
     seconds_a_token: float
 
 
-def footprints(*folders: Path) -> list[Footprint]:
+def footprints(folders: Sequence[Path]) -> list[Footprint]:
     """Return the footprint of the model in each folder.
 
     Weights are counted in float32, as they are scored: files of one model may differ in size. Decoding is greedy with
     a cache, one token after another; the fastest turn counts.
     """
-    models = [load_model(folder) for folder in folders]
+    models = [TASK.load(folder) for folder in folders]
     tokens = min(_TOKENS, *(context_of(model.config) for model, _ in models))
     fastest = [math.inf] * len(models)
     with torch.inference_mode():

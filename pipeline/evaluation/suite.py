@@ -1,0 +1,50 @@
+"""Evaluation suites: how models of a task are measured, on the same held-out rows with the same settings.
+
+A suite is a module of this package with the task's name. `evaluate`, `promote` and the drift check get their figures
+from it alone.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline import params
+    from pipeline.evaluation.footprint import Footprint
+    from pipeline.evaluation.records import Evaluation, HeldOutData
+
+# `task` in params.yaml -> the module whose SUITE it is, imported when it is needed.
+_MODULES = {"causal_lm": "pipeline.evaluation.causal_lm"}
+
+
+class EvaluationSuite(Protocol):
+    """How models of one task are measured."""
+
+    plot_metric: str  # the figure of the bar chart, a key of `Evaluation.metrics`
+
+    def load_data(self, config: params.Evaluate) -> HeldOutData:
+        """Return the test data of the workspace: its clean rows and its base's tokenizer."""
+
+    def evaluate(self, folder: Path, data: HeldOutData, config: params.Evaluate) -> Evaluation:
+        """Return what the model in `folder` makes of `data`; deterministic."""
+
+    def reference_metrics(self, data: HeldOutData, config: params.Evaluate) -> dict[str, Any]:
+        """Return the metrics of real texts in the place of generated ones."""
+
+    def details(self, data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
+        """Return the content of `paths.GENERATIONS`."""
+
+    def text_metrics(self, folder: Path, texts: Sequence[str], config: params.Evaluate) -> dict[str, Any]:
+        """Return how hard any texts are for the model in `folder`, with an interval."""
+
+    def footprints(self, folders: Sequence[Path]) -> list[Footprint]:
+        """Return what the models in `folders` take, measured in turns so that other load hits all of them."""
+
+
+def get_suite(task: str) -> EvaluationSuite:
+    """Return the suite of the task called `task` in params.yaml."""
+    return cast(EvaluationSuite, import_module(_MODULES[task]).SUITE)
