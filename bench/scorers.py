@@ -18,8 +18,9 @@ from bench import harness
 from bench.harness import FRESH
 from bench.trainers import STARTER, load_model
 from pipeline.command import arg_parser, echo, run
-from pipeline.evaluation.perplexity import score
-from pipeline.training import speed
+from pipeline.evaluation.scoring import score
+from pipeline.modeling import cpu
+from pipeline.workspace import restart_with
 
 MEAN, SPREAD, LONGEST = 105, 0.35, 250  # tokens a text; log-normal, less spread than banking77's questions (0.45)
 BATCH = 16  # texts, the default of evaluate's perplexity
@@ -38,8 +39,8 @@ def main() -> None:
     parser.add_argument("texts", type=int)
     arguments = parser.parse_args()
     if arguments.variant == FRESH:  # as the stage does
-        speed.preload_allocator()
-        speed.keep_freed_memory()
+        restart_with(cpu.allocator_environment())
+        cpu.keep_freed_memory()
     scorer = VARIANTS[arguments.variant]
     tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
     tokenizer.pad_token = tokenizer.eos_token

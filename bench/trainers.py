@@ -30,8 +30,12 @@ from bench import harness
 from bench.harness import FRESH
 from pipeline import finetune, params, paths
 from pipeline.command import arg_parser, echo, run
-from pipeline.training import speed
+from pipeline.modeling import cpu
+from pipeline.tasks.causal_lm import TASK
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.precision import choose
+from pipeline.training.recipe import RunConfig, build_trainer
+from pipeline.workspace import restart_with
 
 STARTER = harness.ROOT / "starter"
 LENGTHS = (90, 126)  # tokens of a text, without start and end: about 105 on average, none above 128 with them
@@ -55,7 +59,7 @@ def main() -> None:
     parser.add_argument("epochs", type=int)
     arguments = parser.parse_args()
     if arguments.variant.startswith(FRESH):
-        speed.preload_allocator()  # as the stage does
+        restart_with(cpu.allocator_environment())  # as the stage does
     if arguments.variant in LIMITS:
         _print({"operations_a_second": gemm_limit(LIMITS[arguments.variant])})
         return
@@ -104,7 +108,7 @@ def load_model(name: str) -> PreTrainedModel:
     torch.manual_seed(SEED)
     if name == "gpt2":
         return GPT2LMHeadModel(GPT2Config(use_cache=False, bos_token_id=0, eos_token_id=0))
-    return finetune.load_base(STARTER, dropout=0.1)
+    return TASK.load_for_training(STARTER, dropout=0.1)
 
 
 @torch.inference_mode()
@@ -228,17 +232,16 @@ def fresh(precision: Literal["auto", "fp32"]) -> Train:
                 "devices": 1,
             }
         )
-        chosen = speed.precision(precision)
-        choices = {"precision": chosen, "batch_size": BATCH}
+        run_config = RunConfig(choose(precision), BATCH)
         clock = _Clock()
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            fast = finetune.make_model(Path(folder), config, chosen)
+            fast = finetune.build_model(TASK, Path(folder), config, run_config.precision)
             splits = {"train": _padded(documents), "validation": _padded(documents[:1])}
-            trainer = finetune.make_trainer(fast, splits, config, choices, Checkpoints(Path(folder, "checkpoints")))
+            trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path(folder, "checkpoints")))
             trainer.add_callback(clock)
             trainer.resume()
-        model.load_state_dict(fast.state_dict())
+        model.load_state_dict(fast.model.state_dict())
         return _mean(clock.seconds) / (BATCH * sum(map(len, documents)) / len(documents))
 
     return train

@@ -125,6 +125,7 @@ def build_model(task: Task, folder: Path, config: params.Finetune, chosen: Preci
     precision.use(chosen)
     model = task.loss_model(task.load_for_training(folder, config.dropout))
     if config.lora_rank:
+        torch.manual_seed(config.seed)  # of the adapters' initial weights
         lora.add(model.model, config.lora_rank)
     if config.activation_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})

@@ -8,6 +8,7 @@ finite.
 import json
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,9 @@ class ProgressWriter:
 
     def __init__(self, path: Path, step: int, interval: float = _INTERVAL) -> None:
         """Start the file anew for a training that is at `step`; a line about steps at most every `interval` seconds."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("", encoding="utf-8")
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("", encoding="utf-8")
         self._path, self._interval = path, interval
         self._first_step, self._began = step, time.monotonic()
         self._written = -math.inf
@@ -66,7 +68,8 @@ class ProgressWriter:
         self._append(epoch=epoch, validation_loss=_finite(validation_loss))
 
     def _append(self, **fields: Any) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        # A full disk must not end the training.
+        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"time": time.time(), **fields}) + "\n")
 
 

@@ -66,7 +66,9 @@ def test_the_candidate_is_whole_better_than_the_base_and_says_what_made_it(stage
     assert not paths.CHECKPOINTS.exists()
 
 
-def test_the_same_inputs_give_the_same_bytes(stage: Workspace) -> None:
+@pytest.mark.parametrize("rank", [0, 4])
+def test_the_same_inputs_give_the_same_bytes(stage: Workspace, rank: int) -> None:
+    stage.set(finetune__lora_rank=rank)
     finetune.main()
     first = candidate()
     finetune.main()

@@ -43,7 +43,7 @@ def losses() -> tuple[list[float], list[float]]:
 
 
 def hashes() -> dict[str, bytes]:
-    files = [*paths.CANDIDATE.iterdir(), *paths.FINETUNE_METRICS.parent.iterdir()]
+    files = {*paths.CANDIDATE.iterdir(), *paths.FINETUNE_METRICS.parent.iterdir()} - {paths.TRAINING_PROGRESS}
     return {str(file): file.read_bytes() for file in files}
 
 
