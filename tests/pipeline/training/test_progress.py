@@ -5,6 +5,8 @@ import math
 import time
 from pathlib import Path
 
+import pytest
+
 from pipeline.training.progress import EpochResult, ProgressWriter, read_progress
 
 
@@ -21,7 +23,7 @@ def test_the_last_step_and_all_epochs_are_read(tmp_path: Path) -> None:
     assert progress is not None
     assert (progress.step, progress.steps, progress.loss) == (2, 4, 4.5)
     assert progress.epochs == (EpochResult(0, 5.5), EpochResult(1, 4.75))
-    assert progress.seconds_left * progress.steps_per_second == 2
+    assert progress.seconds_left * progress.steps_per_second == pytest.approx(2)
 
 
 def test_steps_are_written_at_intervals_and_the_last_one_always(tmp_path: Path) -> None:
