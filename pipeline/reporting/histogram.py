@@ -1,4 +1,7 @@
-"""Histograms of unknown length in bounded memory: counts in fixed bins, and the corpus in consecutive parts."""
+"""Histograms and profiles of a stream of unknown length, in bounded memory.
+
+They take one chunk after the other, and come to the same result however the stream is chunked.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # ISO 3's preferred numbers, series R40: 40 steps a decade, each about 6 % above the one before. Every second, fourth
-# and eighth of them is R20, R10 and R5, so a histogram can be shown coarser without cutting a bin.
+# and eighth of them is R20, R10 and R5, so a histogram can be drawn coarser without splitting a bin.
 _R40 = (
     *(1.0, 1.06, 1.12, 1.18, 1.25, 1.32, 1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0, 2.12, 2.24, 2.36, 2.5, 2.65, 2.8, 3.0),
     *(3.15, 3.35, 3.55, 3.75, 4.0, 4.25, 4.5, 4.75, 5.0, 5.3, 5.6, 6.0, 6.3, 6.7, 7.1, 7.5, 8.0, 8.5, 9.0, 9.5),
@@ -16,7 +19,7 @@ MOST_BARS = 40
 
 
 def _edges(step: int) -> np.ndarray:
-    """Return 0 and the distinct whole numbers of the series R40, R20, R10 or R5 (step 1, 2, 4 or 8), rising."""
+    """Return 0 and the distinct integers of the series R40, R20, R10 or R5 (step 1, 2, 4 or 8), ascending."""
     numbers = (int(number * 10**decade + 0.5) for decade in range(_DECADES) for number in _R40[::step])
     return np.array(sorted({0, *numbers}), dtype=np.int64)
 
@@ -26,7 +29,7 @@ _EDGES = {step: _edges(step) for step in (1, 2, 4, 8)}
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a picture: it stands for the whole numbers from `low` to `high`, both included."""
+    """One bar of a chart, for the integers from `low` to `high`, both included."""
 
     low: int
     high: int
@@ -34,7 +37,7 @@ class Bar:
 
 
 class Histogram:
-    """Counts of whole numbers from 0 up in fixed bins that grow by 6 %; what is small is exact."""
+    """Counts of non-negative integers in fixed bins that grow by 6 %; small integers have a bin each."""
 
     def __init__(self) -> None:
         """Start empty."""
@@ -44,7 +47,7 @@ class Histogram:
         self.largest: int | None = None
 
     def add(self, values: np.ndarray) -> None:
-        """Count `values`, whole numbers of at least 0."""
+        """Count `values`, non-negative integers."""
         if len(values) == 0:
             return
         self.counts += np.bincount(np.searchsorted(_EDGES[1], values, side="right") - 1, minlength=len(self.counts))
@@ -64,7 +67,7 @@ class Histogram:
         return self.sum / self.total if self.total else 0.0
 
     def quantile(self, share: float) -> int:
-        """Return a number that about `share` of the values do not exceed: exact below 20, within 6 % above."""
+        """Return the quantile at `share` of the values: exact below 20, within 6 % above."""
         if self.largest is None or self.smallest is None:
             return 0
         position = int(np.searchsorted(np.cumsum(self.counts), max(1, share * self.total)))
@@ -73,16 +76,15 @@ class Histogram:
 
 
 def bars_on_one_axis(histograms: Mapping[str, Histogram], up_to: int = 0) -> dict[str, list[Bar]]:
-    """Return each histogram as bars on one axis: at most 40 for one series. A value is a share
-    of its own histogram's total.
+    """Return each histogram as bars on one axis, their values shares of its own total.
 
-    The axis covers every value of all the histograms, and `up_to`.
+    The axis covers all values of all histograms, and `up_to`; it has at most 40 bars, unless even R5 has more.
     """
-    known = [histogram for histogram in histograms.values() if histogram.largest is not None]
-    if not known:
+    filled = [histogram for histogram in histograms.values() if histogram.largest is not None]
+    if not filled:
         return {name: [] for name in histograms}
-    low = min(histogram.smallest or 0 for histogram in known)
-    high = max(up_to, *(histogram.largest or 0 for histogram in known))
+    low = min(histogram.smallest or 0 for histogram in filled)
+    high = max(up_to, *(histogram.largest or 0 for histogram in filled))
     for step in (1, 2, 4, 8):
         edges = _EDGES[step]
         first = int(np.searchsorted(edges, low, side="right")) - 1
@@ -105,9 +107,9 @@ def bars_on_one_axis(histograms: Mapping[str, Histogram], up_to: int = 0) -> dic
 
 
 class CorpusParts:
-    """The corpus as 20 to 40 consecutive parts of equally many rows, however many rows there turn out to be.
+    """The corpus in 20 to 40 consecutive parts of equal size, however many rows there turn out to be.
 
-    A part holds one row at first; whenever there are more than 40 parts, each two neighbours become one.
+    A part has one row at first; whenever there would be more than 40 parts, neighbours are merged in pairs.
     """
 
     def __init__(self) -> None:
@@ -117,7 +119,13 @@ class CorpusParts:
         self.first_row, self.rows, self.refused, self.characters = (np.zeros(MOST_BARS, np.int64) for _ in range(4))
 
     def add(self, rows: np.ndarray, refused: np.ndarray, characters: np.ndarray) -> None:
-        """Take the next rows: their numbers, whether each is refused, and its text's length (used where it is not)."""
+        """Add the next rows.
+
+        Args:
+            rows: Their numbers; (rows,).
+            refused: Whether each is refused; (rows,).
+            characters: Length of each text, used where it is not refused; (rows,).
+        """
         end = self.seen + len(rows)
         while end > self.size * MOST_BARS:
             self.first_row = np.concatenate([self.first_row[::2], np.zeros(MOST_BARS // 2, np.int64)])
@@ -134,11 +142,11 @@ class CorpusParts:
         self.seen = end
 
     def __len__(self) -> int:
-        """Return how many parts hold a row."""
+        """Return how many parts have rows."""
         return -(-self.seen // self.size)
 
     def bars(self) -> tuple[list[Bar], list[Bar]]:
-        """Return the share refused and the mean length of the clean texts, in characters, of each part."""
+        """Return for each part the share of refused rows, and the mean length of the clean texts in characters."""
         clean = np.maximum(1, self.rows - self.refused)
         starts = [int(row) for row in self.first_row[: len(self)]]
         spans = list(zip(starts, [*(row - 1 for row in starts[1:]), starts[-1]] if starts else [], strict=True))
@@ -149,5 +157,5 @@ class CorpusParts:
 
 
 def _halved(counts: np.ndarray) -> np.ndarray:
-    """Return `counts` with each two neighbours added up, and as many zeros behind."""
+    """Return `counts` with neighbours added in pairs, padded with zeros to the same length."""
     return np.concatenate([counts[::2] + counts[1::2], np.zeros(MOST_BARS // 2, np.int64)])

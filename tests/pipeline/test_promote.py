@@ -273,7 +273,7 @@ def test_a_gate_stops_a_candidate_of_lower_perplexity(
     assert not judged.promoted
     assert broken(decision) == gates
     assert len(judged.reasons) == len(sentences)
-    assert all(reason.startswith(said) for reason, said in zip(judged.reasons, sentences, strict=True))
+    assert all(reason.startswith(beginning) for reason, beginning in zip(judged.reasons, sentences, strict=True))
     assert carry_out(decision) is None
     assert Registry().champion() == old
 
@@ -402,7 +402,7 @@ def no_candidate(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (other_candidate, "metrics.json belongs to another candidate"),
         (other_base, "metrics.json belongs to another base"),
@@ -416,11 +416,11 @@ def no_candidate(scene: Scene) -> None:
     ],
 )
 def test_figures_of_another_candidate_base_or_test_split_are_refused(
-    scene: Scene, change: Callable[[Scene], None], said: str
+    scene: Scene, change: Callable[[Scene], None], message: str
 ) -> None:
     scene.candidate("better")
     change(scene)
-    with pytest.raises(UserError, match=f"{said}.*run `dvc repro`"):
+    with pytest.raises(UserError, match=f"{message}.*run `dvc repro`"):
         scene.decide()
     assert not paths.VERDICT.exists()
 
@@ -471,10 +471,10 @@ def test_the_command_prints_its_verdict_as_text_and_as_json(
     dry = subprocess.run(command, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
     assert f"{old.tag}: scoring" in dry.stderr  # which may take minutes
-    said = json.loads(dry.stdout)
-    assert said == json.loads(paths.VERDICT.read_text())
-    assert [*said][:3] == ["promoted", "forced", "reasons"]
-    assert set(said) >= {"candidate", "champion", "difference", "gates", "against", "would_change"}
+    printed_verdict = json.loads(dry.stdout)
+    assert printed_verdict == json.loads(paths.VERDICT.read_text())
+    assert [*printed_verdict][:3] == ["promoted", "forced", "reasons"]
+    assert set(printed_verdict) >= {"candidate", "champion", "difference", "gates", "against", "would_change"}
     assert Registry().champion() == old  # nothing was moved
 
     assert ask() == 0
