@@ -117,7 +117,7 @@ def _read_by_stage(fault: Fault, file: Path, folder: Path) -> Outcome:
 
     from pipeline import paths, validate
     from pipeline.command import UserError
-    from pipeline.intake.columns import normalize_newlines
+    from pipeline.intake.text_builder import normalize_newlines
 
     yaml = YAML()
     content = yaml.load(ROOT / "params.yaml")

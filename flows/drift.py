@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pipeline import escape, params, paths
 from pipeline.command import UserError
 from pipeline.evaluation.suite import get_suite
-from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
+from pipeline.intake.columns import check_columns
 from pipeline.intake.file_format import RESERVED_COLUMNS
 from pipeline.intake.quarantine import unescape_formula
 from pipeline.intake.reader import read_chunks
@@ -26,6 +26,7 @@ from pipeline.intake.row_metrics import compute_row_metrics
 from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.splits import normalize_text, text_digest
+from pipeline.intake.text_builder import normalize_newlines, text_builder
 from pipeline.modeling.nats import exp
 from pipeline.registry.versions import Version
 

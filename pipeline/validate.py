@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from pipeline import params, paths
 from pipeline.command import UserError, warn
-from pipeline.intake.columns import check_columns, normalize_newlines, text_builder
+from pipeline.intake.columns import check_columns
 from pipeline.intake.duplicates import Duplicates, Findings
 from pipeline.intake.explain import Explainer
 from pipeline.intake.file_format import FileFormat, preview
@@ -43,6 +43,7 @@ from pipeline.intake.rules import (
 )
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.splits import SPLITS, assign_splits
+from pipeline.intake.text_builder import normalize_newlines, text_builder
 from pipeline.intake.workers import Inspection, inspect_all
 from pipeline.reporting.intake_report import copies_sentence, page
 from pipeline.reporting.intake_summary import Summary

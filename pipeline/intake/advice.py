@@ -1,7 +1,7 @@
-"""Which settings would read a file better: each proposal is tried on the file's first thousand rows before it is named.
+"""Advises settings with which a file reads better, each tried on the first thousand rows before it is named.
 
-A proposal is read by the code that reads the file with these settings, and is named only where its rows fit, its texts
-are whole and its column is there. So following an advice cannot end in other texts than the advice was judged by.
+A trial uses the reader that reads the file, and a proposal is named only if its rows fit, its texts are whole and its
+column exists. So following the advice gives the texts by which the advice was judged.
 """
 
 import itertools
@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake.columns import is_header, kind_of, kinds_of, longest_texts, near_name, text_columns
+from pipeline.intake.column_kinds import column_kinds, is_header, kind_of, longest_texts
+from pipeline.intake.columns import near_name
 from pipeline.intake.dialect import DELIMITERS, NO_DELIMITER
-from pipeline.intake.file_format import FileFormat, Sample, SettingsError, preview, shown, written
+from pipeline.intake.file_format import FileFormat, SettingsError, delimiter_name, format_settings, preview
 from pipeline.intake.table import QUOTES, TEXT_COLUMN, sniff_table
-from pipeline.intake.trial_parse import Reading, quoted_lines, read_sample
+from pipeline.intake.text_builder import text_columns
+from pipeline.intake.text_lines import Sample
+from pipeline.intake.trial_parse import TrialParse, count_quoted_lines, parse_sample
 
 _MOSTLY = 0.9  # of the rows
 _FEW = 3  # rows, below which chance may explain what they show
@@ -22,117 +25,153 @@ _FEW = 3  # rows, below which chance may explain what they show
 
 @dataclass(frozen=True)
 class Advice:
-    """Settings by their full keys, and the reading that they give."""
+    """Settings by their full keys, and what they give."""
 
     settings: dict[str, str]
-    reading: Reading
-    column: str  # of the texts; "" where the settings name none of this file's
+    trial: TrialParse
+    column: str  # of the texts; "" if the settings name none
 
-    def names(self, columns: Collection[str]) -> bool:
+    def has_columns(self, columns: Collection[str]) -> bool:
         """Return whether the header holds these columns."""
-        return set(columns) <= set(self.reading.look.columns)
+        return set(columns) <= set(self.trial.file_format.columns)
+
+    @property
+    def changes_reading(self) -> bool:
+        """Whether a setting of `data` is among them."""
+        return any(key.startswith("data.") for key in self.settings)
 
     def __str__(self) -> str:
         """Return the advice as the end of a sentence."""
-        count, width = len(self.reading.records), self.reading.width
+        count, width = len(self.trial.records), self.trial.width
         fields = "one field" if width == 1 else f"{width} fields"
         read = f"the first {count:,} records have {fields} each" if count > 1 else f"the first record has {fields}"
-        sentence = f"set {written(self.settings)} in params.yaml, with which {read}"
-        columns = self.reading.look.columns
-        if self.column in columns and (rows := self.reading.look.sample):
+        sentence = f"set {format_settings(self.settings)} in params.yaml, with which {read}"
+        columns = self.trial.file_format.columns
+        if self.column in columns and (rows := self.trial.file_format.sample):
             at = columns.index(self.column)
             sentence += f" and the first text is {preview(rows[0][at : at + 1])}"
         return sentence
 
 
+@dataclass(frozen=True)
+class _Case:
+    """A file for which settings are sought."""
+
+    file_format: FileFormat
+    data: params.Data  # the settings so far
+    validate: params.Validate | None
+    sample: Sample
+    names: Collection[str]  # columns that the settings name
+
+
+@dataclass(frozen=True)
+class _Proposal:
+    """A way to read the file, and the settings that ask for it."""
+
+    file_format: FileFormat
+    settings: dict[str, str]
+
+
 def with_advice(
-    error: SettingsError, found: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample
+    error: SettingsError,
+    file_format: FileFormat,
+    data: params.Data,
+    validate: params.Validate | None,
+    sample: Sample,
 ) -> SettingsError:
-    """Return `error` with tried advice in place of its own where other settings of `data` read the file better."""
-    advice = advise(found, wanted, texts, sample, text_columns(texts) if texts else ())
-    if advice is None or not any(key.startswith("data.") for key in advice.settings):
+    """Return `error` with tried advice in place of its own fix if other settings of `data` read the file better."""
+    advice = _advise(_case(file_format, data, validate, sample))
+    if advice is None or not advice.changes_reading:
         return error
     return SettingsError(error.what, str(advice), advice.settings)
 
 
-def better_reading(look: FileFormat, wanted: params.Data, sample: Sample) -> Advice | None:
-    """Return settings that keep the columns of `look`, whose rows do not fit them, and read most rows; else None."""
-    names = look.columns if look.header else ()
-    advice = advise(look, wanted, None, sample, names)
-    if advice is None or not advice.settings or (len(look.columns) > 1 and advice.reading.width != len(look.columns)):
+def better_reading(file_format: FileFormat, data: params.Data, sample: Sample) -> Advice | None:
+    """Return settings with which more rows fit the columns of `file_format`, or None."""
+    names = file_format.columns if file_format.header else ()
+    advice = _advise(_Case(file_format, data, None, sample, names))
+    columns = len(file_format.columns)
+    if advice is None or not advice.settings or (columns > 1 and advice.trial.width != columns):
         return None
     return advice
 
 
-def advise(
-    found: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample, names: Collection[str]
-) -> Advice | None:
-    """Return the settings with which the file reads best, None where none is known to be right.
+def _case(file_format: FileFormat, data: params.Data, validate: params.Validate | None, sample: Sample) -> _Case:
+    return _Case(file_format, data, validate, sample, text_columns(validate) if validate else ())
 
-    `names` are the columns that the settings name. A proposal whose header holds them goes first, then one with quoted
-    fields, then one of several columns; of equals, the one that changes the fewest settings.
+
+def _advise(case: _Case) -> Advice | None:
+    """Return the settings with which the file reads best, or None if none is known to be right.
+
+    A proposal whose header holds the named columns goes first, then one with quoted fields, then one of several
+    columns; of equals, the one that changes the fewest settings.
     """
     ranked = []
-    for order, proposal in enumerate(_proposals(found, wanted, sample)):
-        reading = read_sample(proposal, sample)
-        rank = _rank(reading, names, sample)
+    for order, file_format in enumerate(_readings(case)):
+        trial = parse_sample(file_format, case.sample)
+        rank = _rank(trial, case)
         if rank is not None:
-            settings = _settings_of(proposal, found, wanted)
-            ranked.append((rank, round(reading.leftover, 2), len(settings), order, proposal, settings))
-    for *_, proposal, settings in sorted(ranked, key=lambda entry: entry[:4]):
-        advice = _verified(proposal, settings, found, wanted, texts, sample, names)
+            proposal = _Proposal(file_format, _settings_of(file_format, case))
+            ranked.append((rank, round(trial.unparsed_quotes, 2), len(proposal.settings), order, proposal))
+    for *_, proposal in sorted(ranked, key=lambda entry: entry[:4]):
+        advice = _verify(proposal, case)
         if advice:
             return advice
     return None
 
 
-def _proposals(found: FileFormat, wanted: params.Data, sample: Sample) -> Iterator[FileFormat]:
-    """Yield ways to read the file, as asked for first: delimiter, quote, escape and header."""
-    held = "".join(sample.lines)
-    asked = "\t" if found.format == "tsv" else wanted.delimiter
-    delimiters = [mark for mark in dict.fromkeys((asked, *DELIMITERS)) if len(mark) == 1 and mark in held]
-    asked_quote = "" if wanted.quote in ("none", "auto") else wanted.quote
-    quotes = [asked_quote, *(mark for mark in QUOTES if mark != asked_quote and mark in held)]
-    escapes = dict.fromkeys(("" if wanted.escape == "none" else wanted.escape, "", "\\"))
-    headers = (True, False) if wanted.header == "first" else (False,)
+def _readings(case: _Case) -> Iterator[FileFormat]:
+    """Yield ways to read the file, those of the settings first: delimiter, quote, escape and header."""
+    file_format, data = case.file_format, case.data
+    content = "".join(case.sample.lines)
+    delimiter = "\t" if file_format.format == "tsv" else data.delimiter
+    delimiters = [mark for mark in dict.fromkeys((delimiter, *DELIMITERS)) if len(mark) == 1 and mark in content]
+    quote = "" if data.quote in ("none", "auto") else data.quote
+    quotes = [quote, *(mark for mark in QUOTES if mark != quote and mark in content)]
+    escapes = dict.fromkeys(("" if data.escape == "none" else data.escape, "", "\\"))
+    headers = (True, False) if data.header == "first" else (False,)
     for delimiter, quote, escape, header in itertools.product(
-        [*delimiters, NO_DELIMITER], quotes, [mark for mark in escapes if mark in held], headers
+        [*delimiters, NO_DELIMITER], quotes, [mark for mark in escapes if mark in content], headers
     ):
         if len({delimiter, quote, escape}) == 3 or (not quote and not escape):
-            format_ = "tsv" if found.format == "tsv" and delimiter == "\t" else "csv"
-            yield replace(found, format=format_, delimiter=delimiter, quote=quote, escape=escape, header=header)
-    yield replace(found, format="text", delimiter=NO_DELIMITER, quote="", escape="", header=False)
+            name = "tsv" if file_format.format == "tsv" and delimiter == "\t" else "csv"
+            yield replace(file_format, format=name, delimiter=delimiter, quote=quote, escape=escape, header=header)
+    yield replace(file_format, format="text", delimiter=NO_DELIMITER, quote="", escape="", header=False)
 
 
-def _rank(reading: Reading, names: Collection[str], sample: Sample) -> int | None:
-    """Return how well a proposal reads the file, 0 best, None where it does not or would cut or garble texts."""
-    look, records = reading.look, reading.records
-    if not reading.fits or reading.leftover >= 0.5:
+def _rank(trial: TrialParse, case: _Case) -> int | None:
+    """Return how well a proposal reads the file, 0 best, or None if it does not or would cut or garble texts."""
+    file_format, records, lines = trial.file_format, trial.records, case.sample.lines
+    if not trial.fits or trial.unparsed_quotes >= 0.5:
         return None
-    named = bool(names) and set(names) <= set(records[0])
-    if look.header != is_header(records[0], records[1:], names):
+    named = bool(case.names) and set(case.names) <= set(records[0])
+    if file_format.header != is_header(records[0], records[1:], case.names):
         return None
-    quoted, one = reading.quoted >= 0.5, reading.width == 1
-    if not named and not quoted and (_is_prose(reading) if not one else _has_fields(sample.lines)):
+    quoted, one_column = trial.quoted_share >= 0.5, trial.width == 1
+    if not named and not quoted and (_has_fields(lines) if one_column else _is_prose(trial)):
         return None
-    if look.format == "text":
-        return None if quoted_lines(sample.lines, "\n", "\"'") >= len(records) / 2 else 3
-    if one and not quoted and not look.header:
-        return None  # which is format text
-    return 0 if named else 1 if quoted and not one else 2 if not one else 3
+    if file_format.format == "text":
+        return None if count_quoted_lines(lines, "\n", "\"'") >= len(records) / 2 else 3
+    if one_column and not quoted and not file_format.header:
+        return None  # this is format text
+    if named:
+        return 0
+    if one_column:
+        return 3
+    return 1 if quoted else 2
 
 
-def _is_prose(reading: Reading) -> bool:
-    """Return whether what separates the fields is followed by a space, as commas in prose are."""
-    return reading.spaced >= _MOSTLY and reading.look.delimiter in ",;"
+def _is_prose(trial: TrialParse) -> bool:
+    """Return whether a space follows what separates the fields, as it follows commas in prose."""
+    return trial.spaced_share >= _MOSTLY and trial.file_format.delimiter in ",;"
 
 
 def _has_fields(lines: Sequence[str]) -> bool:
-    """Return whether each line begins with a number or a code and a delimiter, so that it is no text as a whole."""
-    given = [line for line in lines if line.strip()]
+    """Return whether each line begins with a number or a code and a delimiter, so that it is not a text as a whole."""
+    filled = [line for line in lines if line.strip()]
     for delimiter in DELIMITERS:
-        pairs = [line.rstrip("\r\n").split(delimiter, 1) for line in given if delimiter in line]
-        if len(pairs) < _MOSTLY * len(given):
+        pairs = [line.rstrip("\r\n").split(delimiter, 1) for line in filled if delimiter in line]
+        if len(pairs) < _MOSTLY * len(filled):
             continue
         kind = kind_of([pair[0] for pair in pairs[1:] or pairs])  # line 1 may be a header
         spaced = sum(pair[1][:1] == " " for pair in pairs) >= len(pairs) / 2
@@ -141,124 +180,154 @@ def _has_fields(lines: Sequence[str]) -> bool:
     return False
 
 
-def _settings_of(proposal: FileFormat, found: FileFormat, wanted: params.Data) -> dict[str, str]:
-    """Return the settings of `data` that a proposal changes; what is set to auto changes only if it finds another."""
-    if proposal.format == "text":
+def _settings_of(reading: FileFormat, case: _Case) -> dict[str, str]:
+    """Return the settings of `data` that a reading changes."""
+    if reading.format == "text":
         return {"data.format": "text"}
-    delimiter = "auto" if proposal.delimiter == NO_DELIMITER else proposal.delimiter
+    data = case.data
+    delimiter = "auto" if reading.delimiter == NO_DELIMITER else reading.delimiter
     pairs = {
-        "format": (found.format, proposal.format),
-        "header": (wanted.header, "first" if proposal.header else "none"),
-        "delimiter": (wanted.delimiter, wanted.delimiter if proposal.format == "tsv" else delimiter),
-        "quote": (wanted.quote, proposal.quote or "none"),
-        "escape": (wanted.escape, proposal.escape or "none"),
+        "format": (case.file_format.format, reading.format),
+        "header": (data.header, "first" if reading.header else "none"),
+        "delimiter": (data.delimiter, data.delimiter if reading.format == "tsv" else delimiter),
+        "quote": (data.quote, reading.quote or "none"),
+        "escape": (data.escape, reading.escape or "none"),
     }
     return {f"data.{key}": value for key, (before, value) in pairs.items() if value != before}
 
 
-def _verified(
-    proposal: FileFormat,
-    settings: dict[str, str],
-    found: FileFormat,
-    wanted: params.Data,
-    texts: params.Validate | None,
-    sample: Sample,
-    names: Collection[str],
-) -> Advice | None:
-    """Return the advice to set `settings` and the column, None where the file does not read so with them."""
-    found_anyway = {f"data.{key}" for key in ("delimiter", "quote") if getattr(wanted, key) == "auto"}
-    fewer = {key: value for key, value in settings.items() if key not in found_anyway}
+def _verify(proposal: _Proposal, case: _Case) -> Advice | None:
+    """Return the advice to make the proposal's settings and name its column, or None if the file does not read so.
+
+    What the settings leave to auto is named only if auto does not find it.
+    """
+    settings = proposal.settings
+    automatic = {f"data.{key}" for key in ("delimiter", "quote") if getattr(case.data, key) == "auto"}
+    fewer = {key: value for key, value in settings.items() if key not in automatic}
     for tried in (fewer, settings) if fewer != settings else (settings,):
-        data = wanted.model_copy(update={key.removeprefix("data."): value for key, value in tried.items()})
-        try:
-            look = sniff_table(replace(found, format=proposal.format), data, sample, names)
-        except UserError:
+        file_format = _read_with(tried, proposal.file_format, case)
+        if file_format is None:
             continue
-        marks = (look.delimiter or NO_DELIMITER, look.quote, look.escape, look.header)
-        if marks != (proposal.delimiter, proposal.quote, proposal.escape, proposal.header):
-            continue
-        # Without a header a column's name is its place, which another delimiter moves.
-        column = _column(look, texts, moved=not look.header and look.delimiter != wanted.delimiter)
+        # Without a header a column's name is its position, which another delimiter moves.
+        moved = not file_format.header and file_format.delimiter != case.data.delimiter
+        column = _text_column(file_format, case.validate, moved=moved)
         if column is None:
             return None
-        read = replace(look, delimiter=proposal.delimiter) if look.format == "text" else look
-        reading = replace(read_sample(read, sample), look=look)
-        if texts and column and column != texts.column:
+        parsed = file_format
+        if file_format.format == "text":
+            parsed = replace(file_format, delimiter=proposal.file_format.delimiter)
+        trial = replace(parse_sample(parsed, case.sample), file_format=file_format)
+        if case.validate and column and column != case.validate.column:
             tried = tried | {"validate.column": column}
-        return Advice(tried, reading, column)
+        return Advice(tried, trial, column)
     return None
 
 
-def _column(look: FileFormat, texts: params.Validate | None, *, moved: bool) -> str | None:
-    """Return the column that holds the texts, "" where none is asked for, None where none does."""
-    if texts is None:
+def _read_with(settings: dict[str, str], reading: FileFormat, case: _Case) -> FileFormat | None:
+    """Return the format that the file has with `settings`, or None if it is not that of `reading`."""
+    data = case.data.model_copy(update={key.removeprefix("data."): value for key, value in settings.items()})
+    try:
+        file_format = sniff_table(replace(case.file_format, format=reading.format), data, case.sample, case.names)
+    except UserError:
+        return None
+    marks = (file_format.delimiter or NO_DELIMITER, file_format.quote, file_format.escape, file_format.header)
+    return file_format if marks == (reading.delimiter, reading.quote, reading.escape, reading.header) else None
+
+
+def _text_column(file_format: FileFormat, validate: params.Validate | None, *, moved: bool) -> str | None:
+    """Return the column that holds the texts, "" if none is needed, or None if there is none."""
+    if validate is None:
         return ""
-    if texts.template != "none":
-        return "" if set(text_columns(texts)) <= set(look.columns) else None
-    if look.format == "text":
+    if validate.template != "none":
+        return "" if set(text_columns(validate)) <= set(file_format.columns) else None
+    if file_format.format == "text":
         return TEXT_COLUMN
-    if texts.column in look.columns and not moved:
-        return texts.column
-    near = None if moved else near_name(texts.column, look)
-    return near or next(iter(longest_texts(kinds_of(look))), None)
+    if validate.column in file_format.columns and not moved:
+        return validate.column
+    near = None if moved else near_name(validate.column, file_format)
+    return near or next(iter(longest_texts(column_kinds(file_format))), None)
 
 
-# --- readings that work, but give wrong texts
+# --- settings that parse, but give wrong texts
 
 
-def check_texts(look: FileFormat, wanted: params.Data, texts: params.Validate | None, sample: Sample) -> None:
-    """Raise SettingsError where the texts are cut, or keep quotes around them, and other settings read them whole.
+def check_texts(file_format: FileFormat, data: params.Data, validate: params.Validate | None, sample: Sample) -> None:
+    """Raise SettingsError if the texts are cut or keep quotes around them, and other settings read them whole.
 
-    Where `quote` is none, quotes are part of the texts.
+    Where data.quote is none, quotes are part of the texts.
     """
-    if look.format not in ("csv", "tsv"):
+    if file_format.format not in ("csv", "tsv"):
         return
-    reading = read_sample(look, sample)
-    names = text_columns(texts) if texts else ()
-    if not reading.fits:
-        advice = advise(look, wanted, texts, sample, names)
-        loses_columns = advice and look.header and set(names) <= set(look.columns) and not advice.names(names)
-        if advice and not loses_columns and any(key.startswith("data.") for key in advice.settings):
-            raise SettingsError(_misfit(reading), str(advice), advice.settings)
-    if len(reading.records) < _FEW:
+    case = _case(file_format, data, validate, sample)
+    trial = parse_sample(file_format, sample)
+    if not trial.fits:
+        _check_fit(trial, case)
+    if len(trial.records) < _FEW:
         return
-    if wanted.broken_rows == "quarantine" and reading.regular < 0.8 and reading.widths > 3:
+    if data.broken_rows == "quarantine" and trial.regular_share < 0.8 and trial.distinct_widths > 3:
         error = SettingsError(
-            f"{look.path}: the first {len(reading.records):,} records have {reading.widths} different numbers of "
-            "fields, so their texts are cut at the delimiter",
+            f"{file_format.path}: the first {len(trial.records):,} records have {trial.distinct_widths} different "
+            "numbers of fields, so their texts are cut at the delimiter",
             "put the texts in quotes, or set data.broken_rows: stop in params.yaml to see the lines",
         )
-        raise with_advice(error, look, wanted, texts, sample)
-    if reading.width == 1 and any(mark in look.columns[0] for mark in DELIMITERS):
-        advice = advise(look, wanted, texts, sample, names)
-        if advice and advice.reading.width > 1:
-            what = f"{look.path}, line {reading.line}: the fields are not separated by {shown(look.delimiter)}"
-            raise SettingsError(what, str(advice), advice.settings)
-    lines = sample.lines[reading.line - 1 :]
-    many_quotes = quoted_lines(lines, "".join(DELIMITERS), "\"'") >= _MOSTLY * len(reading.records)
-    if wanted.quote == "none" or not many_quotes or (reading.quoted and reading.leftover < _MOSTLY):
+        raise with_advice(error, file_format, data, validate, sample)
+    if trial.width == 1 and any(mark in file_format.columns[0] for mark in DELIMITERS):
+        _check_delimiter(trial, case)
+    _check_quotes(trial, case)
+
+
+def _check_fit(trial: TrialParse, case: _Case) -> None:
+    """Raise SettingsError if the rows do not fit, and other settings read them."""
+    advice = _advise(case)
+    if advice is None or not advice.changes_reading:
         return
-    advice = advise(look, wanted, texts, sample, names)
-    if advice is None or advice.reading.quoted < _MOSTLY or advice.reading.width < 2:
+    columns = case.file_format.columns
+    loses_columns = case.file_format.header and set(case.names) <= set(columns) and not advice.has_columns(case.names)
+    if not loses_columns:
+        raise SettingsError(_describe_misfit(trial), str(advice), advice.settings)
+
+
+def _check_delimiter(trial: TrialParse, case: _Case) -> None:
+    """Raise SettingsError if a file read as one column has several with other settings."""
+    advice = _advise(case)
+    if advice and advice.trial.width > 1:
+        raise SettingsError(
+            f"{case.file_format.path}, line {trial.first_line}: the fields are not separated by "
+            f"{delimiter_name(case.file_format.delimiter)}",
+            str(advice),
+            advice.settings,
+        )
+
+
+def _check_quotes(trial: TrialParse, case: _Case) -> None:
+    """Raise SettingsError if quotes are not understood as such, and other settings do so."""
+    lines = case.sample.lines[trial.first_line - 1 :]
+    many_quotes = count_quoted_lines(lines, "".join(DELIMITERS), "\"'") >= _MOSTLY * len(trial.records)
+    understood = trial.quoted_share and trial.unparsed_quotes < _MOSTLY
+    if case.data.quote == "none" or not many_quotes or understood:
         return
-    what = "quotes stand around the texts" if reading.leftover >= _MOSTLY else "the texts are cut, or hold other fields"
+    advice = _advise(case)
+    if advice is None or advice.trial.quoted_share < _MOSTLY or advice.trial.width < 2:
+        return
+    wrapped = trial.unparsed_quotes >= _MOSTLY
+    what = "quotes stand around the texts" if wrapped else "the texts are cut, or hold other fields"
     raise SettingsError(
-        f"{look.path}: read with data.delimiter and data.quote as they are, {what}: line {reading.line} reads "
-        f"{preview(reading.records[0])}",
+        f"{case.file_format.path}: read with data.delimiter and data.quote as they are, {what}: "
+        f"line {trial.first_line} reads {preview(trial.records[0])}",
         f"{advice}; if the quotes belong to the texts, set data.quote: none",
         advice.settings,
     )
 
 
-def _misfit(reading: Reading) -> str:
-    """Return what is wrong with a reading that does not fit, for a sentence."""
-    path, records = reading.look.path, reading.records
-    if reading.error:
-        return f"{path}, line {reading.lines[-1]}: the record that begins here cannot be read as CSV ({reading.error})"
+def _describe_misfit(trial: TrialParse) -> str:
+    """Return what is wrong with a trial that does not fit, for a sentence."""
+    path, records = trial.file_format.path, trial.records
+    if trial.error:
+        return f"{path}, line {trial.lines[-1]}: the record that begins here cannot be read as CSV ({trial.error})"
     width = len(records[0])
     at, fields = next((at, fields) for at, fields in enumerate(records) if len(fields) != width)
     wrong = sum(len(fields) != width for fields in records)
     return (
-        f"{path}, line {reading.lines[at]}: {len(fields)} fields where line {reading.line} has {width}, and so in "
+        f"{path}, line {trial.lines[at]}: {len(fields)} fields where line {trial.first_line} has {width}, and so in "
         f"{wrong:,} of the first {len(records) - 1:,} rows: {preview(fields)}"
     )

@@ -1,4 +1,4 @@
-"""How a CSV writes its fields, as the arguments of csv.reader."""
+"""The dialect of a CSV as arguments of csv.reader."""
 
 import csv
 import re
@@ -7,10 +7,10 @@ from typing import Literal, TypedDict
 
 from pipeline.intake.file_format import LONGEST_RECORD, FileFormat
 
-csv.field_size_limit(2 * LONGEST_RECORD)  # `unescaped_lines` may double a record
+csv.field_size_limit(2 * LONGEST_RECORD)  # `double_lone_escapes` may double a record
 
 DELIMITERS = (",", ";", "\t", "|")
-NO_DELIMITER = "\x1f"  # ASCII's own separator of fields, for a file of one column; no text holds it
+NO_DELIMITER = "\x1f"  # ASCII's unit separator, for a file of one column; no text holds it
 
 
 class Dialect(TypedDict):
@@ -23,29 +23,30 @@ class Dialect(TypedDict):
     strict: bool
 
 
-def dialect(found: FileFormat, *, strict: bool = True) -> Dialect:
-    """Return the arguments that make csv.reader read as `found` says."""
+def csv_dialect(file_format: FileFormat, *, strict: bool = True) -> Dialect:
+    """Return the arguments with which csv.reader reads a file of this format."""
     return Dialect(
-        delimiter=found.delimiter,
-        quotechar=found.quote or None,
-        quoting=csv.QUOTE_MINIMAL if found.quote else csv.QUOTE_NONE,
-        escapechar=found.escape or None,
+        delimiter=file_format.delimiter,
+        quotechar=file_format.quote or None,
+        quoting=csv.QUOTE_MINIMAL if file_format.quote else csv.QUOTE_NONE,
+        escapechar=file_format.escape or None,
         strict=strict,
     )
 
 
-def unescaped_lines(found: FileFormat, text: Iterator[str]) -> Iterator[str]:
-    """Return `text` with each escape character that escapes nothing doubled, so that csv.reader keeps it.
+def double_lone_escapes(file_format: FileFormat, lines: Iterator[str]) -> Iterator[str]:
+    """Return `lines` with each escape character that escapes nothing doubled, so that csv.reader keeps it.
 
-    csv.reader would drop the backslash of `C:\\new`. An escape counts before a quote, a delimiter, a line break and
-    itself.
+    csv.reader would drop the backslash of `C:\\new`. An escape character has an effect before a quote, a delimiter, a
+    line break and itself.
     """
-    if not found.escape:
-        return text
-    escape, special = found.escape, {found.escape, found.delimiter, found.quote, "\r", "\n"} - {""}
+    if not file_format.escape:
+        return lines
+    escape = file_format.escape
+    special = {escape, file_format.delimiter, file_format.quote, "\r", "\n"} - {""}
     pairs = re.compile(re.escape(escape) + "(.?)", re.DOTALL)
 
-    def kept(pair: re.Match[str]) -> str:
+    def keep(pair: re.Match[str]) -> str:
         return pair[0] if pair[1] in special else escape + escape + pair[1]
 
-    return (pairs.sub(kept, line) if escape in line else line for line in text)
+    return (pairs.sub(keep, line) if escape in line else line for line in lines)

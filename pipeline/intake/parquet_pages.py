@@ -1,8 +1,8 @@
-"""How large a Parquet file's pages are unpacked, read from their headers before any page is.
+"""The unpacked sizes of a Parquet file's pages, read from the page headers before any page is unpacked.
 
-Arrow unpacks a page whole, and neither the footer nor its API tells a page's size: a file of some kilobytes can hold
-one of 2 GB. The headers are Thrift's compact protocol (parquet-format, `PageHeader`): field 2 is the size unpacked,
-field 3 the size in the file, and fields 5, 7 and 8, by the kind of page, begin with its number of values.
+Arrow unpacks a page whole, and neither the footer nor Arrow's API gives a page's size: a file of a few kilobytes can
+hold a page of 2 GB. The headers use Thrift's compact protocol (parquet-format, `PageHeader`): field 2 is the unpacked
+size, field 3 the size in the file, and fields 5, 7 and 8, by the kind of page, begin with the number of values.
 """
 
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from typing import BinaryIO, NamedTuple
 
 import pyarrow.parquet as pq
 
-_HEADER_BYTES = 4096  # read at once; statistics can make a header longer
+_HEADER_BYTES = 4096  # read first; statistics can make a header longer
 _LONGEST_HEADER = 1 << 20
 _STOP, _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(13)
 
 
 class Page(NamedTuple):
-    """A page's header: its sizes in bytes, and how many values it says it has."""
+    """The header of a page: its sizes in bytes, and the number of values that it states."""
 
     unpacked: int
     packed: int
@@ -26,7 +26,7 @@ class Page(NamedTuple):
 
 
 def pages(path: Path, metadata: pq.FileMetaData) -> Iterator[tuple[str, Page]]:
-    """Yield each page with the path of its column in the schema; raises ValueError where a header is none."""
+    """Yield each page with the path of its column in the schema; raises ValueError for an invalid header."""
     with path.open("rb") as file:
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for column in map(group.column, range(group.num_columns)):
@@ -34,26 +34,26 @@ def pages(path: Path, metadata: pq.FileMetaData) -> Iterator[tuple[str, Page]]:
                 start = min(offset for offset in offsets if offset > 0)
                 at, end = start, start + column.total_compressed_size
                 while at < end:
-                    page = _page(file, at)
+                    page = _read_page(file, at)
                     yield column.path_in_schema, page
                     at += page.header + page.packed
 
 
-def _page(file: BinaryIO, at: int) -> Page:
+def _read_page(file: BinaryIO, at: int) -> Page:
     size = _HEADER_BYTES
     while True:
         file.seek(at)
         data = file.read(size)
         try:
-            return _parsed(data)
-        except IndexError:  # the header goes on beyond what was read
+            return _parse_page(data)
+        except IndexError:  # the header is longer than what was read
             if len(data) < size or size >= _LONGEST_HEADER:
                 raise ValueError(f"the header of the page at byte {at} does not end") from None
             size *= 16
 
 
-def _parsed(data: bytes) -> Page:
-    reader = _Compact(data)
+def _parse_page(data: bytes) -> Page:
+    reader = _CompactReader(data)
     fields = reader.struct()
     values = max((inner.get(1, 0) for inner in fields.values() if isinstance(inner, dict)), default=0)
     unpacked, packed = fields.get(2), fields.get(3)
@@ -62,8 +62,8 @@ def _parsed(data: bytes) -> Page:
     return Page(unpacked, packed, values if isinstance(values, int) else 0, reader.at)
 
 
-class _Compact:
-    """Reads Thrift's compact protocol; raises IndexError where the data ends too early."""
+class _CompactReader:
+    """Reads Thrift's compact protocol; raises IndexError if the data ends too early."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -87,7 +87,7 @@ class _Compact:
         return (value >> 1) ^ -(value & 1)
 
     def struct(self, depth: int = 0) -> dict[int, object]:
-        """Return a struct's fields by their number: numbers and structs; of all others only that they are there."""
+        """Return the fields of a struct by number: the values of integers and structs, None for all others."""
         if depth > 8:
             raise ValueError("a page's header is nested too deep")
         fields: dict[int, object] = {}
@@ -107,6 +107,6 @@ class _Compact:
             self.at += length
             if self.at > len(self._data):
                 raise IndexError
-        elif kind not in (_TRUE, _FALSE):  # page headers have no lists, sets and maps
-            raise ValueError("a page's header has a field that none has")
+        elif kind not in (_TRUE, _FALSE):  # page headers hold no lists, sets or maps
+            raise ValueError("a page's header has a field of an unknown type")
         return None

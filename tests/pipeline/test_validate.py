@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import params, paths, validate
 from pipeline.command import UserError
-from pipeline.intake import reader
+from pipeline.intake import records
 from pipeline.intake.quarantine import unescape_formula
 from tests.conftest import ROOT, Workspace, real
 
@@ -342,7 +342,7 @@ def test_every_format_gives_the_same_clean_texts(workspace: Workspace) -> None:
 
 def test_several_processes_give_the_same_bytes_as_one(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     content = as_csv([*many(3000), *many(5), "", "x@example.org wrote this"])
-    monkeypatch.setattr(reader, "ROWS", 500)
+    monkeypatch.setattr(records, "CHUNK_ROWS", 500)
     run_on(workspace, content)
     outputs = (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.VALIDATE_REPORT, paths.EXPECTATIONS)
     alone = [path.read_bytes() for path in outputs]
@@ -437,7 +437,7 @@ def test_groups_stay_with_their_rows_across_chunks_processes_templates_and_broke
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace.set(data__broken_rows="quarantine", validate__category="topic", validate__template="{topic}: {text}")
-    monkeypatch.setattr(reader, "ROWS", 500)
+    monkeypatch.setattr(records, "CHUNK_ROWS", 500)
     monkeypatch.setattr(validate, "_ONE_PROCESS_BYTES", 0)
     content = in_groups(many(2000), [f"topic {number % 13}" for number in range(2000)])
     clean, quarantine, metrics = run_on(workspace, content + "topic 99,too,many\n")
@@ -463,7 +463,7 @@ def test_a_category_of_numbers_is_grouped_as_they_are_written(workspace: Workspa
 def test_a_column_of_too_many_values_is_no_category_and_stops_the_stage_early(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "ROWS", 150)
+    monkeypatch.setattr(records, "CHUNK_ROWS", 150)
     monkeypatch.setattr(validate, "_CHECKED_ROWS", 150)
     workspace.set(validate__category="id")
     workspace.write_corpus(as_csv(many(1000)))

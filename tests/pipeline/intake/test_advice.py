@@ -13,9 +13,10 @@ import pytest
 
 from pipeline import params, paths, validate
 from pipeline.command import UserError
-from pipeline.intake.columns import check_columns, text_builder
+from pipeline.intake.columns import check_columns
 from pipeline.intake.reader import read_chunks
 from pipeline.intake.sniff import sniff_format
+from pipeline.intake.text_builder import text_builder
 from tests.conftest import ROOT, Workspace
 
 DEFAULTS = params.load(ROOT / "params.yaml")

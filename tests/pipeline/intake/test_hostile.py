@@ -9,8 +9,9 @@ import pytest
 from pipeline import params, validate
 from pipeline.command import UserError
 from pipeline.intake import reader, sniff
-from pipeline.intake.columns import check_columns, text_builder
+from pipeline.intake.columns import check_columns
 from pipeline.intake.file_format import LONGEST_RECORD
+from pipeline.intake.text_builder import text_builder
 from tests.conftest import Workspace, real
 from tests.pipeline.intake.hostile import cases
 from tests.pipeline.intake.hostile.cases import CASES, FOLDER, Case

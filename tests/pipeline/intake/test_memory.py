@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.command import UserError
-from pipeline.intake import encodings
+from pipeline.intake import byte_source, encodings
 from pipeline.intake.file_format import LONGEST_RECORD
 from tests.conftest import Workspace
 
@@ -119,7 +119,7 @@ def test_a_refusal_takes_a_bounded_amount_of_memory(workspace: Workspace, by: st
 
 
 def test_what_unpacks_to_far_more_than_text_does_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encodings, "BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(byte_source, "BOMB_BYTES", 1 << 20)
     path = tmp_path / "bomb.csv.gz"
     _packed(path, b"text\n", b"\n" * (1 << 20), 4)
     with pytest.raises(UserError, match="unpacks to more than 200 times its size"):

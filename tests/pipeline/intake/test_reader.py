@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import json_lines, parquet, reader, sniff
-from pipeline.intake.columns import check_columns, text_builder
+from pipeline.intake import json_lines, parquet, reader, records, sniff
+from pipeline.intake.columns import check_columns
 from pipeline.intake.file_format import FileFormat
+from pipeline.intake.text_builder import text_builder
 from tests.conftest import ROOT
 
 DEFAULTS = params.load(ROOT / "params.yaml")
@@ -108,7 +109,7 @@ def test_a_table_written_as_parquet_comes_back_whole(table: list[list[str]]) -> 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "jsonl", "parquet"])
 def test_chunks_are_bounded_and_hold_each_row_once(tmp_path: Path, suffix: str) -> None:
-    count = reader.ROWS * 2 + 7
+    count = records.CHUNK_ROWS * 2 + 7
     table = pa.table({"text": [f"text {number}" for number in range(count)]})
     path = tmp_path / f"corpus.{suffix}"
     if suffix == "parquet":
@@ -119,7 +120,7 @@ def test_chunks_are_bounded_and_hold_each_row_once(tmp_path: Path, suffix: str) 
         content = "text\n" + "".join(f"{text}\n" for text in table["text"].to_pylist())
         path.write_bytes(gzip.compress(content.encode()) if suffix.endswith("gz") else content.encode())
     _, found = chunks(path)
-    assert max(len(chunk.rows) for chunk in found) <= reader.ROWS
+    assert max(len(chunk.rows) for chunk in found) <= records.CHUNK_ROWS
     assert [fields[0] for chunk in found for fields in chunk.fields] == table["text"].to_pylist()
     first = 2 if "csv" in suffix else 1
     assert [row for chunk in found for row in chunk.rows] == list(range(first, count + first))
@@ -132,7 +133,7 @@ def test_chunks_are_bounded_by_bytes(tmp_path: Path) -> None:
     row = "1," + "long words " * 100_000 + "\n"
     _, found = chunks(written(tmp_path, "id,text\n" + row * 80))
     assert len(found) >= 2
-    assert max(sum(len(text) for _, text in chunk.fields) for chunk in found) < reader.BYTES + 2 * len(row)
+    assert max(sum(len(text) for _, text in chunk.fields) for chunk in found) < records.CHUNK_BYTES + 2 * len(row)
 
 
 def test_chunks_of_a_wide_table_are_bounded_by_fields(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_several_broken_rows_are_listed_in_one_error(tmp_path: Path) -> None:
     first, *listed = str(caught.value).split("\n  ")
     assert first == (
         f'{path}: 12 of 24 rows do not fit the columns; put texts that hold comma (",") or a line break in quotes ("), '
-        "or set data.broken_rows: quarantine in params.yaml to go on without such rows:"
+        "or set data.broken_rows: quarantine in params.yaml to continue without such rows:"
     )
     assert [line.split(":")[0] for line in listed[:10]] == [f"line {number}" for number in range(3, 22, 2)]
     assert listed[10:] == ["and 2 more"]
@@ -164,7 +165,7 @@ def test_each_mend_of_broken_rows_is_said_once_below_its_rows(tmp_path: Path) ->
         "  line 6: 3 fields where the header has 2 (id, text): '5', 'g', 'h'",
         '    put texts that hold comma (",") or a line break in quotes (")',
         "  line 4: 3 fields where the header has 2 (id, text): '3', ' \"d', ' e\"'",
-        '    take the space before the ", which opens no quoted text there',
+        '    remove the space before the ", which does not open a quoted text there',
     ]
 
 
@@ -175,17 +176,17 @@ def test_rows_nearly_all_of_which_are_broken_are_not_offered_to_be_set_aside(tmp
 
 
 def test_lines_that_are_no_rows_are_counted_where_they_stand_and_behind_the_last_row(tmp_path: Path) -> None:
-    content = "id,text\n" + "\n1,a\n" * (reader.ROWS + 1) + "\n,\n,\n"
+    content = "id,text\n" + "\n1,a\n" * (records.CHUNK_ROWS + 1) + "\n,\n,\n"
     _, (first, last) = chunks(written(tmp_path, content))
-    assert (len(first.rows), len(last.rows)) == (reader.ROWS, 1)
-    assert first.blank_lines + last.blank_lines == reader.ROWS + 4
-    assert last.rows == [2 * reader.ROWS + 3]
-    _, [only] = chunks(written(tmp_path, "id,text\n" + "1,a\n" * reader.ROWS + ",\n" * 5))
-    assert (len(only.rows), only.blank_lines) == (reader.ROWS, 5)
+    assert (len(first.rows), len(last.rows)) == (records.CHUNK_ROWS, 1)
+    assert first.blank_lines + last.blank_lines == records.CHUNK_ROWS + 4
+    assert last.rows == [2 * records.CHUNK_ROWS + 3]
+    _, [only] = chunks(written(tmp_path, "id,text\n" + "1,a\n" * records.CHUNK_ROWS + ",\n" * 5))
+    assert (len(only.rows), only.blank_lines) == (records.CHUNK_ROWS, 5)
 
 
 def test_no_chunk_comes_after_a_broken_row_that_stops(tmp_path: Path) -> None:
-    path = written(tmp_path, "id,text\n1\n" + "1,a\n" * (reader.ROWS + 1))
+    path = written(tmp_path, "id,text\n1\n" + "1,a\n" * (records.CHUNK_ROWS + 1))
     data = wanted()
     with pytest.raises(UserError, match="line 2: 1 fields"):
         next(reader.read_chunks(sniff.sniff_format(path, data), data))
@@ -199,7 +200,7 @@ def test_a_fault_that_makes_the_rest_unsure_stops_at_once_even_with_quarantine(t
 
 def test_values_of_json_stand_as_they_are_written() -> None:
     line = '{"a": 1.10, "b": [1, {"c": 1, "c": "\\u00e9"}], "d": 1e999, "e": null, "f": false, "g": "x", "h":{ }}'
-    assert json_lines.json_object(line) == {
+    assert json_lines.parse_object(line) == {
         "a": "1.10",
         "b": '[1, {"c": 1, "c": "\\u00e9"}]',
         "d": "1e999",
@@ -221,7 +222,7 @@ JSON = st.recursive(
 @given(row=st.dictionaries(CELL, JSON, min_size=1, max_size=4), indent=st.booleans(), seed=st.integers(0, 9))
 def test_any_json_object_gives_its_values(row: dict[str, Any], indent: bool, seed: int) -> None:
     separators = random.Random(seed).choice([(",", ":"), (" , ", " : "), (",\t", ":  ")])
-    got = json_lines.json_object(json.dumps(row, separators=separators, ensure_ascii=indent))
+    got = json_lines.parse_object(json.dumps(row, separators=separators, ensure_ascii=indent))
     assert isinstance(got, dict)
     assert list(got) == list(row)
     for key, value in row.items():
@@ -269,7 +270,7 @@ def test_a_parquet_dictionary_without_the_value_that_a_row_names_is_refused() ->
     below = pa.DictionaryArray.from_arrays(pa.array([0, -1], pa.int32()), ["a"], safe=False)
     for column in (beyond, below):
         with pytest.raises(pa.ArrowInvalid, match="its dictionary does not hold"):
-            parquet._sizes(column)
+            parquet._value_sizes(column)
 
 
 FAR = pa.array([2**60], pa.timestamp("us"))
@@ -291,7 +292,7 @@ ONE = pa.array([0, 1], pa.int32())
 def test_parquet_values_that_have_no_text_are_refused_by_column(tmp_path: Path, values: pa.Array, said: str) -> None:
     path = tmp_path / "corpus.parquet"
     pq.write_table(pa.table({"text": ["a"], "other": values}), path)
-    with pytest.raises(UserError, match=r"the column 'other' .* holds what cannot be written as text") as caught:
+    with pytest.raises(UserError, match=r"the column 'other' .* holds a value that cannot be") as caught:
         fields_of(path)
     assert said in str(caught.value)
 

@@ -9,6 +9,7 @@ import pytest
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import encodings, reader, sniff
+from pipeline.intake.byte_source import BLOCK
 from pipeline.intake.file_format import FileFormat
 from tests.conftest import ROOT
 
@@ -80,7 +81,7 @@ def test_a_delimiter_that_no_character_can_be_is_refused(tmp_path: Path) -> None
 
 
 def test_an_encoding_of_no_text_is_refused(tmp_path: Path) -> None:
-    assert "no encoding of text" in refusal(tmp_path, "a,b\n1,2\n", encoding="rot13")
+    assert "not an encoding of text" in refusal(tmp_path, "a,b\n1,2\n", encoding="rot13")
 
 
 def test_a_mark_that_contradicts_the_setting_is_refused(tmp_path: Path) -> None:
@@ -147,12 +148,12 @@ def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_
     [
         (
             [*(line.encode("cp1252") for line in FRENCH * 9), "café Straße".encode()],
-            "54 are cp1252, the best reading; against it speaks line 56, which is UTF-8 ('café Straße') and would read "
-            "'cafÃ© StraÃŸe'",
+            "54 are cp1252, the best match; 1 line contradicts it: line 56, which is UTF-8 ('café Straße') and "
+            "would read 'cafÃ© StraÃŸe'",
         ),
         (
             [*(line.encode() for line in FRENCH * 9), "café".encode("cp1252")],
-            "54 are utf-8, the best reading; against it speaks line 56, which may be meant as 'café'; save that line",
+            "54 are utf-8, the best match; 1 line contradicts it: line 56, which may be meant as 'café'; save that",
         ),
     ],
 )
@@ -167,10 +168,10 @@ def test_of_a_file_that_mixes_encodings_the_best_and_the_lines_against_it_are_na
 def test_utf_16_is_told_from_where_its_nuls_are() -> None:
     text = "id,text\n1,Hello there.\n"
     for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
-        assert encodings.wide_encoding_of(text.encode(encoding)) == encoding
-        assert encodings.wide_encoding_of("天氣很好\n謝謝您\n".encode(encoding)) == encoding
-    assert encodings.wide_encoding_of(text.encode()) is None
-    assert encodings.wide_encoding_of(b"id,text\n1,a\0b\n") is None
+        assert encodings.detect_utf16_or_32(text.encode(encoding)) == encoding
+        assert encodings.detect_utf16_or_32("天氣很好\n謝謝您\n".encode(encoding)) == encoding
+    assert encodings.detect_utf16_or_32(text.encode()) is None
+    assert encodings.detect_utf16_or_32(b"id,text\n1,a\0b\n") is None
 
 
 @pytest.mark.parametrize(
@@ -188,12 +189,12 @@ def test_utf_16_is_told_from_where_its_nuls_are() -> None:
 )
 def test_utf_16_is_told_from_text_with_stray_nuls(text: str) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
-        assert encodings.wide_encoding_of(f"id,text\n1,{text}\n2,{text}\n".encode(encoding)) == encoding
+        assert encodings.detect_utf16_or_32(f"id,text\n1,{text}\n2,{text}\n".encode(encoding)) == encoding
     content = f"id,text\n1,{text}\n2,{text}\n".encode()
     for stray in (b"\0\n", b"\n\0"):
-        assert encodings.wide_encoding_of(content.replace(b"\n", stray)) is None
+        assert encodings.detect_utf16_or_32(content.replace(b"\n", stray)) is None
         for at in range(len(content)):
-            assert encodings.wide_encoding_of(content[:at] + stray + content[at:]) is None
+            assert encodings.detect_utf16_or_32(content[:at] + stray + content[at:]) is None
 
 
 def test_all_settings_that_a_file_needs_are_named_at_once(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_all_settings_that_a_file_needs_are_named_at_once(tmp_path: Path) -> Non
 
 
 def test_lines_are_counted_across_pieces() -> None:
-    lines = encodings.Lines()
+    lines = encodings.LineCounter()
     for piece in ("a\r", "\nb\r", "c\n", "", "\n"):
         lines.add(piece)
     assert lines.line == 5
@@ -216,9 +217,9 @@ def test_lines_are_counted_across_pieces() -> None:
 def test_the_line_of_a_fault_is_found_beyond_the_first_block(tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
     row = "1,naïve words\r\n".encode()
-    count = 3 * encodings.BLOCK // len(row)
+    count = 3 * BLOCK // len(row)
     path.write_bytes(b"id,text\r\n" + row * count + b"1,a\xffb\r\n" + row)
-    assert encodings.first_fault(path, "none", "utf-8", 0) == (count + 2, b"\xffb\r\n", "1,a")
+    assert encodings.first_undecodable(path, "none", "utf-8", 0) == (count + 2, b"\xffb\r\n", "1,a")
 
 
 def test_a_header_that_looks_like_a_row_is_pointed_at(tmp_path: Path) -> None:

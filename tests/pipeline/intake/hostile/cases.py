@@ -80,7 +80,7 @@ PLAIN = "id,text\n1,a b\n2,c d\n"
 QUARANTINE = {"broken_rows": "quarantine"}
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
-NUL_AT_4 = "line 4: begins with a NUL byte; remove it (tr -d '\\000' < FILE > NEW takes out all of them)"
+NUL_AT_4 = "line 4: begins with a NUL byte; remove it (tr -d '\\000' < FILE > NEW removes all of them)"
 
 CASES = [
     # the bytes
@@ -91,7 +91,7 @@ CASES = [
         "header_only.csv",
         "a header, no row",
         b"id,text\n",
-        refusal="there is no row below the header ('id', 'text'); expected one for each text: add them",
+        refusal="there is no row below the header ('id', 'text'); expected one row per text",
     ),
     Case("bom.csv", "UTF-8 with a byte order mark", b"\xef\xbb\xbf" + PLAIN.encode(), TWO, said="byte order mark"),
     Case("utf16.csv", "UTF-16 with its mark", PLAIN.encode("utf-16"), refusal="set data.encoding: utf-16 in"),
@@ -184,8 +184,8 @@ CASES = [
         "mixed_encodings_auto.csv",
         "the same, to be detected",
         "text\ncafé one\n".encode() + "café two\n".encode("latin-1"),
-        refusal="line 3: mixes encodings: of 2 lines outside ASCII 1 are cp1252, the best reading; against it speaks "
-        "line 2, which is UTF-8 ('café one') and would read 'cafÃ© one'; save all of it in one encoding",
+        refusal="line 3: mixes encodings: of 2 lines outside ASCII 1 are cp1252, the best match; 1 line "
+        "contradicts it: line 2, which is UTF-8 ('café one') and would read 'cafÃ© one'; save all of it in one",
         data={"encoding": "auto"},
     ),
     Case(
@@ -289,15 +289,15 @@ CASES = [
     ),
     Case(
         "end_of_dos.csv",
-        "the mark with which DOS ends a file",
+        "the DOS end-of-file mark",
         PLAIN.encode() + b"\x1a",
-        refusal="line 4: holds only the mark with which DOS ends a file (^Z, 0x1a); remove it",
+        refusal="line 4: holds only the DOS end-of-file mark (^Z, 0x1a); remove it",
     ),
     Case(
         "end_of_dos.jsonl",
         "the same behind JSON lines",
         b'{"text": "a"}\n{"text": "b"}\n\x1a',
-        refusal="line 3: holds only the mark with which DOS ends a file (^Z, 0x1a); remove it",
+        refusal="line 3: holds only the DOS end-of-file mark (^Z, 0x1a); remove it",
     ),
     # quotes
     Case(
@@ -410,7 +410,7 @@ CASES = [
         "comma_at_the_end.csv",
         "a comma at the end of each row but the header",
         b"id,text\n1,a,\n2,b,\n",
-        refusal='none of the 2 rows fits the columns; end the header with comma (",") as well, or take it from the end',
+        refusal='none of the 2 rows fits the columns; end the header with comma (",") as well, or remove it from',
     ),
     Case(
         "too_few_fields.csv",
@@ -418,7 +418,7 @@ CASES = [
         b"id,text\n1\n2,b\n",
         refusal="line 2: 1 fields where the header has 2 (id, text): '1'",
     ),
-    Case("cut_off.csv", "a file cut off", b"id,text\n1,a\n2", refusal="(the last row: the file may be cut off in it)"),
+    Case("cut_off.csv", "a file cut off", b"id,text\n1,a\n2", refusal="(the last row: the file may be truncated)"),
     Case(
         "ragged_many.csv",
         "twelve broken rows",
@@ -437,7 +437,7 @@ CASES = [
         "space_before_quote.csv",
         "a quote after a space quotes nothing",
         b'id,text\n1, "a, b"\n',
-        refusal='take the space before the "',
+        refusal='remove the space before the "',
     ),
     Case(
         "one_column_bare.csv",
@@ -665,13 +665,13 @@ CASES = [
         "twice.jsonl",
         "a key twice",
         b'{"text": "a", "text": "b"}\n{"text": "c"}\n',
-        refusal='line 1: the key "text" stands twice',
+        refusal='line 1: the key "text" appears twice',
     ),
     Case(
         "twice_each.jsonl",
         "a key twice on each line",
         b'{"text": "a", "text": "b"}\n{"text": "c", "text": "d"}\n',
-        refusal='line 1: the key "text" stands twice',
+        refusal='line 1: the key "text" appears twice',
     ),
     Case(
         "nul.jsonl",
@@ -683,8 +683,8 @@ CASES = [
         "indented.jsonl",
         "objects over several lines",
         b'{\n  "text": "a"\n}\n{\n  "text": "b"\n}\n',
-        refusal="line 1: holds a JSON object that goes on over several lines; JSON lines have an object on each line: "
-        "jq -c . FILE > NEW.jsonl makes them",
+        refusal="line 1: holds a JSON object that goes on over several lines; JSON Lines needs one object per line: "
+        "convert it with jq -c . FILE > NEW.jsonl",
     ),
     Case(
         "indented_with_an_object_a_line.jsonl",
@@ -692,8 +692,18 @@ CASES = [
         b'{"a": [\n  {"text": "a"}\n]}\n',
         refusal="line 1: holds a JSON object that goes on over several lines",
     ),
-    Case("indented.csv", "the same named .csv", b'{\n  "text": "a"\n}\n', refusal="jq -c . FILE > NEW.jsonl makes"),
-    Case("array.csv", "a JSON array named .csv", b'[{"text": "a"}]\n', refusal="jq -c '.[]' FILE > NEW.jsonl makes"),
+    Case(
+        "indented.csv",
+        "the same named .csv",
+        b'{\n  "text": "a"\n}\n',
+        refusal="convert it with jq -c . FILE > NEW.jsonl",
+    ),
+    Case(
+        "array.csv",
+        "a JSON array named .csv",
+        b'[{"text": "a"}]\n',
+        refusal="convert it with jq -c '.[]' FILE > NEW.jsonl",
+    ),
     Case("csv.jsonl", "CSV named .jsonl", PLAIN.encode(), refusal="set data.format: csv in params.yaml, with which"),
     Case(
         "semicolons.jsonl",
@@ -723,7 +733,7 @@ CASES = [
         b'{"tags": ["a long tag of words", "b"], "story": "The tide came in over the sand."}\n',
         refusal="'tags' (JSON lists), 'story' (text, 31 characters on average); set validate.column: story in params",
     ),
-    Case("cut.jsonl", "an object cut off", b'{"text": "a"}\n{"text": "b', refusal="line 2: is no JSON ("),
+    Case("cut.jsonl", "an object cut off", b'{"text": "a"}\n{"text": "b', refusal="line 2: is not JSON ("),
     Case(
         "cut_quarantined.jsonl",
         "the same, set aside",
@@ -774,7 +784,7 @@ CASES = [
     ),
     Case("cut.parquet", "cut off", _parquet(pa.table({"text": ["a"]}))[:-20], refusal="cannot be read as Parquet"),
     Case("parquet.csv", "Parquet named .csv", _parquet(pa.table({"text": ["a"]})), refusal="is Parquet"),
-    Case("csv.parquet", "CSV named .parquet", PLAIN.encode(), refusal="is no Parquet file"),
+    Case("csv.parquet", "CSV named .parquet", PLAIN.encode(), refusal="is not a Parquet file"),
     # packed, and what is no table at all
     Case("packed.csv.gz", "gzip", _gzip(PLAIN.encode()), TWO),
     Case("packed_twice.csv.gz", "gzip in two members", _gzip(PLAIN[:12].encode()) + _gzip(PLAIN[12:].encode()), TWO),
@@ -784,8 +794,8 @@ CASES = [
     Case("cut.csv.zst", "zstd cut off", _zstd(PLAIN.encode() * 99)[:-9], refusal="cannot be unpacked as zstd"),
     Case("pointer.csv", "a pointer of Git LFS", POINTER, refusal="fetch the file: git lfs pull"),
     Case("pointer.csv.gz", "the same to a packed file", POINTER, refusal="fetch the file: git lfs pull"),
-    Case("gzip.csv", "gzip named .csv", _gzip(PLAIN.encode()), refusal="is packed with gzip, not what its name says"),
-    Case("plain.csv.gz", "CSV named .csv.gz", PLAIN.encode(), refusal="is named as packed with gzip but is not"),
+    Case("gzip.csv", "gzip named .csv", _gzip(PLAIN.encode()), refusal="is compressed with gzip, not what its name"),
+    Case("plain.csv.gz", "CSV named .csv.gz", PLAIN.encode(), refusal="is named as compressed with gzip but is not"),
     Case("workbook.csv", "Excel named .csv", _zip("xl/workbook.xml"), refusal="is an Excel workbook (xlsx)"),
     Case("archive.csv", "a ZIP named .csv", _zip("a.csv"), refusal="is a ZIP archive"),
     Case(
@@ -794,7 +804,7 @@ CASES = [
     Case("paper.csv", "a PDF named .csv", b"%PDF-1.7\n", refusal="is a PDF"),
     Case("page.csv", "a web page named .csv", b"<!DOCTYPE html>\n<html>", refusal="is a web page"),
     Case("base.csv", "SQLite named .csv", _sqlite(), refusal="is an SQLite database"),
-    Case("unknown.txt", "a name that says nothing", PLAIN.encode(), refusal="its name does not tell what it holds"),
+    Case("unknown.txt", "a name that says nothing", PLAIN.encode(), refusal="its name does not say what it contains"),
     Case("named.txt", "the same, said", PLAIN.encode(), TWO, data={"format": "csv"}),
 ]
 
