@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data_diff.result import Array
-from pipeline.intake.duplicates import minhash_signatures
+from pipeline.intake.minhash import minhash_signatures
 
 # Two texts count as one edited text from this similarity on: the Jaccard index of their sets of 5-character pieces.
 EDIT_THRESHOLD = 0.5

@@ -1,8 +1,8 @@
-"""Keys and tokens of known services in a text, found in time linear in its length.
+"""Finds keys and tokens of known services in a text, in time linear in its length.
 
-The patterns are our own and those of detect-secrets. All of them run in RE2 (by way of Arrow), since in Python's `re`
-several take time quadratic in a text made for it. RE2 has no look-around: what stands before and behind a finding is a
-group of its own, and what a pattern cannot say is a check of the finding.
+The patterns are those of detect-secrets and further ones. All run in RE2 (through Arrow), since several take quadratic
+time in Python's `re` on a text made for it. RE2 has no look-around: what precedes and follows a finding is a group of
+its own, and a function checks what a pattern cannot express.
 """
 
 import re
@@ -15,24 +15,21 @@ import pyarrow.compute as pc
 
 from pipeline.intake.detector import Span
 
-_NO_LETTER = "^|[^A-Za-z0-9]"  # of ASCII only: with all of Unicode a pattern takes 2 ms to compile
-_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # around findings; noncharacters, which are taken from the text before
+_NOT_IN_A_WORD = "^|[^A-Za-z0-9]"  # ASCII only: with all of Unicode a pattern takes 2 ms to compile
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"  # around findings; noncharacters, which are removed from the text first
 
 
 class _Pattern(NamedTuple):
-    """A pattern for RE2 in three parts without groups, and a check of what it finds and the character behind.
+    """A pattern for RE2 in three parts without groups, and a check of the finding and the character after it."""
 
-    `anchor` is what no finding is without: a pattern for both `re` and RE2 that repeats nothing without bound.
-    """
-
-    anchor: str
+    anchor: str  # what every finding holds: a pattern for both `re` and RE2 without unbounded repeats
     core: str
-    before: str = _NO_LETTER
-    behind: str = ""
+    before: str = _NOT_IN_A_WORD
+    after: str = ""
     check: Callable[[str, str], bool] | None = None
 
 
-# What detect-secrets 1.5 does not know or would take from plain words; from the services' own documentation.
+# What detect-secrets 1.5 does not know, or would find in plain words; from the services' own documentation.
 _KEYS = (
     _Pattern(
         "PRIVATE KEY",
@@ -40,17 +37,17 @@ _KEYS = (
         before="",
     ),
     _Pattern("PuTTY-User-Key-File", r"PuTTY-User-Key-File-[0-9]"),
-    _Pattern(  # AWS; all letters would be a word in capitals
+    _Pattern(  # AWS; without a digit it would be a word in capitals
         "(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[A-Z0-9]{16}",
         r"(?:A3T[A-Z0-9]|ABIA|ACCA|AKIA|ASIA)[A-Z0-9]{16}\b",
-        check=lambda found, _: re.search("[0-9]", found[4:]) is not None,
+        check=lambda finding, _: re.search("[0-9]", finding[4:]) is not None,
     ),
     _Pattern("github_pat_", r"github_pat_[0-9A-Za-z_]{82}\b"),
     _Pattern("T3BlbkFJ", r"sk-(?:proj|svcacct|admin)-[\w-]{20,}T3BlbkFJ[\w-]{20,}"),  # OpenAI
     _Pattern("sk-ant-", r"sk-ant-[a-z0-9]+-[\w-]{80,}"),  # Anthropic
-    _Pattern("AIza", r"AIza[\w-]{35}", check=lambda _, behind: not re.match(r"[\w-]", behind)),  # Google
+    _Pattern("AIza", r"AIza[\w-]{35}", check=lambda _, after: not re.match(r"[\w-]", after)),  # Google
     _Pattern("hf_[A-Za-z]{34}", r"hf_[A-Za-z]{34}\b"),  # Hugging Face
-    _Pattern("://", r"[^\s:/?#@]+:[^\s:/?#@]+", before="://", behind="@"),  # name and password in a URL
+    _Pattern("://", r"[^\s:/?#@]+:[^\s:/?#@]+", before="://", after="@"),  # name and password in a URL
 )
 
 
@@ -58,8 +55,8 @@ _KEYS = (
 def _patterns() -> tuple[_Pattern, ...]:
     """Return all patterns.
 
-    Of detect-secrets only the plugins for key formats that plain text does not have by chance: no entropy, no
-    keywords, and nothing that asks a server.
+    Of detect-secrets only the plugins for key formats that do not occur in plain text by chance: no entropy, no
+    keywords, and nothing that sends a request.
     """
     from detect_secrets.plugins import (
         azure_storage_key,
@@ -99,8 +96,8 @@ def _patterns() -> tuple[_Pattern, ...]:
         _Pattern(
             anchor,
             _for_re2(pattern),
-            before="" if pattern.pattern.startswith(r"\/") else _NO_LETTER,
-            check=(lambda found, _: is_token(found)) if plugin is jwt.JwtTokenDetector else None,
+            before="" if pattern.pattern.startswith(r"\/") else _NOT_IN_A_WORD,
+            check=(lambda finding, _: is_token(finding)) if plugin is jwt.JwtTokenDetector else None,
         )
         for plugin, anchor in plugins
         for pattern in plugin.denylist
@@ -109,20 +106,20 @@ def _patterns() -> tuple[_Pattern, ...]:
 
 @cache
 def prefilter() -> str:
-    """Return a pattern for RE2 that finds something in every text that `find` does."""
+    """Return a pattern for RE2 that matches every text in which `find` finds something."""
     in_urls = r"://[^\s/]*:[^\s/]+@"  # far rarer than the anchor
     return "|".join({pattern.anchor: None for pattern in _patterns() if pattern.anchor != "://"} | {in_urls: None})
 
 
 def _for_re2(pattern: re.Pattern[str]) -> str:
-    """Return a pattern of detect-secrets as RE2 takes it: without groups, look-ahead and counts above 1,000."""
+    """Return a pattern of detect-secrets for RE2: without groups, look-ahead and counts above 1,000."""
     source = re.sub(r"\((?!\?)", "(?:", pattern.pattern.replace(r"(?!\w)", ""))
     source = re.sub(r"\{(\d+),(\d{4,})\}", r"{\1,}", source)
     return f"(?i:{source})" if pattern.flags & re.IGNORECASE else source
 
 
 def find(text: str) -> Iterator[Span]:
-    """Yield the places of keys, tokens, private keys and passwords in URLs, to the end of the word, in order."""
+    """Yield where keys, tokens, private keys and passwords in URLs start and end, each to the end of its word."""
     clean = text.encode("utf-8", "replace").decode().replace(_OPEN, "?").replace(_CLOSE, "?")
     array = pa.array([clean], pa.large_string())
     spans: list[Span] = []
@@ -131,7 +128,7 @@ def find(text: str) -> Iterator[Span]:
             continue
         reached = 0
         for start, end in _matches(array, pattern):
-            if start < reached:  # within the word that the finding before was stretched to
+            if start < reached:  # within the word of the finding before
                 continue
             if text[start].isalnum() and text[max(0, start - 1) : start].isalnum():
                 continue
@@ -147,18 +144,18 @@ def find(text: str) -> Iterator[Span]:
 def _matches(array: pa.Array, pattern: _Pattern) -> Iterator[Span]:
     """Yield where `pattern` matches in the one text of `array`."""
     marked: str = pc.replace_substring_regex(
-        array, f"({pattern.before})({pattern.core})({pattern.behind})", rf"\1{_OPEN}\2{_CLOSE}\3"
+        array, f"({pattern.before})({pattern.core})({pattern.after})", rf"\1{_OPEN}\2{_CLOSE}\3"
     )[0].as_py()
     at = 0
     for piece in marked.split(_OPEN):
-        found, _, rest = piece.partition(_CLOSE)
-        if _:
-            yield at, at + len(found)
-        at += len(found) + len(rest)
+        finding, close, rest = piece.partition(_CLOSE)
+        if close:
+            yield at, at + len(finding)
+        at += len(finding) + len(rest)
 
 
 def _merged(spans: list[Span]) -> Iterator[Span]:
-    """Yield `spans` in order, those that overlap as one."""
+    """Yield `spans` in order, overlapping ones as one."""
     last: Span | None = None
     for start, end in sorted(spans):
         if last and start < last[1]:

@@ -1,7 +1,7 @@
-"""Health data and what identifies a person: social security and record numbers, birth dates, names.
+"""Detectors of health data and personal identifiers: social security and record numbers, birth dates, names.
 
-The numbers and dates are found by the patterns and checks of presidio-analyzer, an optional package; only names need a
-model, a spaCy pipeline. A pattern that many harmless numbers fit counts only behind a word that says what follows.
+Numbers and dates are found by the patterns and checks of presidio-analyzer, an optional package; only names need a
+model, a spaCy pipeline. A pattern that fits many harmless numbers counts only after a word that says what follows.
 """
 
 import re
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from presidio_analyzer import PatternRecognizer
 
 RULES = ("social_security", "record_number", "birth_date", "person_name")
-_SURE = 0.5  # presidio's score from which a pattern counts without such a word
-_BEFORE = 40  # characters before a finding in which the word must be
+_CERTAIN = 0.5  # presidio's score from which a pattern counts without such a word
+_CONTEXT = 40  # characters before a finding in which the word must be
 _BIRTH = r"born|birth|birthday|birthdate|d\.?o\.?b\.?|geboren|geb\.|geburtsdatum|née?|nacimiento|naissance"
 _RECORD = r"mrn|medical|patient|record|chart|member|subscriber|insurance|policy|claim|medicare|mbi|nhs|dea"
+_PERSON = ("PERSON", "PER")  # labels of English and of most other spaCy pipelines
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]{0,6}\.?"
-# What RE2 finds in every text with a finding.
+# Patterns for RE2 that match every text with a finding.
 _PREFILTERS = {
     "social_security": r"[0-9]{3}[ .-]?[0-9]{2}[ .-]?[0-9]{4}",
     "record_number": rf"(?i:{_RECORD})",
@@ -34,7 +35,7 @@ _PREFILTERS = {
 def detectors(rules: params.Rules) -> dict[str, Detector]:
     """Return the detector of each of RULES that is not ignored.
 
-    Raises UserError where presidio-analyzer, or the model for names, is not installed.
+    Raises UserError if presidio-analyzer or the model for names is not installed.
     """
     active = [name for name in RULES if getattr(rules, name).severity != "ignore"]
     return {name: Detector(_PREFILTERS[name], _find_of(name, rules.person_name.model)) for name in active}
@@ -51,15 +52,15 @@ def _find_of(name: str, model: str) -> Find:
             "pip install -c constraints.txt presidio-analyzer, or set the rule's severity to ignore"
         ) from None
     if name == "person_name":
-        return _names(model)
+        return _by_model(model)
     if name == "social_security":
-        return _by_pattern([known.UsSsnRecognizer()], r"ssns?|social|security", _SURE)
+        return _by_pattern([known.UsSsnRecognizer()], r"ssns?|social|security", _CERTAIN)
     if name == "birth_date":
-        written = [
+        with_month_names = [
             Pattern("day month year", rf"\b[0-3]?[0-9]\.? {_MONTH},? [12][0-9]{{3}}\b", 0.4),
             Pattern("month day year", rf"\b{_MONTH} [0-3]?[0-9],? [12][0-9]{{3}}\b", 0.4),
         ]
-        dates = [known.DateRecognizer(), PatternRecognizer(supported_entity="DATE_TIME", patterns=written)]
+        dates = [known.DateRecognizer(), PatternRecognizer(supported_entity="DATE_TIME", patterns=with_month_names)]
         return _by_pattern(dates, _BIRTH, None)
     mrn = Pattern("medical record number", r"\b[A-Z]{0,3}-?[0-9]{5,12}\b", 0.4)
     numbers = [
@@ -72,26 +73,28 @@ def _find_of(name: str, model: str) -> Find:
     return _by_pattern(numbers, _RECORD, None)
 
 
-def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, sure: float | None) -> Find:
-    """Return what finds the recognizers' matches that stand behind one of `words`, or have a score of `sure`."""
+def _by_pattern(recognizers: "list[PatternRecognizer]", words: str, certain: float | None) -> Find:
+    """Return a search for the recognizers' matches that follow one of `words`, or have a score of `certain`."""
     word = re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
 
     def find(text: str) -> Iterator[Span]:
-        found: list[Any] = []
+        results: list[Any] = []
         for recognizer in recognizers:
-            found += recognizer.analyze(text, recognizer.supported_entities, None)
+            results += recognizer.analyze(text, recognizer.supported_entities, None)
         end = 0
-        for result in sorted(found, key=lambda result: (result.start, -result.end)):
-            certain = sure is not None and result.score >= sure
-            if result.start >= end and (certain or word.search(text[max(0, result.start - _BEFORE) : result.start])):
+        for result in sorted(results, key=lambda result: (result.start, -result.end)):
+            is_certain = certain is not None and result.score >= certain
+            if result.start >= end and (
+                is_certain or word.search(text[max(0, result.start - _CONTEXT) : result.start])
+            ):
                 end = result.end
                 yield result.start, result.end
 
     return find
 
 
-def _names(model: str) -> Find:
-    """Return what finds the names of persons with a spaCy pipeline."""
+def _by_model(model: str) -> Find:
+    """Return a search for the names of persons with a spaCy pipeline."""
     import spacy
 
     try:
@@ -106,6 +109,3 @@ def _names(model: str) -> Find:
         return ((entity.start_char, entity.end_char) for entity in pipeline(text).ents if entity.label_ in _PERSON)
 
     return find
-
-
-_PERSON = ("PERSON", "PER")  # as English and as most other pipelines call them

@@ -28,8 +28,8 @@ def detectors(region: str) -> dict[str, Detector]:
     }
 
 
-# Of image names for dense screens (icon@2x.png) and of packages with a version (pkg@1.2.3-rc.beta) the latter parts
-# look like domains; git@host is everyone's.
+# Not addresses, though what follows the @ looks like a domain: image names for dense screens (icon@2x.png), packages
+# with a version (pkg@1.2.3-rc.beta), and git@host.
 _EMAIL = re.compile(
     r"(?<![\w.!#$%&'*+/=?^`{|}~@-])(?!git@)[\w.!#$%&'*+/=?^`{|}~-]{1,64}@"
     r"(?!\d{1,20}(?:\.\d|x\.(?:png|jpe?g|gif|webp|svg)\b))"
@@ -38,7 +38,7 @@ _EMAIL = re.compile(
 
 
 def _find_emails(text: str) -> Iterator[Span]:
-    """Yield e-mail addresses: a name, @ and a domain with a dot (RFC 5321's lengths; no quoted names, no hosts)."""
+    """Yield e-mail addresses: a name, @ and a domain with a dot (lengths of RFC 5321; no quoted names, no hosts)."""
     return (match.span() for match in _EMAIL.finditer(text))
 
 
@@ -55,7 +55,7 @@ def _phone_detector(region: str) -> Detector:
 
     if region != "none" and region not in phonenumbers.SUPPORTED_REGIONS:
         raise UserError(
-            f"params.yaml: validate.rules.phone.region: found {region!r}, which is no region with phone numbers; "
+            f"params.yaml: validate.rules.phone.region: found {region!r}, which is not a region with phone numbers; "
             "expected none or a country code of ISO 3166 in capitals, such as US, GB, DE"
         )
 
@@ -72,12 +72,12 @@ def _phone_detector(region: str) -> Detector:
 
 
 # The lengths and first digits that issuers use (ISO/IEC 7812): Visa, Mastercard, American Express, Discover, JCB,
-# Diners Club, UnionPay. Maestro's are left out: they take in half of all numbers.
+# Diners Club, UnionPay. Maestro is left out: its numbers are half of all numbers.
 _ISSUED = re.compile(
     r"4\d{15}(?:\d{3})?|(?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}|3[47]\d{13}"
     r"|(?:6011|64[4-9]\d|65\d\d|35[3-8]\d|352[89])\d{12,15}|3(?:0[0-5]|095|[689]\d)\d{11}|62\d{14,17}"
 )
-# In one piece or in the groups that are printed on cards; not a part of a longer number, word or decimal fraction.
+# In one piece or in the groups printed on cards; not part of a longer number, word or decimal fraction.
 _CARD = re.compile(
     r"(?<![0-9A-Za-z_+])(?<![0-9][.,:/-])"
     r"(?:[0-9]{14,19}|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|3[0-9]{3}([ -])[0-9]{6}\2[0-9]{4,5})"
@@ -86,7 +86,7 @@ _CARD = re.compile(
 
 
 def _find_cards(text: str) -> Iterator[Span]:
-    """Yield numbers of payment cards: an issuer's first digits and length, and the check digit (Luhn)."""
+    """Yield payment card numbers: an issuer's first digits and length, and a valid check digit (Luhn)."""
     from stdnum import luhn
 
     for match in _CARD.finditer(text):
@@ -99,7 +99,7 @@ _IBAN = re.compile(r"(?<![0-9A-Za-z_])[A-Za-z]{2}[0-9]{2}(?:[ -]?[0-9A-Za-z]){11
 
 
 def _find_ibans(text: str) -> Iterator[Span]:
-    """Yield IBANs: a country's structure and the check digits (ISO 13616). Words may follow after a space."""
+    """Yield IBANs: a country's structure and valid check digits (ISO 13616). Words may follow after a space."""
     from stdnum import iban
 
     start = 0
@@ -113,7 +113,7 @@ def _find_ibans(text: str) -> Iterator[Span]:
         candidate = text[match.start() : end]
         if text[end : end + 1].isalnum() or not _has_check_digits(candidate):
             continue
-        # Not by the lists of banks of single countries (check_country): they lag behind.
+        # Without check_country: its lists of banks are out of date.
         if iban.is_valid(candidate, check_country=False):
             yield match.start(), end
             start = end
@@ -121,7 +121,7 @@ def _find_ibans(text: str) -> Iterator[Span]:
 
 @cache
 def _iban_length(country: str) -> int:
-    """Return how many letters and digits an IBAN of `country` has, 0 where it has none."""
+    """Return how many letters and digits an IBAN of `country` has; 0 if it has no IBANs."""
     from stdnum import numdb
 
     structure = numdb.get("iban").info(country)[0][1].get("bban", "")
@@ -129,6 +129,6 @@ def _iban_length(country: str) -> int:
 
 
 def _has_check_digits(candidate: str) -> bool:
-    """Return whether an IBAN's checksum holds (ISO 7064, mod 97-10); quicker than stdnum, which checks more."""
+    """Return whether an IBAN's checksum is valid (ISO 7064, mod 97-10); faster than stdnum, which checks more."""
     compact = candidate.replace(" ", "").replace("-", "")
     return int("".join(str(int(character, 36)) for character in compact[4:] + compact[:4])) % 97 == 1

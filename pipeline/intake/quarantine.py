@@ -7,7 +7,7 @@ from types import TracebackType
 
 from pipeline.intake.file_format import RESERVED_COLUMNS
 
-# What makes Excel, LibreOffice or Sheets take a cell for a formula (OWASP, "CSV Injection"), full-width forms included.
+# What makes Excel, LibreOffice or Sheets read a cell as a formula (OWASP, "CSV Injection"), full-width forms included.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # noqa: RUF001 - these very characters
 
 
@@ -22,16 +22,16 @@ def unescape_formula(cell: str) -> str:
 
 
 class Quarantine:
-    """`quarantine.csv` being written, in UTF-8: the columns RESERVED_COLUMNS, then the corpus's.
+    """Writes `quarantine.csv` in UTF-8: RESERVED_COLUMNS, then the corpus's columns.
 
-    `reasons` are joined by a space; `reason_details` has the value and the bound of each that has them.
+    `reasons` are joined by a space; `reason_details` holds the value and the bound of each reason that has them.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Write the header."""
         self._file = path.open("w", encoding="utf-8", newline="")
         self.rows = 0  # written so far
-        self._writer = csv.writer(self._file)  # lines end in CRLF, so that a CR in a cell is quoted as well
+        self._writer = csv.writer(self._file)  # its lines end in CRLF, so that a CR in a cell is quoted too
         self._writer.writerow([*RESERVED_COLUMNS, *map(escape_formula, columns)])
 
     def __enter__(self) -> "Quarantine":

@@ -1,4 +1,4 @@
-"""The costly look at texts, in as many processes as there are cores, its results in the order of the corpus."""
+"""Inspects texts in parallel processes; the results come in the order of the corpus."""
 
 import multiprocessing
 import os
@@ -8,61 +8,60 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-from numpy.typing import NDArray
+from typing import TypeVar
 
 from pipeline import params
-from pipeline.intake.duplicates import Fingerprints, fingerprint
-from pipeline.intake.row_metrics import compute_row_metrics
+from pipeline.intake.minhash import Fingerprints, fingerprint
+from pipeline.intake.row_metrics import RowMetrics, compute_row_metrics
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known of the texts of one chunk."""
+    """What the texts of one chunk give, each on its own."""
 
-    measures: dict[str, NDArray[Any]]
+    metrics: RowMetrics
     fingerprints: Fingerprints
 
 
-def inspect(texts: Sequence[str], wanted: params.Validate) -> Inspection:
-    """Return what is known of `texts` by themselves."""
-    return Inspection(compute_row_metrics(texts, wanted.rules), fingerprint(texts, wanted))
+def inspect(texts: Sequence[str], config: params.Validate) -> Inspection:
+    """Return the metrics and fingerprints of `texts`."""
+    return Inspection(compute_row_metrics(texts, config.rules), fingerprint(texts, config))
 
 
 def inspect_all(
-    parts: Iterable[tuple[T, list[str]]], wanted: params.Validate, processes: int
+    batches: Iterable[tuple[T, list[str]]], config: params.Validate, processes: int
 ) -> Iterator[tuple[T, Inspection]]:
-    """Yield each part of the corpus with what is known of its texts, in order; 0 `processes` are this one alone.
+    """Yield each batch with the inspection of its texts, in order; with 0 `processes`, in this process.
 
-    At most two parts more than processes are under way, so that memory does not hang on how fast the corpus is read.
+    At most two batches more than there are processes are in flight, so memory does not depend on how fast the corpus is
+    read.
     """
     if processes == 0:
-        for part, texts in parts:
-            yield part, inspect(texts, wanted)
+        for batch, texts in batches:
+            yield batch, inspect(texts, config)
         return
-    context = multiprocessing.get_context("spawn")  # Arrow's threads would not survive a fork
-    waiting: deque[tuple[T, Future[Inspection]]] = deque()
-    with ProcessPoolExecutor(processes, context, initializer=_end_with_the_parent) as pool:
+    context = multiprocessing.get_context("spawn")  # Arrow's threads do not survive a fork
+    in_flight: deque[tuple[T, Future[Inspection]]] = deque()
+    with ProcessPoolExecutor(processes, context, initializer=_exit_with_parent) as pool:
         try:
-            for part, texts in parts:
-                waiting.append((part, pool.submit(inspect, texts, wanted)))
-                if len(waiting) > processes + 1:
-                    yield _done(*waiting.popleft())
-            while waiting:
-                yield _done(*waiting.popleft())
+            for batch, texts in batches:
+                in_flight.append((batch, pool.submit(inspect, texts, config)))
+                if len(in_flight) > processes + 1:
+                    yield _wait(*in_flight.popleft())
+            while in_flight:
+                yield _wait(*in_flight.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _done(part: T, future: "Future[Inspection]") -> tuple[T, Inspection]:
-    return part, future.result()
+def _wait(batch: T, future: "Future[Inspection]") -> tuple[T, Inspection]:
+    return batch, future.result()
 
 
-def _end_with_the_parent() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it: a killed one could not say that there is no more work."""
+def _exit_with_parent() -> None:
+    """Leave Ctrl-C to the parent, and exit when it does: a killed parent cannot say that there is no more work."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -377,7 +377,7 @@ def test_nothing_is_left_behind_when_the_stage_stops(workspace: Workspace) -> No
 
 
 def test_what_a_killed_run_put_aside_is_deleted(workspace: Workspace) -> None:
-    left = workspace.folder / "data" / ".validate" / "shelf.arrow"
+    left = workspace.folder / "data" / ".validate" / "rows.arrow"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
     run_on(workspace, as_csv(many()))
@@ -470,8 +470,8 @@ def test_a_column_of_too_many_values_is_no_category_and_stops_the_stage_early(
     with pytest.raises(UserError) as caught:
         validate.main()
     assert str(caught.value) == (
-        "data/corpus.csv: the column 'id' (validate.category) is no category: its first 300 rows hold 300 different "
-        "values, '0', '1', '2' and 297 more, and a category has 200 at most; set validate.category in params.yaml to "
+        "data/corpus.csv: the column 'id' (validate.category) is not a category: its first 300 rows hold 300 different "
+        "values, '0', '1', '2' and 297 more, and a category has at most 200; set validate.category in params.yaml to "
         "a column with fewer or none, or give its rare values one name"
     )
     assert not paths.CLEAN.exists()

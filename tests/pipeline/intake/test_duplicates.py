@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import params
-from pipeline.intake import duplicates
-from pipeline.intake.duplicates import Duplicates, Findings, banding, fingerprint
+from pipeline.intake import duplicates, minhash
+from pipeline.intake.duplicates import DuplicateMatches, Duplicates
+from pipeline.intake.minhash import banding, fingerprint
 from pipeline.intake.splits import assign_splits, normalize_text, split_of
 from tests.conftest import LINES, ROOT
 
@@ -35,7 +36,7 @@ def found_in(
     refused: Sequence[int] = (),
     cuts: Sequence[int] = (),
     settings: params.Validate = AT_08,
-) -> Findings:
+) -> DuplicateMatches:
     """Return what is found in the rows 1, 2, ... with those in `refused` refused by a row rule."""
     with tempfile.TemporaryDirectory() as scratch:
         search = Duplicates(Path(scratch), settings.rules)
@@ -43,7 +44,7 @@ def found_in(
             rows = np.arange(first, last) + 1
             search.add(rows, fingerprint(texts[first:last], settings), np.isin(rows, refused))
         search.find()
-        return search.of(np.arange(len(texts)) + 1)
+        return search.matches(np.arange(len(texts)) + 1)
 
 
 def pieces(text: str) -> set[str]:
@@ -211,7 +212,7 @@ def test_near_copies_of_a_text_too_long_for_one_block_are_found() -> None:
 
 
 def test_a_text_too_long_to_keep_is_compared_by_its_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(duplicates, "LONGEST", 100)
+    monkeypatch.setattr(minhash, "LONGEST", 100)
     found = found_in([" ".join(LINES), LINES[0], " ".join(LINES) + "!"])
     assert found.near_duplicate_of.tolist() == [0, 0, 1]
     assert found.similarity[2] == pytest.approx(1, abs=0.1)
@@ -238,7 +239,7 @@ def test_without_the_rule_nothing_is_kept_on_disk_and_only_copies_are_found(tmp_
     search.add(np.array([2, 5, 9]), fingerprint(["a b", "A  b", "a b!"], without), np.zeros(3, bool))
     search.find()
     assert list(tmp_path.iterdir()) == []
-    assert search.of(np.array([2, 5, 9])).duplicate_of.tolist() == [0, 2, 0]
+    assert search.matches(np.array([2, 5, 9])).duplicate_of.tolist() == [0, 2, 0]
 
 
 def test_a_fingerprint_carries_the_place_of_the_text_among_the_splits() -> None:
@@ -270,7 +271,7 @@ def test_only_rows_that_were_added_can_be_asked_for(tmp_path: Path) -> None:
     search.find()
     for row in (3, 5):
         with pytest.raises(ValueError, match="not added"):
-            search.of(np.array([row]))
+            search.matches(np.array([row]))
 
 
 def test_texts_with_a_lone_surrogate_that_json_may_hold_are_compared_like_others() -> None:

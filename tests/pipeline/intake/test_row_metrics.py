@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.intake import credentials, identifiers, personal_data, row_metrics
+from pipeline.intake import character_counts, credentials, identifiers, personal_data, row_metrics
 from pipeline.intake.personal_data import PERSONAL_RULES
 from pipeline.redaction import redact
 from tests.conftest import ROOT, real
@@ -357,9 +357,13 @@ def test_languages_are_told_where_the_text_is_long_enough() -> None:
 @pytest.mark.parametrize(
     ("rule", "change", "sentence"),
     [
-        ("script", {"scripts": ["Latin", "Elvish"]}, "rules.script.scripts: found 'Elvish', which is no script"),
-        ("language", {"languages": ["en", "english"]}, "rules.language.languages: found 'english', which is no"),
-        ("phone", {"region": "UK"}, "rules.phone.region: found 'UK', which is no region"),
+        (
+            "script",
+            {"scripts": ["Latin", "Elvish"]},
+            "rules.script.scripts: found 'Elvish', which is not a Unicode",
+        ),
+        ("language", {"languages": ["en", "english"]}, "rules.language.languages: found 'english', which is not"),
+        ("phone", {"region": "UK"}, "rules.phone.region: found 'UK', which is not a region"),
     ],
 )
 def test_a_name_that_does_not_exist_is_the_users_mistake(rule: str, change: dict[str, object], sentence: str) -> None:
@@ -501,7 +505,7 @@ def test_counting_by_table_is_counting_by_the_book(texts: list[str]) -> None:
 def test_texts_are_counted_alike_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["", *ARTICLE_1.values(), "", "a\0 b\ufffd" * 500, ""]
     whole = row_metrics.compute_row_metrics(texts, DEFAULTS)
-    monkeypatch.setattr(row_metrics, "BLOCK_CHARACTERS", 7)
+    monkeypatch.setattr(character_counts, "BLOCK_CHARACTERS", 7)
     pieces = row_metrics.compute_row_metrics(texts, DEFAULTS)
     assert {rule: values.tolist() for rule, values in whole.items()} == {
         rule: values.tolist() for rule, values in pieces.items()
