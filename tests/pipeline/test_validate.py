@@ -1,4 +1,4 @@
-"""Which rows are clean, which are refused and why, and in which split each is."""
+"""Which rows are clean, which are refused and why, and which split each is in."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def many(count: int = 60) -> list[str]:
     return [f"Text {number}: {' '.join(draw.choices(words, k=8))}." for number in range(count)]
 
 
-def test_a_row_is_refused_for_each_reason_whole_and_with_its_line(workspace: Workspace) -> None:
+def test_refused_rows_are_quarantined_whole_with_line_and_reason(workspace: Workspace) -> None:
     copy = many()[0].upper().replace(" ", "  ") + " "
     texts = [*many(), "", "  ", "x" * 2001, copy]
     clean, quarantine, metrics = run_on(workspace, as_csv(texts))
@@ -65,7 +65,7 @@ def test_a_row_can_have_several_reasons(workspace: Workspace) -> None:
     assert quarantine["reasons"].tolist() == ["too_long", "duplicate too_long"]
 
 
-def test_texts_come_through_to_the_byte(workspace: Workspace) -> None:
+def test_texts_are_kept_byte_for_byte(workspace: Workspace) -> None:
     texts = [
         "NA",
         "null",
@@ -102,7 +102,7 @@ def test_a_byte_order_mark_is_not_part_of_the_header(workspace: Workspace) -> No
     assert len(clean) == 60
 
 
-def test_blank_lines_are_no_rows_and_the_report_counts_them(workspace: Workspace) -> None:
+def test_blank_lines_are_not_rows_and_the_report_counts_them(workspace: Workspace) -> None:
     _, quarantine, metrics = run_on(workspace, as_csv(many()).replace("\n", "\r\r\n") + "\n,\n,\n")
     assert quarantine.empty
     assert metrics["rows_in"] == 60
@@ -128,7 +128,7 @@ def test_blank_lines_are_no_rows_and_the_report_counts_them(workspace: Workspace
         (b"id,text\n1,a\x00b\n", "line 2: holds a NUL byte"),
     ],
 )
-def test_what_no_parser_can_read_without_guessing_stops_the_stage(
+def test_a_file_that_a_parser_could_only_guess_at_stops_the_stage(
     workspace: Workspace, content: str | bytes, sentence: str
 ) -> None:
     workspace.write_corpus(content)
@@ -152,7 +152,7 @@ def test_a_missing_file_is_named(workspace: Workspace) -> None:
         validate.main()
 
 
-def test_a_corpus_that_nothing_tracks_is_named(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_untracked_corpus_gives_a_warning(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path("data/corpus.csv")
     workspace.write_corpus("id,text\n1,a\n")
     assert paths.untracked(path) == ""  # outside a DVC repository no run is recorded
@@ -213,13 +213,13 @@ def test_the_sample_corpus_shows_its_planted_faults(workspace: Workspace) -> Non
     assert metrics["rows_in"] == 2226
 
 
-def test_a_real_file_of_bank_customers_questions_is_clean_but_for_its_duplicates(workspace: Workspace) -> None:
+def test_real_bank_questions_are_clean_except_duplicates(workspace: Workspace) -> None:
     clean, quarantine, _ = run_on(workspace, real("banking77-customer-support/train.csv").read_bytes())
     assert len(clean) + len(quarantine) == 10_003
     assert set(quarantine["reasons"]) <= {"duplicate", "near_duplicate"}
 
 
-def test_no_cell_of_the_quarantine_runs_as_a_formula_and_each_can_be_had_back(workspace: Workspace) -> None:
+def test_cells_of_the_quarantine_cannot_run_as_formulas_and_can_be_restored(workspace: Workspace) -> None:
     cells = ["=1+1", "+31", "-2", "@SUM(A1)", "'=quoted", "\t=tab", "'plain", "plain", "''", "\uff1d1"]
     content = as_csv(many()) + "".join(f'"{cell}",\n' for cell in cells)
     _, quarantine, _ = run_on(workspace, content)
@@ -278,7 +278,7 @@ def test_a_rule_of_severity_warning_keeps_the_row_and_counts_it(workspace: Works
     assert "jane.doe" not in report
 
 
-def test_a_rule_of_severity_ignore_is_not_looked_at(workspace: Workspace) -> None:
+def test_a_rule_of_severity_ignore_is_not_checked(workspace: Workspace) -> None:
     workspace.set(validate__rules__email__severity="ignore")
     _, quarantine, metrics = run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
     assert quarantine.empty
@@ -351,7 +351,7 @@ def test_several_processes_give_the_same_bytes_as_one(workspace: Workspace, monk
     assert [path.read_bytes() for path in outputs] == alone
 
 
-def test_great_expectations_own_results_hold_no_text_of_the_corpus(workspace: Workspace) -> None:
+def test_the_results_of_great_expectations_hold_no_text_of_the_corpus(workspace: Workspace) -> None:
     run_on(workspace, as_csv([*many(), "Write to jane.doe@example.org about the barn."]))
     kept = paths.EXPECTATIONS.read_text()
     results = json.loads(kept)
@@ -376,7 +376,7 @@ def test_nothing_is_left_behind_when_the_stage_stops(workspace: Workspace) -> No
     assert sorted(path.name for path in paths.CLEAN.parent.iterdir()) == ["corpus.csv"]
 
 
-def test_what_a_killed_run_put_aside_is_deleted(workspace: Workspace) -> None:
+def test_scratch_files_of_a_killed_run_are_deleted(workspace: Workspace) -> None:
     left = workspace.folder / "data" / ".validate" / "rows.arrow"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
@@ -384,9 +384,7 @@ def test_what_a_killed_run_put_aside_is_deleted(workspace: Workspace) -> None:
     assert not left.parent.exists()
 
 
-def test_a_row_that_is_read_but_written_nowhere_is_noticed(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_is_read_but_not_written_is_an_error(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validate.Quarantine, "add", lambda *_: None)
     with pytest.raises(RuntimeError, match="2 rows are neither clean nor quarantined"):
         run_on(workspace, as_csv([*many(), "", ""]))
@@ -460,7 +458,7 @@ def test_a_category_of_numbers_is_grouped_as_they_are_written(workspace: Workspa
     assert pd.read_parquet(paths.CLEAN)["group"].tolist() == ["1", "5", ""] * 20
 
 
-def test_a_column_of_too_many_values_is_no_category_and_stops_the_stage_early(
+def test_a_category_with_too_many_values_stops_the_stage_early(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "CHUNK_ROWS", 150)
@@ -495,7 +493,7 @@ def test_a_text_in_the_category_stops_the_stage_with_its_line(workspace: Workspa
         validate.main()
 
 
-def test_a_real_file_of_bank_customers_questions_is_grouped_by_their_77_intents(workspace: Workspace) -> None:
+def test_real_bank_questions_are_grouped_by_their_77_intents(workspace: Workspace) -> None:
     path = real("banking77-customer-support/train.csv")
     workspace.set(validate__category="category")
     clean, _, metrics = run_on(workspace, path.read_bytes())
@@ -507,7 +505,7 @@ def test_a_real_file_of_bank_customers_questions_is_grouped_by_their_77_intents(
     assert sum(groups.values()) == len(clean)
 
 
-def test_the_header_again_of_files_joined_by_cat_is_no_text(workspace: Workspace) -> None:
+def test_repeated_headers_of_joined_files_are_refused(workspace: Workspace) -> None:
     content = as_csv(many(20)) + "\ufeff" + as_csv(many(60)[20:40]) + as_csv(many(60)[40:])
     clean, quarantine, metrics = run_on(workspace, "\ufeff" + content)
     assert clean["text"].tolist() == many(60)

@@ -1,4 +1,4 @@
-"""Advice is followed as a user would, by copying its settings: the file is then accepted with the right texts."""
+"""Following the advice of an error message, by copying its settings, gives the right texts."""
 
 import csv
 import io
@@ -28,8 +28,8 @@ QUOTES = {"all": csv.QUOTE_ALL, "minimal": csv.QUOTE_MINIMAL, "none": csv.QUOTE_
 
 def sentences(count: int, seed: int, without: str = "") -> list[str]:
     source = random.Random(seed)
-    found = [f"{' '.join(source.choices(WORDS, k=12))} {number}." for number in range(count)]
-    return ["".join(character for character in text if character not in without) for text in found]
+    texts = [f"{' '.join(source.choices(WORDS, k=12))} {number}." for number in range(count)]
+    return ["".join(character for character in text if character not in without) for text in texts]
 
 
 def table(
@@ -46,20 +46,20 @@ def table(
 
 def advised(error: UserError) -> dict[str, dict[str, str]]:
     """Return the settings that an error names, by section."""
-    found: dict[str, dict[str, str]] = {"data": {}, "validate": {}}
+    settings: dict[str, dict[str, str]] = {"data": {}, "validate": {}}
     for group in re.findall(rf"(?:set|also needs) ({SETTING}(?: and {SETTING})*)", str(error)):
         for setting in re.findall(SETTING, group):
             key, value = setting.split(": ", 1)
             section, name = key.split(".")
-            found[section].setdefault(name, json.loads(value) if value.startswith('"') else value)
-    return found
+            settings[section].setdefault(name, json.loads(value) if value.startswith('"') else value)
+    return settings
 
 
 def texts_of(path: Path, data: params.Data, validate: params.Validate) -> list[str]:
-    found = sniff_format(path, data, validate)
-    check_columns(found, validate)
-    text = text_builder(found.columns, validate)
-    return [text(fields) for chunk in read_chunks(found, data) for fields in chunk.fields]
+    file_format = sniff_format(path, data, validate)
+    check_columns(file_format, validate)
+    text = text_builder(file_format.columns, validate)
+    return [text(fields) for chunk in read_chunks(file_format, data) for fields in chunk.fields]
 
 
 def after_advice(path: Path, **settings: str) -> tuple[list[str], str]:
@@ -68,12 +68,12 @@ def after_advice(path: Path, **settings: str) -> tuple[list[str], str]:
     try:
         return texts_of(path, data, validate), ""
     except UserError as error:
-        changes, said = advised(error), str(error)
+        changes, message = advised(error), str(error)
     data, validate = data.model_copy(update=changes["data"]), validate.model_copy(update=changes["validate"])
     try:
-        return texts_of(path, data, validate), said
+        return texts_of(path, data, validate), message
     except UserError as error:
-        raise AssertionError(f"{said}\n\nand then: {error}") from None
+        raise AssertionError(f"{message}\n\nand then: {error}") from None
 
 
 HEADERS = [("label", "text"), ("Ressort", "Beitrag"), None]
@@ -88,8 +88,8 @@ def check(folder: Path, delimiter: str, combination: tuple[object, ...], number:
         padding = "none"  # rows without a header: such a row is one
     path = folder / f"{number}.csv"
     path.write_bytes(table(texts, header, delimiter, quote, quoting, padding).encode(encoding))
-    got, said = after_advice(path, **settings)
-    assert got == texts, f"{combination}: {said}\n{path.read_bytes()[:200]!r}\n{got[:2]}"
+    got, message = after_advice(path, **settings)
+    assert got == texts, f"{combination}: {message}\n{path.read_bytes()[:200]!r}\n{got[:2]}"
 
 
 COMBINATIONS = list(
@@ -98,32 +98,34 @@ COMBINATIONS = list(
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_a_table_is_read_right_after_one_advice(tmp_path: Path, delimiter: str) -> None:
+def test_a_table_is_read_correctly_after_one_piece_of_advice(tmp_path: Path, delimiter: str) -> None:
     for number, combination in enumerate(COMBINATIONS[ord(delimiter) % 7 :: 23]):
         check(tmp_path, delimiter, combination, number)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_every_table_is_read_right_after_one_advice(tmp_path: Path, delimiter: str) -> None:
+def test_every_table_is_read_correctly_after_one_piece_of_advice(tmp_path: Path, delimiter: str) -> None:
     for number, combination in enumerate(COMBINATIONS):
         check(tmp_path, delimiter, combination, number)
 
 
 @pytest.mark.parametrize("padding", ["", "\n\n"])
 @pytest.mark.parametrize("name", ["corpus.csv", "corpus.txt", "corpus.tsv", "corpus.jsonl"])
-def test_plain_text_is_read_whole_after_one_advice(tmp_path: Path, name: str, padding: str) -> None:
+def test_plain_text_is_read_whole_after_one_piece_of_advice(tmp_path: Path, name: str, padding: str) -> None:
     texts = ["It was a dark night.", *sentences(40, seed=1)]
     path = tmp_path / name
     path.write_text(padding + "\n\n".join(texts), encoding="utf-8")
-    got, said = after_advice(path)
+    got, message = after_advice(path)
     assert got == texts
-    assert "set data.format: text in params.yaml, with which the first 41 records have one field each" in said
+    assert "set data.format: text in params.yaml, with which the first 41 records have one field each" in message
 
 
 @pytest.mark.parametrize("header", ["text\n", "Beitrag\n", ""])
 @pytest.mark.parametrize("quote", ['"', "'"])
-def test_one_column_of_quoted_texts_is_read_whole_after_one_advice(tmp_path: Path, header: str, quote: str) -> None:
+def test_one_column_of_quoted_texts_is_read_whole_after_one_piece_of_advice(
+    tmp_path: Path, header: str, quote: str
+) -> None:
     texts = sentences(40, seed=2)
     path = tmp_path / "corpus.csv"
     path.write_text(header + "".join(f"{quote}{text}{quote}\n" for text in texts), encoding="utf-8")
@@ -148,7 +150,7 @@ def test_quotes_that_belong_to_the_texts_stay_where_the_settings_say_so(tmp_path
     assert after_advice(path, quote="none")[0][0] == "'Number 0'"
 
 
-def test_rows_of_many_widths_are_not_set_aside_as_broken_but_refused(tmp_path: Path) -> None:
+def test_a_file_with_rows_of_many_widths_is_refused_rather_than_quarantined(tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
     path.write_text("id,text\n" + "".join(f"{number},a{', b' * (number % 5)}\n" for number in range(40)))
     with pytest.raises(UserError, match="have 5 different numbers of fields, so their texts are cut at the delimiter"):

@@ -22,16 +22,16 @@ from tests.conftest import LINES, ROOT
 FROM_PARAMS = params.load(ROOT / "params.yaml").validate_
 
 
-def wanted(**rules: Any) -> params.Validate:
+def settings_with(**rules: Any) -> params.Validate:
     """Return the settings that come with the project, with some keys of some rules changed."""
     changed = {name: getattr(FROM_PARAMS.rules, name).model_copy(update=keys) for name, keys in rules.items()}
     return FROM_PARAMS.model_copy(update={"rules": FROM_PARAMS.rules.model_copy(update=changed)})
 
 
-AT_08 = wanted(near_duplicate={"similarity": 0.8})
+AT_08 = settings_with(near_duplicate={"similarity": 0.8})
 
 
-def found_in(
+def matches_in(
     texts: Sequence[str],
     refused: Sequence[int] = (),
     cuts: Sequence[int] = (),
@@ -47,13 +47,13 @@ def found_in(
         return search.matches(np.arange(len(texts)) + 1)
 
 
-def pieces(text: str) -> set[str]:
+def shingles(text: str) -> set[str]:
     text = normalize_text(text)
     return {text[start : start + 5] for start in range(len(text) - 4)} or {text}
 
 
 def jaccard(one: str, other: str) -> float:
-    return len(pieces(one) & pieces(other)) / len(pieces(one) | pieces(other))
+    return len(shingles(one) & shingles(other)) / len(shingles(one) | shingles(other))
 
 
 def varied(count: int, seed: int = 0) -> list[str]:
@@ -71,59 +71,61 @@ def varied(count: int, seed: int = 0) -> list[str]:
 
 
 def test_a_text_that_differs_in_case_white_space_or_unicode_form_alone_is_a_duplicate() -> None:
-    found = found_in(["A café", "another", "a  CAFÉ\n", "a cafe\u0301", "A caf\u00e9!"])
-    assert found.duplicate_of.tolist() == [0, 0, 1, 1, 0]
+    matches = matches_in(["A café", "another", "a  CAFÉ\n", "a cafe\u0301", "A caf\u00e9!"])
+    assert matches.duplicate_of.tolist() == [0, 0, 1, 1, 0]
 
 
 def test_the_original_is_the_first_that_no_row_rule_refuses() -> None:
-    assert found_in(["same", "same", "same"], refused=[1]).duplicate_of.tolist() == [2, 0, 2]
+    assert matches_in(["same", "same", "same"], refused=[1]).duplicate_of.tolist() == [2, 0, 2]
 
 
-def test_the_original_is_the_first_where_all_are_refused() -> None:
-    assert found_in(["same", "same"], refused=[1, 2]).duplicate_of.tolist() == [0, 1]
+def test_the_original_is_the_first_if_all_are_refused() -> None:
+    assert matches_in(["same", "same"], refused=[1, 2]).duplicate_of.tolist() == [0, 1]
 
 
-def test_blank_texts_are_no_duplicates_of_each_other() -> None:
-    found = found_in(["", "  ", "\n", ""])
-    assert not found.duplicate_of.any()
-    assert not found.near_duplicate_of.any()
+def test_blank_texts_are_not_duplicates_of_each_other() -> None:
+    matches = matches_in(["", "  ", "\n", ""])
+    assert not matches.duplicate_of.any()
+    assert not matches.near_duplicate_of.any()
 
 
 def test_a_near_copy_of_an_earlier_text_is_found_with_its_similarity() -> None:
     edited = LINES[0].replace("quick", "quiet")
-    found = found_in([LINES[1], LINES[0], edited], settings=wanted(near_duplicate={"similarity": 0.7}))
-    assert found.near_duplicate_of.tolist() == [0, 0, 2]
-    assert found.similarity.tolist() == [0, 0, jaccard(LINES[0], edited)]
+    matches = matches_in([LINES[1], LINES[0], edited], settings=settings_with(near_duplicate={"similarity": 0.7}))
+    assert matches.near_duplicate_of.tolist() == [0, 0, 2]
+    assert matches.similarity.tolist() == [0, 0, jaccard(LINES[0], edited)]
 
 
-def test_what_is_less_similar_than_the_threshold_stays() -> None:
+def test_a_text_less_similar_than_the_threshold_stays() -> None:
     edited = LINES[0].replace("quick", "quiet")
-    found = found_in([LINES[0], edited], settings=wanted(near_duplicate={"similarity": 0.9}))
-    assert not found.near_duplicate_of.any()
+    matches = matches_in([LINES[0], edited], settings=settings_with(near_duplicate={"similarity": 0.9}))
+    assert not matches.near_duplicate_of.any()
 
 
-def test_a_text_near_only_to_one_that_goes_stays() -> None:
+def test_a_text_near_only_a_refused_one_stays() -> None:
     start = "".join(random.Random(2).choices(string.ascii_lowercase, k=100))
     chain = [start, start[8:] + "12345678", start[16:] + "1234567887654321"]  # each 0.85 to the one before
     assert jaccard(chain[0], chain[2]) < 0.8
-    found = found_in(chain)
-    assert found.near_duplicate_of.tolist() == [0, 1, 0]
+    matches = matches_in(chain)
+    assert matches.near_duplicate_of.tolist() == [0, 1, 0]
 
 
-def test_a_row_that_is_refused_for_itself_makes_no_other_a_near_duplicate() -> None:
-    found = found_in([LINES[0], LINES[0] + "!"], refused=[1])
-    assert not found.near_duplicate_of.any()
+def test_a_row_refused_by_a_row_rule_has_no_near_duplicates() -> None:
+    matches = matches_in([LINES[0], LINES[0] + "!"], refused=[1])
+    assert not matches.near_duplicate_of.any()
 
 
-def test_a_copy_that_may_stay_goes_with_its_original() -> None:
+def test_a_copy_that_may_stay_shares_the_match_of_its_original() -> None:
     texts = [LINES[0], LINES[0] + "!", LINES[0] + "!"]
-    assert found_in(texts).near_duplicate_of.tolist() == [0, 1, 0]
-    kept = found_in(texts, settings=wanted(duplicate={"severity": "ignore"}, near_duplicate={"similarity": 0.8}))
+    assert matches_in(texts).near_duplicate_of.tolist() == [0, 1, 0]
+    kept = matches_in(
+        texts, settings=settings_with(duplicate={"severity": "ignore"}, near_duplicate={"similarity": 0.8})
+    )
     assert kept.duplicate_of.tolist() == [0, 0, 2]
     assert kept.near_duplicate_of.tolist() == [0, 1, 1]
 
 
-def test_by_default_short_texts_that_differ_in_one_word_stay_and_copies_with_a_slip_go() -> None:
+def test_by_default_short_texts_that_differ_in_one_word_stay_and_copies_with_a_typo_are_refused() -> None:
     pairs = [
         ("The sum of two even numbers is even, as you can check with a few examples.",
          "The sum of two odd numbers is even, as you can check with a few examples."),
@@ -132,11 +134,11 @@ def test_by_default_short_texts_that_differ_in_one_word_stay_and_copies_with_a_s
          "I don't recommend the blue one for small kitchens and for flats."),
     ]  # fmt: skip
     for pair in pairs:
-        assert not found_in(pair, settings=FROM_PARAMS).near_duplicate_of.any(), pair
+        assert not matches_in(pair, settings=FROM_PARAMS).near_duplicate_of.any(), pair
         assert jaccard(*pair) >= 0.7
     slip = " ".join(LINES[:2])
-    found = found_in([slip, slip.replace(".", "!")], settings=FROM_PARAMS)
-    assert found.near_duplicate_of.tolist() == [0, 1]
+    matches = matches_in([slip, slip.replace(".", "!")], settings=FROM_PARAMS)
+    assert matches.near_duplicate_of.tolist() == [0, 1]
 
 
 def test_the_pairs_just_below_the_bound_are_kept_to_show_where_it_cuts(tmp_path: Path) -> None:
@@ -147,17 +149,17 @@ def test_the_pairs_just_below_the_bound_are_kept_to_show_where_it_cuts(tmp_path:
     assert search.closest == [(jaccard(texts[0], texts[1]), 5, 2)]
 
 
-def test_texts_shorter_than_a_piece_are_near_only_to_their_equals() -> None:
-    found = found_in(["a", "b", "ab", "abc", "abcd", "Ab"])
-    assert found.duplicate_of.tolist() == [0, 0, 0, 0, 0, 3]
-    assert not found.near_duplicate_of.any()
+def test_texts_shorter_than_a_shingle_match_only_equal_texts() -> None:
+    matches = matches_in(["a", "b", "ab", "abc", "abcd", "Ab"])
+    assert matches.duplicate_of.tolist() == [0, 0, 0, 0, 0, 3]
+    assert not matches.near_duplicate_of.any()
 
 
 def test_no_two_rows_that_stay_are_near_each_other() -> None:
     texts = varied(600)
-    sets = [pieces(text) for text in texts]
-    found = found_in(texts)
-    stay = [row for row in range(600) if not (found.duplicate_of[row] or found.near_duplicate_of[row])]
+    sets = [shingles(text) for text in texts]
+    matches = matches_in(texts)
+    stay = [row for row in range(600) if not (matches.duplicate_of[row] or matches.near_duplicate_of[row])]
     overlooked = [
         (one, other)
         for place, one in enumerate(stay)
@@ -165,33 +167,33 @@ def test_no_two_rows_that_stay_are_near_each_other() -> None:
         if len(sets[one] & sets[other]) / len(sets[one] | sets[other]) >= 0.8
     ]
     assert overlooked == []
-    assert np.count_nonzero(found.near_duplicate_of) > 50
+    assert np.count_nonzero(matches.near_duplicate_of) > 50
 
 
-def test_every_near_duplicate_is_one_and_its_original_stays() -> None:
+def test_every_near_duplicate_is_similar_enough_and_its_original_stays() -> None:
     texts = varied(600)
-    found = found_in(texts)
-    for row in np.flatnonzero(found.near_duplicate_of):
-        original = found.near_duplicate_of[row] - 1
+    matches = matches_in(texts)
+    for row in np.flatnonzero(matches.near_duplicate_of):
+        original = matches.near_duplicate_of[row] - 1
         assert original < row
-        assert not found.near_duplicate_of[original]
-        assert not found.duplicate_of[original]
-        assert found.similarity[row] == jaccard(texts[row], texts[original]) >= 0.8
+        assert not matches.near_duplicate_of[original]
+        assert not matches.duplicate_of[original]
+        assert matches.similarity[row] == jaccard(texts[row], texts[original]) >= 0.8
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 120), max_size=6), st.integers(0, 3))
-def test_how_the_rows_are_cut_into_chunks_changes_nothing(cuts: list[int], seed: int) -> None:
+def test_chunking_does_not_change_the_result(cuts: list[int], seed: int) -> None:
     texts = varied(120, seed)
-    whole, cut = found_in(texts, refused=[3, 50]), found_in(texts, refused=[3, 50], cuts=sorted(cuts))
+    whole, cut = matches_in(texts, refused=[3, 50]), matches_in(texts, refused=[3, 50], cuts=sorted(cuts))
     for name in ("duplicate_of", "near_duplicate_of", "similarity"):
         assert getattr(cut, name).tolist() == getattr(whole, name).tolist()
 
 
 def test_of_a_large_family_of_near_copies_the_first_stays() -> None:
     family = [f"{' '.join(LINES)} Number {number} of many." for number in range(4000)]
-    found = found_in(family)
-    assert found.near_duplicate_of.tolist() == [0] + [1] * 3999
+    matches = matches_in(family)
+    assert matches.near_duplicate_of.tolist() == [0] + [1] * 3999
 
 
 def test_rows_that_share_a_band_with_too_many_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,16 +208,16 @@ def test_rows_that_share_a_band_with_too_many_are_counted(tmp_path: Path, monkey
 
 def test_near_copies_of_a_text_too_long_for_one_block_are_found() -> None:
     text = "".join(random.Random(0).choices(string.ascii_lowercase, k=300_000))
-    found = found_in([text[:150_000], text, text[20_000:] + text[:20_000], text[100_000:]])
-    assert found.near_duplicate_of.tolist() == [0, 0, 2, 0]
-    assert found.similarity[2] == pytest.approx(1, abs=0.01)
+    matches = matches_in([text[:150_000], text, text[20_000:] + text[:20_000], text[100_000:]])
+    assert matches.near_duplicate_of.tolist() == [0, 0, 2, 0]
+    assert matches.similarity[2] == pytest.approx(1, abs=0.01)
 
 
 def test_a_text_too_long_to_keep_is_compared_by_its_signature(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minhash, "LONGEST", 100)
-    found = found_in([" ".join(LINES), LINES[0], " ".join(LINES) + "!"])
-    assert found.near_duplicate_of.tolist() == [0, 0, 1]
-    assert found.similarity[2] == pytest.approx(1, abs=0.1)
+    matches = matches_in([" ".join(LINES), LINES[0], " ".join(LINES) + "!"])
+    assert matches.near_duplicate_of.tolist() == [0, 0, 1]
+    assert matches.similarity[2] == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("similarity", [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.9999, 1.0])
@@ -229,12 +231,12 @@ def test_bands_find_a_pair_at_the_threshold_99_times_in_100(similarity: float) -
 def test_the_extreme_thresholds_work(similarity: float) -> None:
     texts = ["no, no, no, no.", "No, no, no, no, no, no.", LINES[0], LINES[0][:-20]]
     expected = [0, 1, 0, 3] if similarity == 0.5 else [0, 1 if jaccard(*texts[:2]) == 1 else 0, 0, 0]
-    found = found_in(texts, settings=wanted(near_duplicate={"similarity": similarity}))
-    assert found.near_duplicate_of.tolist() == expected
+    matches = matches_in(texts, settings=settings_with(near_duplicate={"similarity": similarity}))
+    assert matches.near_duplicate_of.tolist() == expected
 
 
-def test_without_the_rule_nothing_is_kept_on_disk_and_only_copies_are_found(tmp_path: Path) -> None:
-    without = wanted(near_duplicate={"severity": "ignore"})
+def test_without_the_near_duplicate_rule_nothing_is_written_and_only_copies_are_found(tmp_path: Path) -> None:
+    without = settings_with(near_duplicate={"severity": "ignore"})
     search = Duplicates(tmp_path, without.rules)
     search.add(np.array([2, 5, 9]), fingerprint(["a b", "A  b", "a b!"], without), np.zeros(3, bool))
     search.find()
@@ -242,7 +244,7 @@ def test_without_the_rule_nothing_is_kept_on_disk_and_only_copies_are_found(tmp_
     assert search.matches(np.array([2, 5, 9])).duplicate_of.tolist() == [0, 2, 0]
 
 
-def test_a_fingerprint_carries_the_place_of_the_text_among_the_splits() -> None:
+def test_a_fingerprint_holds_the_split_key_of_the_text() -> None:
     texts = [f"text {number}" for number in range(100)]
     positions = fingerprint(texts, FROM_PARAMS).digests[:, 0]
     assert assign_splits(positions, 0.2, 0.2).tolist() == [split_of(text, 0.2, 0.2) for text in texts]
@@ -254,15 +256,15 @@ def test_a_text_has_the_same_fingerprint_on_every_machine() -> None:
     assert prints.signatures[0, :6].tolist() == [35, 28, 80, 209, 226, 126]
 
 
-def test_the_search_says_how_far_it_is(tmp_path: Path) -> None:
+def test_the_search_reports_progress(tmp_path: Path) -> None:
     search, seen = Duplicates(tmp_path, FROM_PARAMS.rules), []
     search.add(np.arange(4) + 1, fingerprint(LINES, FROM_PARAMS), np.array([False, True, False, False]))
     search.find(lambda done, total: seen.append((done, total)))
     assert seen == [(3, 3)]
 
 
-def test_no_rows_are_no_duplicates() -> None:
-    assert len(found_in([]).duplicate_of) == 0
+def test_an_empty_search_finds_nothing() -> None:
+    assert len(matches_in([]).duplicate_of) == 0
 
 
 def test_only_rows_that_were_added_can_be_asked_for(tmp_path: Path) -> None:
@@ -276,6 +278,6 @@ def test_only_rows_that_were_added_can_be_asked_for(tmp_path: Path) -> None:
 
 def test_texts_with_a_lone_surrogate_that_json_may_hold_are_compared_like_others() -> None:
     text = "Half of a pair: \ud83d. " + LINES[0]
-    found = found_in([text, text.upper(), text + "!", "\ud83d"])
-    assert found.duplicate_of.tolist() == [0, 1, 0, 0]
-    assert found.near_duplicate_of.tolist() == [0, 0, 1, 0]
+    matches = matches_in([text, text.upper(), text + "!", "\ud83d"])
+    assert matches.duplicate_of.tolist() == [0, 1, 0, 0]
+    assert matches.near_duplicate_of.tolist() == [0, 0, 1, 0]

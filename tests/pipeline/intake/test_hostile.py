@@ -18,18 +18,18 @@ from tests.pipeline.intake.hostile.cases import CASES, FOLDER, Case
 
 pytestmark = pytest.mark.integration
 
-# rows, broken ones, what was said, lines that are no rows
+# rows, broken rows, fixes and notes, blank lines
 Outcome = tuple[list[tuple[int, str]], dict[int, list[str]], list[str], int]
 
 
 def by_reader(path: Path) -> Outcome:
     """Read `path` as `validate` does, without its rules."""
-    wanted = params.load()
-    found = sniff.sniff_format(path, wanted.data, wanted.validate_)
-    check_columns(found, wanted.validate_)
-    make_text = text_builder(found.columns, wanted.validate_)
+    config = params.load()
+    file_format = sniff.sniff_format(path, config.data, config.validate_)
+    check_columns(file_format, config.validate_)
+    make_text = text_builder(file_format.columns, config.validate_)
     rows, broken, blank = [], {}, 0
-    for chunk in reader.read_chunks(found, wanted.data):
+    for chunk in reader.read_chunks(file_format, config.data):
         blank += chunk.blank_lines
         broken |= {chunk.rows[position]: fields for position, fields in chunk.broken.items()}
         rows += [
@@ -37,7 +37,7 @@ def by_reader(path: Path) -> Outcome:
             for position, (row, fields) in enumerate(zip(chunk.rows, chunk.fields, strict=True))
             if position not in chunk.broken
         ]
-    return rows, broken, [*found.fixes, *found.notes], blank
+    return rows, broken, [*file_format.fixes, *file_format.notes], blank
 
 
 def by_stage(path: Path) -> Outcome:
@@ -73,14 +73,14 @@ def test_a_hostile_file_gives_its_rows_or_its_refusal(
         assert case.refusal in str(caught.value)
         assert str(path) in str(caught.value)
     else:
-        rows, broken, said, blank = run(path)
+        rows, broken, messages, blank = run(path)
         assert rows == list(case.rows)
         assert broken == dict(case.broken)
         assert blank == case.blank
-        assert case.said in "\n".join(said)
+        assert case.message in "\n".join(messages)
 
 
-def test_the_files_and_their_table_are_those_of_the_cases() -> None:
+def test_the_files_and_the_table_match_the_cases() -> None:
     assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == {case.name: case.content for case in CASES}
     assert (FOLDER.parent / "README.md").read_text(encoding="utf-8") == cases.README + cases.table()
 
@@ -148,14 +148,14 @@ def test_a_messy_file_from_outside_gives_its_rows_or_its_refusal(
         ("example.tsv", {"validate__column": "hour"}, "utf-8"),
     ],
 )
-def test_a_messy_file_read_with_its_mend_has_the_rows_that_pythons_csv_has(
+def test_a_messy_file_read_with_its_fix_has_the_rows_of_pythons_csv(
     workspace: Workspace, name: str, changes: dict[str, str], encoding: str
 ) -> None:
     path = real(f"messy-csv/{name}")
     workspace.set(**changes)
-    wanted = params.load()
-    found = sniff.sniff_format(path, wanted.data)
+    config = params.load()
+    file_format = sniff.sniff_format(path, config.data)
     with path.open(encoding=encoding, newline="") as file:
         expected = list(csv.reader(file, delimiter="\t" if name.endswith("tsv") else ","))
-    got = [fields for chunk in reader.read_chunks(found, wanted.data) for fields in chunk.fields]
-    assert got == expected[1 if found.header else 0 :]
+    got = [fields for chunk in reader.read_chunks(file_format, config.data) for fields in chunk.fields]
+    assert got == expected[1 if file_format.header else 0 :]

@@ -1,4 +1,4 @@
-"""Health data: what its rules find with presidio, what they leave alone, and what is said where it is not installed."""
+"""Health data: what its rules find with presidio, what they ignore, and the error if it is not installed."""
 
 import sys
 from pathlib import Path
@@ -38,23 +38,23 @@ def rules(**changes: dict[str, object]) -> params.Rules:
 
 
 @pytest.mark.parametrize("rule", FINDINGS)
-def test_a_rule_finds_what_it_is_for_and_nothing_like_it(rule: str) -> None:
+def test_a_rule_finds_its_cases_and_ignores_lookalikes(rule: str) -> None:
     pytest.importorskip("presidio_analyzer")
-    found, left_alone = FINDINGS[rule]
-    wanted = rules(**{rule: {"severity": "critical"}})
-    assert [text for text in found if not row_metrics.compute_row_metrics([text], wanted)[rule].item()] == []
-    assert [text for text in left_alone if row_metrics.compute_row_metrics([text], wanted)[rule].item()] == []
+    matches, lookalikes = FINDINGS[rule]
+    config = rules(**{rule: {"severity": "critical"}})
+    assert [text for text in matches if not row_metrics.compute_row_metrics([text], config)[rule].item()] == []
+    assert [text for text in lookalikes if row_metrics.compute_row_metrics([text], config)[rule].item()] == []
 
 
-def test_names_are_found_with_a_pipeline_of_spacy_and_a_missing_one_is_named(tmp_path: Path) -> None:
+def test_names_are_found_with_a_spacy_pipeline_and_a_missing_one_is_named(tmp_path: Path) -> None:
     spacy = pytest.importorskip("spacy")
     pytest.importorskip("presidio_analyzer")
     pipeline = spacy.blank("en")
     pipeline.add_pipe("entity_ruler").add_patterns([{"label": "PERSON", "pattern": "Ada Byron"}])
     pipeline.to_disk(tmp_path / "names")
-    wanted = rules(person_name={"severity": "critical", "model": str(tmp_path / "names")})
-    found = row_metrics.compute_row_metrics(["Ada Byron and Ada Byron wrote.", "Nobody wrote."], wanted)
-    assert found["person_name"].tolist() == [2, 0]
+    config = rules(person_name={"severity": "critical", "model": str(tmp_path / "names")})
+    metrics = row_metrics.compute_row_metrics(["Ada Byron and Ada Byron wrote.", "Nobody wrote."], config)
+    assert metrics["person_name"].tolist() == [2, 0]
     with pytest.raises(UserError, match=r"no spaCy pipeline 'en_none'; .* python -m spacy download en_none"):
         identifiers.detectors(rules(person_name={"severity": "warning", "model": "en_none"}))
 
@@ -68,7 +68,7 @@ def test_what_a_rule_finds_is_masked_in_examples() -> None:
 
 
 @pytest.mark.parametrize("rule", identifiers.RULES)
-def test_without_the_package_the_rule_says_how_to_install_it(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_says_how_to_install_it(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert identifiers.detectors(DEFAULTS) == {}
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
     identifiers._find_of.cache_clear()

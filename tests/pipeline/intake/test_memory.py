@@ -1,4 +1,4 @@
-"""A file made to fill memory is refused, or its rows are, in a bounded amount of it."""
+"""A file made to fill memory is refused, or its rows are, in a bounded amount of memory."""
 
 import gzip
 import json
@@ -28,16 +28,16 @@ from pipeline.intake import parquet
 from pipeline.intake.rules import Checker, row_suite
 from pipeline.intake.workers import inspect
 
-wanted = params.load()
+config = params.load()
 if sys.argv[1] == "rules":
-    inspect(["b@c.de +49 AKIA \\u00c3\\u00a9"], wanted.validate_)  # what is imported when a text needs it
-    Checker(row_suite(wanted.validate_.rules))
+    inspect(["b@c.de +49 AKIA \\u00c3\\u00a9"], config.validate_)  # what is imported when a text needs it
+    Checker(row_suite(config.validate_.rules))
 
 def memory(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) // 1024
 
-found = {}
+results = {}
 for name in sys.argv[2:]:
     content = YAML().load(Path("params.yaml"))
     content["data"]["path"] = name
@@ -47,8 +47,8 @@ for name in sys.argv[2:]:
     try:
         validate.main()
     except UserError as error:
-        found[name] = [str(error), memory("VmHWM") - before]
-print(json.dumps(found))
+        results[name] = [str(error), memory("VmHWM") - before]
+print(json.dumps(results))
 """
 
 
@@ -113,12 +113,14 @@ def test_a_refusal_takes_a_bounded_amount_of_memory(workspace: Workspace, by: st
     command = [sys.executable, "-c", _CHILD, by, *bombs]
     child = subprocess.run(command, capture_output=True, text=True, cwd=workspace.folder)
     assert child.returncode == 0, child.stderr
-    found = json.loads(child.stdout.splitlines()[-1])
-    assert {name: refusal for name, (_, refusal) in bombs.items() if refusal not in found[name][0]} == {}, found
-    assert {name: peak for name, (_, peak) in found.items() if peak >= MOST} == {}
+    results = json.loads(child.stdout.splitlines()[-1])
+    assert {name: refusal for name, (_, refusal) in bombs.items() if refusal not in results[name][0]} == {}, results
+    assert {name: peak for name, (_, peak) in results.items() if peak >= MOST} == {}
 
 
-def test_what_unpacks_to_far_more_than_text_does_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_unpacks_to_far_more_than_text_does_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(byte_source, "BOMB_BYTES", 1 << 20)
     path = tmp_path / "bomb.csv.gz"
     _packed(path, b"text\n", b"\n" * (1 << 20), 4)

@@ -1,4 +1,4 @@
-"""A valid CSV broken in 500 ways: each ends in rows or in a sentence, and no row is unaccounted for."""
+"""A valid CSV broken in 500 ways: each gives rows or an error message, and no row is lost."""
 
 import csv
 import io
@@ -99,22 +99,22 @@ SETTINGS = [
 ]
 
 
-def written_again(found: FileFormat, path: Path, wanted: params.Data) -> str:
+def rewritten(file_format: FileFormat, path: Path, config: params.Data) -> str:
     """Return the records that were read as the lines of the file they came from, told by their line numbers."""
-    content = path.read_bytes().decode(found.encoding).removeprefix("\ufeff")
+    content = path.read_bytes().decode(file_format.encoding).removeprefix("\ufeff")
     lines = list(io.StringIO(content, newline=""))
-    starts = [row for chunk in reader.read_chunks(found, wanted) for row in chunk.rows]
+    starts = [row for chunk in reader.read_chunks(file_format, config) for row in chunk.rows]
     assert starts == sorted(set(starts))
     first = sorted({1, *starts})
     ends = [*first[1:], len(lines) + 1]
     return "".join("".join(lines[start - 1 : end - 1]) for start, end in zip(first, ends, strict=True))
 
 
-def characters_of(found: FileFormat, wanted: params.Data) -> int:
+def characters_of(file_format: FileFormat, config: params.Data) -> int:
     """Return how many characters but quotes, delimiters, escapes and line breaks the fields hold."""
-    dropped = {found.quote, found.delimiter, found.escape, "\r", "\n"}
-    count = sum(character not in dropped for name in found.columns * found.header for character in name)
-    for chunk in reader.read_chunks(found, wanted):
+    dropped = {file_format.quote, file_format.delimiter, file_format.escape, "\r", "\n"}
+    count = sum(character not in dropped for name in file_format.columns * file_format.header for character in name)
+    for chunk in reader.read_chunks(file_format, config):
         for position, fields in enumerate(chunk.fields):
             values = chunk.broken.get(position, fields)
             count += sum(character not in dropped for value in values for character in value)
@@ -122,26 +122,26 @@ def characters_of(found: FileFormat, wanted: params.Data) -> int:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_broken_csv_ends_in_rows_or_in_a_sentence_and_every_character_is_in_a_row(
+def test_a_broken_csv_gives_rows_with_every_character_or_an_error_message(
     workspace: Workspace, bounded: None, settings: dict[str, str]
 ) -> None:
     workspace.set(**settings)
-    wanted = params.load().data
+    config = params.load().data
     path = workspace.folder / "corpus.csv"
     refused = read = 0
     for seed in range(100):
         source = random.Random(seed * len(SETTINGS) + SETTINGS.index(settings))
         path.write_bytes(broken(valid(source), source))
         try:
-            found = sniff.sniff_format(path, wanted)
-            count = characters_of(found, wanted)
+            file_format = sniff.sniff_format(path, config)
+            count = characters_of(file_format, config)
         except UserError:
             refused += 1
             continue
         read += 1
-        content = path.read_bytes().decode(found.encoding).removeprefix("\ufeff")
-        dropped = {found.quote, found.delimiter, found.escape, "\r", "\n"}
+        content = path.read_bytes().decode(file_format.encoding).removeprefix("\ufeff")
+        dropped = {file_format.quote, file_format.delimiter, file_format.escape, "\r", "\n"}
         assert count == sum(character not in dropped for character in content)
-        assert written_again(found, path, wanted) == content
+        assert rewritten(file_format, path, config) == content
     assert refused
     assert read

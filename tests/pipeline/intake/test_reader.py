@@ -42,13 +42,13 @@ DIALECTS: list[dict[str, Any]] = [
 ]
 
 
-def wanted(**changes: str) -> params.Data:
+def data_config(**changes: str) -> params.Data:
     return DEFAULTS.data.model_copy(update=changes)
 
 
 def chunks(path: Path, **changes: str) -> tuple[FileFormat, list[reader.Chunk]]:
-    found = sniff.sniff_format(path, wanted(**changes))
-    return found, list(reader.read_chunks(found, wanted(**changes)))
+    file_format = sniff.sniff_format(path, data_config(**changes))
+    return file_format, list(reader.read_chunks(file_format, data_config(**changes)))
 
 
 def fields_of(path: Path, **changes: str) -> list[list[str]]:
@@ -119,28 +119,28 @@ def test_chunks_are_bounded_and_hold_each_row_once(tmp_path: Path, suffix: str) 
     else:
         content = "text\n" + "".join(f"{text}\n" for text in table["text"].to_pylist())
         path.write_bytes(gzip.compress(content.encode()) if suffix.endswith("gz") else content.encode())
-    _, found = chunks(path)
-    assert max(len(chunk.rows) for chunk in found) <= records.CHUNK_ROWS
-    assert [fields[0] for chunk in found for fields in chunk.fields] == table["text"].to_pylist()
+    _, result = chunks(path)
+    assert max(len(chunk.rows) for chunk in result) <= records.CHUNK_ROWS
+    assert [fields[0] for chunk in result for fields in chunk.fields] == table["text"].to_pylist()
     first = 2 if "csv" in suffix else 1
-    assert [row for chunk in found for row in chunk.rows] == list(range(first, count + first))
-    position = [chunk.bytes_read for chunk in found]
+    assert [row for chunk in result for row in chunk.rows] == list(range(first, count + first))
+    position = [chunk.bytes_read for chunk in result]
     assert position == sorted(position)
     assert position[-1] == path.stat().st_size
 
 
 def test_chunks_are_bounded_by_bytes(tmp_path: Path) -> None:
     row = "1," + "long words " * 100_000 + "\n"
-    _, found = chunks(written(tmp_path, "id,text\n" + row * 80))
-    assert len(found) >= 2
-    assert max(sum(len(text) for _, text in chunk.fields) for chunk in found) < records.CHUNK_BYTES + 2 * len(row)
+    _, result = chunks(written(tmp_path, "id,text\n" + row * 80))
+    assert len(result) >= 2
+    assert max(sum(len(text) for _, text in chunk.fields) for chunk in result) < records.CHUNK_BYTES + 2 * len(row)
 
 
 def test_chunks_of_a_wide_table_are_bounded_by_fields(tmp_path: Path) -> None:
     width = 200
     header = ",".join(f"c{number}" for number in range(width)) + "\n"
-    _, found = chunks(written(tmp_path, header + (",".join(["ab"] * width) + "\n") * 12_000))
-    assert [len(chunk.rows) for chunk in found] == [5000, 5000, 2000]
+    _, result = chunks(written(tmp_path, header + (",".join(["ab"] * width) + "\n") * 12_000))
+    assert [len(chunk.rows) for chunk in result] == [5000, 5000, 2000]
 
 
 def test_several_broken_rows_are_listed_in_one_error(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_several_broken_rows_are_listed_in_one_error(tmp_path: Path) -> None:
     assert listed[10:] == ["and 2 more"]
 
 
-def test_each_mend_of_broken_rows_is_said_once_below_its_rows(tmp_path: Path) -> None:
+def test_each_fix_for_broken_rows_is_listed_once_below_its_rows(tmp_path: Path) -> None:
     path = written(tmp_path, 'id,text\n1,a\n2,b,c\n3, "d, e"\n4,f\n5,g,h\n')
     with pytest.raises(UserError) as caught:
         chunks(path)
@@ -169,13 +169,13 @@ def test_each_mend_of_broken_rows_is_said_once_below_its_rows(tmp_path: Path) ->
     ]
 
 
-def test_rows_nearly_all_of_which_are_broken_are_not_offered_to_be_set_aside(tmp_path: Path) -> None:
+def test_the_quarantine_is_not_suggested_when_nearly_all_rows_are_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         chunks(written(tmp_path, "id,text\n" + "1,a,b\n" * 12 + "2,c\n"))
     assert "quarantine" not in str(caught.value)
 
 
-def test_lines_that_are_no_rows_are_counted_where_they_stand_and_behind_the_last_row(tmp_path: Path) -> None:
+def test_blank_lines_are_counted_in_the_chunk_that_follows_and_after_the_last_row(tmp_path: Path) -> None:
     content = "id,text\n" + "\n1,a\n" * (records.CHUNK_ROWS + 1) + "\n,\n,\n"
     _, (first, last) = chunks(written(tmp_path, content))
     assert (len(first.rows), len(last.rows)) == (records.CHUNK_ROWS, 1)
@@ -187,18 +187,18 @@ def test_lines_that_are_no_rows_are_counted_where_they_stand_and_behind_the_last
 
 def test_no_chunk_comes_after_a_broken_row_that_stops(tmp_path: Path) -> None:
     path = written(tmp_path, "id,text\n1\n" + "1,a\n" * (records.CHUNK_ROWS + 1))
-    data = wanted()
+    data = data_config()
     with pytest.raises(UserError, match="line 2: 1 fields"):
         next(reader.read_chunks(sniff.sniff_format(path, data), data))
 
 
-def test_a_fault_that_makes_the_rest_unsure_stops_at_once_even_with_quarantine(tmp_path: Path) -> None:
+def test_a_fault_that_makes_the_rest_uncertain_stops_at_once_even_with_quarantine(tmp_path: Path) -> None:
     path = written(tmp_path, 'id,text\n1,a,b\n2,"c\n')
     with pytest.raises(UserError, match="line 3: the record that begins here cannot be read"):
         chunks(path, broken_rows="quarantine")
 
 
-def test_values_of_json_stand_as_they_are_written() -> None:
+def test_json_values_stay_as_they_are_written() -> None:
     line = '{"a": 1.10, "b": [1, {"c": 1, "c": "\\u00e9"}], "d": 1e999, "e": null, "f": false, "g": "x", "h":{ }}'
     assert json_lines.parse_object(line) == {
         "a": "1.10",
@@ -257,7 +257,7 @@ def test_every_parquet_type_becomes_text(tmp_path: Path) -> None:
     assert second == [""] * len(values)
 
 
-def test_parquet_that_only_says_that_it_is_utf8_does_not_crash(tmp_path: Path) -> None:
+def test_parquet_that_wrongly_claims_utf8_does_not_crash(tmp_path: Path) -> None:
     path = tmp_path / "corpus.parquet"
     raw = pa.array([b"caf\xe9", b"ok"], pa.binary())
     lying = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
@@ -265,7 +265,7 @@ def test_parquet_that_only_says_that_it_is_utf8_does_not_crash(tmp_path: Path) -
     assert fields_of(path) == [["caf\ufffd\\udce9"], ["ok"]]
 
 
-def test_a_parquet_dictionary_without_the_value_that_a_row_names_is_refused() -> None:
+def test_a_parquet_index_outside_its_dictionary_is_refused() -> None:
     beyond = pa.DictionaryArray.from_arrays(pa.array([0, 7], pa.int32()), ["a"], safe=False)
     below = pa.DictionaryArray.from_arrays(pa.array([0, -1], pa.int32()), ["a"], safe=False)
     for column in (beyond, below):
@@ -279,7 +279,7 @@ ONE = pa.array([0, 1], pa.int32())
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "message"),
     [
         (pa.array([1], pa.timestamp("us", "Not/AZone")), "('Not/AZone')"),
         (pa.ListArray.from_arrays(ONE, FAR), "date value out of range"),
@@ -289,12 +289,12 @@ ONE = pa.array([0, 1], pa.int32())
     ],
     ids=["unknown zone", "moment", "day", "no UTF-8", "two fields of one name"],
 )
-def test_parquet_values_that_have_no_text_are_refused_by_column(tmp_path: Path, values: pa.Array, said: str) -> None:
+def test_parquet_values_that_have_no_text_are_refused_by_column(tmp_path: Path, values: pa.Array, message: str) -> None:
     path = tmp_path / "corpus.parquet"
     pq.write_table(pa.table({"text": ["a"], "other": values}), path)
     with pytest.raises(UserError, match=r"the column 'other' .* holds a value that cannot be") as caught:
         fields_of(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def text(columns: list[str], fields: list[str], **changes: str) -> str:
@@ -324,11 +324,11 @@ def test_a_template_that_cannot_be_filled_in_is_refused(template: str, sentence:
         text(["question", "answer"], ["a", "b"], template=template)
 
 
-def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp_path: Path) -> None:
+def test_a_missing_column_is_refused_with_the_existing_ones_and_a_suggestion(tmp_path: Path) -> None:
     rows = "1,2024-01-02,A,Why does the tide turn?,Because the moon has turned already.\n"
-    found, _ = chunks(written(tmp_path, "id,day,code,question,answer\n" + rows))
+    file_format, _ = chunks(written(tmp_path, "id,day,code,question,answer\n" + rows))
     with pytest.raises(UserError) as caught:
-        check_columns(found, DEFAULTS.validate_)
+        check_columns(file_format, DEFAULTS.validate_)
     assert str(caught.value).endswith(
         "line 1: there is no column 'text' (validate.column); the header has 'id' (numbers), 'day' (dates), "
         "'code' (short codes or words), 'question' (text, 23 characters on average), 'answer' (text, 36 characters on "
@@ -340,18 +340,18 @@ def test_a_missing_column_is_refused_with_what_there_is_and_what_would_serve(tmp
 def column_error(path: Path, **changes: str) -> str:
     texts = DEFAULTS.validate_.model_copy(update=changes)
     with pytest.raises(UserError) as caught:
-        check_columns(sniff.sniff_format(path, wanted(), texts), texts)
+        check_columns(sniff.sniff_format(path, data_config(), texts), texts)
     return str(caught.value)
 
 
-def test_a_missing_category_is_refused_with_what_there_is(tmp_path: Path) -> None:
+def test_a_missing_category_is_refused_with_the_existing_columns(tmp_path: Path) -> None:
     path = written(tmp_path, "Topic,text\nsea,Why does the tide turn?\n")
-    there = "the header has 'Topic' (short codes or words), 'text' (text, 23 characters on average)"
+    columns = "the header has 'Topic' (short codes or words), 'text' (text, 23 characters on average)"
     assert column_error(path, category="kind") == (
-        f"{path}, line 1: there is no column 'kind' (validate.category); {there}; set validate.category in params.yaml "
-        "to one whose values group the rows, or none"
+        f"{path}, line 1: there is no column 'kind' (validate.category); {columns}; set validate.category in "
+        "params.yaml to one whose values group the rows, or none"
     )
-    assert column_error(path, category="topic").endswith(f"{there}; write 'Topic' there, exactly as the header does")
+    assert column_error(path, category="topic").endswith(f"{columns}; write 'Topic' there, exactly as the header does")
 
 
 def test_a_missing_text_and_a_missing_category_are_named_together(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_a_missing_text_and_a_missing_category_are_named_together(tmp_path: Path
     assert "found 'text', the column that holds the texts" in second
 
 
-def test_where_line_1_is_a_row_the_category_is_told_its_columns_new_name(tmp_path: Path) -> None:
+def test_if_line_1_is_a_row_the_category_error_names_the_numbered_columns(tmp_path: Path) -> None:
     path = written(tmp_path, "7,The tide has turned already.\n8,The moon has turned already.\n")
     first, second = column_error(path, category="topic").split("\n")
     assert "set data.header: none and validate.column: column_2" in first
@@ -380,6 +380,6 @@ def test_the_category_may_be_part_of_the_text_but_not_all_of_it(tmp_path: Path) 
     )
     assert column_error(path, category="text") == itself
     assert column_error(path, category="text", template="Q: {text}") == itself
-    found, _ = chunks(path)
+    file_format, _ = chunks(path)
     for changes in ({"category": "topic"}, {"category": "topic", "template": "{topic}: {text}"}, {"category": "none"}):
-        check_columns(found, DEFAULTS.validate_.model_copy(update=changes))
+        check_columns(file_format, DEFAULTS.validate_.model_copy(update=changes))

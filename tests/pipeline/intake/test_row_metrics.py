@@ -1,4 +1,4 @@
-"""What each rule finds in a text, what it leaves alone, and that nothing is missed for the sake of speed."""
+"""What each rule finds in a text, what it ignores, and that the fast paths miss nothing."""
 
 # ruff: noqa: RUF001 - the texts are in many scripts
 
@@ -54,7 +54,7 @@ def number(text: str, rule: str, **settings: object) -> float:
     return row_metrics.compute_row_metrics([text], rules(**{rule: {"severity": "critical", **settings}}))[rule].item()
 
 
-# ---- what is found and what is left alone
+# ---- matches and lookalikes
 
 FINDINGS = {
     "empty": (["", " ", "\t\r\n", "\u00a0\u3000"], ["a", ".", " 1 ", "\u200b"]),
@@ -235,25 +235,25 @@ FINDINGS = {
 
 
 @pytest.mark.parametrize("rule", FINDINGS)
-def test_a_rule_finds_what_it_is_for_and_nothing_like_it(rule: str) -> None:
-    found, left_alone = FINDINGS[rule]
-    assert [text for text in found if not number(text, rule)] == []
-    assert [text for text in left_alone if number(text, rule)] == []
+def test_a_rule_finds_its_cases_and_ignores_lookalikes(rule: str) -> None:
+    matches, lookalikes = FINDINGS[rule]
+    assert [text for text in matches if not number(text, rule)] == []
+    assert [text for text in lookalikes if number(text, rule)] == []
 
 
 @pytest.mark.parametrize(
-    ("region", "found", "left_alone"),
+    ("region", "matches", "lookalikes"),
     [
         ("US", ["(212) 555-2368", "212-555-2368", "+49 30 12345678"], ["2125552368", "2024-01-31", "$212,555.23"]),
         ("DE", ["030 12345678", "0151/12345678", "015112345678"], ["03.04.2021", "12345678", "31 12 2024"]),
         ("GB", ["020 7946 0958", "07911 123456", "07911123456"], ["7911123456", "ref 2079460958", "31/12/2024"]),
     ],
 )
-def test_with_a_region_its_national_numbers_are_phone_numbers_too(
-    region: str, found: list[str], left_alone: list[str]
+def test_with_a_region_national_numbers_are_phone_numbers_too(
+    region: str, matches: list[str], lookalikes: list[str]
 ) -> None:
-    assert [text for text in found if not number(text, "phone", region=region)] == []
-    assert [text for text in left_alone if number(text, "phone", region=region)] == []
+    assert [text for text in matches if not number(text, "phone", region=region)] == []
+    assert [text for text in lookalikes if number(text, "phone", region=region)] == []
 
 
 def test_findings_are_counted() -> None:
@@ -269,8 +269,8 @@ def test_lengths_are_in_characters_without_the_white_space_around() -> None:
 
 @pytest.mark.parametrize(("severity", "expected"), [("critical", 5), ("warning", 0), ("ignore", 0)])
 def test_a_text_refused_as_empty_is_not_too_short_as_well(severity: str, expected: int) -> None:
-    wanted = rules(empty={"severity": severity}, too_short={"min_characters": 5})
-    assert row_metrics.compute_row_metrics([" \n"], wanted)["too_short"].tolist() == [expected]
+    config = rules(empty={"severity": severity}, too_short={"min_characters": 5})
+    assert row_metrics.compute_row_metrics([" \n"], config)["too_short"].tolist() == [expected]
 
 
 # Texts as they are, and what is none: the default bound tells them apart.
@@ -311,7 +311,7 @@ JUNK = [
 ]
 
 
-def test_numbers_ratings_and_emoji_are_content_and_lines_of_punctuation_are_none() -> None:
+def test_numbers_ratings_and_emoji_are_content_and_lines_of_punctuation_are_not() -> None:
     bound = DEFAULTS.few_letters.min_letters
     assert [text for text in CONTENT if number(text, "few_letters") < bound] == []
     assert [text for text in JUNK if number(text, "few_letters") >= bound] == []
@@ -343,11 +343,11 @@ def test_what_counts_besides_letters_is_a_setting() -> None:
         (["Latin"], "123", 1),
     ],
 )
-def test_letters_are_of_the_scripts_asked_for(scripts: list[str], text: str, share: float) -> None:
+def test_the_share_of_letters_in_the_allowed_scripts_is_measured(scripts: list[str], text: str, share: float) -> None:
     assert number(text, "script", scripts=scripts) == share
 
 
-def test_languages_are_told_where_the_text_is_long_enough() -> None:
+def test_the_language_is_identified_if_the_text_is_long_enough() -> None:
     for language, text in ARTICLE_1.items():
         assert number(text, "language", languages=[language, "la"], min_characters=10) == 0
         assert number(text, "language", languages=["eo"], min_characters=10) == 1
@@ -366,26 +366,28 @@ def test_languages_are_told_where_the_text_is_long_enough() -> None:
         ("phone", {"region": "UK"}, "rules.phone.region: found 'UK', which is not a region"),
     ],
 )
-def test_a_name_that_does_not_exist_is_the_users_mistake(rule: str, change: dict[str, object], sentence: str) -> None:
+def test_an_unknown_script_language_or_region_is_a_user_error(
+    rule: str, change: dict[str, object], sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence):
         number("a text", rule, **change)
 
 
-# ---- which rules are looked at
+# ---- which rules are checked
 
 
-def test_there_is_a_number_for_each_rule_of_rows_that_is_not_ignored() -> None:
+def test_each_row_rule_that_is_not_ignored_has_a_metric() -> None:
     texts = ["one", "two"]
-    found = row_metrics.compute_row_metrics(texts, DEFAULTS)
+    metrics = row_metrics.compute_row_metrics(texts, DEFAULTS)
     of_others = {"repeated_header", "script", "language", *identifiers.RULES, "duplicate", "near_duplicate"}
-    assert set(found) == set(params.Rules.model_fields) - of_others
-    assert {len(values) for values in found.values()} == {2}
+    assert set(metrics) == set(params.Rules.model_fields) - of_others
+    assert {len(values) for values in metrics.values()} == {2}
     ignored = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
     assert row_metrics.compute_row_metrics(texts, ignored) == {}
     assert {len(values) for values in row_metrics.compute_row_metrics([], DEFAULTS).values()} == {0}
 
 
-def test_what_is_far_too_long_is_refused_for_that_and_not_searched_further() -> None:
+def test_a_text_that_is_far_too_long_is_refused_without_a_search() -> None:
     text = "bob@example.com " * 10_000 + "\0"
     refused = row_metrics.compute_row_metrics([text], DEFAULTS)
     assert (refused["too_long"].item(), refused["email"].item()) == (len(text), 0)
@@ -395,12 +397,12 @@ def test_what_is_far_too_long_is_refused_for_that_and_not_searched_further() -> 
     assert searched["email"].item() == 10_000
 
 
-def test_all_reasons_of_an_ordinary_row_are_listed_though_one_would_do() -> None:
-    found = row_metrics.compute_row_metrics(["bob@example.com " * 200 + "\0"], DEFAULTS)
-    assert [found[rule].item() for rule in ("too_long", "control_characters", "email")] == [3201, 1, 200]
+def test_all_reasons_of_an_ordinary_row_are_listed() -> None:
+    metrics = row_metrics.compute_row_metrics(["bob@example.com " * 200 + "\0"], DEFAULTS)
+    assert [metrics[rule].item() for rule in ("too_long", "control_characters", "email")] == [3201, 1, 200]
 
 
-# ---- time in proportion to the text, whatever is in it
+# ---- linear time for any text
 
 # What once took time quadratic in the length: 8 s and more for the 50,000 characters of the first.
 ADVERSARIAL = {
@@ -422,7 +424,7 @@ ADVERSARIAL = {
 }
 
 
-def test_no_rule_takes_more_than_a_while_for_a_text_made_for_it() -> None:
+def test_no_rule_takes_quadratic_time_for_an_adversarial_text() -> None:
     for rule, texts in ADVERSARIAL.items():
         detector = row_metrics.detectors(DEFAULTS)[rule]
         for text in texts:  # on a mistake here the suite would hang for minutes
@@ -432,12 +434,12 @@ def test_no_rule_takes_more_than_a_while_for_a_text_made_for_it() -> None:
 @pytest.mark.parametrize(
     "pattern", [personal_data._EMAIL, personal_data._CARD, personal_data._IBAN, personal_data._DATE]
 )
-def test_what_backtracks_repeats_a_bounded_number_of_times(pattern: re.Pattern[str]) -> None:
+def test_backtracking_patterns_have_bounded_repeats(pattern: re.Pattern[str]) -> None:
     unbounded = re.compile(r"(?<!\\)[*+](?![^\[]*\])|\{\d*,\}")
     assert not unbounded.search(pattern.pattern)
 
 
-def test_every_pattern_of_secrets_is_one_that_re2_takes() -> None:
+def test_re2_accepts_every_pattern_of_secrets() -> None:
     for pattern in credentials._patterns():
         assert list(credentials._matches(pa.array(["plain text"], pa.large_string()), pattern)) == []
 
@@ -461,18 +463,18 @@ def test_nothing_that_a_rule_finds_is_left_after_redaction() -> None:
 @given(st.text())
 @settings(derandomize=True, deadline=None, max_examples=50)
 def test_a_text_without_such_data_is_not_changed(text: str) -> None:
-    found = row_metrics.compute_row_metrics([text], DEFAULTS)
-    if not any(found[rule].item() for rule in PERSONAL_RULES):
+    metrics = row_metrics.compute_row_metrics([text], DEFAULTS)
+    if not any(metrics[rule].item() for rule in PERSONAL_RULES):
         assert redact(text) == text
 
 
-# ---- speed costs no accuracy
+# ---- the fast paths are exact
 
 ANY_CHARACTER = st.characters(exclude_categories=())  # lone surrogates, too
 
 
-def by_the_book(text: str) -> dict[str, float]:
-    """Count one character after another, as the rules are stated."""
+def count_one_by_one(text: str) -> dict[str, float]:
+    """Count character by character, as the rules are defined."""
     visible = [character for character in text if not character.isspace()]
     letters = [character for character in visible if regex.match(r"\p{L}|\p{M}", character)]
     content = [character for character in visible if regex.match(r"\p{L}|\p{M}|\p{N}", character)]
@@ -494,15 +496,15 @@ def by_the_book(text: str) -> dict[str, float]:
 
 @given(st.lists(st.text(ANY_CHARACTER | st.sampled_from("aα 1\0\ufffd\u202e\u200f")), max_size=8))
 @settings(derandomize=True, deadline=None, max_examples=200)
-def test_counting_by_table_is_counting_by_the_book(texts: list[str]) -> None:
-    wanted = rules(script={"severity": "critical", "scripts": ["Greek"]}, few_letters={"also": ["digits"]})
-    found = row_metrics.compute_row_metrics(texts, wanted)
-    expected = [by_the_book(text) for text in texts]
+def test_counts_by_table_equal_counts_character_by_character(texts: list[str]) -> None:
+    config = rules(script={"severity": "critical", "scripts": ["Greek"]}, few_letters={"also": ["digits"]})
+    metrics = row_metrics.compute_row_metrics(texts, config)
+    expected = [count_one_by_one(text) for text in texts]
     for rule in ("empty", "too_long", "control_characters", "few_letters", "script"):
-        assert found[rule].tolist() == [numbers[rule] for numbers in expected], rule
+        assert metrics[rule].tolist() == [numbers[rule] for numbers in expected], rule
 
 
-def test_texts_are_counted_alike_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["", *ARTICLE_1.values(), "", "a\0 b\ufffd" * 500, ""]
     whole = row_metrics.compute_row_metrics(texts, DEFAULTS)
     monkeypatch.setattr(character_counts, "BLOCK_CHARACTERS", 7)
@@ -513,7 +515,7 @@ def test_texts_are_counted_alike_in_blocks_of_any_size(monkeypatch: pytest.Monke
 
 
 FRAGMENTS = st.sampled_from(
-    [text for found, left_alone in FINDINGS.values() for text in found + left_alone if len(text) < 40]
+    [text for matches, lookalikes in FINDINGS.values() for text in matches + lookalikes if len(text) < 40]
     + [
         "@",
         ".com",
@@ -544,20 +546,20 @@ FRAGMENTS = st.sampled_from(
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_the_prefilters_let_every_finding_through(region: str, text: str) -> None:
     in_region = rules(phone={"region": region})
-    found = row_metrics.compute_row_metrics([text.replace("\ud83d", "")], in_region)
+    metrics = row_metrics.compute_row_metrics([text.replace("\ud83d", "")], in_region)
     lost = sum(text.count(character) for character in "\ufffd\ufffe")
     for rule, detector in row_metrics.detectors(in_region).items():
         expected = len(list(detector.find(text.replace("\ud83d", ""))))
-        assert found[rule].item() == expected + (lost if rule == "encoding_damage" else 0), rule
+        assert metrics[rule].item() == expected + (lost if rule == "encoding_damage" else 0), rule
 
 
 # ---- real texts
 
 
-def test_real_questions_of_bank_customers_break_no_rule() -> None:
+def test_real_bank_questions_break_no_rule() -> None:
     with real("banking77-customer-support/train.csv").open(newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)]
-    found = row_metrics.compute_row_metrics(texts, rules(language={"severity": "critical"}))
+    metrics = row_metrics.compute_row_metrics(texts, rules(language={"severity": "critical"}))
     for rule in ("empty", "encoding_damage", "control_characters", "language", *PERSONAL_RULES):
-        assert not found[rule].any(), rule
-    assert found["few_letters"].min() > 0.5
+        assert not metrics[rule].any(), rule
+    assert metrics["few_letters"].min() > 0.5

@@ -1,4 +1,4 @@
-"""Which bounds the rules are, what Great Expectations makes of them, and that nothing passes unseen."""
+"""The bounds of the rules, how Great Expectations applies them, and that nothing passes unchecked."""
 
 import json
 from pathlib import Path
@@ -49,8 +49,8 @@ def rules(**changes: dict[str, object]) -> params.Rules:
     return params.Rules.model_validate(content)
 
 
-def check(texts: list[str], wanted: params.Rules) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    return Checker(row_suite(wanted)).check(pd.DataFrame(row_metrics.compute_row_metrics(texts, wanted)))
+def check(texts: list[str], config: params.Rules) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    return Checker(row_suite(config)).check(pd.DataFrame(row_metrics.compute_row_metrics(texts, config)))
 
 
 def test_each_row_gets_the_names_of_the_rules_it_breaks() -> None:
@@ -59,12 +59,12 @@ def test_each_row_gets_the_names_of_the_rules_it_breaks() -> None:
     assert warnings == [()] * len(TEXTS)
 
 
-def test_a_warning_is_told_apart_and_an_ignored_rule_is_not_looked_at() -> None:
-    wanted = rules(email={"severity": "warning"}, phone={"severity": "ignore"}, few_letters={"severity": "warning"})
-    critical, warnings = check(TEXTS, wanted)
+def test_warnings_are_separate_and_ignored_rules_are_not_checked() -> None:
+    config = rules(email={"severity": "warning"}, phone={"severity": "ignore"}, few_letters={"severity": "warning"})
+    critical, warnings = check(TEXTS, config)
     assert (critical[6], warnings[6]) == ((), ("email",))
     assert (critical[5], warnings[5]) == ((), ("few_letters",))
-    assert "phone" not in row_metrics.compute_row_metrics(TEXTS, wanted)
+    assert "phone" not in row_metrics.compute_row_metrics(TEXTS, config)
 
 
 def test_all_rules_can_be_switched_off() -> None:
@@ -73,7 +73,7 @@ def test_all_rules_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "bound", "keeps_to_it", "breaks_it"),
+    ("rule", "bound", "passing", "breaking"),
     [
         ("too_short", {"min_characters": 3}, " abc ", "ab"),
         ("too_long", {"max_characters": 3}, " abc ", "abcd"),
@@ -85,14 +85,14 @@ def test_all_rules_can_be_switched_off() -> None:
     ],
 )
 def test_bounds_are_inclusive_and_come_from_the_params(
-    rule: str, bound: dict[str, object], keeps_to_it: str, breaks_it: str
+    rule: str, bound: dict[str, object], passing: str, breaking: str
 ) -> None:
-    wanted = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
-    wanted = params.Rules.model_validate(wanted.model_dump() | {rule: {"severity": "critical", **bound}})
-    assert check([keeps_to_it, breaks_it], wanted) == ([(), (rule,)], [(), ()])
+    config = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
+    config = params.Rules.model_validate(config.model_dump() | {rule: {"severity": "critical", **bound}})
+    assert check([passing, breaking], config) == ([(), (rule,)], [(), ()])
 
 
-def test_the_value_and_the_bound_of_each_reason_can_be_said() -> None:
+def test_each_reason_is_explained_by_its_value_and_bound() -> None:
     explainer = Explainer(rules(near_duplicate={"similarity": 0.9}))
     values = {"few_letters": 1 / 16, "too_long": 123_456.0, "email": 2.0, "empty": 1.0, "near_duplicate": 0.93219}
     assert explainer.details("duplicate few_letters too_long", values, 12) == (
@@ -103,14 +103,14 @@ def test_the_value_and_the_bound_of_each_reason_can_be_said() -> None:
     )
 
 
-def test_copies_and_near_copies_are_refused_from_the_similarity_asked_for() -> None:
-    wanted = rules(near_duplicate={"similarity": 0.9, "severity": "warning"})
+def test_near_copies_are_refused_from_the_configured_similarity() -> None:
+    config = rules(near_duplicate={"similarity": 0.9, "severity": "warning"})
     frame = pd.DataFrame({"duplicate": [0, 1, 0, 0], "near_duplicate": [0.0, 0.0, 0.9, 0.89]})
-    critical, warnings = Checker(duplicate_suite(wanted)).check(frame)
+    critical, warnings = Checker(duplicate_suite(config)).check(frame)
     assert critical == [(), ("duplicate",), (), ()]
     assert warnings == [(), (), ("near_duplicate",), ()]
     flags = frame.assign(near_duplicate=[0, 0, 1, 1])
-    assert Checker(duplicate_suite(wanted)).check(flags)[1] == [(), (), ("near_duplicate",), ("near_duplicate",)]
+    assert Checker(duplicate_suite(config)).check(flags)[1] == [(), (), ("near_duplicate",), ("near_duplicate",)]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_whole_corpus_has_bounds_too(change: dict[str, float], broken: tuple
     assert Checker(corpus_suite(DEFAULTS)).check(frame) == ([broken], [()])
 
 
-# ---- nothing passes unseen
+# ---- nothing passes unchecked
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_whole_corpus_has_bounds_too(change: dict[str, float], broken: tuple
         (lambda frame: frame.assign(email=["0", "many"]), "could not apply the rule email"),
     ],
 )
-def test_what_cannot_be_checked_does_not_pass(fault: object, message: str) -> None:
+def test_rows_that_cannot_be_checked_do_not_pass(fault: object, message: str) -> None:
     frame = pd.DataFrame(row_metrics.compute_row_metrics(["one text", "two texts"], DEFAULTS.rules))
     checker = Checker(row_suite(DEFAULTS.rules))
     assert callable(fault)
@@ -162,7 +162,7 @@ def test_the_frames_index_does_not_matter() -> None:
 # ---- what is kept of Great Expectations' results
 
 
-def test_the_results_are_the_same_bytes_again_and_hold_no_text() -> None:
+def test_the_results_are_reproducible_and_hold_no_text() -> None:
     def results() -> str:
         checker = Checker(row_suite(DEFAULTS.rules))
         for texts in (TEXTS, TEXTS[:3]):
@@ -186,21 +186,21 @@ def test_the_results_are_the_same_bytes_again_and_hold_no_text() -> None:
 
 
 def test_the_same_suite_gives_the_same_verdicts_in_a_database(tmp_path: Path) -> None:
-    wanted = rules(script={"severity": "critical"}, few_letters={"severity": "warning"})
-    frame = pd.DataFrame(row_metrics.compute_row_metrics(TEXTS, wanted))
-    checker = Checker(row_suite(wanted))
+    config = rules(script={"severity": "critical"}, few_letters={"severity": "warning"})
+    frame = pd.DataFrame(row_metrics.compute_row_metrics(TEXTS, config))
+    checker = Checker(row_suite(config))
     critical, warnings = checker.check(frame)
 
-    url = f"sqlite:///{tmp_path / 'measures.db'}"
+    url = f"sqlite:///{tmp_path / 'row_metrics.db'}"
     engine = sqlalchemy.create_engine(url)
-    frame.to_sql("measures", engine, index_label="position")
+    frame.to_sql("row_metrics", engine, index_label="position")
     engine.dispose()
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
-    table = context.data_sources.add_sqlite("database", connection_string=url).add_table_asset("measures")
+    table = context.data_sources.add_sqlite("database", connection_string=url).add_table_asset("row_metrics")
     batch = table.add_batch_definition_whole_table("all").get_batch()
     result = batch.validate(
-        row_suite(wanted),
+        row_suite(config),
         result_format={"result_format": "COMPLETE", "unexpected_index_column_names": ["position"]},
     )
     by_database: dict[str, list[set[str]]] = {severity: [set() for _ in TEXTS] for severity in ("critical", "warning")}

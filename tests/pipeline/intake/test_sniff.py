@@ -1,4 +1,4 @@
-"""What a look at the raw bytes says, beyond the hostile files: settings, detection, what counts as unsure."""
+"""What the raw bytes show, beyond the hostile files: settings, detection, ambiguity."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ def settings(**changes: str) -> params.Data:
     return params.load(ROOT / "params.yaml").data.model_copy(update=changes)
 
 
-def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> FileFormat:
+def sniffed(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> FileFormat:
     path = folder / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return sniff.sniff_format(path, settings(**changes))
@@ -26,25 +26,30 @@ def seen(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes
 
 def refusal(folder: Path, content: str | bytes, name: str = "corpus.csv", **changes: str) -> str:
     with pytest.raises(UserError) as caught:
-        seen(folder, content, name, **changes)
+        sniffed(folder, content, name, **changes)
     return str(caught.value)
 
 
-def test_a_plain_csv_is_described_and_nothing_is_mended(tmp_path: Path) -> None:
-    found = seen(tmp_path, "id,text\n1,a\n")
-    assert (found.format, found.compression, found.encoding, found.line_ends) == ("csv", "none", "utf-8", "LF")
-    assert (found.delimiter, found.quote, found.escape, found.header) == (",", '"', "", True)
-    assert found.columns == ("id", "text")
-    assert found.sample == (("1", "a"),)
-    assert (found.fixes, found.notes) == ((), ())
+def test_a_plain_csv_is_described_and_needs_no_fix(tmp_path: Path) -> None:
+    file_format = sniffed(tmp_path, "id,text\n1,a\n")
+    assert (file_format.format, file_format.compression, file_format.encoding, file_format.line_ends) == (
+        "csv",
+        "none",
+        "utf-8",
+        "LF",
+    )
+    assert (file_format.delimiter, file_format.quote, file_format.escape, file_format.header) == (",", '"', "", True)
+    assert file_format.columns == ("id", "text")
+    assert file_format.sample == (("1", "a"),)
+    assert (file_format.fixes, file_format.notes) == ((), ())
 
 
-def test_line_ends_are_those_of_rows_and_not_those_inside_quotes(tmp_path: Path) -> None:
-    assert seen(tmp_path, 'id,text\r\n1,"a\nb\rc"\r\n').line_ends == "CRLF"
-    assert seen(tmp_path, "id,text\r\n1,a\n").line_ends == "mixed"
+def test_line_ends_inside_quotes_do_not_count(tmp_path: Path) -> None:
+    assert sniffed(tmp_path, 'id,text\r\n1,"a\nb\rc"\r\n').line_ends == "CRLF"
+    assert sniffed(tmp_path, "id,text\r\n1,a\n").line_ends == "mixed"
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a folder; name the file in it"):
         sniff.sniff_format(tmp_path, settings())
     with pytest.raises(UserError, match="there is no file"):
@@ -59,35 +64,35 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
         ("a.tab", "tsv", "none"),
     ],
 )
-def test_the_name_tells_the_format(tmp_path: Path, name: str, format_: str, compression: str) -> None:
-    found = seen(tmp_path, "id\ttext\n1\ta\n", name, delimiter="\t")
-    assert (found.format, found.compression) == (format_, compression)
+def test_the_format_follows_from_the_name(tmp_path: Path, name: str, format_: str, compression: str) -> None:
+    file_format = sniffed(tmp_path, "id\ttext\n1\ta\n", name, delimiter="\t")
+    assert (file_format.format, file_format.compression) == (format_, compression)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_a_delimiter_is_found_beside_texts_full_of_the_others(tmp_path: Path, delimiter: str) -> None:
+def test_a_delimiter_is_detected_among_texts_full_of_the_others(tmp_path: Path, delimiter: str) -> None:
     file = io.StringIO()
     texts = ["a, b; c", "d | e, f\tg", "h; i", "j\tk | l", "no mark", "m, n, o; p"]
     csv.writer(file, delimiter=delimiter).writerows([["id", "text"], *enumerate(texts)])
-    found = seen(tmp_path, file.getvalue(), delimiter="auto")
-    assert found.delimiter == delimiter
-    assert found.fixes
+    file_format = sniffed(tmp_path, file.getvalue(), delimiter="auto")
+    assert file_format.delimiter == delimiter
+    assert file_format.fixes
 
 
-def test_a_delimiter_that_no_character_can_be_is_refused(tmp_path: Path) -> None:
+def test_conflicting_delimiter_quote_and_escape_are_refused(tmp_path: Path) -> None:
     assert "name two different characters" in refusal(tmp_path, "a,b\n1,2\n", quote=",")
     assert "set data.escape: none" in refusal(tmp_path, "a,b\n1,2\n", escape='"')
     assert "found a line break" in refusal(tmp_path, "a,b\n1,2\n", delimiter="\n")
 
 
-def test_an_encoding_of_no_text_is_refused(tmp_path: Path) -> None:
+def test_an_encoding_that_is_not_for_text_is_refused(tmp_path: Path) -> None:
     assert "not an encoding of text" in refusal(tmp_path, "a,b\n1,2\n", encoding="rot13")
 
 
 def test_a_mark_that_contradicts_the_setting_is_refused(tmp_path: Path) -> None:
     content = b"\xef\xbb\xbfid,text\n1,a\n"
     assert "set data.encoding: utf-8" in refusal(tmp_path, content, encoding="cp1252")
-    assert seen(tmp_path, content, encoding="utf-8-sig").columns == ("id", "text")
+    assert sniffed(tmp_path, content, encoding="utf-8-sig").columns == ("id", "text")
 
 
 @pytest.mark.parametrize(
@@ -109,18 +114,18 @@ def test_a_mark_that_contradicts_the_setting_is_refused(tmp_path: Path) -> None:
         ("euc-kr", "안녕하세요 오늘 날씨가 정말 좋네요 산책하러 갈까요"),
     ],
 )
-def test_a_legacy_encoding_is_found_and_shown_by_a_line(tmp_path: Path, encoding: str, sentence: str) -> None:
+def test_a_legacy_encoding_is_detected_and_shown_by_a_line(tmp_path: Path, encoding: str, sentence: str) -> None:
     lines = ["text", *["plain words first"] * 2000, *[f'"{sentence}"'] * 3]  # beyond what a short sample would see
-    found = seen(tmp_path, ("\n".join(lines) + "\n").encode(encoding), encoding="auto")
-    assert sentence.encode(found.encoding) == sentence.encode(encoding)
-    assert "line 2002 reads" in found.fixes[0]
-    assert sentence[:10] in found.fixes[0]
+    file_format = sniffed(tmp_path, ("\n".join(lines) + "\n").encode(encoding), encoding="auto")
+    assert sentence.encode(file_format.encoding) == sentence.encode(encoding)
+    assert "line 2002 reads" in file_format.fixes[0]
+    assert sentence[:10] in file_format.fixes[0]
 
 
-def test_an_encoding_that_cannot_be_told_is_asked_for_with_what_each_would_read(tmp_path: Path) -> None:
-    said = refusal(tmp_path, "text\nthe café\n".encode("cp1252"), encoding="auto")
-    assert "line 2: data.encoding: auto cannot tell the encoding; name it in data.encoding" in said
-    assert "cp1252 reads 'the café'" in said
+def test_an_ambiguous_encoding_is_refused_with_how_each_candidate_reads(tmp_path: Path) -> None:
+    message = refusal(tmp_path, "text\nthe café\n".encode("cp1252"), encoding="auto")
+    assert "line 2: data.encoding: auto cannot tell the encoding; name it in data.encoding" in message
+    assert "cp1252 reads 'the café'" in message
 
 
 FRENCH = [
@@ -137,9 +142,9 @@ FRENCH = [
 def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_path: Path, encoding: str) -> None:
     content = ("text\n" + "".join(f"{sentence}\n" for sentence in FRENCH * 9)).encode(encoding)
     assert any(not line.isascii() and line.decode("utf-8", "ignore").encode() == line for line in content.splitlines())
-    assert seen(tmp_path, content, encoding="auto").encoding == encoding
+    assert sniffed(tmp_path, content, encoding="auto").encoding == encoding
     with pytest.raises(UserError) as caught:
-        list(reader.read_chunks(seen(tmp_path, content), settings()))
+        list(reader.read_chunks(sniffed(tmp_path, content), settings()))
     assert f"set data.encoding: {encoding} in params.yaml" in str(caught.value)
 
 
@@ -157,15 +162,15 @@ def test_bytes_that_are_utf8_by_chance_do_not_outweigh_the_rest_of_the_file(tmp_
         ),
     ],
 )
-def test_of_a_file_that_mixes_encodings_the_best_and_the_lines_against_it_are_named(
+def test_a_file_in_two_encodings_is_refused_with_the_best_one_and_the_contradicting_lines(
     tmp_path: Path, lines: list[bytes], sentence: str
 ) -> None:
-    said = refusal(tmp_path, b"text\n" + b"\n".join(lines) + b"\n", encoding="auto")
-    assert "mixes encodings: of 55 lines outside ASCII" in said
-    assert sentence in said
+    message = refusal(tmp_path, b"text\n" + b"\n".join(lines) + b"\n", encoding="auto")
+    assert "mixes encodings: of 55 lines outside ASCII" in message
+    assert sentence in message
 
 
-def test_utf_16_is_told_from_where_its_nuls_are() -> None:
+def test_utf_16_is_detected_by_the_positions_of_its_nuls() -> None:
     text = "id,text\n1,Hello there.\n"
     for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         assert encodings.detect_utf16_or_32(text.encode(encoding)) == encoding
@@ -187,7 +192,7 @@ def test_utf_16_is_told_from_where_its_nuls_are() -> None:
         "मौसम अच्छा है, चलो बगीचे में टहलने चलते हैं",
     ],
 )
-def test_utf_16_is_told_from_text_with_stray_nuls(text: str) -> None:
+def test_utf_16_is_distinguished_from_text_with_stray_nuls(text: str) -> None:
     for encoding in ("utf-16-le", "utf-16-be"):
         assert encodings.detect_utf16_or_32(f"id,text\n1,{text}\n2,{text}\n".encode(encoding)) == encoding
     content = f"id,text\n1,{text}\n2,{text}\n".encode()
@@ -222,5 +227,5 @@ def test_the_line_of_a_fault_is_found_beyond_the_first_block(tmp_path: Path) -> 
     assert encodings.first_undecodable(path, "none", "utf-8", 0) == (count + 2, b"\xffb\r\n", "1,a")
 
 
-def test_a_header_that_looks_like_a_row_is_pointed_at(tmp_path: Path) -> None:
-    assert "if line 1 is a row" in seen(tmp_path, "1,text\n2,a\n").notes[0]
+def test_a_header_that_looks_like_a_row_gets_a_note(tmp_path: Path) -> None:
+    assert "if line 1 is a row" in sniffed(tmp_path, "1,text\n2,a\n").notes[0]

@@ -1,4 +1,4 @@
-"""A text's split hangs on the text alone, for ever."""
+"""A text's split depends on the text alone and never changes."""
 
 import random
 import unicodedata
@@ -29,7 +29,7 @@ def many(count: int) -> list[str]:
         ("x" * 1000, 0.3, "test"),
     ],
 )
-def test_these_texts_are_where_the_first_release_put_them(text: str, share: float, split: str) -> None:
+def test_splits_are_those_of_the_first_release(text: str, share: float, split: str) -> None:
     assert split_of(text, share, share) == split
 
 
@@ -43,14 +43,14 @@ def test_no_text_changes_its_split_when_the_corpus_grows() -> None:
     assert shares == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.02)
 
 
-def test_copies_of_a_text_are_on_one_side() -> None:
+def test_copies_of_a_text_are_in_one_split() -> None:
     for text in many(50):
         variants = {text, text.upper(), f"  {text}\n", text.replace(" ", "\u00a0"), text.replace("f", "\uff46")}
         assert len({split_of(variant, 0.3, 0.3) for variant in variants}) == 1
 
 
 @given(st.text() | st.text(st.characters(max_codepoint=127)))
-def test_the_short_way_for_ascii_gives_what_unicode_defines(text: str) -> None:
+def test_the_fast_path_for_ascii_equals_nfkc_and_casefold(text: str) -> None:
     assert normalize_text(text) == " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -62,14 +62,14 @@ def test_a_long_text_is_normalised_by_parts_with_the_same_result(text: str, long
         assert normalize_text(text) == expected
 
 
-def test_many_texts_are_split_as_each_alone() -> None:
+def test_texts_are_split_in_bulk_as_one_by_one() -> None:
     positions = np.array(
         [int.from_bytes(text_digest(normalize_text(text))[:8], "big") for text in many(200)], dtype=np.uint64
     )
     assert assign_splits(positions, 0.2, 0.3).tolist() == [split_of(text, 0.2, 0.3) for text in many(200)]
 
 
-def test_the_last_position_of_all_is_in_training() -> None:
+def test_the_highest_hash_is_in_training() -> None:
     assert assign_splits(np.array([0, 2**64 - 1], dtype=np.uint64), 0.1, 0.1).tolist() == ["test", "train"]
 
 

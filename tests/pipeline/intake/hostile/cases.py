@@ -1,6 +1,6 @@
-"""Small files made to break an intake, each with what must come of it.
+"""Small files made to break an intake, each with the rows or the refusal it must give.
 
-`python -m tests.pipeline.intake.hostile.cases` writes the files and their table (README.md) anew from this list.
+`python -m tests.pipeline.intake.hostile.cases` writes the files and their table (README.md) from this list.
 """
 
 # ruff: noqa: RUF001 - look-alike characters are what some of these files are about
@@ -39,8 +39,8 @@ class Case:
     data: Mapping[str, str] = field(default_factory=dict)  # settings under `data` other than the defaults
     validate: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[int, list[str]] = field(default_factory=dict)  # row -> its fields as they stood
-    said: str = ""  # words of a mend or a note
-    blank: int = 0  # lines that are no rows
+    message: str = ""  # part of a fix or a note
+    blank: int = 0  # lines that are not rows
 
 
 def _zstd(content: bytes) -> bytes:
@@ -93,7 +93,7 @@ CASES = [
         b"id,text\n",
         refusal="there is no row below the header ('id', 'text'); expected one row per text",
     ),
-    Case("bom.csv", "UTF-8 with a byte order mark", b"\xef\xbb\xbf" + PLAIN.encode(), TWO, said="byte order mark"),
+    Case("bom.csv", "UTF-8 with a byte order mark", b"\xef\xbb\xbf" + PLAIN.encode(), TWO, message="byte order mark"),
     Case("utf16.csv", "UTF-16 with its mark", PLAIN.encode("utf-16"), refusal="set data.encoding: utf-16 in"),
     Case("utf16_named.csv", "the same, named", PLAIN.encode("utf-16"), TWO, data={"encoding": "utf-16"}),
     Case(
@@ -102,7 +102,7 @@ CASES = [
         ("\ufeff" + PLAIN).encode("utf-16-be"),
         TWO,
         data={"encoding": "auto"},
-        said="read as utf-16-be",
+        message="read as utf-16-be",
     ),
     Case(
         "utf16_no_mark.csv",
@@ -116,7 +116,7 @@ CASES = [
         "text\n天氣很好\n謝謝您\n".encode("utf-16-be"),
         [(2, "天氣很好"), (3, "謝謝您")],
         data={"encoding": "auto"},
-        said="read as utf-16-be",
+        message="read as utf-16-be",
     ),
     Case("utf32.csv", "UTF-32, detected", PLAIN.encode("utf-32"), TWO, data={"encoding": "auto"}),
     Case(
@@ -151,7 +151,7 @@ CASES = [
         f'text\n"{FRENCH}"\n'.encode("cp1252"),
         [(2, FRENCH)],
         data={"encoding": "auto"},
-        said="line 2 reads",
+        message="line 2 reads",
     ),
     Case(
         "big5.csv",
@@ -159,7 +159,7 @@ CASES = [
         ("text\n" + "\n".join(CHINESE) + "\n").encode("big5"),
         [(2, CHINESE[0]), (3, CHINESE[1])],
         data={"encoding": "auto"},
-        said="data.encoding: auto: read as",
+        message="data.encoding: auto: read as",
     ),
     Case(
         "big5_default.csv",
@@ -194,7 +194,7 @@ CASES = [
         ("text\n" + "Kaffee für jeden Tag schön geröstet\n" * 8 + "NESCAFÉ® Gold\n").encode("cp1252"),
         [*((line, "Kaffee für jeden Tag schön geröstet") for line in range(2, 10)), (10, "NESCAFÉ® Gold")],
         data={"encoding": "auto"},
-        said="valid UTF-8 as well, but likelier cp1252: line 10",
+        message="valid UTF-8 as well, but likelier cp1252: line 10",
     ),
     Case(
         "utf8_named_latin1.csv",
@@ -236,9 +236,9 @@ CASES = [
         data={"encoding": "cp1252"},
     ),
     # lines
-    Case("cr.csv", "CR alone ends lines", PLAIN.replace("\n", "\r").encode(), TWO, said="CR alone"),
+    Case("cr.csv", "CR alone ends lines", PLAIN.replace("\n", "\r").encode(), TWO, message="CR alone"),
     Case("crlf.csv", "CRLF ends lines", PLAIN.replace("\n", "\r\n").encode(), TWO),
-    Case("mixed_ends.csv", "LF, CRLF and CR in one file", b"id,text\r1,a b\n2,c d\r\n", TWO, said="mixed"),
+    Case("mixed_ends.csv", "LF, CRLF and CR in one file", b"id,text\r1,a b\n2,c d\r\n", TWO, message="mixed"),
     Case("no_last_break.csv", "no line break at the end", PLAIN.rstrip().encode(), TWO),
     Case(
         "breaks_in_cells.csv",
@@ -265,7 +265,7 @@ CASES = [
         "line ends written twice, so that every other line is blank",
         PLAIN.replace("\n", "\r\r\n").encode(),
         [(3, "a b"), (5, "c d")],
-        said="lines end with CR CR LF",
+        message="lines end with CR CR LF",
         blank=3,
     ),
     Case(
@@ -362,7 +362,7 @@ CASES = [
         b'text\n"Hello," she said.\nb\n',
         [(2, '"Hello," she said.'), (3, "b")],
         data={"quote": "none", "delimiter": "auto"},
-        said="one column",
+        message="one column",
     ),
     Case(
         "single_quotes_default.csv",
@@ -452,7 +452,7 @@ CASES = [
         b"text\na, b\nc\n",
         [(2, "a, b"), (3, "c")],
         data={"delimiter": "auto"},
-        said="one column",
+        message="one column",
     ),
     Case(
         "semicolons.csv",
@@ -466,7 +466,7 @@ CASES = [
         b"id;text\n1;a, b\n2;c, d\n",
         [(2, "a, b"), (3, "c, d")],
         data={"delimiter": "auto"},
-        said="separated by semicolon",
+        message="separated by semicolon",
     ),
     Case("tabs.csv", "tabs, detected", b"id\ttext\n1\ta b\n2\tc d\n", TWO, data={"delimiter": "auto"}),
     Case("commas.tsv", "commas in a .tsv", PLAIN.encode(), refusal="set data.format: csv"),
@@ -484,7 +484,7 @@ CASES = [
         b"id,x;text\n1,y;a\n2,z;b\n",
         [(2, "a"), (3, "b")],
         data={"delimiter": "auto"},
-        said="separated by semicolon",
+        message="separated by semicolon",
     ),
     Case(
         "sep_line.csv", "Excel's own first line", b"sep=;\nid;text\n1;a\n", refusal="line 1: holds Excel's own 'sep=;'"
@@ -503,7 +503,7 @@ CASES = [
         [(1, "a b"), (2, "c d")],
         data={"header": "none"},
         validate={"column": "column_2"},
-        said="column_1 to column_2",
+        message="column_1 to column_2",
     ),
     Case(
         "no_header_twice.csv",
@@ -554,7 +554,7 @@ CASES = [
         [(line, f"so {word} das; das will, doch {word}.") for line, word in enumerate(LABELED, start=1)],
         data={"header": "none", "delimiter": "auto", "quote": "auto"},
         validate={"column": "column_2"},
-        said="data.quote: auto: read with the quote '",
+        message="data.quote: auto: read with the quote '",
     ),
     Case(
         "numbered_columns.csv",
@@ -567,7 +567,7 @@ CASES = [
         "blank lines first",
         b"\n\nid,text\n1,a\n",
         [(4, "a")],
-        said="lines 1 to 2 are blank; the header is line 3",
+        message="lines 1 to 2 are blank; the header is line 3",
         blank=2,
     ),
     Case(
@@ -575,7 +575,7 @@ CASES = [
         "rows of delimiters first, as Excel pads a sheet",
         b",,\n , ,\nid,text,\n1,a,b\n",
         [(4, "a")],
-        said="the header is line 3",
+        message="the header is line 3",
         blank=2,
     ),
     Case(
@@ -805,13 +805,13 @@ CASES = [
     Case("page.csv", "a web page named .csv", b"<!DOCTYPE html>\n<html>", refusal="is a web page"),
     Case("base.csv", "SQLite named .csv", _sqlite(), refusal="is an SQLite database"),
     Case("unknown.txt", "a name that says nothing", PLAIN.encode(), refusal="its name does not say what it contains"),
-    Case("named.txt", "the same, said", PLAIN.encode(), TWO, data={"format": "csv"}),
+    Case("named.txt", "the same, with data.format", PLAIN.encode(), TWO, data={"format": "csv"}),
 ]
 
 
 def table() -> str:
     """Return the table of README.md."""
-    lines = ["| file | what it is | settings | what comes of it |", "| --- | --- | --- | --- |"]
+    lines = ["| file | what it is | settings | result |", "| --- | --- | --- | --- |"]
     for case in CASES:
         settings = [f"`data.{key}: {json.dumps(value)}`" for key, value in case.data.items()]
         settings += [f"`validate.{key}: {json.dumps(value)}`" for key, value in case.validate.items()]
@@ -826,9 +826,9 @@ def table() -> str:
 
 README = """# Hostile files
 
-Small files made to break an intake; `cases.py` says of each what must come of it, and `test_hostile.py` checks it: the
-rows with their lines and texts to the byte, or the refusal by its words. The longest field is made by the test.
-Both the files and this table are written by `python -m tests.pipeline.intake.hostile.cases`.
+Small files made to break an intake. `cases.py` lists the rows or the refusal that each must give, and `test_hostile.py`
+checks the rows with their lines and texts, byte for byte, or the words of the refusal. The test makes the longest
+field. `python -m tests.pipeline.intake.hostile.cases` writes the files and this table.
 
 """
 
