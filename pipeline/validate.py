@@ -47,9 +47,9 @@ from pipeline.reporting.intake_report import copies_sentence, page
 from pipeline.reporting.intake_summary import Summary
 from pipeline.workspace import run_stage
 
-_ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
-_CHECKED_ROWS = 75_000  # checked at once, at least: Great Expectations takes 0.1 s for any number up to about 100,000
-_CHECKED_BYTES = 32 << 20  # of texts that wait to be checked, at most: 75,000 rows of 100 kB would be 7.5 GB
+ONE_PROCESS_BYTES = 20_000_000  # a smaller corpus is done before further processes have started
+CHECKED_ROWS = 75_000  # checked at once, at least: Great Expectations takes 0.1 s for any number up to about 100,000
+CHECKED_BYTES = 32 << 20  # of texts that wait to be checked, at most: 75,000 rows of 100 kB would be 7.5 GB
 _COUNTED_TEXTS = 2_000  # whose tokens the report shows
 _CLEAN_SCHEMA = pa.schema([("row", pa.int64()), ("text", pa.string()), ("split", pa.string())])
 _GROUP = pa.field("group", pa.string())  # appended if there is a category
@@ -107,7 +107,7 @@ def first_pass(rows: SpillFile, duplicates: Duplicates, summary: Summary, config
     rules = config.validate_.rules
     checker = Checker(row_suite(rules))
     category = CategoryCheck(summary.file_format, config.validate_)
-    processes = (os.cpu_count() or 1) if summary.size > _ONE_PROCESS_BYTES else 0
+    processes = (os.cpu_count() or 1) if summary.size > ONE_PROCESS_BYTES else 0
     batches = read_batches(summary.file_format, config, summary.size)
 
     def checked_columns() -> Iterator[list[Any]]:
@@ -142,7 +142,7 @@ def _groups(
         group.append((batch, inspection))
         rows += len(batch.rows)
         size += sum(column.nbytes for column in batch.columns) + len(inspection.fingerprints.texts)
-        if rows >= _CHECKED_ROWS or size >= _CHECKED_BYTES:
+        if rows >= CHECKED_ROWS or size >= CHECKED_BYTES:
             yield group
             group, rows, size = [], 0, 0
     if group:

@@ -53,10 +53,27 @@ _KEYS = (
 
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
-    """Return all patterns.
+    """Return all patterns."""
+    from detect_secrets.plugins import jwt
 
-    Of detect-secrets only the plugins for key formats that do not occur in plain text by chance: no entropy, no
-    keywords, and nothing that sends a request.
+    is_token = jwt.JwtTokenDetector.is_formally_valid
+    return _KEYS + tuple(
+        _Pattern(
+            anchor,
+            _for_re2(pattern),
+            before="" if pattern.pattern.startswith(r"\/") else _NOT_IN_A_WORD,
+            check=(lambda finding, _: is_token(finding)) if plugin is jwt.JwtTokenDetector else None,
+        )
+        for plugin, anchor in _plugins()
+        for pattern in plugin.denylist
+    )
+
+
+def _plugins() -> tuple[tuple[Any, str], ...]:
+    """Return plugins of detect-secrets, each with an anchor for its patterns.
+
+    Only those for key formats that do not occur in plain text by chance: no entropy, no keywords, and nothing that
+    sends a request.
     """
     from detect_secrets.plugins import (
         azure_storage_key,
@@ -75,8 +92,7 @@ def _patterns() -> tuple[_Pattern, ...]:
         telegram_token,
     )
 
-    is_token = jwt.JwtTokenDetector.is_formally_valid
-    plugins: tuple[tuple[Any, str], ...] = (
+    return (
         (azure_storage_key.AzureStorageKeyDetector, "AccountKey="),
         (discord.DiscordBotTokenDetector, r"[MNO][A-Za-z0-9_-]{23,25}\.[A-Za-z0-9_-]{6}\."),
         (github_token.GitHubTokenDetector, "gh[pousr]_"),
@@ -91,16 +107,6 @@ def _patterns() -> tuple[_Pattern, ...]:
         (square_oauth.SquareOAuthDetector, "sq0csp-"),
         (stripe.StripeDetector, "[rs]k_live_"),
         (telegram_token.TelegramBotTokenDetector, "[0-9]{8}:"),
-    )
-    return _KEYS + tuple(
-        _Pattern(
-            anchor,
-            _for_re2(pattern),
-            before="" if pattern.pattern.startswith(r"\/") else _NOT_IN_A_WORD,
-            check=(lambda finding, _: is_token(finding)) if plugin is jwt.JwtTokenDetector else None,
-        )
-        for plugin, anchor in plugins
-        for pattern in plugin.denylist
     )
 
 

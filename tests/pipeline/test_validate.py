@@ -346,7 +346,7 @@ def test_several_processes_give_the_same_bytes_as_one(workspace: Workspace, monk
     run_on(workspace, content)
     outputs = (paths.CLEAN, paths.QUARANTINE, paths.VALIDATE_METRICS, paths.VALIDATE_REPORT, paths.EXPECTATIONS)
     alone = [path.read_bytes() for path in outputs]
-    monkeypatch.setattr(validate, "_ONE_PROCESS_BYTES", 0)
+    monkeypatch.setattr(validate, "ONE_PROCESS_BYTES", 0)
     validate.main()
     assert [path.read_bytes() for path in outputs] == alone
 
@@ -436,7 +436,7 @@ def test_groups_stay_with_their_rows_across_chunks_processes_templates_and_broke
 ) -> None:
     workspace.set(data__broken_rows="quarantine", validate__category="topic", validate__template="{topic}: {text}")
     monkeypatch.setattr(records, "CHUNK_ROWS", 500)
-    monkeypatch.setattr(validate, "_ONE_PROCESS_BYTES", 0)
+    monkeypatch.setattr(validate, "ONE_PROCESS_BYTES", 0)
     content = in_groups(many(2000), [f"topic {number % 13}" for number in range(2000)])
     clean, quarantine, metrics = run_on(workspace, content + "topic 99,too,many\n")
     assert len(clean) > 1900
@@ -462,7 +462,7 @@ def test_a_category_with_too_many_values_stops_the_stage_early(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(records, "CHUNK_ROWS", 150)
-    monkeypatch.setattr(validate, "_CHECKED_ROWS", 150)
+    monkeypatch.setattr(validate, "CHECKED_ROWS", 150)
     workspace.set(validate__category="id")
     workspace.write_corpus(as_csv(many(1000)))
     with pytest.raises(UserError) as caught:

@@ -169,7 +169,7 @@ def test_each_fix_for_broken_rows_is_listed_once_below_its_rows(tmp_path: Path) 
     ]
 
 
-def test_the_quarantine_is_not_suggested_when_nearly_all_rows_are_broken(tmp_path: Path) -> None:
+def test_skipping_rows_is_not_suggested_when_nearly_all_are_broken(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         chunks(written(tmp_path, "id,text\n" + "1,a,b\n" * 12 + "2,c\n"))
     assert "quarantine" not in str(caught.value)

@@ -16,7 +16,6 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.intake import character_counts, credentials, identifiers, personal_data, row_metrics
 from pipeline.intake.personal_data import PERSONAL_RULES
-from pipeline.redaction import redact
 from tests.conftest import ROOT, real
 
 DEFAULTS = params.load(ROOT / "params.yaml").validate_.rules
@@ -431,41 +430,16 @@ def test_no_rule_takes_quadratic_time_for_an_adversarial_text() -> None:
             assert all(0 <= start < end <= len(text) for start, end in detector.find(text))
 
 
-@pytest.mark.parametrize(
-    "pattern", [personal_data._EMAIL, personal_data._CARD, personal_data._IBAN, personal_data._DATE]
-)
-def test_backtracking_patterns_have_bounded_repeats(pattern: re.Pattern[str]) -> None:
+def test_backtracking_patterns_have_bounded_repeats() -> None:
     unbounded = re.compile(r"(?<!\\)[*+](?![^\[]*\])|\{\d*,\}")
-    assert not unbounded.search(pattern.pattern)
+    patterns = [value for value in vars(personal_data).values() if isinstance(value, re.Pattern)]
+    assert len(patterns) >= 5
+    assert [pattern.pattern for pattern in patterns if unbounded.search(pattern.pattern)] == []
 
 
 def test_re2_accepts_every_pattern_of_secrets() -> None:
     for pattern in credentials._patterns():
         assert list(credentials._matches(pa.array(["plain text"], pa.large_string()), pattern)) == []
-
-
-# ---- redaction
-
-
-def test_personal_data_and_secrets_are_replaced_by_what_they_are() -> None:
-    key = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
-    text = f"Write a@b.de or +49 30 12345678; 4111 1111 1111 1111, DE89 3704 0044 0532 0130 00. {key} a@c.de"
-    assert redact(text) == "Write [email] or [phone]; [card], [iban]. [secret] [email]"
-    assert redact("call 212-555-2368", region="US") == "call [phone]"
-
-
-def test_nothing_that_a_rule_finds_is_left_after_redaction() -> None:
-    for rule in PERSONAL_RULES:
-        for text in FINDINGS[rule][0]:
-            assert number(redact(f"So: {text} - yes"), rule) == 0
-
-
-@given(st.text())
-@settings(derandomize=True, deadline=None, max_examples=50)
-def test_a_text_without_such_data_is_not_changed(text: str) -> None:
-    metrics = row_metrics.compute_row_metrics([text], DEFAULTS)
-    if not any(metrics[rule].item() for rule in PERSONAL_RULES):
-        assert redact(text) == text
 
 
 # ---- the fast paths are exact
