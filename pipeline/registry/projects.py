@@ -1,11 +1,9 @@
 """The projects that share BentoML's store, so that none deletes versions that another one uses.
 
-Each project has an id, in `registry/id`. The store has a file for each id, `BENTOML_HOME/.registry/users/ID`: where
-the project lies, and the tags that it uses, written before a version is used and after it is deleted. So the tags are
-known even where the project's folder is missing: its versions are kept until `forget` says that it is gone.
-
-`mv` keeps the inode and the change time of `registry/id`, and a copy has its own. So a moved project keeps its
-registry, and a copy gets a new id and a registry of its own.
+Each project has an id, in `registry/id`; the store has a file for each, `BENTOML_HOME/.registry/users/ID`, with the
+project's folder and the tags it uses, written before a version is used and after it is deleted. So a project's versions
+are kept even where its folder is missing. `mv` keeps the inode and the change time of `registry/id`, and a copy has its
+own: a moved project keeps its registry, and a copy gets a new id and a registry of its own.
 """
 
 import hashlib
@@ -44,9 +42,10 @@ class Project:
         """Return, as a clause, that this project uses, or may use, files that are therefore kept."""
         if self.exists():
             return f"{self.folder} uses them"
-        return f"{self.folder} {'uses' if is_certain else 'may use'} them{self._forget_hint()}"
+        return f"{self.folder} {'uses' if is_certain else 'may use'} them{self.forget_hint()}"
 
-    def _forget_hint(self) -> str:
+    def forget_hint(self) -> str:
+        """Return, as a clause, how to forget this project where its folder is missing; empty where it is not."""
         if self.exists():
             return ""
         return (
@@ -120,7 +119,7 @@ def identify(store: Path, folder: Path) -> Project:
     if recorded and recorded.folder != folder and recorded.stamp != _stamp(path):
         warn(
             f"note: this project is a copy of the one whose registry is {recorded.folder}: from here on its registry "
-            f"goes on by itself, and versions that both use are kept{recorded._forget_hint()}"
+            f"goes on by itself, and versions that both use are kept{recorded.forget_hint()}"
         )
         _write_new_id(path)
         recorded = None

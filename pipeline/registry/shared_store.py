@@ -83,9 +83,8 @@ class SharedStore:
         # The store of an older release records the project's folder in each version that it added.
         folder = str(self._project_folder)
         tags = [f"{self.name}:{path.name}" for path in bentoml_store.models(self.name).glob("*/")]
-        return frozenset(
-            tag for tag in tags if versions.is_readable(tag) and versions.read_record(tag).registry == folder
-        )
+        records = {tag: versions.find_record(tag) for tag in tags}
+        return frozenset(tag for tag, record in records.items() if record and record.registry == folder)
 
     def record_use(self, tags: Set[str]) -> None:
         """Record the tags that this project uses: before it uses a version, and after it has deleted one."""

@@ -59,7 +59,7 @@ class Registry:
 
         Other projects may keep versions in the same store, even of the same name: they are not listed.
         """
-        readable = [versions.load(tag) for tag in self.tags() if versions.is_readable(tag)]
+        readable = [version for tag in self.tags() if (version := versions.find(tag))]
         return sorted(readable, key=lambda version: version.created)
 
     def tags(self) -> list[str]:
@@ -247,8 +247,9 @@ class Registry:
 def _is_abbreviated(tag: str, name: str) -> bool:
     """Return whether `name` is the beginning of a version, with the model's name before it or not."""
     model, _, digits = name.rpartition(":")
-    version = versions.load(tag).version if versions.is_readable(tag) else tag.partition(":")[2]
-    return bool(digits) and model in ("", tag.partition(":")[0]) and version.startswith(digits)
+    version = versions.find(tag)
+    whole = version.version if version else tag.partition(":")[2]
+    return bool(digits) and model in ("", tag.partition(":")[0]) and whole.startswith(digits)
 
 
 def _rollback_target(state: State) -> str:

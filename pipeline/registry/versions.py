@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from pipeline import storage
+from pipeline.command import UserError
 from pipeline.registry import bentoml_store
 from pipeline.registry.model_version import (
     DIGITS,
@@ -31,7 +32,7 @@ QUICK_HASH_BYTES = 1_000_000  # files up to this size are hashed at every check
 TAG = re.compile(rf"[a-z0-9][a-z0-9_.-]{{0,62}}:([0-9a-f]{{{SHORT_DIGITS}}}|[0-9a-f]{{{DIGITS}}})")
 
 
-class DamagedVersion(Exception):  # noqa: N818 - a state of the version, not a defect
+class DamagedVersion(UserError):  # noqa: N818 - a state of the version, not a defect
     """A version is missing or damaged; the text says so in one sentence."""
 
 
@@ -122,6 +123,14 @@ def load(tag: str) -> Version:
     return Version(tag, record.version, folder, record.created, record.labels, record.metadata)
 
 
+def find(tag: str) -> Version | None:
+    """Return a version by its record, with its files unchecked; None where the record is missing or damaged."""
+    try:
+        return load(tag)
+    except DamagedVersion:
+        return None
+
+
 def check(tag: str, thorough: bool) -> None:
     """Compare a version's files with its record, with `thorough` every byte; raises DamagedVersion at the first one."""
     record = read_record(tag)
@@ -138,13 +147,12 @@ def check(tag: str, thorough: bool) -> None:
         raise DamagedVersion(f"{tag} is damaged: {folder / more[0]} was not added with it")
 
 
-def is_readable(tag: str) -> bool:
-    """Return whether a version has an undamaged record."""
+def find_record(tag: str) -> Record | None:
+    """Return the record of a version; None where it is missing or damaged."""
     try:
-        read_record(tag)
+        return read_record(tag)
     except DamagedVersion:
-        return False
-    return True
+        return None
 
 
 def is_whole(tag: str) -> bool:
@@ -159,5 +167,5 @@ def is_whole(tag: str) -> bool:
 def tag_of(name: str, hashes: Mapping[str, str]) -> str:
     """Return the tag of the model with these files: abbreviated where an older release added the same model."""
     tag = f"{name}:{version_of(hashes)}"
-    old = short(tag)
-    return old if is_readable(old) and read_record(old).hashes == hashes else tag
+    record = find_record(short(tag))
+    return short(tag) if record and record.hashes == hashes else tag
