@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +17,10 @@ from pipeline import paths
 from pipeline.command import UserError
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.result import DataDiff
+from pipeline.evaluation.generation import Generation
 from pipeline.evaluation.memorisation import Copy
+from pipeline.evaluation.records import Evaluation
+from pipeline.evaluation.scores import Scores
 from pipeline.reporting import report
 from pipeline.reporting.formatting import rounded
 from pipeline.reporting.report import copied_parts, page, write
@@ -501,13 +504,14 @@ def test_a_run_is_collected_from_the_files_of_the_stages(made: Workspace, full: 
 
 def champion_of(run: Run, folder: Path) -> Champion:
     """Return the champion of a run, as promote evaluated it; its files are in `folder`."""
-    evaluated: Any = SimpleNamespace(
-        figures=run.metrics["champion"],
+    evaluation = Evaluation(
+        metrics=run.metrics["champion"],
+        scores=Scores(np.array([1.0]), np.array([1]), np.array([1])),
         samples=["a champion's sample"],
-        generations=[SimpleNamespace(text="champ 0"), SimpleNamespace(text="champ 1")],
-        worst=[Copy(tokens=1, text="champ", row=5, source="the champ", generation=0)],
+        generations=[Generation("zero", "champ 0", 2, True), Generation("one", "champ 1", 2, True)],
+        copies=[Copy(tokens=1, text="champ", row=5, source="the champ", generation=0)],
     )
-    return Champion(run.champion or {}, folder, evaluated)
+    return Champion(run.champion or {}, folder, evaluation)
 
 
 def test_the_champions_figures_samples_and_copies_come_from_promote(made: Workspace, full: Run, tmp_path: Path) -> None:
