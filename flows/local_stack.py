@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from flows.runtime import settings
 from flows.runtime.managed_process import LOGS, ManagedProcess
 from pipeline import command, params, paths, storage
-from pipeline.command import CRASH, OutputLost, UserError, arg_parser, echo, run
+from pipeline.command import CRASH, OutputLost, UserError, echo
 from serving import ports
 
 if TYPE_CHECKING:  # Prefect reads its settings when it is imported, so they must be set first
@@ -252,28 +252,26 @@ def _handle_signals(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(number, handler)
 
 
-def main() -> None:
-    """Start Prefect's server, the deployments, a worker and the service; stop them all at Ctrl-C."""
-    parser = arg_parser()
-    port = os.environ.get("PREFECT_SERVER_API_PORT", settings.PORT)
-    parser.add_argument("--port", type=int, default=port, help="of Prefect's server and UI (default: %(default)s)")
-    parser.add_argument("--service-port", type=int, default=_SERVICE_PORT, help="default: %(default)s")
-    parser.add_argument("--no-service", action="store_true", help="do not serve the model")
-    parser.add_argument(
-        "--no-password", action="store_true", help="let every user of this machine use Prefect's server and UI"
-    )
-    arguments = parser.parse_args()
+def run_stack(port: int | None, service_port: int | None, *, has_password: bool) -> None:
+    """Start Prefect's server, the deployments, a worker and the service; stop them all at a signal.
+
+    Args:
+        port: Of Prefect's server and UI; PREFECT_SERVER_API_PORT or 4200 by default.
+        service_port: Of the service; None starts none.
+        has_password: Whether Prefect's server and UI ask for a password.
+    """
     root = Path.cwd()
     if not (root / "prefect.yaml").exists():
         raise UserError("prefect.yaml is not here; run the command from the repository's root")
+    port = port or int(os.environ.get("PREFECT_SERVER_API_PORT", settings.PORT))
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     (root / LOGS).mkdir(parents=True, exist_ok=True)
-    stack = LocalStack(root, arguments.port, None if arguments.no_service else arguments.service_port)
+    stack = LocalStack(root, port, service_port)
     with _exclusive(root):
-        _set_environment(root, arguments.port, has_password=not arguments.no_password)
-        _check_port(os.environ["PREFECT_SERVER_API_HOST"], arguments.port, "--port")
-        if not arguments.no_service:
-            _check_port("127.0.0.1", arguments.service_port, "--service-port")
+        _set_environment(root, port, has_password=has_password)
+        _check_port(os.environ["PREFECT_SERVER_API_HOST"], port, "--port")
+        if service_port is not None:
+            _check_port("127.0.0.1", service_port, "--service-port")
         _handle_signals(_request_stop)
         try:
             stack.start()
@@ -286,7 +284,3 @@ def main() -> None:
         finally:
             _handle_signals(_ignore)
             stack.stop()
-
-
-if __name__ == "__main__":
-    run(main)

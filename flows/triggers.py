@@ -6,7 +6,6 @@ New rows are counted by the intake's reader and compared with the rows that `val
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params, paths, storage
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, warn
+from pipeline.command import UserError, warn
 from pipeline.dvc_repo import ABSENT, Dependency, stage_statuses
 from pipeline.intake.reader import read_chunks
 from pipeline.intake.sniff import sniff_format
@@ -290,21 +289,3 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def main() -> None:
-    """Print why a retraining would run now, or why not."""
-    parser = arg_parser(no="nothing new")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    reason = find_reason()
-    if arguments.json:
-        echo_json(asdict(reason))
-    else:
-        echo(reason.sentence)
-    if not reason.run:
-        sys.exit(NO)
-
-
-if __name__ == "__main__":
-    run(main)

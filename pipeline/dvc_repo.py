@@ -1,7 +1,7 @@
 """The only module that uses DVC's Python internals; DVC documents none of them, so each has a contract test.
 
 It opens the repository, lists the pipeline, reports what changed, and runs one stage. Without a git repository (a ZIP
-download) DVC refuses to work unless `core.no_scm` is set: `python -m pipeline.dvc_repo` sets it where it is needed.
+download) DVC refuses to work unless `core.no_scm` is set: `open_repo` and `fresh train` set it where it is needed.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from dvc.stage.cache import StageCache
 from dvc.stage.exceptions import StageCmdFailedError
 from dvc.ui import ui
 
-from pipeline.command import UserError, arg_parser, run, warn
+from pipeline.command import UserError, warn
 
 Outcome = Literal["Ran", "Skipped", "Cached"]
 ABSENT = object()  # the value of a parameter that is not there
@@ -236,15 +236,3 @@ def _started_before(pid: int, moment: float) -> bool:
         return bool(psutil.Process(pid).create_time() <= moment)
     except psutil.NoSuchProcess:
         return False
-
-
-def main() -> None:
-    """Let DVC work in this folder, with or without git."""
-    arg_parser().parse_args()
-    if not _FOLDER.is_dir():
-        raise UserError(f"{_FOLDER}/ is not here; run the command from the repository's root")
-    allow_no_git()
-
-
-if __name__ == "__main__":
-    run(main)

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline import paths
-from pipeline.command import UserError, arg_parser, run
+from pipeline.command import UserError
 from pipeline.param_types import (
     BranchName,
     Count,
@@ -425,13 +425,3 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
         section = fields[str(part)]
         section = next(iter(get_args(section)), section)
     return [field.alias or name for name, field in section.model_fields.items()]
-
-
-def main() -> None:
-    """Check `params.yaml`."""
-    arg_parser().parse_args()
-    load()
-
-
-if __name__ == "__main__":
-    run(main)

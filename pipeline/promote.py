@@ -5,10 +5,8 @@ on the rows, prompts and seeds that `evaluate` scored the candidate on. `decide`
 page, `carry_out` does what the verdict says; `python -m pipeline.promote` does both.
 """
 
-import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage
-from pipeline.command import NO, UserError, arg_parser, echo, echo_json, run, utf8_text, warn
+from pipeline.command import UserError, warn
 from pipeline.evaluation.scores import from_table
 from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version, short
@@ -42,20 +40,6 @@ class Decision:
     registry: Registry
     champion: Version | None  # when the candidate was compared with it
     page: Path | None  # of the report; None where nothing was compared
-
-
-def main() -> None:
-    """Judge the candidate and carry out the verdict."""
-    arguments = _arguments()
-    decision = decide(params.load(), Registry(), arguments.force)
-    verdict = decision.verdict
-    new = None if arguments.dry_run else carry_out(decision, why=arguments.force if verdict.forced is None else None)
-    if arguments.json:
-        echo_json(rendering.as_json(verdict))
-    else:
-        echo(rendering.text(verdict) + "\n" + _outcome(decision, new, is_dry_run=arguments.dry_run))
-    if not verdict.promoted:
-        sys.exit(NO)
 
 
 def decide(all_params: params.Params, registry: Registry, force: str | None = None) -> Decision:
@@ -267,13 +251,13 @@ def _metadata(verdict: Verdict, summary: str, figures: Mapping[str, float | str 
     }
 
 
-def _outcome(decision: Decision, new: Version | None, *, is_dry_run: bool) -> str:
+def outcome(decision: Decision, new: Version | None, *, is_dry_run: bool) -> str:
     """Return what was done, for a person."""
     champion = short(decision.champion.tag) if decision.champion else "none"
     if new:
         lines = [
             f"Champion: {short(new.tag)} (before: {champion}).",
-            "To go back: python -m pipeline.registry rollback --why ...",
+            "To go back: fresh registry rollback --why ...",
         ]
     elif is_dry_run:
         lines = ["Nothing changed: this was a dry run."]
@@ -283,15 +267,3 @@ def _outcome(decision: Decision, new: Version | None, *, is_dry_run: bool) -> st
     if decision.page:
         lines.append(f"Report: {decision.page}")
     return "\n".join(lines)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = arg_parser(no="the verdict is no")
-    parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
-    parser.add_argument("--dry-run", action="store_true", help="judge and write the verdict, but change nothing else")
-    parser.add_argument("--force", type=utf8_text, metavar="WHY", help="promote in any case; WHY is recorded")
-    return parser.parse_args()
-
-
-if __name__ == "__main__":
-    run(main)

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from bentoml.exceptions import BentoMLException
 
-from pipeline import params, paths
-from pipeline.command import UserError, arg_parser, echo, run, warn
+from pipeline import paths
+from pipeline.command import UserError, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
 from serving import bentoml_internals, model_folder
@@ -183,22 +183,3 @@ def _put(bento: Path, place: Path, staging: Path) -> None:
     latest = staging / "latest"
     latest.write_text(place.name, encoding="utf-8")
     latest.replace(place.parent / "latest")
-
-
-def main() -> None:
-    """Run the command."""
-    parser = arg_parser()
-    parser.add_argument(
-        "version",
-        metavar="VERSION",
-        nargs="?",
-        help="a tag, a version or the beginning of one, champion, previous, or candidate; "
-        "default: the champion, or the candidate where there is none",
-    )
-    arguments = parser.parse_args()
-    params.load()  # fails outside the project's root
-    echo(pack(Path().absolute(), arguments.version))
-
-
-if __name__ == "__main__":
-    run(main)

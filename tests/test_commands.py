@@ -134,7 +134,7 @@ def test_what_is_printed_never_drives_the_terminal() -> None:
     odd = "\\x1b[31m\\u202e\\x9b\\udcff"
     shown = "\\u001b[31m\\u202e\\u009b\\udcff"
     assert run(f"echo('a\\n{odd}')")[1] == f"a\n{shown}\n"
-    assert run(f"say('{odd}')")[2] == f"{shown}\n"
+    assert run(f"warn('{odd}')")[2] == f"{shown}\n"
     assert run(f"raise UserError('{odd}')")[2] == f"error: {shown}\n"
     assert run(f"raise ValueError('{odd}')")[2].endswith(f"ValueError: {shown}\n")
     assert run(f"echo_json(['{odd}'], indent=None)")[1] == f'["{shown}"]\n'

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import params, paths
-from pipeline.command import UserError, arg_parser, echo, run
-from pipeline.reporting.text_table import table
+from pipeline.command import UserError
 
 
 def summary() -> list[tuple[str, str]]:
@@ -46,13 +45,3 @@ def _perplexity(figures: dict[str, Any]) -> str:
 
 def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def main() -> None:
-    """Print the summary."""
-    arg_parser().parse_args()
-    echo(table(summary()))
-
-
-if __name__ == "__main__":
-    run(main)

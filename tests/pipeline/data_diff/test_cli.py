@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from pipeline.data_diff.cli import main
 
 from pipeline import paths
 from pipeline.command import UserError, run
-from pipeline.data_diff.cli import main
 from pipeline.data_diff.resolve import clean_data_file
 from pipeline.registry.model_version import REQUIRED_FILES
 from pipeline.registry.store import Registry

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pipeline.registry.cli import main
 
 from pipeline import paths
 from pipeline.command import run
-from pipeline.registry.cli import main
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 from tests.pipeline.registry.models import make_model, promote

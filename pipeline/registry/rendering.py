@@ -1,13 +1,12 @@
-"""The command `python -m pipeline.registry`: each subcommand returns what `--json` prints, and the text for people."""
+"""What `fresh registry` prints: each function returns the content for `--json`, and the text for a terminal."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline import escape, params, paths, storage
-from pipeline.command import UserError, arg_parser, echo, echo_json, utf8_text, warn
+from pipeline import escape, paths, storage
+from pipeline.command import UserError, warn
 from pipeline.registry.history import MOVES, Entry
 from pipeline.registry.model_version import model_files, sha256, short
 from pipeline.registry.store import Registry
@@ -17,49 +16,11 @@ from pipeline.reporting.text_table import table, wrap
 _LISTED = ("perplexity", "bits_per_byte")  # the figures in the table of `list`; --json has all
 
 
-def main() -> None:
-    """Run the command."""
-    arguments = _parser().parse_args()
-    params.load()  # raises UserError outside the project's root
-    content, text = _COMMANDS[arguments.command](Registry(), arguments)
-    if arguments.json:
-        echo_json(content)
-    else:
-        echo(text)
+Shown = tuple[object, str]  # the content for --json, the text for a terminal
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = arg_parser()
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    version = "a tag, a version or the beginning of one, champion, or previous"
-    for name, summary in {
-        "list": "the versions, and which of them is the champion",
-        "show": "everything recorded about a version",
-        "diff": "what differs between two versions: settings, figures, labels, files, data",
-        "rollback": "make an earlier version the champion again",
-        "delete": "delete a version",
-        "prune": "delete the versions that are not among the last champions (registry.keep in params.yaml)",
-        "forget": "release the versions of a project whose folder is gone for good",
-        "history": "every promotion, refusal, rollback and deletion: who, when, from, to, why",
-    }.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("--json", action="store_true", help="print one JSON object")
-        if name in ("show", "rollback"):
-            default = "champion" if name == "show" else None
-            command.add_argument("version", metavar="VERSION", nargs="?", default=default, help=version)
-        if name == "delete":
-            command.add_argument("version", metavar="VERSION", help=version)
-        if name == "forget":
-            command.add_argument("folder", metavar="FOLDER", type=Path, help="where the project was")
-        if name == "diff":
-            command.add_argument("a", metavar="A", help=version)
-            command.add_argument("b", metavar="B", help=version)
-        if name == "rollback":
-            command.add_argument("--why", type=utf8_text, required=True, help="the reason, for the history")
-    return parser
-
-
-def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
+def versions(registry: Registry) -> Shown:
+    """List the versions, and which of them is the champion."""
     champion, damage = None, None
     try:
         champion = registry.champion()
@@ -88,13 +49,14 @@ def _list(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
                 ", ".join(f"{key.replace('_', ' ')} {_cell(figures[key])}" for key in _LISTED if key in figures),
             ]
         )
-    empty = "no versions yet; `python -m pipeline.promote` makes the first"
+    empty = "no versions yet; `fresh promote` makes the first"
     content = {"champion": champion.tag if champion else None, "damage": damage, "versions": listed}
     return content, table(rows) if listed else empty
 
 
-def _show(registry: Registry, arguments: argparse.Namespace) -> tuple[object, str]:
-    version = registry.get(arguments.version)
+def version(registry: Registry, name: str) -> Shown:
+    """Show everything recorded about a version."""
+    version = registry.get(name)
     damage = registry.check(version.tag)
     entries = [entry for entry in registry.history() if version.tag in (entry.from_, entry.to)]
     content = {
@@ -104,13 +66,14 @@ def _show(registry: Registry, arguments: argparse.Namespace) -> tuple[object, st
         "files": _file_sizes(version),
         "history": [entry.as_json() for entry in entries],
     }
-    rows = [[key, _cell(value)] for key, value in _flatten({**content, "history": {}}).items()]
+    rows = [[key, _cell(value)] for key, value in flatten({**content, "history": {}}).items()]
     return content, "\n\n".join([table(rows), _history_table(entries)])
 
 
-def _diff(registry: Registry, arguments: argparse.Namespace) -> tuple[object, str]:
-    old, new = registry.get(arguments.a), registry.get(arguments.b)
-    before, after = (_flatten(_facts(registry, version)) for version in (old, new))
+def difference(registry: Registry, a: str, b: str) -> Shown:
+    """Show what differs between two versions: settings, figures, labels, files, data."""
+    old, new = registry.get(a), registry.get(b)
+    before, after = (flatten(_facts(registry, version)) for version in (old, new))
     keys = dict.fromkeys([*before, *after])
     differences = {key: [before.get(key), after.get(key)] for key in keys if before.get(key) != after.get(key)}
     data, data_problem, text = _data_diff(old, new)
@@ -119,47 +82,47 @@ def _diff(registry: Registry, arguments: argparse.Namespace) -> tuple[object, st
     return content, f"{table(rows)}\n\n{text or f'data: {data_problem}'}"
 
 
-def _rollback(registry: Registry, arguments: argparse.Namespace) -> tuple[object, str]:
-    entry = registry.rollback(arguments.version, arguments.why)
+def rollback(registry: Registry, name: str | None, why: str) -> Shown:
+    """Make an earlier version the champion again."""
+    entry = registry.rollback(name, why)
     before = short(entry.from_) if entry.from_ else "a damaged pointer"
     return entry.as_json(), escape.terminal(f"the champion is {short(str(entry.to))}, after {before}: {entry.why}")
 
 
-def _delete(registry: Registry, arguments: argparse.Namespace) -> tuple[object, str]:
-    registry.delete(arguments.version)
+def delete(registry: Registry, name: str) -> Shown:
+    """Delete a version."""
+    registry.delete(name)
     entry = registry.history()[-1]
     return entry.as_json(), escape.terminal(f"deleted {short(str(entry.from_))}: {entry.why}")
 
 
-def _prune(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
+def prune(registry: Registry) -> Shown:
+    """Delete the versions that are not among the last champions."""
     tags = registry.prune()
     entries = registry.history()[-len(tags) :] if tags else []
     lines = [f"deleted {short(str(entry.from_))}: {entry.why}" for entry in entries]
     return tags, "\n".join(lines) or "nothing to delete: each version is among the last champions"
 
 
-def _forget(registry: Registry, arguments: argparse.Namespace) -> tuple[object, str]:
-    tags = registry.forget(arguments.folder)
-    lines = [f"forgot the project that was in {arguments.folder}"]
+def forget(registry: Registry, folder: Path) -> Shown:
+    """Release the versions of a project whose folder is gone for good."""
+    tags = registry.forget(folder)
+    lines = [f"forgot the project that was in {folder}"]
     lines += [f"nobody uses {tag} now; `bentoml models delete {tag}` frees its space" for tag in tags]
     return tags, "\n".join(lines)
 
 
-def _history(registry: Registry, _: argparse.Namespace) -> tuple[object, str]:
+def history(registry: Registry) -> Shown:
+    """Show every promotion, refusal, rollback and deletion."""
     entries = registry.history()
     return [entry.as_json() for entry in entries], _history_table(entries) if entries else "nothing has happened yet"
 
 
-_COMMANDS = {
-    "list": _list,
-    "show": _show,
-    "diff": _diff,
-    "rollback": _rollback,
-    "delete": _delete,
-    "prune": _prune,
-    "forget": _forget,
-    "history": _history,
-}
+def verify(registry: Registry, name: str) -> Shown:
+    """Read every byte of a version; raises UserError with the first damaged file."""
+    registry.verify(name)
+    tag = registry.get(name).tag
+    return {"tag": tag, "state": "whole"}, f"{short(tag)} is whole"
 
 
 def _figures_by_tag(registry: Registry) -> dict[str, dict[str, float | str | None]]:
@@ -205,11 +168,11 @@ def _data_diff(old: Version, new: Version) -> tuple[dict[str, Any] | None, str |
     return result.as_json(), None, render.table(result)
 
 
-def _flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values under keys like `params.finetune.epochs`."""
     flat: dict[str, Any] = {}
     for key, part in value.items():
-        flat |= _flatten(part, f"{prefix}{key}.") if isinstance(part, Mapping) else {f"{prefix}{key}": part}
+        flat |= flatten(part, f"{prefix}{key}.") if isinstance(part, Mapping) else {f"{prefix}{key}": part}
     return flat
 
 
