@@ -1,4 +1,4 @@
-"""Set up a Prefect server elsewhere as `make up` does here: the work pool, the deployments, and then the monitor.
+"""Set up a Prefect server elsewhere as `fresh up` does here: the work pool, the deployments, and then the monitor.
 
 Run it in the folder in which runs work:
 `python -m deploy.pool_setup --type kubernetes --template deploy/kubernetes/pool.json`.

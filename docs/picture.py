@@ -1,6 +1,6 @@
 """Take the pictures of the documents with Chromium.
 
-`python docs/picture.py` takes the report of a run, `python docs/picture.py ui --port 4200` Prefect's UI of a `make up`
+`python docs/picture.py` takes the report of a run, `python docs/picture.py ui --port 4200` Prefect's UI of a `fresh up`
 that is running, where a retraining ended with a verdict, `python docs/picture.py playground` the playground of a
 `bentoml serve` that is running.
 """
@@ -116,7 +116,7 @@ def browser() -> Iterator[Browser]:
 def report() -> None:
     """Write the picture of the report that is there: its two halves side by side."""
     if not PAGE.is_file():
-        sys.exit(f"error: {PAGE} is not here; make it with `python -m pipeline.promote --dry-run`")
+        sys.exit(f"error: {PAGE} is not here; make it with `fresh promote --dry-run`")
     halves = "".join(
         f'<iframe src="{PAGE.as_uri()}{part}" width="{WIDTH}" height="{HEIGHT}" style="border: 0"></iframe>'
         for part in ("", "#samples")
@@ -187,7 +187,7 @@ def latest(address: str, wanted: dict[str, Any]) -> dict[str, Any]:
             filters = {"artifacts": wanted, "sort": "CREATED_DESC", "limit": 1}
             found = api.post("/artifacts/filter", json=filters, headers=headers).raise_for_status().json()
     except httpx.HTTPError as error:
-        sys.exit(f"error: Prefect's server did not answer at {address} ({error}); start `make up`, or give its --port")
+        sys.exit(f"error: Prefect's server did not answer at {address} ({error}); start `fresh up`, or give its --port")
     if not found:
         sys.exit(f"error: no run at {address} has a verdict yet; start the deployment retrain there")
     artifact: dict[str, Any] = found[0]

@@ -105,7 +105,7 @@ def measure_drift(texts: list[str], config: params.Params, champion: Version) ->
     if missing := [name for name in _METRICS if name not in recorded]:
         raise UserError(
             f"{champion.tag} was registered without {', '.join(missing)}, with which drift is compared; promote a "
-            "model with `python -m pipeline.promote`"
+            "model with `fresh promote`"
         )
     metrics = get_suite(config.task).text_metrics(champion.folder, texts, config.evaluate)
     ratio, low, high = perplexity_ratio(metrics, recorded)

@@ -1,4 +1,4 @@
-"""`make up`: Prefect's server, the deployments, a worker and the service, started and stopped together.
+"""`fresh up`: Prefect's server, the deployments, a worker and the service, started and stopped together.
 
 Each is a child process that ends with this one, however this one ends (`flows.runtime.supervisor`). They print to files
 in `registry/logs/`; this process prints the addresses, how runs end, and the last lines of a part that ended by itself.
@@ -66,7 +66,7 @@ class LocalStack:
         work_pool.make_pool(client, "process")
         self._deploy()
         monitor = Monitor(client, print_line)
-        monitor.end_runs_without_process("its process was gone when `make up` started")
+        monitor.end_runs_without_process("its process was gone when `fresh up` started")
         work_pool.cancel_missed_runs(client)
         notify.crash_notice_automation(params.load().retrain.notify, work_pool.FLOWS, print_line)
         if self._service_port is not None:
@@ -101,7 +101,7 @@ class LocalStack:
             part.wait()
         for server in self._parts[:1]:
             if self._monitor is not None and server.code() is None:
-                self._monitor.end_runs_without_process("`make up` was stopped while it ran")
+                self._monitor.end_runs_without_process("`fresh up` was stopped while it ran")
             server.end()
             server.wait()
 
@@ -226,13 +226,13 @@ def _check_port(host: str, port: int, option: str) -> None:
 
 @contextmanager
 def _exclusive(root: Path) -> Iterator[None]:
-    """Allow one `make up` in this folder; raises UserError for a second one, which would share the database."""
+    """Allow one `fresh up` in this folder; raises UserError for a second one, which would share the database."""
     try:
         with storage.exclusive_lock(root / _LOCK, timeout=0, holder=str(os.getpid())):
             yield
     except storage.LockHeld as held:
         raise UserError(
-            f"`make up` is already running in this folder (process {held.holder or 'unknown'}); stop it there with "
+            f"`fresh up` is already running in this folder (process {held.holder or 'unknown'}); stop it there with "
             "Ctrl-C"
         ) from None
 

@@ -252,7 +252,7 @@ def _finish(decision: "Decision", trained: _Trained, why: str, who: str | None =
 def _write_artifacts(decision: "Decision | None") -> None:
     from flows.runtime import artifacts
 
-    service = os.environ.get("SERVICE_URL")  # `make up` sets it
+    service = os.environ.get("SERVICE_URL")  # `fresh up` sets it
     artifacts.write_all(decision, get_run_logger().warning, registry=Registry(ROOT), service=service)
 
 

@@ -1,4 +1,4 @@
-"""Why a retraining would run now, or why not, in one line: `python -m flows.triggers`. It runs and changes nothing.
+"""Why a retraining would run now, or why not, in one line: `fresh why`. It runs and changes nothing.
 
 DVC reports what changed since each stage ran. The registry and the last verdict tell whether the candidate was judged.
 New rows are counted by the intake's reader and compared with the rows that `validate` counted last.

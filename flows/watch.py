@@ -216,7 +216,7 @@ class _Check:
             )
         except ObjectNotFound:
             raise UserError(
-                f"there is no deployment {self._deployment!r} to start; `make up` deploys retrain/retrain"
+                f"there is no deployment {self._deployment!r} to start; `fresh up` deploys retrain/retrain"
             ) from None
         assert isinstance(started, FlowRun)  # a coroutine only where there is an event loop
         self._has_started = True

@@ -1,6 +1,6 @@
 """`params.yaml` as one frozen, checked object: the whole file is checked, and every problem is reported at once.
 
-`python -m pipeline.params` checks the file and does nothing else.
+`fresh check` checks the file and does nothing else.
 """
 
 import codecs

@@ -2,7 +2,7 @@
 
 Not a stage, because which model is champion changes with time: the registry knows the champion, and it is scored here
 on the rows, prompts and seeds that `evaluate` scored the candidate on. `decide` judges and writes the verdict and the
-page, `carry_out` does what the verdict says; `python -m pipeline.promote` does both.
+page, `carry_out` does what the verdict says; `fresh promote` does both.
 """
 
 import hashlib

@@ -45,7 +45,7 @@ def find(root: Path) -> ModelFolder:
         fix = "build the bento again with `bentoml build`"
     elif champion := _champion(root):
         folder = champion
-        fix = "roll back to the previous one with `python -m pipeline.registry rollback --why ...`"
+        fix = "roll back to the previous one with `fresh registry rollback --why ...`"
     else:
         folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
         fix = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"

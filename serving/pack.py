@@ -1,4 +1,4 @@
-"""Pack a version of the model and the code that serves it as the bento `gpt2:<version>`: `python -m serving.pack`.
+"""Pack a version of the model and the code that serves it as the bento `gpt2:<version>`: `fresh pack`.
 
 The bento is built in a temporary folder under BENTOML_HOME and moved into BentoML's store with one rename: the store
 holds a complete bento or none, even if the command is killed. The next command deletes what a killed one left.

@@ -1,4 +1,4 @@
-"""Whether a port can be listened on: checked before anything starts, by `bentoml serve` and `make up`."""
+"""Whether a port can be listened on: checked before anything starts, by `bentoml serve` and `fresh up`."""
 
 import socket
 

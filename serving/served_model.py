@@ -33,7 +33,7 @@ logger = logging.getLogger("bentoml.serving")
 
 FIRST_RETRY_SECONDS = 60.0  # until a refused version is tried again; doubles each time
 _LAST_RETRY_SECONDS = 3600.0
-_NEWER_CANDIDATE = "; a newer one is there: make it the champion with `python -m pipeline.promote` to serve it"
+_NEWER_CANDIDATE = "; a newer one is there: make it the champion with `fresh promote` to serve it"
 
 
 @dataclass(frozen=True)

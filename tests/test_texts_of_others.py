@@ -19,12 +19,11 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
+import cli
 from flows import drift, rollback
 from flows.runtime import artifacts, notify, output_lines, provenance
-from pipeline import command, evaluate, params, paths, validate
-from pipeline.data_diff import cli as data_diff_cli
+from pipeline import command, evaluate, paths, validate
 from pipeline.promote import Decision
-from pipeline.registry import cli as registry_cli
 from pipeline.registry.store import Registry
 from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import LINES, Workspace
@@ -92,8 +91,8 @@ def test_a_corpus_with_odd_names_and_cells(workspace: Workspace, ended: Callable
 
     old = shutil.copy(paths.CLEAN, workspace.folder / f"{column}.parquet")
     pd.DataFrame({"row": [2], "text": [f"{MARK} new"], "split": ["train"]}).to_parquet(paths.CLEAN)
-    ended(data_diff_cli.main, str(old), str(paths.CLEAN), "--page", "diff.html")
-    ended(data_diff_cli.main, str(old), str(paths.CLEAN), "--json")
+    ended(cli.main, "diff", str(old), str(paths.CLEAN), "--page", "diff.html")
+    ended(cli.main, "diff", str(old), str(paths.CLEAN), "--json")
     check_html(Path("diff.html").read_text(encoding="utf-8"))
 
     workspace.set(validate__column=MARK)
@@ -104,7 +103,7 @@ def test_a_corpus_with_odd_names_and_cells(workspace: Workspace, ended: Callable
 
 def test_params_with_odd_values(workspace: Workspace, ended: Callable[..., str]) -> None:
     workspace.set(**{"finetune__epochs": MARK, f"validate__{MARK}": 1, "retrain__branch": MARK, "data__encoding": MARK})
-    assert "error: params.yaml" in ended(params.main)
+    assert "error: params.yaml" in ended(cli.main, "params")
 
 
 @pytest.fixture
@@ -157,9 +156,9 @@ def test_a_registry_with_odd_reasons_names_and_labels(
         ["history", "--json"],
         ["diff", "previous", "champion"],
     ):
-        ended(registry_cli.main, *arguments)
-    assert "\\u001b]0;owned" in ended(registry_cli.main, "rollback", "--why", MARK)
-    ended(registry_cli.main, "show", MARK)
+        ended(cli.main, "registry", *arguments)
+    assert "\\u001b]0;owned" in ended(cli.main, "registry", "rollback", "--why", MARK)
+    ended(cli.main, "registry", "show", MARK)
 
     state = rollback.rollback.fn(why=MARK)
     check_terminal(state.message or "")

@@ -179,7 +179,7 @@ def _poll(
 
 def _publish(question: str) -> str:
     """Write the verdict, links and all samples as an artifact of this run; return the address of its page."""
-    links = artifacts.link_lines(os.environ.get("SERVICE_URL"))  # `make up` sets it
+    links = artifacts.link_lines(os.environ.get("SERVICE_URL"))  # `fresh up` sets it
     markdown = f"{question}\n\n## Links\n\n{links}\n\n## Samples\n\n{samples.markdown(samples.pairs())}"
     return runs.artifact_url(create_markdown_artifact(markdown, "approval", "The promotion to approve"))
 

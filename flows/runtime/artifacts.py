@@ -247,7 +247,7 @@ def link_lines(service: str | None = None) -> str:
         if service and _answers(f"{service}{path}"):
             lines.append(f"- [{name}]({service}{path})")
     if len(lines) == 1:
-        lines.append("- The service did not answer; `make up` starts it.")
+        lines.append("- The service did not answer; `fresh up` starts it.")
     return "\n".join(lines)
 
 

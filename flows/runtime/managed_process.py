@@ -1,4 +1,4 @@
-"""A child process of `make up`, with a log file, that ends with this process however this process ends."""
+"""A child process of `fresh up`, with a log file, that ends with this process however this process ends."""
 
 import subprocess
 import sys

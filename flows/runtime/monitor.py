@@ -14,7 +14,7 @@ _RUNS_SECONDS = 20.0  # between two checks of the runs
 
 
 class Monitor:
-    """Makes the checks that are due at each `poll`; `make up` and `deploy.pool_setup` call it every second or so."""
+    """Makes the checks that are due at each `poll`; `fresh up` and `deploy.pool_setup` call it every second or so."""
 
     def __init__(self, client: SyncPrefectClient, log: Callable[[str], None]) -> None:
         """Take the server's client, and a function that prints a sentence for the user."""

@@ -132,7 +132,7 @@ def _automation(
         )
     return AutomationCore(
         name=_AUTOMATION,
-        description="Made by `make up` for retrain.notify in params.yaml: a killed run cannot send a notice itself.",
+        description="Made by `fresh up` for retrain.notify in params.yaml: a killed run cannot send a notice itself.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
             match={"prefect.resource.id": "prefect.flow-run.*"},

@@ -1,4 +1,4 @@
-"""What `make up` prints about runs: when the next one starts, and how those ended that did something."""
+"""What `fresh up` prints about runs: when the next one starts, and how those ended that did something."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

@@ -1,7 +1,7 @@
 """The environment of every Prefect process of this project: local only, no telemetry, state within the project.
 
 `python -m flows.runtime.settings` prints it for a shell of your own: `eval "$(python -m flows.runtime.settings)"`. Then
-`prefect --no-prompt deploy --all` or `prefect deployment run retrain/retrain` use the server of `make up`.
+`prefect --no-prompt deploy --all` or `prefect deployment run retrain/retrain` use the server of `fresh up`.
 """
 
 import ipaddress
@@ -99,7 +99,7 @@ def read_password(root: Path) -> str | None:
     except FileNotFoundError:
         return None
     if not password:
-        raise UserError(f"{PASSWORD} is empty; delete it, and the next `make up` makes a new password")
+        raise UserError(f"{PASSWORD} is empty; delete it, and the next `fresh up` makes a new password")
     return password
 
 
@@ -138,7 +138,7 @@ def _refuse_unsafe_settings(host: str) -> None:
     if os.environ.get(_SERVER_PASSWORD) == "":
         problems.append(
             f"{_SERVER_PASSWORD} is empty; set it to user:password, or unset it for a generated password"
-            " (`python -m flows.local_stack --no-password` uses none)"
+            " (`fresh up --no-password` uses none)"
         )
     elif not is_local(host) and not os.environ.get(_SERVER_PASSWORD):
         problems.append(

@@ -1,7 +1,7 @@
 """Starts a run of the flow `watch`, but only when there is something for it to do.
 
 A schedule would make 1,440 runs a day, nearly all without news, which would bury the others. This check runs within
-`make up`, or `deploy.pool_setup` on a cluster, and costs a few system calls and one request a minute.
+`fresh up`, or `deploy.pool_setup` on a cluster, and costs a few system calls and one request a minute.
 """
 
 import time

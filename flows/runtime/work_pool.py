@@ -1,4 +1,4 @@
-"""The work pool and the schedule on Prefect's server; `make up` and `deploy.pool_setup` set them up."""
+"""The work pool and the schedule on Prefect's server; `fresh up` and `deploy.pool_setup` set them up."""
 
 import json
 import time

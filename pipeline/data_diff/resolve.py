@@ -58,7 +58,7 @@ def _md5_of_revision(revision: str) -> str:
         raise UserError(
             f"{revision!r} is no file, no model folder, no version in the registry and no git revision known here; "
             f"{paths.meant(Path(revision))}name a clean parquet file, a revision that `git log` shows, a folder with "
-            f"{paths.MANIFEST.name}, or a version that `python -m pipeline.registry list` shows"
+            f"{paths.MANIFEST.name}, or a version that `fresh registry list` shows"
         ) from None
     except (FileNotFoundError, KeyError):  # not there, or in git but not an output
         raise UserError(

@@ -163,7 +163,7 @@ def begin_change(history: History, store: SharedStore) -> Iterator[Change]:
     except OSError as error:
         where = error.filename or f"{history.folder} or {bentoml_store.home()}"
         raise UserError(
-            f"{where}: {error.strerror}; the champion is the one that `python -m pipeline.registry history` names; fix "
+            f"{where}: {error.strerror}; the champion is the one that `fresh registry history` names; fix "
             "that and run it again"
         ) from error
 

@@ -48,10 +48,7 @@ class Project:
         """Return, as a clause, how to forget this project where its folder is missing; empty where it is not."""
         if self.exists():
             return ""
-        return (
-            "; that folder is missing: once it is gone for good, "
-            f"`python -m pipeline.registry forget {self.folder.parent}`"
-        )
+        return f"; that folder is missing: once it is gone for good, `fresh registry forget {self.folder.parent}`"
 
 
 @dataclass(frozen=True)

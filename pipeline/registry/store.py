@@ -18,7 +18,7 @@ from pipeline.registry.model_version import is_same_version
 from pipeline.registry.shared_store import ProjectSettings, SharedStore
 from pipeline.registry.versions import DamagedVersion, Version
 
-_COMMAND = "python -m pipeline.registry"
+_COMMAND = "fresh registry"
 
 
 class Registry:
@@ -219,7 +219,7 @@ class Registry:
         if name == "champion":
             champion = self.champion()
             if champion is None:
-                raise UserError("there is no champion yet; `python -m pipeline.promote` makes the first")
+                raise UserError("there is no champion yet; `fresh promote` makes the first")
             return champion.tag
         if name == "previous":
             stack = self._history.state().stack
@@ -240,7 +240,7 @@ class Registry:
             )
         raise UserError(
             f"there is no version {name!r} in this registry; expected champion, previous or one of: "
-            f"{', '.join(tags) or 'none yet, `python -m pipeline.promote` makes the first'}"
+            f"{', '.join(tags) or 'none yet, `fresh promote` makes the first'}"
         )
 
 
@@ -270,7 +270,7 @@ def _damaged(damage: object, state: State) -> UserError:
     if good is None:
         fix = (
             "no version in the history is whole, so move the folder registry/ away and make a new champion with "
-            "`python -m pipeline.promote`"
+            "`fresh promote`"
         )
     elif good == state.champion:
         fix = f"the champion, {good}, is whole; add the same model again, or `{_COMMAND} delete` what is left of it"

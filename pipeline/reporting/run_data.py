@@ -146,5 +146,5 @@ def _reproduce(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "git_revision": revision,
         "files": [{"path": path, "md5": hashes[path]} for path in tracked if path in hashes],
         "libraries": {"python": platform.python_version(), **manifest.get("libraries", {})},
-        "commands": [*checkout, "make model", "source .venv/bin/activate", "python -m pipeline.promote --dry-run"],
+        "commands": [*checkout, "make model", "source .venv/bin/activate", "fresh promote --dry-run"],
     }

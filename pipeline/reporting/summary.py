@@ -24,7 +24,7 @@ def summary() -> list[tuple[str, str]]:
         ("candidate", str(paths.CANDIDATE)),
         ("samples", str(paths.SAMPLES_PAGE)),
         ("plots", "dvc plots show"),
-        ("next", "python -m pipeline.promote   (serve it if it is better beyond noise)"),
+        ("next", "fresh promote   (serve it if it is better beyond noise)"),
     ]
 
 

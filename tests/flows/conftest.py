@@ -247,7 +247,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
         "127.0.0.1",
         "--port",
         str(port),
-    ]  # as in `make up`
+    ]  # as in `fresh up`
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     with background(command, folder, environment) as log, pytest.MonkeyPatch.context() as here:
         here.setenv("DO_NOT_TRACK", "1")  # for flows that a test runs in its own process

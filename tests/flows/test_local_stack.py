@@ -1,4 +1,4 @@
-"""`python -m flows.local_stack` in a folder: one server after the other on the same folder, each with real parts."""
+"""`fresh up` in a folder: one server after the other on the same folder, each with real parts."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 
 class Up:
-    """`python -m flows.local_stack`, its output, and a client of its server."""
+    """`fresh up`, its output, and a client of its server."""
 
     def __init__(self, folder: Path, *options: str, **environment: str) -> None:
         """Start it on ports of its own."""
@@ -52,7 +52,7 @@ class Up:
         ports = ["--port", str(self.port), "--service-port", str(self.service_port)]
         with self.out.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flows.local_stack", *ports, *options],
+                [sys.executable, "-m", "cli", "up", *ports, *options],
                 cwd=folder,
                 env={**clean_environment(), **environment},
                 stdout=out,
@@ -318,7 +318,7 @@ def test_without_a_model_it_says_that_the_service_waits_and_where_the_logs_are(f
 def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up, tmp_path: Path) -> None:
     def refused(folder: Path, *options: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "flows.local_stack", *options],
+            [sys.executable, "-m", "cli", "up", *options],
             cwd=folder,
             env=clean_environment() | {"PYTHONPATH": str(first.folder)},
             capture_output=True,
@@ -329,7 +329,7 @@ def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up,
         return done.stderr
 
     holder = f"process {first.process.pid}"
-    there = f"error: `make up` is already running in this folder ({holder}); stop it there with Ctrl-C\n"
+    there = f"error: `fresh up` is already running in this folder ({holder}); stop it there with Ctrl-C\n"
     assert refused(first.folder, "--port", str(free_port())) == there
     shutil.copy(first.folder / "prefect.yaml", tmp_path)
     taken = f"error: port {first.port} cannot be used: Address already in use; give another one: --port N\n"
@@ -392,7 +392,7 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         )  # from the first one's time
         [nightly] = second.api.get("deployments/name/retrain/retrain").json()["schedules"]
         assert not nightly["active"]  # a pause outlives a restart and another deployment
-        message = "its process was gone when `make up` started; the next run resumes from its last checkpoint"
+        message = "its process was gone when `fresh up` started; the next run resumes from its last checkpoint"
         assert state(folder, lost) == ("CRASHED", message)
         assert state(folder, died) == ("CANCELLED", message)
         assert state(folder, lively)[0] == "RUNNING"
@@ -414,7 +414,7 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
         assert gone([*family, *map(int, (folder / "pids").read_text().split())])
         kind, message = state(folder, newest)
         assert kind == "CRASHED"
-        assert message.startswith("`make up` was stopped while it ran")
+        assert message.startswith("`fresh up` was stopped while it ran")
         for port in (second.port, second.service_port):
             with socket.socket() as listening:
                 assert listening.connect_ex(("127.0.0.1", port)) != 0

@@ -1,4 +1,4 @@
-"""Nights of a project as a person sees them: `make up`, then what schedules, rows, mistakes and people bring about.
+"""Nights of a project as a person sees them: `fresh up`, then what schedules, rows, mistakes and people bring about.
 
 The project is a clone of this one and everything in it is real, but for the size: a tiny base and a few hundred texts.
 """
@@ -44,7 +44,7 @@ class Nights:
     """The project, and what runs of it came to."""
 
     def __init__(self, clone: Clone, client: SyncPrefectClient, up: int) -> None:
-        """Take them, and the process of `make up`."""
+        """Take them, and the process of `fresh up`."""
         self.clone, self.client, self.up = clone, client, psutil.Process(up)
         self.retrain = client.read_deployment_by_name("retrain/retrain").id
 
@@ -86,7 +86,7 @@ class Nights:
             csv.writer(corpus).writerows(rows)
 
     def out(self) -> str:
-        """Return what `make up` printed."""
+        """Return what `fresh up` printed."""
         return (self.clone.folder / "up.log").read_text()
 
     def answers(self) -> bool:
@@ -94,7 +94,7 @@ class Nights:
         return self.client.api_healthcheck() is None
 
     def family(self) -> list[psutil.Process]:
-        """Return all processes of `make up`."""
+        """Return all processes of `fresh up`."""
         found: list[psutil.Process] = self.up.children(recursive=True)
         return found
 
@@ -109,7 +109,7 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterator[Nights]:
-    """Return a clone with a corpus of its own, in which `make up` is running; nothing has been trained."""
+    """Return a clone with a corpus of its own, in which `fresh up` is running; nothing has been trained."""
     clone = Clone(tmp_path_factory.mktemp("nights"))
     shutil.copytree(tiny_gpt2, clone.folder / "my_model")
     with (clone.folder / "data" / "mine.csv").open("w", newline="", encoding="utf-8") as corpus:
@@ -135,7 +135,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     environment |= {"BENTOML_HOME": str(clone.folder / ".bentoml"), "OMP_NUM_THREADS": "1"}
     environment["PREFECT_WORKER_QUERY_SECONDS"] = "2"  # not 10: the test is in a hurry
-    command = [sys.executable, "-m", "flows.local_stack", "--port", str(port), "--no-service", "--no-password"]
+    command = [sys.executable, "-m", "cli", "up", "--port", str(port), "--no-service", "--no-password"]
     log = (clone.folder / "up.log").open("w")
     up = subprocess.Popen(command, cwd=clone.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     settings = {

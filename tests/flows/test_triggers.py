@@ -252,7 +252,7 @@ def test_the_answer_while_a_stage_is_at_work_does_not_wait_for_it(ready: Project
 
 def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Project) -> None:
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "flows.triggers", *arguments]
+        command = [sys.executable, "-m", "cli", "why", *arguments]
         return subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
 
     done = ask()

@@ -199,7 +199,7 @@ def test_a_deployment_that_is_not_there_is_named(watched: Watched) -> None:
     watched.project.write_corpus("text\nA.\nB.\n")
     watched.look()
     said = watched.look(deployment="retrain/gone")
-    assert said == "Failed: there is no deployment 'retrain/gone' to start; `make up` deploys retrain/retrain"
+    assert said == "Failed: there is no deployment 'retrain/gone' to start; `fresh up` deploys retrain/retrain"
     assert watched.look().startswith("Started: ")
 
 

@@ -113,7 +113,7 @@ def test_a_missing_file_is_named(workspace: Workspace) -> None:
 
 def test_the_command_prints_sentences_and_no_traceback(workspace: Workspace) -> None:
     workspace.set(finetune__epochs=0)
-    command = [sys.executable, "-m", "pipeline.params"]
+    command = [sys.executable, "-m", "cli", "params"]
     done = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, env=_importable())
     assert done.returncode == 2
     assert done.stderr == "error: params.yaml: finetune.epochs: found 0, but it should be greater than or equal to 1\n"
@@ -121,7 +121,7 @@ def test_the_command_prints_sentences_and_no_traceback(workspace: Workspace) -> 
 
 def test_a_path_beyond_the_machines_encoding_is_a_sentence(workspace: Workspace) -> None:
     workspace.set(data__path="data/caf\u00e9.csv")
-    command = [sys.executable, "-m", "pipeline.params"]
+    command = [sys.executable, "-m", "cli", "params"]
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     environment = {**_importable(), **ascii_only}
     done = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True, env=environment)

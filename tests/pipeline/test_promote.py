@@ -19,6 +19,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pandas as pd
+import cli
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -454,9 +455,9 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Return what runs the command in this process, which has imported torch already, and returns its exit code."""
 
     def asked(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["promote", *arguments])
+        monkeypatch.setattr(sys, "argv", ["fresh", "promote", *arguments])
         with pytest.raises(SystemExit) as ended:
-            run(promote.main)
+            cli.main()
         return int(ended.value.code or 0)
 
     return asked
@@ -467,7 +468,7 @@ def test_the_command_prints_its_verdict_as_text_and_as_json(
 ) -> None:
     old = scene.champion("weak")
     scene.candidate("better")
-    command = [sys.executable, "-m", "pipeline.promote", "--dry-run", "--json"]  # as a user runs it
+    command = [sys.executable, "-m", "cli", "promote", "--dry-run", "--json"]  # as a user runs it
     dry = subprocess.run(command, capture_output=True, text=True, check=False)
     assert dry.returncode == 0, dry.stderr
     assert f"{old.tag}: scoring" in dry.stderr  # which may take minutes
@@ -510,13 +511,13 @@ def test_a_refusal_exits_with_1_and_a_mistake_with_2(
 
 
 def command(folder: Path, has_begun: Event) -> None:
-    """Do what `python -m pipeline.promote` does."""
+    """Do what `fresh promote` does."""
     os.chdir(folder)
     os.environ["BENTOML_HOME"] = str(folder / "bentoml")
-    sys.argv = ["promote"]
+    sys.argv = ["fresh", "promote"]
     torch.set_num_threads(1)
     has_begun.set()
-    run(promote.main)
+    cli.main()
 
 
 def start(scene: Scene) -> BaseProcess:

@@ -215,7 +215,7 @@ def test_the_image_of_a_bento_serves_as_nobody_from_a_read_only_disk(checkout: P
     bentofile = checkout / "bentofile.yaml"
     text = bentofile.read_text(encoding="utf-8")
     bentofile.write_text(text.replace("docker:\n", f"docker:\n  base_image: {base}\n"), encoding="utf-8")
-    output = run(sys.executable, "-m", "serving.pack", cwd=checkout, BENTOML_HOME=home)
+    output = run(sys.executable, "-m", "cli", "pack", cwd=checkout, BENTOML_HOME=home)
     tag = output.strip().rpartition(" ")[2]
     image = f"localhost/fresh-gpt2-test:{tag.partition(':')[2]}"
     build = [sys.executable, "-m", "bentoml", "containerize", tag, "--backend", TOOL, "--image-tag", image]

@@ -1,4 +1,4 @@
-"""`python -m serving.pack`: one whole bento for each version of the model, or none and a sentence."""
+"""`fresh pack`: one whole bento for each version of the model, or none and a sentence."""
 
 import ast
 import json
@@ -53,7 +53,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def start(*arguments: str, cwd: Path, **more: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "serving.pack", *arguments]
+    command = [sys.executable, "-m", "cli", "pack", *arguments]
     out = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, env=environment(**more), **out)
 

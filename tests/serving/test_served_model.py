@@ -181,7 +181,7 @@ async def test_a_newer_candidate_is_reported_and_waits_for_its_promotion(project
         assert served.folder
         assert served.folder.why == "the candidate of the last `dvc repro`"
         project.candidate("second")
-        await until(lambda: served.folder and "`python -m pipeline.promote`" in served.folder.why)
+        await until(lambda: served.folder and "`fresh promote`" in served.folder.why)
         assert (version(served), served.refusal) == (first, None)
         project.candidate("first")  # the same bytes again
         await until(lambda: served.folder and served.folder.why == "the candidate of the last `dvc repro`")

@@ -1,4 +1,4 @@
-"""What `make up` says about runs, from a real server."""
+"""What `fresh up` says about runs, from a real server."""
 
 import uuid
 from collections.abc import Iterator

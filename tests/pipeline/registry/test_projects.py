@@ -100,7 +100,7 @@ def test_a_copy_of_a_project_that_was_moved_later_deletes_nothing_of_it(
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     moved = first.rename(tmp_path / "moved")
     promote(copy, "two")
-    hint = f"`python -m pipeline.registry forget {first}`"
+    hint = f"`fresh registry forget {first}`"
     assert hint in capsys.readouterr().err
     Registry(copy).prune()
     why = Registry(copy).history()[-1].why

@@ -343,7 +343,7 @@ def test_the_last_20_verdicts_are_listed_latest_first_and_charted(full: Run) -> 
     html = page(full)
     reasons = re.findall(r"Reason (\d+)\.", html)
     assert reasons == [str(number) for number in range(25, 5, -1)]
-    assert "all 25: python -m pipeline.registry history" in Page(html).text
+    assert "all 25: fresh registry history" in Page(html).text
     chart = html[html.index("Perplexity over time, from") :]
     assert chart[: chart.index("</svg>")].count("<circle") == 24 + 1  # one entry has no figures; and this verdict
 

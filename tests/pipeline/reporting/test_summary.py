@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import cli
 from pipeline import paths
 from pipeline.command import UserError
 from pipeline.reporting import summary
@@ -26,15 +27,14 @@ def test_the_summary_has_the_corpus_the_improvement_and_the_next_step(
     for path, content in METRICS.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
-    monkeypatch.setattr("sys.argv", ["summary"])
-    summary.main()
+    cli.show()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert max(map(len, lines)) <= 100
     assert "corpus         data/tales.csv: 2,226 rows, 2,200 clean" in lines
     assert "perplexity     5,191 (4,793 to 5,665) -> 9.43 (8.88 to 10), on the test rows" in lines
     assert str(paths.SAMPLES_PAGE) in lines[7]
-    assert "python -m pipeline.promote" in lines[9]
+    assert "fresh promote" in lines[9]
 
 
 def test_before_the_first_run_it_names_the_command_to_run(workspace: Workspace) -> None:
