@@ -19,14 +19,14 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pandas as pd
-import cli
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import evaluate, params, paths, promote
+import cli
+from pipeline import evaluate, params, paths
 from pipeline.canaries import canaries
-from pipeline.command import UserError, run
+from pipeline.command import UserError
 from pipeline.evaluation import causal_lm
 from pipeline.evaluation.scoring import score
 from pipeline.evaluation.suite import get_suite

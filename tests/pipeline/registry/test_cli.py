@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import cli
 import pytest
 
+import cli
 from pipeline import paths
-from pipeline.command import run
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 from tests.pipeline.registry.models import make_model, promote
