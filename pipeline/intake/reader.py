@@ -103,26 +103,23 @@ class _ChunkBuilder:
         self._chunk = Chunk()
         self._start = self._unpacked
         self._broken_cells = 0
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the chunk has reached one of its bounds."""
-        return bool(self._chunk.rows) and (
-            len(self._chunk.rows) >= self._max_rows
-            or self._unpacked - self._start >= records.CHUNK_BYTES
-            or self._broken_cells >= records.CHUNK_CELLS
-        )
+        self.is_full = False  # whether the chunk has reached one of its bounds
 
     def add(self, record: Record) -> None:
         """Add one record."""
-        fields = record.fields
+        chunk, fields = self._chunk, record.fields
         if record.problem:
-            self._chunk.broken[len(self._chunk.rows)] = fields
+            chunk.broken[len(chunk.rows)] = fields
             self._broken_cells += len(fields)
             fields = [""] * self._width
-        self._chunk.rows.append(record.row)
-        self._chunk.fields.append(fields)
+        chunk.rows.append(record.row)
+        chunk.fields.append(fields)
         self._unpacked, self._position = record.unpacked, record.position
+        self.is_full = (
+            len(chunk.rows) >= self._max_rows
+            or record.unpacked - self._start >= records.CHUNK_BYTES
+            or self._broken_cells >= records.CHUNK_CELLS
+        )
 
     def build(self) -> Chunk:
         """Return the chunk and begin the next one."""
