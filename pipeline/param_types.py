@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     PlainValidator,
 )
@@ -91,3 +93,9 @@ def is_origin(value: str) -> bool:
     except ValueError:  # such as http://[
         return False
     return bool(_ORIGIN.fullmatch(value) and parts.hostname and is_text(value))
+
+
+class Section(BaseModel):
+    """A part of `params.yaml`: nothing unknown, nothing converted, nothing changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)

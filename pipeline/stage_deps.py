@@ -18,7 +18,8 @@ DVC = Path("dvc.yaml")
 # Every stage imports these, and none changes what a stage writes: dvc.yaml itself tracks the keys that params.py reads
 # and the paths that paths.py names. As dependencies they would retrain the model for a reworded message.
 NEUTRAL = frozenset(
-    f"pipeline/{name}.py" for name in ("command", "param_types", "params", "paths", "workspace", "yaml_file")
+    f"pipeline/{name}.py"
+    for name in ("command", "param_rules", "param_types", "params", "paths", "workspace", "yaml_file")
 )
 
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline import params, paths
+from pipeline import param_rules, params, paths
 from pipeline.command import UserError, warn
 from pipeline.intake.category import CategoryCheck, group_names
 from pipeline.intake.columns import check_columns
@@ -150,7 +150,7 @@ def _groups(
 
 
 def _check_rows(
-    checker: Checker, group: list[tuple[CorpusBatch, Inspection]], rules: params.Rules
+    checker: Checker, group: list[tuple[CorpusBatch, Inspection]], rules: param_rules.Rules
 ) -> Iterator[tuple[CorpusBatch, Inspection, Reasons, Reasons]]:
     """Yield each batch with the reasons for which each row is refused, and its warnings."""
     frames = [pd.DataFrame(inspection.metrics, index=range(len(batch.rows))) for batch, inspection in group]

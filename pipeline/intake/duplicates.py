@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import params
+from pipeline import param_rules
 from pipeline.intake.minhash import SIGNATURE, Fingerprints, banding, hash_shingles, unique_sorted
 from pipeline.intake.splits import text_digest
 
@@ -52,7 +52,7 @@ class Duplicates:
     bytes a row and the texts themselves are in files in `scratch`, which the caller deletes.
     """
 
-    def __init__(self, scratch: Path, rules: params.Rules) -> None:
+    def __init__(self, scratch: Path, rules: param_rules.Rules) -> None:
         """Start without rows; `scratch` is an empty folder."""
         self._scratch = scratch
         self._rules = rules

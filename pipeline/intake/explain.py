@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline import params
+from pipeline import param_rules
 from pipeline.intake.rules import duplicate_bounds, row_bounds
 
 _FLAGS = {"empty", "language"}  # their value, 0 or 1, says no more than their name
@@ -13,7 +13,7 @@ _FLAGS = {"empty", "language"}  # their value, 0 or 1, says no more than their n
 class Explainer:
     """Describes a rule's value and bound in words."""
 
-    def __init__(self, rules: params.Rules) -> None:
+    def __init__(self, rules: param_rules.Rules) -> None:
         """Take the bounds from `rules`."""
         self._bounds = row_bounds(rules) | duplicate_bounds(rules)
 

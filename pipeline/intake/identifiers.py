@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from pipeline import params
+from pipeline import param_rules
 from pipeline.command import UserError
 from pipeline.intake.detector import Detector, Find, Span
 
@@ -32,7 +32,7 @@ _PREFILTERS = {
 }
 
 
-def detectors(rules: params.Rules) -> dict[str, Detector]:
+def detectors(rules: param_rules.Rules) -> dict[str, Detector]:
     """Return the detector of each of RULES that is not ignored.
 
     Raises UserError if presidio-analyzer or the model for names is not installed.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import params
+from pipeline import param_rules
 from pipeline.command import UserError
 from pipeline.intake import identifiers, personal_data
 from pipeline.intake.character_counts import count_characters
@@ -31,7 +31,7 @@ SEARCHED_CHARACTERS = 10_000
 RowMetrics = dict[str, npt.NDArray[Any]]
 
 
-def compute_row_metrics(texts: Sequence[str], rules: params.Rules) -> RowMetrics:
+def compute_row_metrics(texts: Sequence[str], rules: param_rules.Rules) -> RowMetrics:
     """Return the metrics of `texts`: for each rule of rows that is not ignored, an array with a number for each text.
 
     Counts (int64): `too_short` and `too_long` characters without surrounding white space, `encoding_damage` lost or
@@ -69,14 +69,14 @@ def compute_row_metrics(texts: Sequence[str], rules: params.Rules) -> RowMetrics
     return metrics
 
 
-def detectors(rules: params.Rules) -> dict[str, Detector]:
+def detectors(rules: param_rules.Rules) -> dict[str, Detector]:
     """Return the detector of each rule that searches texts and is not ignored."""
     known = {"encoding_damage": mojibake_detector()} | personal_data.detectors(rules.phone.region)
     active = {name: detector for name, detector in known.items() if getattr(rules, name).severity != "ignore"}
     return active | identifiers.detectors(rules)
 
 
-def _refused(metrics: RowMetrics, rules: params.Rules, count: int) -> npt.NDArray[np.bool_]:
+def _refused(metrics: RowMetrics, rules: param_rules.Rules, count: int) -> npt.NDArray[np.bool_]:
     """Return which of `count` texts break a critical rule by these metrics."""
     refused = np.zeros(count, np.bool_)
     bounds = row_bounds(rules)
@@ -92,7 +92,7 @@ def _share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDA
     return np.divide(part, whole, out=np.ones(len(whole)), where=whole > 0)
 
 
-def _in_other_languages(texts: Sequence[str], rule: params.Language) -> npt.NDArray[np.int64]:
+def _in_other_languages(texts: Sequence[str], rule: param_rules.Language) -> npt.NDArray[np.int64]:
     """Return 1 for each text that is long enough to tell and in none of the rule's languages, else 0."""
     identifier = _language_identifier()
     unknown = set(rule.languages) - set(identifier.labels)

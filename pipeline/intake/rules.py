@@ -7,7 +7,7 @@ Expectations carry the rule's severity; `meta` holds the reason that the quarant
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline import params
+from pipeline import param_rules, params
 from pipeline.intake import identifiers
 
 if TYPE_CHECKING:  # Great Expectations takes seconds to import, and worker processes do not need it
@@ -27,7 +27,7 @@ _RESULT_FORMAT = {
 }
 
 
-def row_bounds(rules: params.Rules) -> dict[str, dict[str, float]]:
+def row_bounds(rules: param_rules.Rules) -> dict[str, dict[str, float]]:
     """Return the bounds on the metrics of `row_metrics.compute_row_metrics`, by rule."""
     return {
         "empty": {"max_value": 0},
@@ -47,12 +47,12 @@ def row_bounds(rules: params.Rules) -> dict[str, dict[str, float]]:
     }
 
 
-def row_suite(rules: params.Rules) -> "gx.ExpectationSuite":
+def row_suite(rules: param_rules.Rules) -> "gx.ExpectationSuite":
     """Return the suite of `row_bounds`, for the rules that are not ignored."""
     return _suite("rows", [(name, _severity(rules, name), bound) for name, bound in row_bounds(rules).items()])
 
 
-def duplicate_bounds(rules: params.Rules) -> dict[str, dict[str, Any]]:
+def duplicate_bounds(rules: param_rules.Rules) -> dict[str, dict[str, Any]]:
     """Return the bounds of `duplicate_suite`, by rule."""
     return {
         "duplicate": {"max_value": 0},
@@ -60,7 +60,7 @@ def duplicate_bounds(rules: params.Rules) -> dict[str, dict[str, Any]]:
     }
 
 
-def duplicate_suite(rules: params.Rules) -> "gx.ExpectationSuite":
+def duplicate_suite(rules: param_rules.Rules) -> "gx.ExpectationSuite":
     """Return the suite of `duplicate_bounds`: on `duplicate` (1 for a copy of an earlier text) and `near_duplicate`.
 
     The latter is the similarity to the most similar earlier text (0 to 1), or 1 for a near-copy and 0 for none.
@@ -85,8 +85,8 @@ def corpus_suite(config: params.Validate) -> "gx.ExpectationSuite":
     return _suite("corpus", [(name, "critical", bound) for name, bound in bounds])
 
 
-def _severity(rules: params.Rules, name: str) -> str:
-    rule: params.Rule = getattr(rules, name)
+def _severity(rules: param_rules.Rules, name: str) -> str:
+    rule: param_rules.Rule = getattr(rules, name)
     return rule.severity
 
 

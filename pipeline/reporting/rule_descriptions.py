@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline import params
+from pipeline import param_rules
 from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
 
 
@@ -88,7 +88,7 @@ _DESCRIPTIONS = {  # rule: condition and remedy
 }
 
 
-def describe_rule(reason: str, rules: params.Rules) -> RuleDescription:
+def describe_rule(reason: str, rules: param_rules.Rules) -> RuleDescription:
     """Return the description of the rule behind `reason`, with its bounds."""
     if reason == BROKEN_ROW:
         return RuleDescription(

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from pipeline import params, paths, validate
+from pipeline import param_rules, paths, validate
 from pipeline.command import UserError
 from pipeline.intake import records
 from pipeline.intake.quarantine import unescape_formula
@@ -286,7 +286,7 @@ def test_a_rule_of_severity_ignore_is_not_checked(workspace: Workspace) -> None:
 
 
 def test_with_all_rules_off_every_row_is_clean(workspace: Workspace) -> None:
-    off = {f"validate__rules__{name}__severity": "ignore" for name in params.Rules.model_fields}
+    off = {f"validate__rules__{name}__severity": "ignore" for name in param_rules.Rules.model_fields}
     workspace.set(**off)
     clean, quarantine, _ = run_on(workspace, as_csv([*many(), "jane.doe@example.org", *many()]))
     assert (len(clean), len(quarantine)) == (2 * len(many()) + 1, 0)

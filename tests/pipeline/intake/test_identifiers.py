@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params
+from pipeline import param_rules, params
 from pipeline.command import UserError
 from pipeline.intake import identifiers, row_metrics
 from pipeline.redaction import redact
@@ -29,12 +29,12 @@ FINDINGS = {
 }
 
 
-def rules(**changes: dict[str, object]) -> params.Rules:
+def rules(**changes: dict[str, object]) -> param_rules.Rules:
     """Return the default rules with some changed."""
     content = DEFAULTS.model_dump()
     for name, values in changes.items():
         content[name] |= values
-    return params.Rules.model_validate(content)
+    return param_rules.Rules.model_validate(content)
 
 
 @pytest.mark.parametrize("rule", FINDINGS)

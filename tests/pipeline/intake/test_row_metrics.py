@@ -12,7 +12,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import params
+from pipeline import param_rules, params
 from pipeline.command import UserError
 from pipeline.intake import character_counts, credentials, identifiers, personal_data, row_metrics
 from pipeline.intake.personal_data import PERSONAL_RULES
@@ -41,12 +41,12 @@ ARTICLE_1 = {
 }
 
 
-def rules(**changes: dict[str, object]) -> params.Rules:
+def rules(**changes: dict[str, object]) -> param_rules.Rules:
     """Return the default rules with some changed."""
     content = DEFAULTS.model_dump()
     for name, values in changes.items():
         content[name] |= values
-    return params.Rules.model_validate(content)
+    return param_rules.Rules.model_validate(content)
 
 
 def number(text: str, rule: str, **settings: object) -> float:
@@ -382,9 +382,9 @@ def test_each_row_rule_that_is_not_ignored_has_a_metric() -> None:
     texts = ["one", "two"]
     metrics = row_metrics.compute_row_metrics(texts, DEFAULTS)
     of_others = {"repeated_header", "script", "language", *identifiers.RULES, "duplicate", "near_duplicate"}
-    assert set(metrics) == set(params.Rules.model_fields) - of_others
+    assert set(metrics) == set(param_rules.Rules.model_fields) - of_others
     assert {len(values) for values in metrics.values()} == {2}
-    ignored = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
+    ignored = rules(**{name: {"severity": "ignore"} for name in param_rules.Rules.model_fields})
     assert row_metrics.compute_row_metrics(texts, ignored) == {}
     assert {len(values) for values in row_metrics.compute_row_metrics([], DEFAULTS).values()} == {0}
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import sqlalchemy
 
-from pipeline import params
+from pipeline import param_rules, params
 from pipeline.intake import row_metrics
 from pipeline.intake.explain import Explainer
 from pipeline.intake.rules import Checker, corpus_suite, duplicate_suite, row_suite
@@ -42,14 +42,14 @@ REASONS = [
 ]
 
 
-def rules(**changes: dict[str, object]) -> params.Rules:
+def rules(**changes: dict[str, object]) -> param_rules.Rules:
     content = DEFAULTS.rules.model_dump()
     for name, values in changes.items():
         content[name] |= values
-    return params.Rules.model_validate(content)
+    return param_rules.Rules.model_validate(content)
 
 
-def check(texts: list[str], config: params.Rules) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+def check(texts: list[str], config: param_rules.Rules) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     return Checker(row_suite(config)).check(pd.DataFrame(row_metrics.compute_row_metrics(texts, config)))
 
 
@@ -68,7 +68,7 @@ def test_warnings_are_separate_and_ignored_rules_are_not_checked() -> None:
 
 
 def test_all_rules_can_be_switched_off() -> None:
-    ignored = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
+    ignored = rules(**{name: {"severity": "ignore"} for name in param_rules.Rules.model_fields})
     assert Checker(row_suite(ignored)).check(pd.DataFrame({"row": [2, 3]})) == ([(), ()], [(), ()])
 
 
@@ -87,8 +87,8 @@ def test_all_rules_can_be_switched_off() -> None:
 def test_bounds_are_inclusive_and_come_from_the_params(
     rule: str, bound: dict[str, object], passing: str, breaking: str
 ) -> None:
-    config = rules(**{name: {"severity": "ignore"} for name in params.Rules.model_fields})
-    config = params.Rules.model_validate(config.model_dump() | {rule: {"severity": "critical", **bound}})
+    config = rules(**{name: {"severity": "ignore"} for name in param_rules.Rules.model_fields})
+    config = param_rules.Rules.model_validate(config.model_dump() | {rule: {"severity": "critical", **bound}})
     assert check([passing, breaking], config) == ([(), (rule,)], [(), ()])
 
 
