@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # it imports pandas and more, which a run without news does n
 
 ROOT = Path()  # the deployment's working folder; DVC's messages and the stages' paths are relative to it
 _AS_IN_PARAMS: Final = "as in params.yaml"
-_CLAIM_TIMEOUT = 60.0  # seconds to wait for the folder: a run of `watch` takes some
+CLAIM_TIMEOUT = 60.0  # seconds to wait for the folder: a run of `watch` takes some
 _MAX_DELAY = 600.0  # seconds; a scheduled run that starts later was delayed by an outage
 
 
@@ -132,7 +132,7 @@ def _finish_with_approval(decision: "Decision", trained: _Trained) -> State[None
 
 
 def _claim() -> AbstractContextManager[None]:
-    return workspace.claim(ROOT, f"the retraining {flow_run.name}", _CLAIM_TIMEOUT)
+    return workspace.claim(ROOT, f"the retraining {flow_run.name}", CLAIM_TIMEOUT)
 
 
 def _has_newer_slot() -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from dvc.config import Config
+from dvc.config import Config, NoRemoteError
 from dvc.dependency.param import ParamsDependency
 from dvc.exceptions import DvcException, OutputNotFoundError, ReproductionError
 from dvc.repo import Repo
@@ -116,6 +116,22 @@ def is_tracked(root: Path, path: Path) -> bool:
         except OutputNotFoundError:
             return False
     return any(out.use_cache for out in outs)
+
+
+def cached_file(md5: str, copy: Path) -> Path | None:
+    """Return the file with this MD5 in DVC's cache, or `copy`, downloaded from the default remote.
+
+    Returns None if neither has it; raises DVC's NotDvcRepoError if the current folder is in no repository.
+    """
+    with open_repo() as repo:
+        if repo.cache.local.exists(md5):
+            return Path(repo.cache.local.oid_to_path(md5))
+        try:
+            remote = repo.cloud.get_remote_odb()
+            remote.fs.get_file(remote.oid_to_path(md5), str(copy))
+        except (NoRemoteError, FileNotFoundError):
+            return None
+    return copy
 
 
 def reproduce(target: str, *, force: bool) -> Reproduction:

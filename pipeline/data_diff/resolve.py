@@ -88,26 +88,18 @@ def _md5_of_model(folder: Path) -> str:
 
 def _cached_or_fetched(md5: str, source: str, copy: Path) -> Path:
     """Return the file of this MD5 in DVC's cache, or `copy`, downloaded from the default remote."""
-    from dvc.config import NoRemoteError
     from dvc.exceptions import NotDvcRepoError
 
-    from pipeline.dvc_repo import open_repo
+    from pipeline.dvc_repo import cached_file
 
     try:
-        repo = open_repo()
+        path = cached_file(md5, copy)
     except NotDvcRepoError:
         raise UserError(f"{source}: its clean data is in a DVC cache, but there is no DVC repository here") from None
-    with repo:
-        cache = repo.cache.local
-        if cache.exists(md5):
-            return Path(cache.oid_to_path(md5))
-        try:
-            remote = repo.cloud.get_remote_odb()
-            remote.fs.get_file(remote.oid_to_path(md5), str(copy))
-        except (NoRemoteError, FileNotFoundError):
-            raise UserError(
-                f"{source}: its clean data (MD5 {md5}) is neither in the DVC cache nor in a remote; run "
-                "`dvc fetch --all-commits validate` where a remote has it, else check that revision out and run "
-                "`dvc repro validate`"
-            ) from None
-    return copy
+    if path is None:
+        raise UserError(
+            f"{source}: its clean data (MD5 {md5}) is neither in the DVC cache nor in a remote; run "
+            "`dvc fetch --all-commits validate` where a remote has it, else check that revision out and run "
+            "`dvc repro validate`"
+        )
+    return path

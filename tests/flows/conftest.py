@@ -1,4 +1,4 @@
-"""What the tests of the flows share: a real Prefect server, and a small project in which DVC runs tiny scripts."""
+"""Fixtures for the flows: a real Prefect server, and a small project in which DVC runs tiny scripts."""
 
 import os
 import shutil
@@ -63,10 +63,10 @@ while True:
 
 
 class Project(Workspace):
-    """A git and DVC project: one file of data by its `.dvc` file, three stages that are scripts of a line."""
+    """A git and DVC project with one `.dvc` file and three stages, each a one-line script."""
 
     def __init__(self, folder: Path) -> None:
-        """Make it; nothing has run yet."""
+        """Create it; no stage has run."""
         super().__init__(folder)
         (folder / "made").mkdir()
         for name, script in SCRIPTS.items():
@@ -100,7 +100,7 @@ class Project(Workspace):
         (self.folder / name).write_text(text)
 
     def trainers(self) -> list[int]:
-        """Wait until the script TRAINS_ON is at work; return the ids of it and its child."""
+        """Wait until the script TRAINS_ON runs; return the ids of its process and its child."""
         pids = self.folder / "pids"
         assert within(300, pids.exists)
         return [int(pid) for pid in pids.read_text().split()]
@@ -117,7 +117,7 @@ def within(seconds: float, happened: Callable[[], bool]) -> bool:
 
 
 def gone(pids: Iterable[int]) -> bool:
-    """Tell whether none of these processes is alive."""
+    """Whether none of these processes is alive."""
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
@@ -145,7 +145,7 @@ def project(fresh_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 class Prefect:
-    """A Prefect server, and what a test asks of it."""
+    """A client of a Prefect server."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         """Take the environment of its clients."""
@@ -168,7 +168,7 @@ class Prefect:
         return state
 
     def run(self, **parameters: Any) -> str:
-        """Run the flow in this process, without a worker; return the run's id. The project makes no models to judge."""
+        """Run the flow in this process, without a worker and a verdict; return the run's id."""
         from flows.retrain import retrain
 
         parameters = {"promote": "evaluate only", **parameters}
@@ -187,32 +187,32 @@ class Prefect:
         return self.state(run)
 
     def tasks(self, run: str) -> dict[str, str]:
-        """Return the state's name of each task of a run that has ended, in the order in which they began."""
+        """Return the state's name of each task of an ended run, in the order in which they started."""
         return {task["name"]: task["state_name"] for task in self._tasks(run)}
 
     def graph(self, run: str) -> dict[str, list[str]]:
-        """Return which tasks each task of a run that has ended waited for, as the UI draws it."""
+        """Return which tasks each task of an ended run waited for, as in the UI's graph."""
         tasks = self._tasks(run)
         names = {task["id"]: task["name"] for task in tasks}
         return {task["name"]: [names[one["id"]] for one in task["task_inputs"].get("wait_for", [])] for task in tasks}
 
     def _tasks(self, run: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        result: list[dict[str, Any]] = []
 
         def are_all_there() -> bool:  # they come a little later than the run's end, by events
-            found[:] = self.post("task_runs/filter", flow_runs={"id": {"any_": [run]}})
-            return all(task["end_time"] for task in found)
+            result[:] = self.post("task_runs/filter", flow_runs={"id": {"any_": [run]}})
+            return all(task["end_time"] for task in result)
 
-        assert within(300, are_all_there), found
-        return sorted(found, key=lambda task: str(task["start_time"]))
+        assert within(300, are_all_there), result
+        return sorted(result, key=lambda task: str(task["start_time"]))
 
     def logs(self, run: str) -> list[str]:
-        """Return the messages of the log of a run that has ended, which come a little later."""
-        asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        """Return the messages in the log of an ended run, which arrive a little later."""
+        query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
         messages: list[str] = []
 
         def are_all_there() -> bool:
-            lines = self.post("logs/filter", **asked)
+            lines = self.post("logs/filter", **query)
             messages[:] = [line["message"] for line in lines]
             return any(line["task_run_id"] is None and "Finished in state" in line["message"] for line in lines)
 
@@ -222,7 +222,7 @@ class Prefect:
 
 @pytest.fixture(scope="session")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """Start a Prefect server of the session's own, which calls nobody."""
+    """Start a Prefect server for the session, without telemetry."""
     folder = tmp_path_factory.mktemp("prefect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -251,10 +251,10 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     command = [sys.executable, "-m", *server, "--log-level", "warning"]
     with background(command, folder, environment) as log, pytest.MonkeyPatch.context() as here:
         here.setenv("DO_NOT_TRACK", "1")  # for flows that a test runs in its own process
-        found = Prefect(environment)
-        assert within(300, lambda: _answers(found)), log.read_text()
-        yield found
-        found.api.close()
+        result = Prefect(environment)
+        assert within(300, lambda: _answers(result)), log.read_text()
+        yield result
+        result.api.close()
 
 
 def _answers(server: Prefect) -> bool:
@@ -265,7 +265,7 @@ def _answers(server: Prefect) -> bool:
 
 
 class background:  # noqa: N801 - used as a function
-    """A command that runs during the block, and whose process group is ended after it; gives the file of its output."""
+    """A command that runs during the block, with its process group; gives the file of its output."""
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str]) -> None:
         """Start it."""

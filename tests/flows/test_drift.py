@@ -1,4 +1,4 @@
-"""Drift: new texts against the champion's own figures, with an interval that covers, on texts it has not seen."""
+"""Drift of new texts against the champion's recorded metrics, and the coverage of its interval."""
 
 import csv
 import math
@@ -48,7 +48,7 @@ def trained(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def perplexity_of(folder: Path, texts: list[str]) -> float:
-    """Return exp of the mean loss a token, one text at a time: the definition, without what `score` does for speed."""
+    """Return the perplexity by its definition, one text at a time, without the optimisations of `score`."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     loss, tokens = 0.0, 0
     for text in texts:
@@ -62,25 +62,25 @@ def perplexity_of(folder: Path, texts: list[str]) -> float:
 
 @pytest.fixture
 def champion(trained: Path) -> Version:
-    """Return a champion with the figures that a promotion records."""
+    """Return a champion with the metrics that a promotion records."""
     reference = perplexity_of(trained, SEEN[:80])
     recorded = {"perplexity": reference, "perplexity_low": reference / 1.02, "perplexity_high": reference * 1.02}
     return Version("text-generator:0123456789ab", "0123456789ab", trained, "", {}, {"figures": recorded})
 
 
 @pytest.fixture
-def wanted(workspace: Workspace) -> params.Params:
+def config(workspace: Workspace) -> params.Params:
     workspace.set(watch__drift_rows=50)
     return params.load()
 
 
-def test_texts_like_those_it_knows_are_no_drift_and_others_are(champion: Version, wanted: params.Params) -> None:
-    same = measure_drift(SEEN[80:], wanted, champion)
+def test_unfamiliar_texts_drift_and_familiar_ones_do_not(champion: Version, config: params.Params) -> None:
+    same = measure_drift(SEEN[80:], config, champion)
     assert same is not None
     assert not same.drifted
     assert 0.8 < same.ratio < 1.2
     assert same.sentence.endswith(" not beyond noise above 1.20")
-    other = measure_drift(ODD, wanted, champion)
+    other = measure_drift(ODD, config, champion)
     assert other is not None
     assert other.drifted
     assert other.low < other.ratio < other.high
@@ -91,28 +91,28 @@ def test_texts_like_those_it_knows_are_no_drift_and_others_are(champion: Version
     assert "# Drift in the new rows" in other.markdown("the new rows")
 
 
-def test_a_ratio_above_the_bound_but_within_noise_is_no_drift(champion: Version, wanted: params.Params) -> None:
+def test_a_ratio_within_noise_of_the_bound_is_no_drift(champion: Version, config: params.Params) -> None:
     mixed = SEEN[80:140] + ODD[:1]
-    found = measure_drift(mixed, wanted, champion)
-    assert found is not None
-    bound = (found.low + found.ratio) / 2
-    close = wanted.model_copy(update={"watch": wanted.watch.model_copy(update={"drift": bound})})
+    result = measure_drift(mixed, config, champion)
+    assert result is not None
+    bound = (result.low + result.ratio) / 2
+    close = config.model_copy(update={"watch": config.watch.model_copy(update={"drift": bound})})
     again = measure_drift(mixed, close, champion)
     assert again is not None
     assert again.ratio > bound
     assert not again.drifted
 
 
-def test_too_few_texts_are_not_judged(champion: Version, wanted: params.Params) -> None:
-    assert measure_drift(ODD[:49], wanted, champion) is None
+def test_too_few_texts_are_not_judged(champion: Version, config: params.Params) -> None:
+    assert measure_drift(ODD[:49], config, champion) is None
 
 
-def test_a_champion_without_figures_is_named(champion: Version, wanted: params.Params) -> None:
+def test_a_champion_without_metrics_is_an_error(champion: Version, config: params.Params) -> None:
     with pytest.raises(UserError, match="was registered without perplexity, perplexity_low"):
-        measure_drift(ODD, wanted, replace(champion, metadata={}))
+        measure_drift(ODD, config, replace(champion, metadata={}))
 
 
-def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> None:
+def test_the_interval_of_the_ratio_has_its_nominal_coverage() -> None:
     draw = np.random.default_rng(1)
     truth = math.exp(0.3)
     held = 0
@@ -127,12 +127,12 @@ def test_the_interval_of_the_ratio_holds_the_true_one_as_often_as_it_says() -> N
     assert 0.90 < held / 300 < 0.99
 
 
-def test_a_ratio_too_large_for_a_float_is_still_one() -> None:
+def test_a_huge_ratio_stays_finite() -> None:
     ruined, recorded = ({name: math.exp(nats) for name in FIGURES} for nats in (700.0, -5.0))
     assert perplexity_ratio(ruined, recorded) == (math.exp(700),) * 3
 
 
-def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace: Workspace) -> None:
+def test_new_texts_are_unseen_and_pass_the_rules(workspace: Workspace) -> None:
     seen, refused = SEEN[:20], ["", "write to a@example.org", "A near-copy of another row."]
     new = [*ODD[:10], "or to b@example.org", SEEN[1].upper()]
     with workspace.write_corpus("").open("w", newline="") as file:
@@ -145,15 +145,15 @@ def test_new_texts_are_those_that_no_validate_saw_and_no_rule_refuses(workspace:
     assert sorted(new_texts(Path(), params.load())) == sorted(ODD[:10])
 
 
-def test_texts_of_a_file_are_read_like_the_corpus_and_at_most_a_thousand_of_them(workspace: Workspace) -> None:
+def test_a_file_of_texts_is_sampled_deterministically(workspace: Workspace) -> None:
     corpus = workspace.write_corpus(
         "text\n" + "".join(f"A text that says number {number}.\n" for number in range(5000))
     )
-    found = read_texts(corpus, params.load())
-    assert len(set(found)) == 1000
-    numbers = [int(text.split()[-1][:-1]) for text in found]
+    result = read_texts(corpus, params.load())
+    assert len(set(result)) == 1000
+    numbers = [int(text.split()[-1][:-1]) for text in result]
     assert 2000 < np.mean(numbers) < 3000  # as good as drawn at random
-    assert found == read_texts(corpus, params.load())
+    assert result == read_texts(corpus, params.load())
     workspace.set(validate__column="other")
     with pytest.raises(UserError, match="there is no column 'other'"):
         read_texts(corpus, params.load())

@@ -1,4 +1,4 @@
-"""`fresh up` in a folder: one server after the other on the same folder, each with real parts."""
+"""`fresh up`, started several times in the same folder, with real processes."""
 
 import json
 import os
@@ -69,7 +69,7 @@ class Up:
         assert line in self.out.read_text()
 
     def let_in(self) -> None:
-        """Take what a client needs to ask and to change something: the password and a token."""
+        """Set the client's password and CSRF token."""
         user, _, password = self.password.partition(":")
         self.api.auth = (user, password)
         token = self.api.get("csrf-token", params={"client": "test"}).json()["token"]
@@ -87,26 +87,26 @@ class Up:
         return answer.json()
 
     def family(self) -> list[int]:
-        """Return the ids of the processes of all that it started."""
+        """Return the ids of all processes that it started."""
         return [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
 
     def part(self, words: str) -> psutil.Process:
-        """Return the process, not its guardian, whose command line has these words, once it runs."""
-        found: list[psutil.Process] = []
+        """Wait for the process, not its supervisor, whose command line has these words; return it."""
+        result: list[psutil.Process] = []
 
         def it_runs() -> bool:
             family = {child.pid for child in psutil.Process(self.process.pid).children(recursive=True)}
             lines = [(one, " ".join(one.info["cmdline"] or [])) for one in psutil.process_iter(["cmdline"])]
             lines = [(one, line) for one, line in lines if "supervisor.py" not in line]
-            found[:] = [one for one, line in lines if one.pid in family and words in line]
-            return bool(found)
+            result[:] = [one for one, line in lines if one.pid in family and words in line]
+            return bool(result)
 
         assert within(300, it_runs), f"nothing runs {words}"
-        [one] = found
+        [one] = result
         return one
 
     def end(self) -> None:
-        """End it by force, with all that it started, if a test left it."""
+        """Kill it and everything that it started if a test left it running."""
         self.api.close()
         if self.process.poll() is None:
             family = self.family()
@@ -116,14 +116,14 @@ class Up:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's environment without what tests set in it, behind a proxy that answers nothing."""
+    """Return the environment without the tests' settings, with a proxy that does not answer."""
     unset = ("PREFECT_", "MODEL_DIR", "NO_PROXY", "no_proxy")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     return {**kept, "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"}
 
 
 def state(folder: Path, run: str) -> tuple[str, str]:
-    """Return a run's state and its message, from the database: also while no server runs."""
+    """Return a run's state and message from the database, which needs no server."""
     with sqlite3.connect(folder / "registry" / "prefect" / "prefect.db") as database:
         row = database.execute(
             "select s.type, s.message from flow_run f join flow_run_state s on s.id = f.state_id where f.id = ?", [run]
@@ -134,7 +134,7 @@ def state(folder: Path, run: str) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project with our flows and the deployments of those that there are."""
+    """Return a project with our flows and their deployments."""
     folder = tmp_path_factory.mktemp("up") / "project"
     shutil.copytree(fresh_project, folder)
     shutil.copytree(ROOT / "flows", folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
@@ -148,15 +148,15 @@ def folder(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
         if (folder / file).exists()
     ]
     yaml.dump(content, folder / "prefect.yaml")
-    wanted = yaml.load(folder / "params.yaml")
-    wanted["watch"]["every_seconds"] = 0  # it would start runs of its own in between
-    yaml.dump(wanted, folder / "params.yaml")
+    params_ = yaml.load(folder / "params.yaml")
+    params_["watch"]["every_seconds"] = 0  # it would start runs of its own in between
+    yaml.dump(params_, folder / "params.yaml")
     return folder
 
 
 @pytest.fixture(scope="module")
 def first(folder: Path) -> Iterator[Up]:
-    """Return the first one, up."""
+    """Return the first stack, running."""
     up = Up(folder)
     try:
         up.wait_until("all is up")
@@ -165,7 +165,7 @@ def first(folder: Path) -> Iterator[Up]:
         up.end()
 
 
-def test_it_deploys_what_prefect_yaml_names_into_a_process_pool(first: Up) -> None:
+def test_the_deployments_of_prefect_yaml_are_in_a_process_pool(first: Up) -> None:
     first.let_in()
     deployed = first.api.get("deployments/name/retrain/retrain").json()
     [nightly] = deployed["schedules"]
@@ -184,7 +184,7 @@ def test_it_deploys_what_prefect_yaml_names_into_a_process_pool(first: Up) -> No
     assert within(300, lambda: bool(first.post(f"work_pools/{settings.POOL}/workers/filter")))
 
 
-def test_the_repositorys_prefect_yaml_names_no_path_and_describes_each_deployment() -> None:
+def test_prefect_yaml_has_no_paths_and_describes_each_deployment() -> None:
     text = (ROOT / "prefect.yaml").read_text()
     content = YAML(typ="safe").load(text)
     assert [deployment["name"] for deployment in content["deployments"]] == ["retrain", "watch", "rollback"]
@@ -197,7 +197,7 @@ def test_the_repositorys_prefect_yaml_names_no_path_and_describes_each_deploymen
         assert all("active" not in schedule for schedule in deployment.get("schedules", []))  # a pause is kept
 
 
-def test_a_page_of_another_origin_can_neither_post_nor_ask_nor_listen(first: Up) -> None:
+def test_a_page_of_another_origin_is_refused(first: Up) -> None:
     first.let_in()
     run = f"{first.origin}/api/flow_runs/filter"
     assert httpx.post(run, json={}, auth=first.api.auth).status_code == 403  # no CSRF token
@@ -217,7 +217,7 @@ def test_a_page_of_another_origin_can_neither_post_nor_ask_nor_listen(first: Up)
         connect(address, origin=first.origin, subprotocols=["prefect"]).close()  # type: ignore[arg-type,list-item]
 
 
-def test_it_asks_everybody_for_the_password_which_is_shown_once_and_only_its_user_can_read(first: Up) -> None:
+def test_the_generated_password_is_required_printed_once_and_private(first: Up) -> None:
     assert (first.folder / settings.PASSWORD).stat().st_mode & 0o777 == 0o600
     assert first.out.read_text().count(first.password) == 1
     for path in ("admin/version", "admin/settings", "csrf-token?client=x", "deployments/name/retrain/retrain"):
@@ -227,7 +227,7 @@ def test_it_asks_everybody_for_the_password_which_is_shown_once_and_only_its_use
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the sockets of a process are read from /proc")
-def test_beside_prefects_port_only_the_worker_has_one_for_its_runs_which_asks_for_a_token(first: Up) -> None:
+def test_only_the_server_and_the_workers_token_port_listen(first: Up) -> None:
     worker = first.part("prefect worker start")
     assert within(300, lambda: len(ports(worker.pid)) == 1)
     [control] = ports(worker.pid)
@@ -240,7 +240,7 @@ def test_beside_prefects_port_only_the_worker_has_one_for_its_runs_which_asks_fo
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-def test_a_person_logs_in_comes_back_from_the_second_ui_to_the_dashboard_and_finds_forms_without_errors(
+def test_login_redirect_from_the_second_ui_and_forms_work_in_a_browser(
     first: Up,
 ) -> None:
     with browser() as page:
@@ -264,14 +264,14 @@ def test_a_person_logs_in_comes_back_from_the_second_ui_to_the_dashboard_and_fin
             assert "Property is type" not in page.value("document.body.innerText")
 
 
-def test_the_ui_is_there_and_has_nobody_to_call(first: Up) -> None:
+def test_the_ui_is_served_without_the_second_ui(first: Up) -> None:
     assert httpx.get(first.origin, follow_redirects=True, headers={"Accept": "text/html"}).status_code == 200
-    told = httpx.get(f"{first.origin}/ui-settings").json()
-    assert (told["api_url"], told["csrf_enabled"]) == (f"{first.origin}/api", True)
-    assert told["available_uis"] == ["v1"]  # the other calls an analytics host
+    ui_settings = httpx.get(f"{first.origin}/ui-settings").json()
+    assert (ui_settings["api_url"], ui_settings["csrf_enabled"]) == (f"{first.origin}/api", True)
+    assert ui_settings["available_uis"] == ["v1"]  # the other calls an analytics host
 
 
-def test_a_pause_is_never_refused_because_runs_are_being_written(first: Up) -> None:
+def test_pausing_works_while_runs_are_being_written(first: Up) -> None:
     first.let_in()
     deployment = first.api.get("deployments/name/retrain/retrain").json()
     [schedule] = deployment["schedules"]
@@ -300,22 +300,22 @@ def test_a_pause_is_never_refused_because_runs_are_being_written(first: Up) -> N
     assert set(answers) == {201}
 
 
-def test_without_a_model_it_says_that_the_service_waits_and_where_the_logs_are(first: Up) -> None:
-    said = first.out.read_text()
-    lines = said.splitlines()
+def test_without_a_model_the_service_waits(first: Up) -> None:
+    output = first.out.read_text()
+    lines = output.splitlines()
     banner = lines[lines.index(f"UI          {first.origin}") :]
     assert banner[1].startswith("service     waits: no model to serve: ")
     assert banner[2] == "playground  waits for the service"
     assert re.fullmatch(r"next run    20\d\d-\d\d-\d\d \d\d:\d\d \S+", banner[3])
     assert banner[4] == "all is up; Ctrl-C stops it; logs: registry/logs/"
-    assert "prefect deployment run" not in said  # Prefect's advice is in its log alone
+    assert "prefect deployment run" not in output  # Prefect's advice is in its log alone
     assert {log.stem for log in (first.folder / "registry" / "logs").iterdir()} == {"server", "deploy", "worker"}
     assert within(300, lambda: "Worker" in (first.folder / "registry" / "logs" / "worker.log").read_text())
     with socket.socket() as service:
         assert service.connect_ex(("127.0.0.1", first.service_port)) != 0
 
 
-def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up, tmp_path: Path) -> None:
+def test_a_second_stack_and_a_port_in_use_are_refused(first: Up, tmp_path: Path) -> None:
     def refused(folder: Path, *options: str) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "cli", "up", *options],
@@ -329,16 +329,16 @@ def test_a_second_one_in_the_folder_is_refused_and_so_is_a_taken_port(first: Up,
         return done.stderr
 
     holder = f"process {first.process.pid}"
-    there = f"error: `fresh up` is already running in this folder ({holder}); stop it there with Ctrl-C\n"
-    assert refused(first.folder, "--port", str(free_port())) == there
+    message = f"error: `fresh up` is already running in this folder ({holder}); stop it there with Ctrl-C\n"
+    assert refused(first.folder, "--port", str(free_port())) == message
     shutil.copy(first.folder / "prefect.yaml", tmp_path)
-    taken = f"error: port {first.port} cannot be used: Address already in use; give another one: --port N\n"
-    assert refused(tmp_path, "--port", str(first.port)) == taken
+    port_message = f"error: port {first.port} cannot be used: Address already in use; give another one: --port N\n"
+    assert refused(tmp_path, "--port", str(first.port)) == port_message
 
 
 @dataclass(frozen=True)
 class Killed:
-    """The first one after its worker was killed while a run trained."""
+    """The first stack after its worker was killed during a training."""
 
     run: dict[str, Any]
     code: int
@@ -348,7 +348,7 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def killed(first: Up) -> Killed:
-    """Let an event start a run, pause the schedule, kill the worker; the tests on what came of it use this alone."""
+    """Start a run by an event, pause the schedule, and kill the worker."""
     first.let_in()
     (first.folder / "finetune.py").write_text(TRAINS_ON)
     event = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": "corpus.changed"}
@@ -366,9 +366,7 @@ def killed(first: Up) -> Killed:
     return Killed(run, code, family, [int(pid) for pid in pids.read_text().split()])
 
 
-def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_run_ends_as_crashed(
-    first: Up, killed: Killed
-) -> None:
+def test_a_killed_worker_stops_everything_and_crashes_its_run(first: Up, killed: Killed) -> None:
     assert killed.run["parameters"]["reason"] == "an event corpus.changed was posted"
     assert killed.code == CRASH
     assert "error: the worker was ended by SIGKILL, so everything was stopped; see" in first.out.read_text()
@@ -378,7 +376,7 @@ def test_an_event_starts_a_run_and_when_the_worker_is_killed_all_stops_and_the_r
     assert kind == "CRASHED", message
 
 
-def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
+def test_the_next_start_keeps_settings_and_cleans_up_after_the_outage(
     killed: Killed, folder: Path, tiny_gpt2: Path
 ) -> None:
     (folder / "pids").unlink()
@@ -423,7 +421,7 @@ def test_the_next_one_keeps_what_was_and_clears_up_what_the_outage_left(
 
 
 def outage(folder: Path, run: str) -> tuple[str, str, str, str, str]:
-    """Leave in the database what an outage does, made of the row of a run that crashed; return the ids of runs.
+    """Put into the database what an outage leaves, from the row of a crashed run; return the ids of the runs.
 
     One that runs, one that is being cancelled, both with processes that are gone; one that lives;
     two missed slots of which the second is newer.
@@ -494,7 +492,7 @@ def _is_ready(service: str) -> bool:
         return False
 
 
-def test_a_server_that_is_killed_is_started_again_and_the_worker_stays(first: Up, folder: Path) -> None:
+def test_a_killed_server_is_restarted_and_the_worker_stays(first: Up, folder: Path) -> None:
     first.end()
     third = Up(folder, "--no-service")
     try:
@@ -519,7 +517,7 @@ def _answers(up: Up) -> bool:
         return False
 
 
-def test_all_interfaces_without_a_password_are_refused_before_anything_starts(folder: Path) -> None:
+def test_a_public_host_without_a_password_is_refused_at_start(folder: Path) -> None:
     refused = Up(folder, PREFECT_SERVER_API_HOST="0.0.0.0")  # noqa: S104 - it is refused
     try:
         assert refused.process.wait(300) == 2

@@ -1,4 +1,4 @@
-"""Nights of a project as a person sees them: `fresh up`, then what schedules, rows, mistakes and people bring about.
+"""A project's nights as its user sees them: `fresh up`, then schedules, new rows, mistakes and manual runs.
 
 The project is a clone of this one and everything in it is real, but for the size: a tiny base and a few hundred texts.
 """
@@ -41,7 +41,7 @@ TALES = list(csv.reader((ROOT / "data" / "tales.csv").read_text(encoding="utf-8"
 
 
 class Nights:
-    """The project, and what runs of it came to."""
+    """The project, and how its runs ended."""
 
     def __init__(self, clone: Clone, client: SyncPrefectClient, up: int) -> None:
         """Take them, and the process of `fresh up`."""
@@ -56,8 +56,8 @@ class Nights:
 
     def start(self, deployment: str = "retrain/retrain", **parameters: Any) -> FlowRun:
         """Start a run, as the UI's form does."""
-        found = self.client.read_deployment_by_name(deployment)
-        return self.client.create_flow_run_from_deployment(found.id, parameters=parameters)
+        result = self.client.read_deployment_by_name(deployment)
+        return self.client.create_flow_run_from_deployment(result.id, parameters=parameters)
 
     def ended(self, run: FlowRun, seconds: float = 1800) -> tuple[str, str]:
         """Wait for a run's end; return its state's name and message."""
@@ -77,8 +77,8 @@ class Nights:
 
     def log(self, run: FlowRun) -> str:
         """Return a run's log."""
-        asked = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
-        return "\n".join(line.message for line in self.client.read_logs(asked))
+        query = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+        return "\n".join(line.message for line in self.client.read_logs(query))
 
     def write(self, rows: list[list[str]]) -> None:
         """Write the corpus."""
@@ -90,21 +90,21 @@ class Nights:
         return (self.clone.folder / "up.log").read_text()
 
     def answers(self) -> bool:
-        """Tell whether the server does."""
+        """Whether the server answers."""
         return self.client.api_healthcheck() is None
 
     def family(self) -> list[psutil.Process]:
         """Return all processes of `fresh up`."""
-        found: list[psutil.Process] = self.up.children(recursive=True)
-        return found
+        result: list[psutil.Process] = self.up.children(recursive=True)
+        return result
 
     def trainers(self) -> list[int]:
-        """Return the processes that train in the project."""
-        found = []
+        """Return the ids of the processes that train in the project."""
+        result = []
         for process in psutil.process_iter(["cmdline", "cwd"]):
             if "pipeline.finetune" in (process.info["cmdline"] or []) and process.info["cwd"] == str(self.clone.folder):
-                found.append(process.pid)
-        return found
+                result.append(process.pid)
+        return result
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_nights_of_a_project(nights: Nights) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_gives_way_and_a_cancelled_one_leaves_no_trainer(nights: Nights) -> None:
+def test_concurrent_server_restart_and_cancelled_runs(nights: Nights) -> None:
     champion = Registry(nights.clone.folder).champion()
     long = nights.start(overrides={"finetune.epochs": 500, "finetune.early_stopping_patience": 500})
     assert within(300, lambda: "loss=" in nights.log(long)), nights.log(long)  # it trains

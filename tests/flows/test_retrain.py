@@ -1,4 +1,4 @@
-"""The flow `retrain` against a real server: its tasks, its states, its parameters; `test_cancel` has a worker too."""
+"""The flow `retrain` with a real server: its tasks, states and parameters; `test_cancel` has a worker too."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.flows.conftest import Prefect, Project
 pytestmark = pytest.mark.integration
 
 
-def test_each_node_is_a_task_in_dvcs_order_and_says_whether_it_ran(prefect: Prefect, project: Project) -> None:
+def test_each_node_is_a_task_with_its_outcome_as_state(prefect: Prefect, project: Project) -> None:
     run = prefect.run()
     state = prefect.state(run)
     assert (state["name"], state["message"]) == (
@@ -42,7 +42,7 @@ def test_each_node_is_a_task_in_dvcs_order_and_says_whether_it_ran(prefect: Pref
     assert prefect.state(run)["message"] == f"no candidate yet. unchanged: {', '.join(nodes)}"
 
 
-def test_overrides_and_the_corpus_hold_for_the_run_alone(prefect: Prefect, project: Project) -> None:
+def test_overrides_and_corpus_apply_to_one_run(prefect: Prefect, project: Project) -> None:
     before = (project.folder / "params.yaml").read_bytes()
     project.script(
         "finetune.py", "from pathlib import Path; import shutil; shutil.copy('params.yaml', 'made/model.txt')"
@@ -54,9 +54,7 @@ def test_overrides_and_the_corpus_hold_for_the_run_alone(prefect: Prefect, proje
     assert (project.folder / "params.yaml").read_bytes() == before
 
 
-def test_a_failing_stage_ends_the_run_with_its_sentence_and_a_mistake_is_not_tried_again(
-    prefect: Prefect, project: Project
-) -> None:
+def test_a_users_mistake_fails_the_run_without_a_retry(prefect: Prefect, project: Project) -> None:
     project.set(retrain__retries=1)
     project.script("validate.py", "import sys; print('a try'); print('error: line 3 is odd; mend it'); sys.exit(2)")
     run = prefect.run()
@@ -67,7 +65,7 @@ def test_a_failing_stage_ends_the_run_with_its_sentence_and_a_mistake_is_not_tri
     assert not any("Traceback" in line for line in prefect.logs(run))
 
 
-def test_a_stage_that_fails_otherwise_is_tried_again(prefect: Prefect, project: Project) -> None:
+def test_other_failures_are_retried(prefect: Prefect, project: Project) -> None:
     project.set(retrain__retries=1)
     project.script(
         "validate.py",
@@ -81,7 +79,7 @@ def test_a_stage_that_fails_otherwise_is_tried_again(prefect: Prefect, project: 
     assert "OSError: the network was away" in prefect.logs(run)
 
 
-def test_a_stage_over_its_time_limit_is_timed_out(prefect: Prefect, project: Project) -> None:
+def test_a_stage_over_its_time_limit_ends_as_timed_out(prefect: Prefect, project: Project) -> None:
     project.set(retrain__minutes__validate=0.03)
     project.script("validate.py", "import time; time.sleep(600)")
     run = prefect.run()
@@ -91,10 +89,10 @@ def test_a_stage_over_its_time_limit_is_timed_out(prefect: Prefect, project: Pro
     assert prefect.tasks(run)["validate"] == "TimedOut"
 
 
-def test_a_run_that_finds_another_at_work_gives_way_with_a_sentence(
+def test_a_run_ends_as_busy_while_the_workspace_is_in_use(
     prefect: Prefect, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.retrain._PATIENCE", 0.5)  # of 60 seconds
+    monkeypatch.setattr("flows.retrain.CLAIM_TIMEOUT", 0.5)  # of 60 seconds
     with claim(Path(), "the retraining amber-fox"), pytest.MonkeyPatch.context() as outside:
         outside.delenv("WORKSPACE_CLAIM")
         run = prefect.run()
@@ -105,7 +103,7 @@ def test_a_run_that_finds_another_at_work_gives_way_with_a_sentence(
     assert prefect.tasks(run) == {}
 
 
-def test_overrides_that_cannot_be_are_all_named_and_nothing_runs(prefect: Prefect, project: Project) -> None:
+def test_invalid_overrides_are_all_reported_and_nothing_runs(prefect: Prefect, project: Project) -> None:
     before = (project.folder / "params.yaml").read_bytes()
     run = prefect.run(overrides={"finetune": {"epochs": 0, "lerning_rate": 1}})
     state = prefect.state(run)
@@ -117,7 +115,7 @@ def test_overrides_that_cannot_be_are_all_named_and_nothing_runs(prefect: Prefec
 
 
 @pytest.mark.parametrize("overrides", [{"data": None}, {"data": {"path": "x.csv"}}, {"data.path": "x.csv"}])
-def test_a_corpus_and_an_override_of_it_are_a_users_mistake(overrides: dict[str, object]) -> None:
+def test_a_corpus_and_an_override_of_it_conflict(overrides: dict[str, object]) -> None:
     with pytest.raises(UserError, match="found a corpus and an override of data"):
         _changes("data/mine.csv", overrides)
     assert _changes("data/mine.csv", {"data": {"encoding": "auto"}}) == {
@@ -127,7 +125,7 @@ def test_a_corpus_and_an_override_of_it_are_a_users_mistake(overrides: dict[str,
 
 
 @pytest.mark.parametrize("flow", [retrain, watch, rollback], ids=lambda flow: flow.name)
-def test_no_field_of_a_form_may_be_null_for_which_the_ui_shows_an_error_instead_of_a_field(
+def test_form_fields_have_one_type_which_the_ui_can_show(
     flow: Flow[..., Any],
 ) -> None:
     for schema in flow.parameters.properties.values():

@@ -1,4 +1,4 @@
-"""A rollback from Prefect: one run, with the reason in the history and the new champion in an artifact."""
+"""A rollback from Prefect, with its reason in the history and the new champion in an artifact."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def champions(workspace: Workspace, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the tags of three champions, the last of them the present one."""
+    """Return the tags of three champions; the last is the current one."""
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
     registry = Registry()
     tags: list[str] = []
@@ -35,7 +35,7 @@ def champions(workspace: Workspace, tiny_gpt2: Path, tmp_path: Path, monkeypatch
 
 
 def run(prefect: Prefect, **parameters: Any) -> dict[str, Any]:
-    """Run the flow in this process; return how it ended, as the server has it, and its artifacts and log."""
+    """Run the flow in this process; return its state on the server, its artifacts and its log."""
     settings = {
         PREFECT_API_URL: prefect.environment["PREFECT_API_URL"],
         PREFECT_HOME: prefect.environment["PREFECT_HOME"],
@@ -43,11 +43,11 @@ def run(prefect: Prefect, **parameters: Any) -> dict[str, Any]:
     with temporary_settings(settings):
         state = rollback(**parameters, return_state=True)
     run = str(state.state_details.flow_run_id)
-    asked = {"artifacts": {"flow_run_id": {"any_": [run]}}}
-    return {**prefect.state(run), "artifacts": prefect.post("artifacts/filter", **asked), "log": prefect.logs(run)}
+    query = {"artifacts": {"flow_run_id": {"any_": [run]}}}
+    return {**prefect.state(run), "artifacts": prefect.post("artifacts/filter", **query), "log": prefect.logs(run)}
 
 
-def test_a_rollback_is_one_run_that_says_the_old_and_the_new_champion(prefect: Prefect, champions: list[str]) -> None:
+def test_a_rollback_reports_the_old_and_the_new_champion(prefect: Prefect, champions: list[str]) -> None:
     ended = run(prefect, why="complaints | <b>")
     champion = Registry().champion()
     assert champion is not None
@@ -64,31 +64,31 @@ def test_a_rollback_is_one_run_that_says_the_old_and_the_new_champion(prefect: P
     assert "| why | complaints \\| \\<b\\> |" in artifact["data"]
 
 
-def test_a_version_can_be_named_by_the_beginning_of_its_digits(prefect: Prefect, champions: list[str]) -> None:
+def test_a_version_can_be_given_by_a_prefix(prefect: Prefect, champions: list[str]) -> None:
     ended = run(prefect, version=champions[0].partition(":")[2][:8], why="further back")
     assert ended["message"].startswith(f"the champion is {short(champions[0])}, after {short(champions[2])}")
 
 
 @pytest.mark.parametrize(
-    ("parameters", "said"),
+    ("parameters", "state_message"),
     [
         ({"why": "  "}, "a rollback needs a reason"),
         ({"why": "x", "version": "no-such"}, "there is no version 'no-such' in this registry"),
         ({"why": "x", "version": "champion"}, "is the champion; name another version"),
     ],
 )
-def test_what_cannot_be_fails_with_its_sentence_and_moves_nothing(
-    prefect: Prefect, champions: list[str], parameters: dict[str, str], said: str
+def test_an_impossible_rollback_fails_and_changes_nothing(
+    prefect: Prefect, champions: list[str], parameters: dict[str, str], state_message: str
 ) -> None:
     before = Registry().history()
     ended = run(prefect, **parameters)
     assert (ended["type"], ended["artifacts"]) == ("FAILED", [])
-    assert said in ended["message"]
+    assert state_message in ended["message"]
     assert not any("Traceback" in line for line in ended["log"])
     assert Registry().history() == before
 
 
-def test_the_form_asks_for_the_reason_and_describes_both_fields() -> None:
+def test_the_form_requires_the_reason_and_describes_both_fields() -> None:
     assert rollback.parameters.required == ["why"]
     assert all(len(schema["description"]) > 20 for schema in rollback.parameters.properties.values())
     assert rollback.parameters.properties["why"]["minLength"] == 1

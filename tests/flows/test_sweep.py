@@ -1,4 +1,4 @@
-"""The sweep of docs/cluster.md: its lines run, one after the other, on a small project."""
+"""The commands of the sweep in docs/cluster.md, run on a small project."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.flows.conftest import Project
 
 
 @pytest.mark.slow
-def test_the_documented_sweep_runs_each_value_in_a_copy_while_somebody_holds_the_folder(project: Project) -> None:
+def test_the_documented_sweep_works_while_the_workspace_is_in_use(project: Project) -> None:
     text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     [block] = re.findall(r"^## A sweep\n.*?^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [shlex.split(line) for line in block.splitlines()]
@@ -22,10 +22,10 @@ def test_the_documented_sweep_runs_each_value_in_a_copy_while_somebody_holds_the
     with claim(project.folder, "the test"):
         for line in lines:
             project.run(*line)
-    told = json.loads(project.run("dvc", "exp", "show", "--json"))
-    found = [run["revs"][0]["data"] for revision in told for run in revision["experiments"] or []]
-    assert sorted(one["params"]["params.yaml"]["data"]["finetune"]["epochs"] for one in found) == [1, 2]
-    assert all(one["outs"]["made/model.txt"]["hash"] for one in found)  # each has trained
+    output = json.loads(project.run("dvc", "exp", "show", "--json"))
+    runs = [run["revs"][0]["data"] for revision in output for run in revision["experiments"] or []]
+    assert sorted(one["params"]["params.yaml"]["data"]["finetune"]["epochs"] for one in runs) == [1, 2]
+    assert all(one["outs"]["made/model.txt"]["hash"] for one in runs)  # each has trained
     assert (project.folder / "params.yaml").read_bytes() == before
     assert not (project.folder / "made" / "model.txt").exists()
     assert subprocess.run(["git", "status", "--porcelain"], capture_output=True, check=True).stdout == b""

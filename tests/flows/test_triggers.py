@@ -1,4 +1,4 @@
-"""The line that says why a retraining would run now, or why not: from a real DVC project and a real registry."""
+"""Why a retraining would run now, or not, from a real DVC project and a real registry."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def write_json(path: Path, content: object) -> None:
 
 @pytest.fixture(scope="module")
 def judged(fresh_project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a project all stages of which have run, and whose candidate was judged and refused, to be copied."""
+    """Return a project whose stages have run and whose candidate was refused, to be copied."""
     folder = tmp_path_factory.mktemp("judged")
     project = object.__new__(Project)
     project.folder = folder / "project"
@@ -58,17 +58,17 @@ def ready(judged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
     return project
 
 
-def test_nothing_new_names_the_verdict_and_its_outcome(ready: Project) -> None:
-    found = find_reason(Path())
+def test_nothing_new_gives_the_last_verdict(ready: Project) -> None:
+    reason = find_reason(Path())
     now = datetime.now().astimezone()
     assert re.fullmatch(
         rf"nothing new since the verdict of {now:%Y}-\d\d-\d\d \d\d:\d\d \(not promoted: Worse than the champion\)",
-        found.sentence,
+        reason.sentence,
     )
-    assert found == Reason(False, found.sentence, (), {"candidate": VERSION})
+    assert reason == Reason(False, reason.sentence, (), {"candidate": VERSION})
 
 
-def test_the_time_of_the_verdict_is_this_machines(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_the_verdict_is_local(ready: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     at = datetime.fromisoformat(Registry().history()[-1].at)
     assert at.tzinfo == UTC
     monkeypatch.setenv("TZ", "Etc/GMT-5")  # five hours ahead
@@ -83,80 +83,80 @@ def test_the_time_of_the_verdict_is_this_machines(ready: Project, monkeypatch: p
 
 def test_new_rows_are_counted_by_the_intake(ready: Project) -> None:
     ready.write_corpus('text\nOnce upon a time.\n"Two\nlines."\nThree.\n')
-    found = find_reason(Path())
-    assert (found.run, found.sentence, found.kinds) == (True, "new rows: 2 (data/corpus.csv)", ("rows",))
-    assert found.details["rows"] == {"path": "data/corpus.csv", "before": 1, "now": 3, "new": 2}
+    reason = find_reason(Path())
+    assert (reason.run, reason.sentence, reason.kinds) == (True, "new rows: 2 (data/corpus.csv)", ("rows",))
+    assert reason.details["rows"] == {"path": "data/corpus.csv", "before": 1, "now": 3, "new": 2}
 
 
-def test_rows_that_were_edited_or_taken_out_are_told_apart_from_new_ones(ready: Project) -> None:
+def test_edited_and_deleted_rows_differ_from_new_ones(ready: Project) -> None:
     ready.write_corpus("text\nTwice upon a time.\n")
     assert find_reason(Path()).sentence == "rows changed: 1 as before (data/corpus.csv)"
     write_json(paths.VALIDATE_METRICS, {"corpus": "data/corpus.csv", "rows_in": 1200})
     assert find_reason(Path()).sentence == "fewer rows: 1,200 -> 1 (data/corpus.csv)"
 
 
-def test_a_corpus_that_cannot_be_read_is_a_reason_with_the_sentence_of_the_failure_to_come(ready: Project) -> None:
+def test_an_unreadable_corpus_is_a_reason_with_the_error(ready: Project) -> None:
     ready.write_corpus("text\nOnce, upon a time.\n")
-    found = find_reason(Path())
-    assert found.run
-    assert found.sentence.startswith(
+    reason = find_reason(Path())
+    assert reason.run
+    assert reason.sentence.startswith(
         "the corpus changed and cannot be read, so a run will fail: data/corpus.csv, line 2: 2 fields"
     )
-    assert "\n" not in found.sentence
+    assert "\n" not in reason.sentence
 
 
-def test_after_a_validate_that_refused_the_corpus_its_rows_are_counted_whole(ready: Project) -> None:
+def test_all_rows_are_new_after_a_refused_corpus(ready: Project) -> None:
     paths.VALIDATE_METRICS.unlink()  # as the stage does when it begins
     ready.write_corpus("text\nA.\nB.\n")
     assert find_reason(Path()).sentence == "the corpus changed: 2 rows (data/corpus.csv)"
 
 
-def test_another_corpus_is_named_with_the_setting(ready: Project) -> None:
+def test_another_corpus_is_a_reason(ready: Project) -> None:
     ready.write_corpus("text\nA.\nB.\n", "data/mine.csv")
-    found = find_reason(Path())
-    assert found.sentence == "another corpus: 2 rows (data/mine.csv)"
-    assert found.kinds == ("rows",)
+    reason = find_reason(Path())
+    assert reason.sentence == "another corpus: 2 rows (data/mine.csv)"
+    assert reason.kinds == ("rows",)
 
 
-def test_settings_are_given_with_both_values_and_code_by_its_file(ready: Project) -> None:
+def test_changed_settings_and_code_are_reasons(ready: Project) -> None:
     ready.set(finetune__epochs=4)
-    found = find_reason(Path())
-    assert (found.sentence, found.kinds) == ("params.yaml: finetune.epochs 3 -> 4", ("params",))
+    reason = find_reason(Path())
+    assert (reason.sentence, reason.kinds) == ("params.yaml: finetune.epochs 3 -> 4", ("params",))
     ready.script("finetune.py", "pass")
-    found = find_reason(Path())
-    assert found.sentence == "params.yaml: finetune.epochs 3 -> 4; code changed: finetune.py"
-    assert found.details == {"candidate": VERSION, "params": {"finetune.epochs": [3, 4]}, "code": ["finetune.py"]}
+    reason = find_reason(Path())
+    assert reason.sentence == "params.yaml: finetune.epochs 3 -> 4; code changed: finetune.py"
+    assert reason.details == {"candidate": VERSION, "params": {"finetune.epochs": [3, 4]}, "code": ["finetune.py"]}
 
 
-def test_a_changed_setting_that_no_stage_reads_is_no_reason(ready: Project) -> None:
+def test_a_setting_that_no_stage_reads_is_no_reason(ready: Project) -> None:
     ready.set(service__timeout=61)
     assert not find_reason(Path()).run
 
 
-def test_a_command_that_changed_is_a_reason(ready: Project) -> None:
+def test_a_changed_command_is_a_reason(ready: Project) -> None:
     text = Path("dvc.yaml").read_text()
     Path("dvc.yaml").write_text(text.replace("cmd: python finetune.py", "cmd: python -u finetune.py"))
     assert find_reason(Path()).sentence == "code changed: the command of finetune"
 
 
-def test_outputs_that_are_gone_or_were_changed_by_hand_are_a_reason(ready: Project) -> None:
+def test_missing_and_edited_outputs_are_reasons(ready: Project) -> None:
     Path("made/model.txt").unlink()
     assert find_reason(Path()).sentence == "outputs missing: made/model.txt"
     Path("made/model.txt").write_text("mine")
     assert find_reason(Path()).sentence == "outputs changed by hand: made/model.txt"
 
 
-def test_a_run_that_ended_between_two_stages_is_a_reason(ready: Project) -> None:
+def test_an_interrupted_run_is_a_reason(ready: Project) -> None:
     ready.write_corpus("text\nOnce upon another time.\n")
     ready.run("dvc", "repro", "-q", "--single-item", "data/corpus.csv.dvc")
     ready.run("dvc", "repro", "-q", "--single-item", "validate")
-    found = find_reason(Path())
-    assert (found.sentence, found.kinds) == ("an earlier run ended before tokenize", ("unfinished",))
+    reason = find_reason(Path())
+    assert (reason.sentence, reason.kinds) == ("an earlier run ended before tokenize", ("unfinished",))
 
 
-def test_without_a_candidate_that_is_the_reason(project: Project) -> None:
-    found = find_reason(Path())
-    assert (found.run, found.sentence, found.kinds) == (True, "no candidate yet", ("candidate",))
+def test_no_candidate_is_a_reason(project: Project) -> None:
+    reason = find_reason(Path())
+    assert (reason.run, reason.sentence, reason.kinds) == (True, "no candidate yet", ("candidate",))
 
 
 def test_a_candidate_without_a_verdict_is_a_reason(ready: Project) -> None:
@@ -164,27 +164,25 @@ def test_a_candidate_without_a_verdict_is_a_reason(ready: Project) -> None:
     assert find_reason(Path()).sentence == "the candidate ba9876543210 has no verdict yet"
 
 
-def test_a_verdict_that_was_only_written_counts_where_it_was_no_and_is_a_reason_where_it_was_yes(
+def test_an_unexecuted_verdict_is_a_reason_only_if_it_was_yes(
     ready: Project,
 ) -> None:
     version = "ba9876543210"
     write_json(paths.EVALUATE_METRICS, {"candidate": {"version": version}})
     verdict = {"candidate": {"version": version}, "promoted": False, "reasons": ["It loops."]}
     write_json(paths.VERDICT, {**verdict, "at": "2026-11-22T02:30:00+00:00"})
-    found = find_reason(Path())
-    assert not found.run
-    assert found.sentence.endswith("(not promoted: It loops)")
+    reason = find_reason(Path())
+    assert not reason.run
+    assert reason.sentence.endswith("(not promoted: It loops)")
     write_json(paths.VERDICT, {**verdict, "promoted": True, "at": "2026-11-22T02:30:00+00:00"})
-    found = find_reason(Path())
-    assert (found.run, found.kinds) == (True, ("verdict",))
+    reason = find_reason(Path())
+    assert (reason.run, reason.kinds) == (True, ("verdict",))
     assert re.fullmatch(
-        rf"the candidate {version} passed on 2026-11-2\d \d\d:\d\d and was not promoted", found.sentence
+        rf"the candidate {version} passed on 2026-11-2\d \d\d:\d\d and was not promoted", reason.sentence
     )
 
 
-def test_a_candidate_that_was_promoted_and_rolled_back_from_is_not_judged_again_by_itself(
-    ready: Project, tiny_gpt2: Path, tmp_path: Path
-) -> None:
+def test_a_rolled_back_candidate_is_not_judged_again(ready: Project, tiny_gpt2: Path, tmp_path: Path) -> None:
     registry = Registry()
     champion = None
     for content in ("old", "new"):
@@ -197,24 +195,24 @@ def test_a_candidate_that_was_promoted_and_rolled_back_from_is_not_judged_again_
     write_json(paths.EVALUATE_METRICS, {"candidate": {"version": str(champion).partition(":")[2]}})
     assert find_reason(Path()).sentence.endswith("(promoted: Better than the champion)")
     registry.rollback(None, "complaints")
-    found = find_reason(Path())
-    assert not found.run
-    assert found.sentence.endswith("(promoted, then rolled back: complaints)")
+    reason = find_reason(Path())
+    assert not reason.run
+    assert reason.sentence.endswith("(promoted, then rolled back: complaints)")
 
 
-def test_a_persons_reason_is_one_by_itself(ready: Project) -> None:
-    found = find_reason(Path(), Origin(person="the boss\nwants it"))
-    assert (found.run, found.kinds) == (True, ("person",))
-    assert found.sentence.startswith('a person: "the boss wants it"; nothing new since the verdict of ')
+def test_a_persons_reason_is_enough(ready: Project) -> None:
+    reason = find_reason(Path(), Origin(person="the boss\nwants it"))
+    assert (reason.run, reason.kinds) == (True, ("person",))
+    assert reason.sentence.startswith('a person: "the boss wants it"; nothing new since the verdict of ')
     ready.set(finetune__epochs=4)
-    found = find_reason(Path(), Origin(person="more epochs"))
-    assert found.sentence == 'a person: "more epochs"; params.yaml: finetune.epochs 3 -> 4'
+    reason = find_reason(Path(), Origin(person="more epochs"))
+    assert reason.sentence == 'a person: "more epochs"; params.yaml: finetune.epochs 3 -> 4'
 
 
-def test_what_started_the_run_stands_before_what_it_found(ready: Project) -> None:
-    found = find_reason(Path(), Origin(trigger="schedule"))
-    assert not found.run
-    assert found.sentence.startswith("schedule: nothing new since the verdict of ")
+def test_the_trigger_comes_before_the_news(ready: Project) -> None:
+    reason = find_reason(Path(), Origin(trigger="schedule"))
+    assert not reason.run
+    assert reason.sentence.startswith("schedule: nothing new since the verdict of ")
     ready.write_corpus("text\nOnce upon a time.\nTwice.\n")
     assert find_reason(Path(), Origin(trigger="schedule")).sentence == "schedule and new rows: 1 (data/corpus.csv)"
     assert (
@@ -225,14 +223,14 @@ def test_what_started_the_run_stands_before_what_it_found(ready: Project) -> Non
     assert find_reason(Path(), Origin(trigger=told_by_the_watch)).sentence == told_by_the_watch
 
 
-def test_tags_and_words_tell_who_started_a_run() -> None:
+def test_the_origin_of_a_run_follows_from_tags_and_reason() -> None:
     assert run_origin(["auto-scheduled", "text-generator"], None) == Origin(trigger="schedule")
     assert run_origin(["watch"], "drift 1.31 > 1.20") == Origin(trigger="drift 1.31 > 1.20")
     assert run_origin([], "an event corpus.changed was posted") == Origin(trigger="an event corpus.changed was posted")
     assert run_origin([], "because") == Origin(person="because")
 
 
-def test_looking_changes_nothing(ready: Project) -> None:
+def test_finding_a_reason_changes_no_file(ready: Project) -> None:
     ready.write_corpus("text\nOnce upon another time.\n")
 
     def state() -> dict[str, bytes]:
@@ -244,13 +242,13 @@ def test_looking_changes_nothing(ready: Project) -> None:
     assert state() == before
 
 
-def test_the_answer_while_a_stage_is_at_work_does_not_wait_for_it(ready: Project) -> None:
+def test_finding_a_reason_does_not_wait_for_a_running_stage(ready: Project) -> None:
     with (Path() / ".dvc" / "tmp" / "rwlock").open("w") as lock:
         json.dump({"write": {str(Path("made/model.txt").absolute()): {"pid": 1, "cmd": "x"}}, "read": {}}, lock)
     assert not find_reason(Path()).run
 
 
-def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Project) -> None:
+def test_the_command_prints_one_line_or_json_and_sets_the_exit_code(ready: Project) -> None:
     def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cli", "why", *arguments]
         return subprocess.run(command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
@@ -269,13 +267,13 @@ def test_the_command_answers_in_a_line_by_its_exit_code_and_as_json(ready: Proje
     assert done.stderr.startswith("error: DVC cannot load the pipeline: ")
 
 
-def test_params_that_are_wrong_are_the_users_mistake(ready: Project) -> None:
+def test_invalid_params_are_a_user_error(ready: Project) -> None:
     ready.set(finetune__epochs=0)
     with pytest.raises(UserError, match=r"finetune\.epochs"):
         find_reason(Path())
 
 
-def test_a_corpus_under_another_spelling_of_its_path_is_no_other_corpus(ready: Project) -> None:
+def test_another_spelling_of_the_path_is_the_same_corpus(ready: Project) -> None:
     ready.write_corpus("text\nA.\nB.\n")
     ready.set(data__path="./data/corpus.csv")
     assert find_reason(Path()).sentence.startswith("new rows: 1 (data/corpus.csv)")

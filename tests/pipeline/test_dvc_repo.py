@@ -29,6 +29,9 @@ LOCAL = Path(".dvc/config.local")
         ("dvc.repo.Repo", ["root_dir", "_wait_for_lock"]),
         ("dvc.repo.Repo.reproduce", ["targets", "single_item", "kwargs"]),
         ("dvc.repo.Repo.find_outs_by_path", ["path", "strict"]),
+        ("dvc.data_cloud.DataCloud.get_remote_odb", []),
+        ("dvc_objects.db.ObjectDB.exists", ["oid"]),
+        ("dvc_objects.db.ObjectDB.oid_to_path", ["oid"]),
         ("dvc.repo.reproduce.plan_repro", ["graph", "stages"]),
         ("dvc.repo.reproduce.get_active_graph", ["graph"]),
         ("dvc.repo.reproduce.collect_stages", ["repo", "targets"]),
@@ -42,9 +45,9 @@ LOCAL = Path(".dvc/config.local")
     ],
 )
 def test_dvc_still_has_what_the_wrapper_uses(name: str, parameters: list[str]) -> None:
-    found = resolve(name)
-    assert found is not None, f"DVC {dvc.__version__} has no {name}: adapt pipeline/dvc_repo.py"
-    missing = set(parameters) - set(inspect.signature(found).parameters)
+    result = resolve(name)
+    assert result is not None, f"DVC {dvc.__version__} has no {name}: adapt pipeline/dvc_repo.py"
+    missing = set(parameters) - set(inspect.signature(result).parameters)
     assert not missing, f"DVC {dvc.__version__}: {name} does not take {missing}: adapt pipeline/dvc_repo.py"
 
 
@@ -53,12 +56,12 @@ def resolve(name: str) -> object:
     parts = name.split(".")
     for length in range(len(parts) - 1, 0, -1):
         try:
-            found: object = import_module(".".join(parts[:length]))
+            result: object = import_module(".".join(parts[:length]))
         except ModuleNotFoundError:
             continue
         for part in parts[length:]:
-            found = getattr(found, part, None)
-        return found
+            result = getattr(result, part, None)
+        return result
     return None
 
 
@@ -127,19 +130,19 @@ def without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def test_what_a_retraining_and_make_why_ask_of_dvc_works_without_git_and_that_is_said_once(
+def test_without_git_dvc_works_and_one_warning_is_printed(
     without_git: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert [node.name for node in pipeline_nodes(Path())][-1] == "finetune"
-    said = capsys.readouterr().err
-    assert said.startswith("this folder is in no git repository")
-    assert "`dvc config --local --unset core.no_scm`" in said
+    warning = capsys.readouterr().err
+    assert warning.startswith("this folder is in no git repository")
+    assert "`dvc config --local --unset core.no_scm`" in warning
     assert triggers.find_reason().run
     without_git.run("dvc", "repro")  # by hand too, from now on
     assert capsys.readouterr().err == ""
 
 
-def test_in_a_git_repository_and_where_a_person_has_said_it_nothing_is_written(without_git: Project) -> None:
+def test_nothing_is_configured_in_a_git_repository_or_twice(without_git: Project) -> None:
     without_git.run("dvc", "config", "core.no_scm", "true")
     allow_no_git()
     assert not LOCAL.exists()

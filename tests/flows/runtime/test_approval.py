@@ -1,4 +1,4 @@
-"""A person approves or rejects through the server's API, as the UI does it, while the run waits."""
+"""Approval and rejection through the server's API, as from the UI, while the run waits."""
 
 import os
 import threading
@@ -41,20 +41,20 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Asking:
-    """A run that asks, in this process, and the question's run as the API shows it."""
+    """A run in this process that asks for approval, and its question on the server."""
 
-    def __init__(self, prefect: Prefect, **wanted: Any) -> None:
-        self.prefect, self.said = prefect, list[str]()
-        self.wanted = params.load().retrain.model_copy(update={"approval_hours": 60 * SECONDS, **wanted})
+    def __init__(self, prefect: Prefect, **config: Any) -> None:
+        self.prefect, self.logged = prefect, list[str]()
+        self.config = params.load().retrain.model_copy(update={"approval_hours": 60 * SECONDS, **config})
         self.answer: Answer | None = None
         self.state: State[Any] | None = None
 
-    def asked(self) -> None:
+    def ask(self) -> None:
         """Ask, and wait for the answer."""
 
         @flow(name="asks")
         def asks() -> Answer:
-            return approval.request_approval(a_decision(), self.wanted, self.said.append)
+            return approval.request_approval(a_decision(), self.config, self.logged.append)
 
         environment = self.prefect.environment
         settings = {PREFECT_API_URL: environment["PREFECT_API_URL"], PREFECT_HOME: environment["PREFECT_HOME"]}
@@ -64,22 +64,22 @@ class Asking:
 
     def question(self) -> dict[str, Any]:
         """Return the question's run, once it waits."""
-        found: list[dict[str, Any]] = []
+        runs: list[dict[str, Any]] = []
 
         def waits() -> bool:
-            found[:] = paused(self.prefect)
-            return len(found) == 1
+            runs[:] = paused(self.prefect)
+            return len(runs) == 1
 
         assert within(300, waits)
-        return found[0]
+        return runs[0]
 
 
 def paused(prefect: Prefect) -> list[dict[str, Any]]:
     state = {"state": {"type": {"any_": ["PAUSED"]}}}
-    found: list[dict[str, Any]] = prefect.post(
+    runs: list[dict[str, Any]] = prefect.post(
         "flow_runs/filter", flows={"name": {"any_": ["approval"]}}, flow_runs=state
     )
-    return found
+    return runs
 
 
 def resume(prefect: Prefect, run: dict[str, Any], **form: Any) -> str:
@@ -88,7 +88,7 @@ def resume(prefect: Prefect, run: dict[str, Any], **form: Any) -> str:
 
 @contextmanager
 def meanwhile(person: Callable[[], None]) -> Iterator[None]:
-    """Let a person act while the block runs; the person's assertions count."""
+    """Call `person` in a thread while the block runs; its assertions count."""
     failed: list[BaseException] = []
 
     def act() -> None:
@@ -111,7 +111,7 @@ def store(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return workspace
 
 
-def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: Prefect, store: Workspace) -> None:
+def test_an_approval_in_the_ui_is_recorded_in_the_history(prefect: Prefect, store: Workspace) -> None:
     asking = Asking(prefect)
     long = "word " * 400 + "end"
     written = [
@@ -146,9 +146,9 @@ def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: P
         assert resume(prefect, run, decision="approve", name=" Ada\n L. ", comment="reads\nwell") == "ACCEPT"
 
     with meanwhile(person):
-        asking.asked()
+        asking.ask()
     assert asking.answer == Answer(True, "Ada L. (in Prefect's UI)", "reads well")
-    assert asking.said[-1] == "approved by Ada L. (in Prefect's UI): reads well"
+    assert asking.logged[-1] == "approved by Ada L. (in Prefect's UI): reads well"
     [question] = prefect.post("flow_runs/filter", flow_runs={"name": {"like_": f"approval of {'c' * 12}"}})
     assert question["name"] == f"approval of {'c' * 12}: approved by Ada L. (in Prefect's UI): reads well"
 
@@ -162,14 +162,14 @@ def test_a_person_approves_in_the_ui_and_the_history_says_who_and_why(prefect: P
     assert "(approved by Ada L. (in Prefect's UI): reads well)" in entry.why
 
 
-def test_a_person_rejects_and_the_refusal_is_on_record(prefect: Prefect, store: Workspace) -> None:
+def test_a_rejection_is_recorded_in_the_history(prefect: Prefect, store: Workspace) -> None:
     asking = Asking(prefect, approval_default="approve")
 
     def person() -> None:
         assert resume(prefect, asking.question(), decision="reject", comment="it rhymes") == "ACCEPT"
 
     with meanwhile(person):
-        asking.asked()
+        asking.ask()
     assert asking.answer == Answer(False, "a person in Prefect's UI", "it rhymes")
 
     decision = approval.with_rejection(a_decision(), asking.answer)
@@ -180,9 +180,9 @@ def test_a_person_rejects_and_the_refusal_is_on_record(prefect: Prefect, store: 
 
 
 @pytest.mark.parametrize("default", ["approve", "reject"])
-def test_after_the_time_limit_the_default_is_the_answer(prefect: Prefect, store: Workspace, default: Any) -> None:
+def test_the_default_applies_after_the_time_limit(prefect: Prefect, store: Workspace, default: Any) -> None:
     asking = Asking(prefect, approval_hours=SECONDS, approval_default=default)
-    asking.asked()
+    asking.ask()
     assert asking.answer is not None
     assert asking.answer.approved == (default == "approve")
     assert "the time limit of" in asking.answer.by
@@ -191,7 +191,7 @@ def test_after_the_time_limit_the_default_is_the_answer(prefect: Prefect, store:
     assert paused(prefect) == []
 
 
-def test_a_question_that_is_cancelled_is_a_rejection(prefect: Prefect, store: Workspace) -> None:
+def test_cancelling_the_question_rejects(prefect: Prefect, store: Workspace) -> None:
     asking = Asking(prefect, approval_default="approve")
 
     def person() -> None:
@@ -199,16 +199,16 @@ def test_a_question_that_is_cancelled_is_a_rejection(prefect: Prefect, store: Wo
         prefect.post(f"flow_runs/{run['id']}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
 
     with meanwhile(person):
-        asking.asked()
+        asking.ask()
     assert asking.answer is not None
     assert not asking.answer.approved
     assert paused(prefect) == []
 
 
-def test_the_question_outlives_a_server_that_is_away(
+def test_the_question_survives_a_server_that_is_away(
     prefect: Prefect, store: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client's own retries are over after a minute; here the server is away for three looks after them."""
+    """The client retries for a minute; here the server is away for three polls after that."""
     import httpx
     from prefect.client.orchestration import SyncPrefectClient
 
@@ -228,7 +228,7 @@ def test_the_question_outlives_a_server_that_is_away(
         resume(prefect, run, decision="approve")
 
     with meanwhile(person):
-        asking.asked()
+        asking.ask()
     assert asking.answer is not None
     assert asking.answer.approved
 
@@ -249,16 +249,16 @@ approval.POLL_SECONDS = 0.2
 
 @flow(name="leased")
 def leased(how: str):
-    wanted = params.load(Path(os.environ["TESTED"]) / "params.yaml").retrain
+    config = params.load(Path(os.environ["TESTED"]) / "params.yaml").retrain
     if how == "approval":
-        return str(approval.request_approval(a_decision(), wanted, print))
+        return str(approval.request_approval(a_decision(), config, print))
     pause_flow_run(timeout=60, poll_interval=1)
 """
 
 
 @pytest.fixture
 def leased(prefect: Prefect, worker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the id of a deployment of RUNS, of which one run at a time is allowed."""
+    """Return the id of a deployment of RUNS with a concurrency limit of one."""
     (tmp_path / "runs.py").write_text(RUNS)
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     deployed = prefect.post(
@@ -277,7 +277,7 @@ def leased(prefect: Prefect, worker: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_a_run_of_a_deployment_with_a_limit_waits_keeps_its_slot_and_goes_on(prefect: Prefect, leased: str) -> None:
+def test_a_waiting_run_keeps_its_slot_in_the_concurrency_limit(prefect: Prefect, leased: str) -> None:
     run = prefect.start(leased, how="approval")
     assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
     within(6, lambda: False)  # several renewals of its lease
@@ -287,8 +287,8 @@ def test_a_run_of_a_deployment_with_a_limit_waits_keeps_its_slot_and_goes_on(pre
 
 
 @pytest.mark.slow
-def test_prefects_own_pause_does_not_survive_a_deployments_limit(prefect: Prefect, leased: str) -> None:
-    """Why the question is a run of its own; when this fails, `pause_flow_run` has become possible."""
+def test_pause_flow_run_loses_the_concurrency_lease(prefect: Prefect, leased: str) -> None:
+    """The reason why the question is a run of its own; when this fails, `pause_flow_run` has become usable."""
     run = prefect.start(leased, how="pause")
     assert within(300, lambda: prefect.state(run)["type"] == "PAUSED"), prefect.state(run)
     assert within(300, lambda: prefect.state(run)["type"] in ("CRASHED", "FAILED")), prefect.state(run)
@@ -296,9 +296,7 @@ def test_prefects_own_pause_does_not_survive_a_deployments_limit(prefect: Prefec
 
 
 @pytest.mark.slow
-def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
-    prefect: Prefect, leased: str, store: Workspace
-) -> None:
+def test_the_next_run_cancels_the_question_of_a_killed_run(prefect: Prefect, leased: str, store: Workspace) -> None:
     import signal
 
     run = prefect.start(leased, how="approval")
@@ -306,13 +304,13 @@ def test_the_question_of_a_run_that_was_killed_is_closed_by_the_next(
     left = paused(prefect)[0]["id"]
     os.kill(int(prefect.api.get(f"flow_runs/{run}").json()["infrastructure_pid"]), signal.SIGKILL)
     assert prefect.ended(run)["type"] == "CRASHED"
-    Asking(prefect, approval_hours=SECONDS).asked()
+    Asking(prefect, approval_hours=SECONDS).ask()
     assert prefect.state(left)["type"] == "CANCELLED"
     assert "has ended; the next run asks again" in prefect.state(left)["message"]
 
 
 @pytest.mark.slow
-def test_a_retraining_that_is_cancelled_while_it_asks_leaves_no_question(prefect: Prefect, leased: str) -> None:
+def test_cancelling_a_waiting_retraining_leaves_no_question(prefect: Prefect, leased: str) -> None:
     run = prefect.start(leased, how="approval")
     assert within(300, lambda: len(paused(prefect)) == 1), prefect.state(run)
     left = paused(prefect)[0]["id"]

@@ -1,4 +1,4 @@
-"""What a run shows in the UI, read back from a real server; what is live is fed with lines that a training wrote."""
+"""The artifacts of a run, read back from a real server; progress comes from recorded output of a training."""
 
 import base64
 import json
@@ -72,9 +72,9 @@ def in_a_run(prefect: Prefect, *write: Callable[[], object]) -> dict[str, dict[s
 
 
 def written(prefect: Prefect, run: str) -> dict[str, dict[str, Any]]:
-    found = prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
-    assert all(one["description"] for one in found)
-    return {one["key"]: one for one in found}
+    result = prefect.post("artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+    assert all(one["description"] for one in result)
+    return {one["key"]: one for one in result}
 
 
 def tree(xml: str) -> ElementTree.Element:
@@ -82,14 +82,14 @@ def tree(xml: str) -> ElementTree.Element:
 
 
 def rendered(markdown: str) -> ElementTree.Element:
-    """Return what a reader of Markdown that lets HTML through makes of it, as the UI does."""
+    """Return the Markdown rendered with HTML enabled, as the UI renders it."""
     reader = MarkdownIt("commonmark", {"html": True}).enable("table")
     reader.validateLink = bool  # type: ignore[assignment]  # nor does the UI mind where links lead
     return tree(f"<page>{reader.render(markdown)}</page>")
 
 
 def picture(markdown: str) -> ElementTree.Element:
-    """Return the picture within the Markdown, decoded."""
+    """Return the picture in the Markdown, decoded."""
     (image,) = rendered(markdown).iter("img")
     kind, _, content = image.get("src", "").partition(",")
     assert kind == "data:image/svg+xml;base64"
@@ -135,24 +135,22 @@ def store(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return workspace
 
 
-def test_the_verdict_has_base_champion_candidate_and_the_interval_and_no_foreign_markup(
-    prefect: Prefect, store: Workspace
-) -> None:
+def test_the_verdict_has_all_three_models_and_no_foreign_markup(prefect: Prefect, store: Workspace) -> None:
     put(paths.EVALUATE_METRICS, {"base": {"version": "b" * 12, "perplexity": 36.07}})
-    found = in_a_run(prefect, lambda: artifacts.verdict(a_decision(group=HOSTILE)))["verdict"]
-    page = rendered(found["data"])
-    assert found["description"] == "Promoted"
+    result = in_a_run(prefect, lambda: artifacts.verdict(a_decision(group=HOSTILE)))["verdict"]
+    page = rendered(result["data"])
+    assert result["description"] == "Promoted"
     cells = ["".join(cell.itertext()) for cell in page.find("table").iter("td")]  # type: ignore[union-attr]
     assert cells[:4] == ["base", "b" * 12, "36.07", "\N{EN DASH} to \N{EN DASH}"]
     assert cells[5:9] == ["champion", "a" * 12, "10.40", "9.50 to 10.50"]
     assert cells[10:14] == ["candidate", "c" * 12, "10.00", "9.50 to 10.50"]
     assert "Gain: +3.10 % (+2.00 % to +4.00 % at 95 % confidence)" in "".join(page.itertext())
     assert not {"script", "img", "a"} & {part.tag for part in page.iter()}
-    assert "jane.doe" not in found["data"]
+    assert "jane.doe" not in result["data"]
     assert "[email]" in "".join(page.itertext())
 
 
-def test_the_loss_curve_is_a_picture_within_the_markdown(prefect: Prefect, store: Workspace) -> None:
+def test_the_loss_curve_is_embedded_in_the_markdown(prefect: Prefect, store: Workspace) -> None:
     steps = pd.DataFrame({"epoch": [0.5, 1.0], "loss": [5.0, 4.0]})
     put(paths.LOSS_CURVE, curve.draw(steps, pd.DataFrame({"epoch": [0, 1], "loss": [8.0, 3.6]}), 1))
     put(paths.FINETUNE_METRICS, {"steps": 869, "best_epoch": 1, "validation_loss": 3.5853})
@@ -161,7 +159,7 @@ def test_the_loss_curve_is_a_picture_within_the_markdown(prefect: Prefect, store
     assert "3.59" in "".join(rendered(data).itertext())
 
 
-def test_perplexity_over_time_has_a_point_a_verdict(prefect: Prefect, store: Workspace) -> None:
+def test_perplexity_over_time_has_a_point_per_verdict(prefect: Prefect, store: Workspace) -> None:
     history = [
         entry(1, "promote", 10.5),
         entry(2, "refuse", 11.0),
@@ -181,7 +179,7 @@ def test_perplexity_over_time_has_a_point_a_verdict(prefect: Prefect, store: Wor
     )
 
 
-def test_samples_stand_side_by_side_whatever_is_in_them(prefect: Prefect, store: Workspace) -> None:
+def test_samples_are_side_by_side_whatever_they_contain(prefect: Prefect, store: Workspace) -> None:
     put(paths.SAMPLES, [{"prompt": "Once", "base": HOSTILE, "candidate": "x" * 5000}] * 40)
     data = in_a_run(prefect, artifacts.samples)["samples"]["data"]
     page = rendered(data)
@@ -195,13 +193,13 @@ def test_samples_stand_side_by_side_whatever_is_in_them(prefect: Prefect, store:
     assert "The first 12 of 40." in data
 
 
-def test_the_intake_is_a_table_of_what_became_of_the_rows(prefect: Prefect, store: Workspace) -> None:
+def test_the_intake_table_counts_the_rows(prefect: Prefect, store: Workspace) -> None:
     put(
         paths.VALIDATE_METRICS,
         {"corpus": "data/a.csv", "rows_in": 2226, "rows_clean": 2200, "rows_quarantined": 26, "reasons": {"empty": 26}},
     )
-    found = in_a_run(prefect, artifacts.intake)["intake"]
-    rows = {row["what"]: row["found"] for row in json.loads(found["data"])}
+    result = in_a_run(prefect, artifacts.intake)["intake"]
+    rows = {row["what"]: row["found"] for row in json.loads(result["data"])}
     assert rows == {
         "corpus": "data/a.csv",
         "rows in": 2226,
@@ -209,7 +207,7 @@ def test_the_intake_is_a_table_of_what_became_of_the_rows(prefect: Prefect, stor
         "rows quarantined": 26,
         "reasons: empty": 26,
     }
-    assert found["description"].startswith("2,200 of 2,226 rows are clean")
+    assert result["description"].startswith("2,200 of 2,226 rows are clean")
 
 
 def candidate(content: str) -> None:
@@ -219,7 +217,7 @@ def candidate(content: str) -> None:
     put(paths.MANIFEST, {"base": "starter", "corpus": "data/tales.csv", "data": "d" * 64, "git_revision": "e" * 40})
 
 
-def test_the_versions_are_a_table_of_the_last_twenty_with_the_champion(prefect: Prefect, store: Workspace) -> None:
+def test_the_versions_table_has_the_last_twenty_and_the_champion(prefect: Prefect, store: Workspace) -> None:
     registry = Registry(name="texts")
     before = None
     for number in range(21):
@@ -228,20 +226,20 @@ def test_the_versions_are_a_table_of_the_last_twenty_with_the_champion(prefect: 
         figures = {"perplexity": 30.0 - number, "gain": 0.05}
         registry.move(new, expected=before, action="promote", why=f"better {number}", who="ada", figures=figures)
         before = new.tag
-    found = in_a_run(prefect, lambda: artifacts.versions(registry))["versions"]
-    rows = json.loads(found["data"])
+    result = in_a_run(prefect, lambda: artifacts.versions(registry))["versions"]
+    rows = json.loads(result["data"])
     assert len(rows) == 20
     (champion,) = [row for row in rows if row["state"] == "champion"]
     assert f"texts:{champion['version']}" == short(before or "")
     assert (champion["perplexity"], champion["gain"], champion["by"]) == ("10.00", "+5.00 %", "ada")
-    assert champion["version"] in found["description"]
+    assert champion["version"] in result["description"]
 
 
-def test_the_lineage_leads_from_the_corpus_to_the_version_by_hashes(prefect: Prefect, store: Workspace) -> None:
+def test_the_lineage_has_the_hashes_from_corpus_to_version(prefect: Prefect, store: Workspace) -> None:
     shutil.copy(ROOT / "dvc.lock", "dvc.lock")
     candidate("a model")
-    found = in_a_run(prefect, artifacts.lineage)["lineage"]
-    rows = {row["what"]: row for row in json.loads(found["data"])}
+    result = in_a_run(prefect, artifacts.lineage)["lineage"]
+    rows = {row["what"]: row for row in json.loads(result["data"])}
     assert list(rows) == ["corpus", "clean rows", "dataset", "base", "model", "version", "code"]
     lock = Path("dvc.lock").read_text()
     for what in ("corpus", "clean rows", "dataset", "base", "model"):
@@ -251,7 +249,7 @@ def test_the_lineage_leads_from_the_corpus_to_the_version_by_hashes(prefect: Pre
     assert rows["code"]["hash"] == "e" * 40
 
 
-def test_links_name_the_reports_path_and_only_addresses_that_answer(prefect: Prefect, store: Workspace) -> None:
+def test_links_have_the_report_and_the_addresses_that_answer(prefect: Prefect, store: Workspace) -> None:
     class Service(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(404 if self.path == "/playground" else 200)
@@ -271,12 +269,13 @@ def test_links_name_the_reports_path_and_only_addresses_that_answer(prefect: Pre
     assert "did not answer" in in_a_run(prefect, lambda: artifacts.links(address))["links"]["data"]
 
 
-def test_what_has_no_file_is_a_line_in_the_log_and_the_rest_is_written(prefect: Prefect, store: Workspace) -> None:
-    said: list[str] = []
+def test_missing_files_are_logged_and_the_other_artifacts_written(prefect: Prefect, store: Workspace) -> None:
+    logged: list[str] = []
     put(paths.SAMPLES, [{"prompt": "Once", "base": "a", "candidate": "b"}])
-    found = in_a_run(prefect, lambda: artifacts.write_all(a_decision(), said.append, registry=Registry(name="texts")))
-    assert set(found) == {"verdict", "samples", "versions", "perplexity", "links"}
-    assert [line.partition(":")[0] for line in said] == [
+    registry = Registry(name="texts")
+    result = in_a_run(prefect, lambda: artifacts.write_all(a_decision(), logged.append, registry=registry))
+    assert set(result) == {"verdict", "samples", "versions", "perplexity", "links"}
+    assert [line.partition(":")[0] for line in logged] == [
         "the artifact 'training' was not written",
         "the artifact 'intake' was not written",
         "the artifact 'lineage' was not written",
@@ -285,24 +284,24 @@ def test_what_has_no_file_is_a_line_in_the_log_and_the_rest_is_written(prefect: 
         artifacts.intake()
 
 
-def test_the_bar_of_a_real_training_is_understood_and_nothing_else_is() -> None:
-    found = [parse_bar(line) for line in RECORDED]
-    assert found[:4] == [None] * 4
-    assert found[4] == TrainingState(2, 869, 30 * 60 + 44, 1 / 2.13, 8.652)
-    assert found[5] == TrainingState(490, 869, 88, 4.29, 4.178)
-    assert found[7] is None, "the bar of a validation"
-    assert found[8] is None
-    assert found[9] == TrainingState(869, 869, 0, 7.46, 3.711)
+def test_only_the_progress_bar_of_a_training_is_parsed() -> None:
+    result = [parse_bar(line) for line in RECORDED]
+    assert result[:4] == [None] * 4
+    assert result[4] == TrainingState(2, 869, 30 * 60 + 44, 1 / 2.13, 8.652)
+    assert result[5] == TrainingState(490, 869, 88, 4.29, 4.178)
+    assert result[7] is None, "the bar of a validation"
+    assert result[8] is None
+    assert result[9] == TrainingState(869, 869, 0, 7.46, 3.711)
     slow = parse_bar("  1%|  | 5/2000 [10:00<26:14:03, 47.35s/it, loss=nan]")
     assert slow is not None
     assert slow.seconds_left == 26 * 3600 + 14 * 60 + 3
 
 
-def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None:
+def test_the_progress_artifacts_follow_a_training(prefect: Prefect, store: Workspace) -> None:
     store.set(finetune__epochs=1)
     put(paths.TOKEN_BUDGET, {"splits": {"train": {"kept": 149728}}})
     seen: list[dict[str, Any]] = []
-    said: list[str] = []
+    logged: list[str] = []
 
     @task
     def trains() -> None:
@@ -311,7 +310,7 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
         def shown() -> dict[str, dict[str, Any]]:
             return written(prefect, str(flow_run.id))
 
-        with TrainingProgress(said.append, update_seconds=0.2) as progress:
+        with TrainingProgress(logged.append, update_seconds=0.2) as progress:
             for line in RECORDED[:5]:
                 progress.line(line)
             assert within(300, lambda: len(shown()) == 2)
@@ -329,7 +328,7 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
 
     with temporary_settings({PREFECT_API_URL: prefect.environment["PREFECT_API_URL"]}):
         shows()
-    assert said == []
+    assert logged == []
     assert [round(one["training-progress"]["data"], 1) for one in seen] == [0.2, 56.4, 100.0]
     assert all(one["training-progress"]["task_run_id"] for one in seen)
     live = seen[1]["training-live"]["data"]
@@ -340,12 +339,12 @@ def test_a_training_is_followed_live(prefect: Prefect, store: Workspace) -> None
     assert len({one["training-live"]["id"] for one in seen}) == 1, "one artifact, updated"
 
 
-def test_a_server_that_is_away_does_not_end_a_training_and_is_told_of_once(store: Workspace) -> None:
-    said: list[str] = []
+def test_a_server_that_is_away_is_logged_once_and_delays_nothing(store: Workspace) -> None:
+    logged: list[str] = []
     nobody: dict[Any, Any] = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(nobody), TrainingProgress(said.append, update_seconds=0.05) as progress:
+    with temporary_settings(nobody), TrainingProgress(logged.append, update_seconds=0.05) as progress:
         for _ in range(3):
             progress.line(RECORDED[5])
             within(0.3, lambda: False)
-    assert len(said) == 1
-    assert "was not sent to Prefect's server" in said[0]
+    assert len(logged) == 1
+    assert "was not sent to Prefect's server" in logged[0]

@@ -1,4 +1,4 @@
-"""What runs beyond one machine: the files of deploy/ hold together, two workers, and Postgres behind the server.
+"""More than one machine: the files in deploy/ are consistent, two workers, and Postgres behind the server.
 
 No container is run: docs/cluster.md says what was checked, and by which tools.
 """
@@ -44,7 +44,7 @@ def read(path: Path) -> list[Any]:
 
 
 def pods() -> Iterator[dict[str, Any]]:
-    """Yield each pod's specification, of the manifests and of a run."""
+    """Yield the specification of each pod in the manifests and of a run's pod."""
     for path in MANIFESTS:
         yield from (one["spec"]["template"]["spec"] for one in read(path) if one["kind"] == "Deployment")
     template = json.loads(TEMPLATES["kubernetes"].read_text())
@@ -63,7 +63,7 @@ def commands() -> list[list[str]]:
     return [one for one in named if isinstance(one, list)]
 
 
-def test_every_command_names_what_the_project_has() -> None:
+def test_every_command_names_existing_modules_and_options() -> None:
     assert len(commands()) >= 9
     for command in commands():
         if command[:2] == ["sh", "deploy/with_settings.sh"]:
@@ -79,7 +79,7 @@ def test_every_command_names_what_the_project_has() -> None:
             assert command[command.index("--pool") + 1] == settings.POOL
 
 
-def test_containers_are_not_root_cannot_write_their_root_and_have_no_capabilities() -> None:
+def test_containers_are_unprivileged_with_a_read_only_root() -> None:
     for pod in pods():
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["automountServiceAccountToken"] is (pod.get("serviceAccountName") == "worker")
@@ -97,25 +97,25 @@ def test_containers_are_not_root_cannot_write_their_root_and_have_no_capabilitie
     assert re.search(r"^USER \$\{UID\}$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 
 
-def test_images_have_a_version_and_no_file_holds_a_password_or_names_a_registry() -> None:
+def test_images_have_versions_and_no_file_holds_secrets_or_registries() -> None:
     for path in (path for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".json") or path.name == "Dockerfile"):
         text = path.read_text(encoding="utf-8")
         assert ":latest" not in text, path
         assert not re.search(r"docker\.io/(?!prefecthq)|ghcr\.io|quay\.io|download\.pytorch", text), path
         for secret in re.findall(r"^ *\w*(?:PASSWORD|AUTH_STRING): *(\S.*)", text, re.MULTILINE):
             assert secret.startswith("${"), (path, secret)
-        for given in re.findall(r"name: \w*(?:PASSWORD|AUTH_STRING|CONNECTION_URL), (\w+)", text):
-            assert given == "valueFrom", path
+        for arguments in re.findall(r"name: \w*(?:PASSWORD|AUTH_STRING|CONNECTION_URL), (\w+)", text):
+            assert arguments == "valueFrom", path
         assert not re.search(r"://[^$/\s]+:[^$/\s]+@", text), path
     secrets = {one for path in MANIFESTS for one in re.findall(r"secretKeyRef: \{name: (\w+)", path.read_text())}
     assert secrets == {"prefect"}  # which docs/cluster.md has one make
     claims = {one["metadata"]["name"] for one in read(DEPLOY / "kubernetes" / "storage.yaml")}
     for pod in pods():
-        asked = [volume["persistentVolumeClaim"]["claimName"] for volume in pod["volumes"] if "emptyDir" not in volume]
-        assert set(asked) <= claims
+        volumes = [volume for volume in pod["volumes"] if "emptyDir" not in volume]
+        assert {volume["persistentVolumeClaim"]["claimName"] for volume in volumes} <= claims
 
 
-def test_every_container_has_bounds_and_what_listens_has_probes() -> None:
+def test_containers_have_limits_and_listening_ones_have_probes() -> None:
     for pod in pods():
         for box in pod["containers"]:
             assert box["resources"]["limits"]["memory"]
@@ -129,7 +129,7 @@ def test_every_container_has_bounds_and_what_listens_has_probes() -> None:
     assert run["mem_limit"]["default"]
 
 
-def test_nobody_speaks_to_a_pod_but_by_a_policy() -> None:
+def test_network_policies_deny_by_default() -> None:
     policies = {one["metadata"]["name"]: one["spec"] for one in read(DEPLOY / "kubernetes" / "network.yaml")}
     assert policies["nobody"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     apps = {one["spec"]["selector"]["app"] for path in MANIFESTS for one in read(path) if one["kind"] == "Service"}
@@ -141,7 +141,7 @@ def test_nobody_speaks_to_a_pod_but_by_a_policy() -> None:
     assert {path.name for path in MANIFESTS} - {"kustomization.yaml"} == set(kustomization["resources"])
 
 
-def test_images_of_others_are_asked_for_by_their_digest() -> None:
+def test_external_images_are_required_by_digest() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     assert re.search(r"^ARG BASE$", text, re.MULTILINE)
     [check] = re.findall(r'^RUN (case "\$\{BASE\}".*esac)$', text, re.MULTILINE)
@@ -155,7 +155,7 @@ def test_images_of_others_are_asked_for_by_their_digest() -> None:
 
 
 @pytest.mark.integration
-def test_the_settings_are_a_containers_only_where_they_let_nobody_in(tmp_path: Path) -> None:
+def test_a_container_refuses_settings_that_let_others_in(tmp_path: Path) -> None:
     def run(**environment: str) -> subprocess.CompletedProcess[str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -167,16 +167,14 @@ def test_the_settings_are_a_containers_only_where_they_let_nobody_in(tmp_path: P
     opened = run(PREFECT_SERVER_API_HOST="0.0.0.0")  # noqa: S104
     assert (opened.returncode != 0, opened.stdout) == (True, "")
     assert "it has no password" in opened.stderr
-    there = run(PREFECT_API_URL="http://server:4200/api").stdout.splitlines()
-    assert "PREFECT_API_URL=http://server:4200/api" in there
-    assert "PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true" in there
+    exported = run(PREFECT_API_URL="http://server:4200/api").stdout.splitlines()
+    assert "PREFECT_API_URL=http://server:4200/api" in exported
+    assert "PREFECT_SERVER_CSRF_PROTECTION_ENABLED=true" in exported
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["docker", pytest.param("kubernetes", marks=pytest.mark.slow)])
-def test_pool_setup_makes_the_pool_of_its_template_and_deploys_all_to_it(
-    prefect: Prefect, kind: str, project: Project
-) -> None:
+def test_pool_setup_makes_the_pool_and_all_deployments(prefect: Prefect, kind: str, project: Project) -> None:
     shutil.copy(ROOT / "prefect.yaml", project.folder)
     shutil.copytree(ROOT / "flows", project.folder / "flows", ignore=shutil.ignore_patterns("__pycache__"))
     gone = prefect.api.delete(f"work_pools/{settings.POOL}")
@@ -197,8 +195,8 @@ def test_pool_setup_makes_the_pool_of_its_template_and_deploys_all_to_it(
     assert retrain["global_concurrency_limit"]["limit"] == 1
     assert retrain["schedules"]
     for name in ("retrain", "watch", "rollback"):  # the session's server serves other tests too
-        found = prefect.api.get(f"deployments/name/{name}/{name}").json()
-        assert prefect.api.delete(f"deployments/{found['id']}").is_success
+        result = prefect.api.get(f"deployments/name/{name}/{name}").json()
+        assert prefect.api.delete(f"deployments/{result['id']}").is_success
     command[command.index(kind)] = "process"
     other = subprocess.run(
         command, cwd=project.folder, env=prefect.environment, capture_output=True, text=True, check=False
@@ -208,9 +206,7 @@ def test_pool_setup_makes_the_pool_of_its_template_and_deploys_all_to_it(
 
 
 @pytest.mark.slow
-def test_two_workers_share_the_runs_and_two_retrainings_in_a_folder_never_train_at_once(
-    prefect: Prefect, project: Project, tmp_path: Path
-) -> None:
+def test_two_workers_never_train_in_one_folder_at_once(prefect: Prefect, project: Project, tmp_path: Path) -> None:
     (project.folder / "trivial.py").write_text(TRIVIAL)
     template = ProcessWorker.get_default_base_job_template()
     prefect.post("work_pools/", name="two", type="process", base_job_template=template)
@@ -251,10 +247,10 @@ def test_two_workers_share_the_runs_and_two_retrainings_in_a_folder_never_train_
 @pytest.fixture
 def postgres(tmp_path: Path) -> Iterator[str]:
     """Start a Postgres on loopback; return its address for Prefect."""
-    found = [shutil.which("postgres"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres"))]
-    if not any(found):
+    result = [shutil.which("postgres"), *map(str, Path("/usr/lib/postgresql").glob("*/bin/postgres"))]
+    if not any(result):
         pytest.skip("there is no postgres: apt install postgresql")
-    binaries = Path(next(path for path in found if path)).resolve().parent
+    binaries = Path(next(path for path in result if path)).resolve().parent
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Files put into the inbox: their rows are in the corpus once, in its own dialect, and nothing of them is ever lost."""
+"""Dropped files: their rows are appended to the corpus once, in its dialect, and none is ever lost."""
 
 import csv
 import json
@@ -26,14 +26,14 @@ PROCESSES.set_forkserver_preload(["tests.flows.runtime.test_drop_folder"])
 
 
 class Place:
-    """A folder with params.yaml, a corpus and an inbox."""
+    """A folder with settings, a corpus and a drop folder."""
 
     def __init__(self, folder: Path, corpus: bytes = b"id,text\n1,one\n2,two\n", **data: str) -> None:
         self.folder = folder
         settings = params.load(ROOT / "params.yaml")
-        self.wanted = settings.model_copy(update={"data": settings.data.model_copy(update={"path": "c.csv", **data})})
-        self.corpus = folder / self.wanted.data.path
-        self.inbox = folder / self.wanted.watch.inbox
+        self.config = settings.model_copy(update={"data": settings.data.model_copy(update={"path": "c.csv", **data})})
+        self.corpus = folder / self.config.data.path
+        self.inbox = folder / self.config.watch.inbox
         self.inbox.mkdir(parents=True)
         (folder / "registry").mkdir()
         self.corpus.write_bytes(corpus)
@@ -42,17 +42,17 @@ class Place:
         (self.inbox / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
     def take(self) -> list[ImportedFile]:
-        return drop_folder.import_files(self.folder, self.wanted, list(drop_folder.pending_files(self.inbox)))
+        return drop_folder.import_files(self.folder, self.config, list(drop_folder.pending_files(self.inbox)))
 
     def rows(self) -> list[list[str]]:
         return [
             fields
-            for chunk in read_chunks(sniff_format(self.corpus, self.wanted.data), self.wanted.data)
+            for chunk in read_chunks(sniff_format(self.corpus, self.config.data), self.config.data)
             for fields in chunk.fields
         ]
 
     def files(self) -> list[str]:
-        """Return every file in the inbox and below it."""
+        """Return every file in and below the drop folder."""
         return sorted(str(path.relative_to(self.inbox)) for path in self.inbox.rglob("*") if path.is_file())
 
 
@@ -75,62 +75,60 @@ TEXTS = ["plain", 'a "quoted" word, and a comma', "two\nlines", "café", "back\\
     ],
     ids=["lf", "crlf", "no end", "bom", "utf-16", "cp1252", "tsv", "quote", "escape", "no header"],
 )
-def test_rows_come_behind_the_corpus_in_its_own_dialect_and_read_back_the_same(
-    tmp_path: Path, corpus: bytes, data: dict[str, str]
-) -> None:
+def test_rows_are_appended_in_the_dialect_of_the_corpus(tmp_path: Path, corpus: bytes, data: dict[str, str]) -> None:
     place = Place(tmp_path, corpus, **data)
-    new = Place(tmp_path / "other", b"", path=place.wanted.data.path)
-    encoding = {"utf-16": "utf-16", "cp1252": "cp1252"}.get(place.wanted.data.encoding, "utf-8")
+    new = Place(tmp_path / "other", b"", path=place.config.data.path)
+    encoding = {"utf-16": "utf-16", "cp1252": "cp1252"}.get(place.config.data.encoding, "utf-8")
     with new.corpus.open("w", encoding=encoding, newline="") as file:
         write = csv.writer(
             file,
-            delimiter="\t" if "path" in data else place.wanted.data.delimiter,
-            quotechar=place.wanted.data.quote,
+            delimiter="\t" if "path" in data else place.config.data.delimiter,
+            quotechar=place.config.data.quote,
             quoting=csv.QUOTE_ALL,
         ).writerow
-        if place.wanted.data.header == "first":
+        if place.config.data.header == "first":
             write(["text", "id"])
         for number, text in enumerate(TEXTS):
             fields = [text.replace("\\", "\\\\") if "escape" in data else text, str(number)]
-            write(fields if place.wanted.data.header == "first" else fields[::-1])
+            write(fields if place.config.data.header == "first" else fields[::-1])
     before = place.rows()
     shutil.copy(new.corpus, place.inbox / new.corpus.name)
-    [taken] = place.take()
-    assert taken.refused == ""
-    assert (taken.rows, place.files()) == (len(TEXTS), [f"done/{new.corpus.name}"])
+    [imported] = place.take()
+    assert imported.refused == ""
+    assert (imported.rows, place.files()) == (len(TEXTS), [f"done/{new.corpus.name}"])
     assert place.corpus.read_bytes().startswith(corpus)
     assert place.rows() == [*before, *([str(number), text] for number, text in enumerate(TEXTS))]
     assert place.corpus.read_bytes().count(b"\r\n") == 0 or b"\r" in corpus
 
 
-def test_rows_of_white_space_alone_stay_rows(tmp_path: Path) -> None:
+def test_rows_of_only_white_space_are_kept(tmp_path: Path) -> None:
     place = Place(tmp_path, b"text\none\n")
     place.put('text\n" "\nthree\n""\n')
-    [taken] = place.take()
-    assert (taken.rows, taken.refused) == (3, "")
+    [imported] = place.take()
+    assert (imported.rows, imported.refused) == (3, "")
     assert place.rows() == [["one"], [" "], ["three"], [""]]
 
 
-def test_what_the_corpus_cannot_hold_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_a_row_that_the_dialect_cannot_hold_is_refused_with_its_line(tmp_path: Path) -> None:
     place = Place(tmp_path, b"id,text\n1,one\n", quote="none")
     place.put("text,id\nfine,2\n", "a.csv")
     place.put(json.dumps({"id": "3", "text": "a, b"}) + "\n", "b.jsonl")
-    taken = place.take()
-    assert [(file.rows, bool(file.refused)) for file in taken] == [(1, False), (0, True)]
-    assert "data/inbox/b.jsonl, line 1: cannot be written in the format of the corpus" in taken[1].refused
+    imported = place.take()
+    assert [(file.rows, bool(file.refused)) for file in imported] == [(1, False), (0, True)]
+    assert "data/inbox/b.jsonl, line 1: cannot be written in the format of the corpus" in imported[1].refused
     assert place.corpus.read_bytes() == b"id,text\n1,one\n2,fine\n"
 
 
 def test_a_character_outside_the_corpus_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
     place = Place(tmp_path, b"id,text\n1,caf\xe9\n", encoding="cp1252")
     place.put(json.dumps({"id": "3", "text": "\N{SNOWMAN}"}) + "\n", "b.jsonl")
-    [taken] = place.take()
-    assert "b.jsonl, line 1: cannot be written in the format of the corpus" in taken.refused
+    [imported] = place.take()
+    assert "b.jsonl, line 1: cannot be written in the format of the corpus" in imported.refused
     assert place.corpus.read_bytes() == b"id,text\n1,caf\xe9\n"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("id,words\n3,three\n", "its columns are 'id', 'words', but those of the corpus"),
         ("id,text\n3,three\n4\n", "data/inbox/new.csv, line 3: 1 fields where the header has 2"),
@@ -139,24 +137,24 @@ def test_a_character_outside_the_corpus_encoding_is_refused_with_its_line(tmp_pa
         ("", "the file is empty"),
     ],
 )
-def test_a_file_that_does_not_fit_is_put_aside_with_the_reason_beside_it(
-    tmp_path: Path, content: bytes | str, said: str
+def test_a_file_that_does_not_fit_is_refused_with_its_reason(
+    tmp_path: Path, content: bytes | str, expected: str
 ) -> None:
     place = Place(tmp_path, broken_rows="quarantine")
     before = place.corpus.read_bytes()
     place.put(content)
-    [taken] = place.take()
-    assert said in taken.refused
-    assert ".taking" not in taken.refused
+    [imported] = place.take()
+    assert expected in imported.refused
+    assert ".taking" not in imported.refused
     assert place.files() == ["refused/new.csv", "refused/new.csv.txt"]
-    assert (place.inbox / "refused" / "new.csv.txt").read_text(encoding="utf-8") == taken.refused + "\n"
+    assert (place.inbox / "refused" / "new.csv.txt").read_text(encoding="utf-8") == imported.refused + "\n"
     assert (place.inbox / "refused" / "new.csv").read_bytes() == (
         content.encode() if isinstance(content, str) else content
     )
     assert place.corpus.read_bytes() == before
 
 
-def test_a_file_of_a_name_that_was_there_before_is_kept_beside_it(tmp_path: Path) -> None:
+def test_a_second_file_of_the_same_name_is_kept_under_a_new_name(tmp_path: Path) -> None:
     place = Place(tmp_path)
     for number in (3, 4, 5):
         place.put(f"id,text\n{number},x\n")
@@ -165,18 +163,18 @@ def test_a_file_of_a_name_that_was_there_before_is_kept_beside_it(tmp_path: Path
     assert place.rows()[-3:] == [["3", "x"], ["4", "x"], ["5", "x"]]
 
 
-def test_a_link_is_refused_and_unfinished_downloads_wait(tmp_path: Path) -> None:
+def test_links_are_refused_and_unfinished_downloads_ignored(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (tmp_path / "elsewhere.csv").write_text("id,text\n3,three\n")
     (place.inbox / "link.csv").symlink_to(tmp_path / "elsewhere.csv")
     place.put("id,te", "coming.csv.part")
     place.put("id,te", ".hidden.csv")
     assert list(drop_folder.pending_files(place.inbox)) == ["link.csv"]
-    [taken] = place.take()
-    assert "is a link" in taken.refused
+    [imported] = place.take()
+    assert "is a link" in imported.refused
 
 
-def test_a_corpus_that_is_a_link_into_dvcs_cache_becomes_a_file_and_the_cache_stays(tmp_path: Path) -> None:
+def test_a_corpus_linked_into_the_dvc_cache_becomes_a_file_of_its_own(tmp_path: Path) -> None:
     place = Place(tmp_path)
     cached = tmp_path / "cached"
     place.corpus.rename(cached)
@@ -190,7 +188,7 @@ def test_a_corpus_that_is_a_link_into_dvcs_cache_becomes_a_file_and_the_cache_st
     assert place.corpus.stat().st_mode & 0o200
 
 
-def test_a_corpus_that_rows_cannot_be_appended_to_leaves_the_file_where_it_is(tmp_path: Path) -> None:
+def test_a_corpus_of_another_format_leaves_the_file_in_place(tmp_path: Path) -> None:
     place = Place(tmp_path, b'{"id": "1", "text": "one"}\n', path="c.jsonl")
     place.put("id,text\n3,three\n")
     with pytest.raises(UserError, match="dropped files are appended to CSV and TSV files, and the corpus is jsonl"):
@@ -198,9 +196,7 @@ def test_a_corpus_that_rows_cannot_be_appended_to_leaves_the_file_where_it_is(tm
     assert place.files() == ["new.csv"]
 
 
-def test_a_corpus_that_somebody_saves_meanwhile_keeps_what_they_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_edit_of_the_corpus_during_the_import_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n")
     append = drop_folder.append_rows
@@ -236,14 +232,14 @@ NESTED = b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n"
     ],
     ids=["not utf-8", "accent", "253 bytes", "254 bytes", "line break", "dash", "nested", "cut gzip", "broken parquet"],
 )
-def test_whatever_is_wrong_with_a_file_it_is_refused_under_a_plain_name_and_the_next_one_is_taken(
+def test_a_broken_file_is_refused_under_a_portable_name_and_the_next_is_imported(
     tmp_path: Path, name: bytes, content: bytes
 ) -> None:
     place = Place(tmp_path)
     (place.inbox / os.fsdecode(name)).write_bytes(content)
     place.put("id,text\n3,three\n", "~last.csv")
-    refused, taken = sorted(place.take(), key=lambda file: file.rows)
-    assert (refused.name, refused.rows, taken.rows) == (os.fsdecode(name), 0, 1)
+    refused, imported = sorted(place.take(), key=lambda file: file.rows)
+    assert (refused.name, refused.rows, imported.rows) == (os.fsdecode(name), 0, 1)
     assert refused.refused.isprintable()
     assert place.rows() == [["1", "one"], ["2", "two"], ["3", "three"]]
     [aside] = [file for file in place.files() if file.startswith("refused/") and not file.endswith(".txt")]
@@ -253,14 +249,14 @@ def test_whatever_is_wrong_with_a_file_it_is_refused_under_a_plain_name_and_the_
     assert (place.inbox / f"{aside}.txt").read_text(encoding="utf-8").startswith(f"{refused.refused}\n")
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_opening_it(tmp_path: Path) -> None:
     place = Place(tmp_path)
     os.mkfifo(place.inbox / "pipe.csv")
     [refused] = place.take()
     assert "is no regular file" in refused.refused
 
 
-def test_links_and_folders_keep_no_file_from_being_taken(tmp_path: Path) -> None:
+def test_links_and_folders_do_not_block_other_files(tmp_path: Path) -> None:
     place = Place(tmp_path)
     (place.inbox / "itself.csv").symlink_to("itself.csv")
     (place.inbox / "itself").symlink_to("itself")
@@ -272,14 +268,14 @@ def test_links_and_folders_keep_no_file_from_being_taken(tmp_path: Path) -> None
         ("itself.csv", 0, True),
         ("next.csv", 1, False),
     ]
-    stays = drop_folder.skipped_files(place.inbox)
-    assert sorted(stays) == ["itself", "more"]
-    assert "it is a folder" in stays["more"]
+    skipped = drop_folder.skipped_files(place.inbox)
+    assert sorted(skipped) == ["itself", "more"]
+    assert "it is a folder" in skipped["more"]
 
 
 @pytest.mark.parametrize("name", [".taking", "done", "refused"])
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_a_file_or_a_link_in_the_place_of_the_inboxs_own_folders_is_said_and_left_alone(
+def test_a_file_or_link_in_place_of_a_target_folder_is_reported_and_untouched(
     tmp_path: Path, name: str, kind: str
 ) -> None:
     place = Place(tmp_path)
@@ -298,7 +294,7 @@ def test_a_file_or_a_link_in_the_place_of_the_inboxs_own_folders_is_said_and_lef
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"beside": 1, "source": 2}', '{"beside": "a", "source": "b"}'])
-def test_a_damaged_journal_is_said_and_nothing_is_taken_twice(tmp_path: Path, content: str) -> None:
+def test_a_damaged_journal_stops_the_import(tmp_path: Path, content: str) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n")
     (tmp_path / drop_folder.JOURNAL).write_text(content)
@@ -309,15 +305,15 @@ def test_a_damaged_journal_is_said_and_nothing_is_taken_twice(tmp_path: Path, co
     assert [file.rows for file in place.take()] == [1]
 
 
-def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path: Path) -> None:
+def test_tracked_files_and_unknown_suffixes_are_skipped(tmp_path: Path) -> None:
     place = Place(tmp_path)
     for name in ("README.md", "make.py", "none", "x.csv.dvc", "x.csv", "of-git.csv", "MINE.CSV"):
         place.put("id,text\n3,three\n", name)
     for command in (["init", "-q"], ["add", "-f", "of-git.csv"]):
         subprocess.run(["git", *command], cwd=place.inbox, check=True)
     assert place.inbox.joinpath("of-git.csv").exists()
-    [taken] = place.take()
-    assert taken.name == "MINE.CSV"
+    [imported] = place.take()
+    assert imported.name == "MINE.CSV"
     assert sorted(drop_folder.skipped_files(place.inbox)) == [
         "README.md",
         "make.py",
@@ -329,21 +325,21 @@ def test_files_that_do_not_say_that_they_hold_rows_or_are_followed_stay(tmp_path
     assert "git or DVC tracks it" in drop_folder.skipped_files(place.inbox)["x.csv"]
 
 
-def test_an_inbox_may_be_outside_of_the_project(tmp_path: Path) -> None:
+def test_the_drop_folder_may_be_outside_the_project(tmp_path: Path) -> None:
     place = Place(tmp_path / "project")
-    place.wanted = place.wanted.model_copy(
-        update={"watch": place.wanted.watch.model_copy(update={"inbox": str(tmp_path / "incoming")})}
+    place.config = place.config.model_copy(
+        update={"watch": place.config.watch.model_copy(update={"inbox": str(tmp_path / "incoming")})}
     )
     place.inbox = tmp_path / "incoming"
     place.inbox.mkdir()
     place.put("id,text\n3,three\n", "a.csv")
     place.put("words\n3\n", "b.csv")
-    taken = place.take()
-    assert [file.place for file in taken] == [f"{place.inbox}/done/a.csv", f"{place.inbox}/refused/b.csv"]
+    imported = place.take()
+    assert [file.place for file in imported] == [f"{place.inbox}/done/a.csv", f"{place.inbox}/refused/b.csv"]
     assert place.files() == ["done/a.csv", "refused/b.csv", "refused/b.csv.txt"]
 
 
-def test_a_fault_of_the_disk_is_not_the_files(tmp_path: Path) -> None:
+def test_a_disk_error_does_not_refuse_the_file(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n")
     (tmp_path / drop_folder.ROWS).mkdir()
@@ -353,13 +349,11 @@ def test_a_fault_of_the_disk_is_not_the_files(tmp_path: Path) -> None:
         place.take()
     assert place.files() == [".taking/new.csv"]
     (tmp_path / drop_folder.ROWS).rmdir()
-    [taken] = place.take()
-    assert (taken.rows, taken.refused) == (1, "")
+    [imported] = place.take()
+    assert (imported.rows, imported.refused) == (1, "")
 
 
-def test_a_file_whose_reading_kills_the_process_is_refused_in_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_kills_three_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Place(tmp_path)
     place.put("id,text\n3,three\n", "bomb.csv")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -370,14 +364,14 @@ def test_a_file_whose_reading_kills_the_process_is_refused_in_the_end(
         assert process.exitcode == -signal.SIGKILL
         assert place.files() == [".taking/bomb.csv"]
     place.put("id,text\n4,four\n", "next.csv")
-    refused, taken = place.take()
+    refused, imported = place.take()
     assert "the process that read it was killed 3 times" in refused.refused
-    assert (taken.name, taken.rows) == ("next.csv", 1)
+    assert (imported.name, imported.rows) == ("next.csv", 1)
     assert not (tmp_path / drop_folder.ATTEMPTS).exists()
 
 
 def killed_while_reading(place: Place) -> None:
-    """Take what is in the inbox, and be killed like a process that has taken too much memory."""
+    """Import the dropped files, and be killed like a process that uses too much memory."""
     drop_folder.write_rows = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     place.take()
 
@@ -387,7 +381,7 @@ CHANGES = ("os.chmod", "os.mkdir", "os.remove", "os.rename")
 
 
 def killed_at(number: int, place: Place) -> None:
-    """Take what is in the inbox, and end without a word right before the change of this number to a file."""
+    """Import the dropped files, and be killed right before the file system change with this number."""
     left = number
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -426,17 +420,17 @@ def test_a_kill_at_any_moment_neither_loses_nor_doubles_a_row(tmp_path: Path) ->
         if process.exitcode == 0:
             break
         assert process.exitcode == -signal.SIGKILL
-        found = place.corpus.read_bytes()
-        assert found in (old, old + new)
+        result = place.corpus.read_bytes()
+        assert result in (old, old + new)
         there = [Path(name).name for name in place.files()]
         assert there.count("good.csv") == there.count("odd.csv") == 1
-        seen.add((found == old, tuple(name for name in place.files() if name.endswith("good.csv"))))
+        seen.add((result == old, tuple(name for name in place.files() if name.endswith("good.csv"))))
         more = b""
         if number % 2 and "good.csv" not in place.files():
             place.put("id,text\n3,three\n6,of the same name\n", "good.csv")
             more = b"3,three\n6,of the same name\n"
         place.take()
-        assert not drop_folder.has_unfinished_import(place.folder, place.wanted)
+        assert not drop_folder.has_unfinished_import(place.folder, place.config)
         assert place.corpus.read_bytes() == old + new + more
         done = ["done/good.2.csv", "done/good.csv"] if more else ["done/good.csv"]
         assert place.files() == [*done, "refused/odd.csv", "refused/odd.csv.txt"]

@@ -1,4 +1,4 @@
-"""Notices, sent to a real HTTP server on this machine through blocks that a real Prefect server keeps."""
+"""Notices, sent to a local HTTP server through blocks on a real Prefect server."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ def logs_are_sent(prefect: Prefect) -> Iterator[None]:
 
 
 class Inbox:
-    """What a server on this machine was sent."""
+    """A local HTTP server and the JSON that it received."""
 
     def __init__(self) -> None:
         self.received: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def inbox() -> Iterator[Inbox]:
 
 @pytest.fixture
 def blocks(prefect: Prefect, inbox: Inbox) -> Iterator[dict[str, str]]:
-    """Return the names of blocks that lead to the inbox, by their kind."""
+    """Return the names of blocks that post to `inbox`, by type."""
     name = f"inbox-{time.time_ns()}"
     secret = "T0KEN"  # noqa: S105 - of no use
     made: dict[str, Block] = {
@@ -87,47 +87,47 @@ def blocks(prefect: Prefect, inbox: Inbox) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("kind", ["custom-webhook", "slack-webhook", "webhook"])
-def test_a_notice_goes_through_each_kind_of_block(blocks: dict[str, str], inbox: Inbox, kind: str) -> None:
-    said: list[str] = []
-    assert notify.notify("red-fox failed", "validate: line 3", block=blocks[kind], log=said.append)
+def test_each_kind_of_block_sends_a_notice(blocks: dict[str, str], inbox: Inbox, kind: str) -> None:
+    logged: list[str] = []
+    assert notify.notify("red-fox failed", "validate: line 3", block=blocks[kind], log=logged.append)
     (received,) = inbox.received
     subject, body = received.get("subject", received.get("title")), received.get("body", received.get("message"))
     assert (subject, body) == ("red-fox failed", "validate: line 3")
-    assert said == []
+    assert logged == []
 
 
-def test_none_sends_nothing_and_says_nothing(inbox: Inbox) -> None:
-    said: list[str] = []
-    assert not notify.notify("a", "b", block="none", log=said.append)
-    assert (inbox.received, said) == ([], [])
+def test_none_sends_and_logs_nothing(inbox: Inbox) -> None:
+    logged: list[str] = []
+    assert not notify.notify("a", "b", block="none", log=logged.append)
+    assert (inbox.received, logged) == ([], [])
 
 
 @pytest.mark.parametrize("kind", ["custom-webhook", "slack-webhook", "webhook"])
-def test_a_refusal_is_one_line_in_the_log_without_the_address(
+def test_a_refused_notice_logs_one_line_without_the_address(
     blocks: dict[str, str], inbox: Inbox, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     inbox.answer = 404
-    said: list[str] = []
-    assert not notify.notify("a", "b", block=blocks[kind], log=said.append)
+    logged: list[str] = []
+    assert not notify.notify("a", "b", block=blocks[kind], log=logged.append)
     assert len(inbox.received) == 1
-    assert len(said) == 1
-    assert said[0].startswith(f"retrain.notify: no notice was sent through {blocks[kind]}: ")
-    assert "T0KEN" not in said[0] + caplog.text
+    assert len(logged) == 1
+    assert logged[0].startswith(f"retrain.notify: no notice was sent through {blocks[kind]}: ")
+    assert "T0KEN" not in logged[0] + caplog.text
 
 
-def test_what_cannot_be_sent_to_is_said_and_never_raised(blocks: dict[str, str], inbox: Inbox) -> None:
-    said: list[str] = []
+def test_unusable_blocks_are_logged_and_never_raise(blocks: dict[str, str], inbox: Inbox) -> None:
+    logged: list[str] = []
     inbox.server.shutdown()
     inbox.server.server_close()
     for block in (blocks["custom-webhook"], blocks["secret"], "slack-webhook/missing", "nonsense", "no-such-type/x"):
-        assert not notify.notify("a", "b", block=block, log=said.append)
-    assert len(said) == 5
-    assert "ConnectError" in said[0]
-    assert "a Secret sends no notices; use slack-webhook" in said[1]
-    assert "missing" in said[2]
+        assert not notify.notify("a", "b", block=block, log=logged.append)
+    assert len(logged) == 5
+    assert "ConnectError" in logged[0]
+    assert "a Secret sends no notices; use slack-webhook" in logged[1]
+    assert "missing" in logged[2]
 
 
-def test_a_run_that_fails_tells_the_stage_the_line_and_its_page_but_no_text_of_the_corpus(
+def test_a_failed_run_sends_stage_line_and_page_but_no_corpus_text(
     prefect: Prefect, blocks: dict[str, str], inbox: Inbox, workspace: Workspace
 ) -> None:
     workspace.set(retrain__notify=blocks["custom-webhook"])
@@ -146,7 +146,7 @@ def test_a_run_that_fails_tells_the_stage_the_line_and_its_page_but_no_text_of_t
     assert page.endswith(f"/runs/flow-run/{run}")
 
 
-def test_a_run_that_fails_ends_as_failed_also_where_no_notice_can_be_sent(
+def test_a_failed_run_ends_as_failed_without_its_notice(
     prefect: Prefect, blocks: dict[str, str], workspace: Workspace
 ) -> None:
     workspace.set(retrain__notify="slack-webhook/missing")
@@ -162,19 +162,19 @@ def test_a_run_that_fails_ends_as_failed_also_where_no_notice_can_be_sent(
     assert fails(return_state=True).name == "TimedOut"
 
 
-def test_lines_are_bounded() -> None:
+def test_redacted_lines_have_a_maximum_length() -> None:
     assert notify.redact_line("x" * 10_000) == "x" * 500 + " …"
     assert notify.redact_line("column 'text' is not there") == "column 'text' is not there"
     assert notify.redact_line("") == ""
 
 
 def automations(prefect: Prefect) -> list[str]:
-    """Return the names of those of the server that tell of crashes; other tests deploy triggers to it."""
+    """Return the names of the server's automations for crash notices; other tests add triggers."""
     return [one["name"] for one in prefect.post("automations/filter") if one["name"] == "tell when a run crashed"]
 
 
 def crash(prefect: Prefect, name: str) -> dict[str, Any]:
-    """Have a run of the flow `name` crash; return the run."""
+    """Create a crashed run of the flow `name`; return it."""
     run: dict[str, Any] = prefect.post("flow_runs/", flow_id=prefect.post("flows/", name=name)["id"])
     for state in ({"type": "RUNNING"}, {"type": "CRASHED", "message": 'its "process" is gone'}):
         prefect.post(f"flow_runs/{run['id']}/set_state", state=state, force=True)
@@ -182,37 +182,37 @@ def crash(prefect: Prefect, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["custom-webhook", "webhook"])
-def test_the_server_tells_of_a_run_that_was_killed(
+def test_the_server_sends_one_notice_for_each_crashed_run(
     prefect: Prefect, blocks: dict[str, str], inbox: Inbox, kind: str
 ) -> None:
-    said: list[str] = []
-    notify.crash_notice_automation(blocks[kind], ["mine"], said.append)
-    notify.crash_notice_automation(blocks[kind], ["mine"], said.append)
+    logged: list[str] = []
+    notify.crash_notice_automation(blocks[kind], ["mine"], logged.append)
+    notify.crash_notice_automation(blocks[kind], ["mine"], logged.append)
     assert len(automations(prefect)) == 1
-    mine: dict[str, str] = {}
+    own_runs: dict[str, str] = {}
 
     def is_told() -> bool:  # the server takes a moment to listen for it
         crash(prefect, "somebody-elses")
         run = crash(prefect, "mine")
-        mine[f"{run['name']} crashed"] = run["id"]
+        own_runs[f"{run['name']} crashed"] = run["id"]
         return within(10, lambda: bool(inbox.received))
 
     assert within(300, is_told)
-    told = [notice["subject"] for notice in inbox.received]
-    assert mine.keys() >= set(told)
-    assert len(told) == len(set(told))
+    subjects = [notice["subject"] for notice in inbox.received]
+    assert own_runs.keys() >= set(subjects)
+    assert len(subjects) == len(set(subjects))
     line, page = inbox.received[0]["body"].splitlines()
     assert line == 'its "process" is gone'
-    assert page.endswith(f"/runs/flow-run/{mine[told[0]]}")
-    assert said == []
-    notify.crash_notice_automation("none", ["mine"], said.append)
+    assert page.endswith(f"/runs/flow-run/{own_runs[subjects[0]]}")
+    assert logged == []
+    notify.crash_notice_automation("none", ["mine"], logged.append)
     assert automations(prefect) == []
 
 
-def test_a_block_that_is_not_there_makes_no_automation_and_is_said(prefect: Prefect, blocks: dict[str, str]) -> None:
-    said: list[str] = []
+def test_a_missing_block_makes_no_automation_and_is_logged(prefect: Prefect, blocks: dict[str, str]) -> None:
+    logged: list[str] = []
     for block in ("slack-webhook/missing", "nonsense", "no-such-type/x"):
-        notify.crash_notice_automation(block, ["mine"], said.append)
+        notify.crash_notice_automation(block, ["mine"], logged.append)
     assert automations(prefect) == []
-    assert len(said) == 3
-    assert "create it in the UI under Blocks" in said[0]
+    assert len(logged) == 3
+    assert "create it in the UI under Blocks" in logged[0]

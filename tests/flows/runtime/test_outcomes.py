@@ -1,4 +1,4 @@
-"""What `fresh up` says about runs, from a real server."""
+"""What `fresh up` prints about runs, from a real server."""
 
 import uuid
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def client(prefect: Prefect) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def deployment(prefect: Prefect) -> Iterator[dict[str, Any]]:
-    """Return a deployment with an hourly schedule on which nobody works."""
+    """Return a deployment with an hourly schedule and no worker."""
     name = f"outcomes-{uuid.uuid4()}"
     flow = prefect.post("flows/", name=name)["id"]
     hourly = {"schedule": {"interval": 3600}, "active": True}
@@ -40,7 +40,7 @@ def end(prefect: Prefect, deployment: dict[str, Any], title: str, **state: str) 
         prefect.post(f"flow_runs/{run}/set_state", state=one, force=True)
 
 
-def test_each_end_is_told_once_but_those_without_news_and_those_from_before_are_not(
+def test_each_outcome_with_news_is_reported_once(
     prefect: Prefect, client: SyncPrefectClient, deployment: dict[str, Any]
 ) -> None:
     end(prefect, deployment, "from before", type="COMPLETED")
@@ -56,7 +56,7 @@ def test_each_end_is_told_once_but_those_without_news_and_those_from_before_are_
     assert outcomes.poll() == []
 
 
-def test_the_next_run_is_told_once_it_is_planned_and_so_is_a_paused_schedule(
+def test_the_next_run_or_a_paused_schedule_is_reported(
     prefect: Prefect, client: SyncPrefectClient, deployment: dict[str, Any]
 ) -> None:
     assert within(300, lambda: next_run(client, deployment["full_name"]) is not None)

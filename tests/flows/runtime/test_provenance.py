@@ -1,4 +1,4 @@
-"""A retraining leaves commits from which its candidate is made again, and a person's work as it was."""
+"""A retraining commits what reproduces its candidate, and leaves a person's work untouched."""
 
 import hashlib
 import json
@@ -42,10 +42,10 @@ Path("models/candidate/manifest.json").write_text(json.dumps(made))
 
 
 class Repository(Workspace):
-    """A git and DVC project of one stage, with a person at work in it."""
+    """A git and DVC project with one stage, in which a person works."""
 
     def __init__(self, folder: Path) -> None:
-        """Make it: one commit, and the stage has not run."""
+        """Create it with one commit; the stage has not run."""
         super().__init__(folder)
         for name in ("pipeline", "starter"):
             (folder / name).mkdir()
@@ -72,7 +72,7 @@ class Repository(Workspace):
         return done.stdout.strip()
 
     def git(self, *arguments: str) -> str:
-        """Return what git prints; like a person's prompt, it does not refresh the index."""
+        """Return what git prints, without refreshing the index."""
         return self.run("git", "--no-optional-locks", *arguments)
 
     def commit(self, message: str) -> None:
@@ -81,7 +81,7 @@ class Repository(Workspace):
         self.git("-c", "user.name=A", "-c", "user.email=a@example.org", "commit", "-qm", message)
 
     def persons(self) -> dict[str, object]:
-        """Return all that is a person's: files, index, HEAD, references, settings, what git says of it."""
+        """Return everything of a person's: files, index, HEAD, references, configuration, status, stash."""
         files = [path for path in self.folder.rglob("*") if path.is_file() and ".git/" not in path.as_posix()]
         references = self.git("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
         return {
@@ -93,7 +93,7 @@ class Repository(Workspace):
         }
 
     def show(self, revision: str, name: str) -> str:
-        """Return a file as a commit has it."""
+        """Return the content of a file in a commit."""
         return self.git("show", f"{revision}:{name}")
 
     def names(self, old: str, new: str) -> set[str]:
@@ -101,24 +101,24 @@ class Repository(Workspace):
         return set(self.git("diff", "--name-only", "--no-renames", old, new).splitlines())
 
     def inputs(self) -> RecordedInputs:
-        """Record the inputs, about which there is nothing to say."""
+        """Record the inputs; fail the test if anything is logged."""
         recorded = record_inputs(self.folder, "a test", unexpected)
         assert recorded is not None
         return recorded
 
     def result(self, recorded: RecordedInputs, **trailers: str) -> str:
-        """Record the result, about which there is nothing to say."""
+        """Record the result; fail the test if anything is logged."""
         commit = record_result(self.folder, recorded, "Promoted", trailers, unexpected)
         assert commit is not None
         return commit
 
     def manifest(self) -> dict[str, str]:
-        """Return that of the candidate."""
+        """Return the candidate's manifest."""
         content: dict[str, str] = json.loads((self.folder / "models" / "candidate" / "manifest.json").read_text())
         return content
 
     def made_again(self, revision: str, folder: Path) -> tuple[bytes, str]:
-        """Return the candidate's bytes and `dvc.lock`, as a clone makes them from a revision."""
+        """Return the candidate's bytes and `dvc.lock` that a clone makes from a revision."""
         self.run("git", "clone", "-q", str(self.folder), str(folder))
         self.run("git", "checkout", "-q", revision, folder=folder)
         self.run("dvc", "repro", folder=folder)
@@ -163,7 +163,7 @@ def edit(repository: Repository) -> None:
     repository.set(finetune__epochs=2)
 
 
-def test_a_persons_work_is_untouched_and_only_inputs_are_committed(repository: Repository) -> None:
+def test_only_inputs_are_committed_and_uncommitted_work_is_untouched(repository: Repository) -> None:
     edit(repository)
     before = repository.persons()
     recorded = repository.inputs()
@@ -185,7 +185,7 @@ def test_a_persons_work_is_untouched_and_only_inputs_are_committed(repository: R
     ]
 
 
-def test_the_verdict_and_the_version_are_trailers_of_the_result(repository: Repository) -> None:
+def test_the_result_has_verdict_and_version_as_trailers(repository: Repository) -> None:
     recorded = repository.inputs()
     trailers = {"Version": "20260101-abc", "Verdict": "promoted:\nperplexity 9.8, was 10.1", "Prefect-Run": None}
     result = record_result(repository.folder, recorded, "Promote 20260101-abc", trailers, unexpected)
@@ -194,7 +194,7 @@ def test_the_verdict_and_the_version_are_trailers_of_the_result(repository: Repo
     assert "a test" not in repository.git("log", "-1", "--format=%B", str(result))
 
 
-def test_a_report_that_git_follows_is_part_of_the_result(repository: Repository) -> None:
+def test_the_result_includes_tracked_reports(repository: Repository) -> None:
     report = repository.folder / "reports" / "metrics.json"
     report.parent.mkdir()
     report.write_text("{}")
@@ -206,7 +206,7 @@ def test_a_report_that_git_follows_is_part_of_the_result(repository: Repository)
     assert repository.names(recorded.commit, result) == {"reports/metrics.json"}
 
 
-def test_what_is_committed_already_is_not_committed_again(repository: Repository) -> None:
+def test_inputs_that_git_has_are_not_committed_again(repository: Repository) -> None:
     head = repository.git("rev-parse", "HEAD")
     recorded = repository.inputs()
     assert recorded.commit == recorded.revision == head
@@ -222,13 +222,13 @@ def test_what_is_committed_already_is_not_committed_again(repository: Repository
 
 
 @pytest.mark.integration
-def test_ended_at_any_moment_the_next_run_records_all_the_same(
+def test_a_run_killed_at_any_git_command_does_not_break_the_next(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     edit(repository)
     before = repository.persons()
     run = Git._run
-    asked = left = 0
+    commands = left = 0
 
     def ends(*arguments: object, **named: object) -> object:
         nonlocal left
@@ -239,20 +239,20 @@ def test_ended_at_any_moment_the_next_run_records_all_the_same(
 
     monkeypatch.setattr(Git, "_run", ends)
     while True:
-        asked += 1
-        left = asked
+        commands += 1
+        left = commands
         try:
             repository.result(repository.inputs())
             break
         except KeyboardInterrupt:
             assert repository.persons() == before
-    assert asked > 20
+    assert commands > 20
     subjects = repository.git("log", "--format=%s", "main..retrain").splitlines()
     assert subjects == ["Promoted", "Inputs of a retraining"]
     repository.git("fsck", "--strict")
 
 
-def test_the_branch_follows_the_persons_commits(repository: Repository) -> None:
+def test_the_branch_merges_new_commits_of_head(repository: Repository) -> None:
     edit(repository)
     first = repository.result(repository.inputs())
     (repository.folder / "notes.txt").write_text("two\n")
@@ -272,7 +272,7 @@ def test_the_branch_follows_the_persons_commits(repository: Repository) -> None:
 
 
 @pytest.mark.integration
-def test_a_clone_makes_the_same_bytes_from_the_recorded_revision(repository: Repository, tmp_path: Path) -> None:
+def test_a_clone_reproduces_the_bytes_of_the_recorded_revision(repository: Repository, tmp_path: Path) -> None:
     edit(repository)
     for number, row in enumerate(("First row.", "Second row.")):  # two nights in a row
         (repository.folder / "data" / "corpus.csv").write_text(f"text\nOnce upon a time.\n{row}\n")
@@ -293,34 +293,34 @@ def test_a_clone_makes_the_same_bytes_from_the_recorded_revision(repository: Rep
 
 
 @pytest.mark.integration
-def test_a_candidate_that_names_no_commit_is_said(repository: Repository) -> None:
+def test_a_candidate_without_a_commit_is_reported(repository: Repository) -> None:
     edit(repository)
     repository.run("dvc", "repro")  # a person's own run, from edits
     assert repository.manifest()["git_revision"].endswith("+changes")
-    said: list[str] = []
-    record_result(repository.folder, repository.inputs(), "Refused", {}, said.append)
-    assert [sentence for sentence in said if "a retraining with `force` makes one" in sentence] == said != []
+    logged: list[str] = []
+    record_result(repository.folder, repository.inputs(), "Refused", {}, logged.append)
+    assert [sentence for sentence in logged if "a retraining with `force` makes one" in sentence] == logged != []
 
 
 @pytest.mark.integration
-def test_inputs_that_changed_during_the_run_are_said(repository: Repository) -> None:
+def test_inputs_edited_during_the_run_are_reported(repository: Repository) -> None:
     edit(repository)
     recorded = repository.inputs()
     (repository.folder / "pipeline" / "train.py").write_text(f"{TRAIN}# edited\n")
     repository.set(finetune__epochs=3)
     with export_revision(recorded):
         repository.run("dvc", "repro")
-    said: list[str] = []
-    result = record_result(repository.folder, recorded, "Promoted", {}, said.append)
-    assert len(said) == 1
-    assert said[0].startswith(
+    logged: list[str] = []
+    result = record_result(repository.folder, recorded, "Promoted", {}, logged.append)
+    assert len(logged) == 1
+    assert logged[0].startswith(
         "the stages read other content of finetune.epochs in params.yaml, pipeline/train.py than the commit"
     )
     assert "Not-As-Recorded: finetune.epochs in" in repository.git("log", "-1", "--format=%B", str(result))
 
 
 @pytest.mark.integration
-def test_a_corpus_that_dvc_follows_is_recorded_by_its_dvc_file(repository: Repository) -> None:
+def test_a_corpus_in_dvc_is_recorded_by_its_dvc_file(repository: Repository) -> None:
     corpus = repository.write_corpus("text\nA row.\n", "data/large.csv")
     repository.run("dvc", "add", "-q", str(corpus))
     recorded = repository.inputs()
@@ -331,31 +331,33 @@ def test_a_corpus_that_dvc_follows_is_recorded_by_its_dvc_file(repository: Repos
 
     corpus.write_text("text\nAnother row.\n")  # behind DVC's back, and read so
     repository.run("dvc", "repro", "--single-item", "finetune")
-    said: list[str] = []
-    record_result(repository.folder, recorded, "Promoted", {}, said.append)
-    assert said[0].startswith("the stages read other content of data/large.csv than the commit")
+    logged: list[str] = []
+    record_result(repository.folder, recorded, "Promoted", {}, logged.append)
+    assert logged[0].startswith("the stages read other content of data/large.csv than the commit")
 
 
-@pytest.mark.parametrize(("attributes", "is_said"), [("text", True), ("text eol=crlf", False)])
-def test_a_corpus_whose_line_ends_git_changes_is_said(repository: Repository, attributes: str, is_said: bool) -> None:
+@pytest.mark.parametrize(("attributes", "is_logged"), [("text", True), ("text eol=crlf", False)])
+def test_a_corpus_with_line_ends_changed_by_git_is_reported(
+    repository: Repository, attributes: str, is_logged: bool
+) -> None:
     (repository.folder / ".gitattributes").write_text(f"*.csv {attributes}\n")
     corpus = repository.write_corpus("text\r\nA row.\r\n")
     repository.commit("With line ends of Windows")
     md5 = hashlib.md5(corpus.read_bytes(), usedforsecurity=False).hexdigest()
     stages = {"finetune": {"deps": [{"path": "data/corpus.csv", "md5": md5}]}}
     (repository.folder / "dvc.lock").write_text(json.dumps({"stages": stages}))
-    said: list[str] = []
-    record_result(repository.folder, repository.inputs(), "Promoted", {}, said.append)
+    logged: list[str] = []
+    record_result(repository.folder, repository.inputs(), "Promoted", {}, logged.append)
     prefix = "the stages read other content of data/corpus.csv than "
-    assert [sentence.startswith(prefix) for sentence in said] == [True] * is_said
+    assert [sentence.startswith(prefix) for sentence in logged] == [True] * is_logged
 
 
-def test_a_corpus_that_nothing_follows_is_said_and_not_taken(repository: Repository) -> None:
+def test_an_untracked_corpus_is_reported_and_not_committed(repository: Repository) -> None:
     repository.write_corpus("text\nA row.\n", "data/mine.csv")
-    said: list[str] = []
-    recorded = record_inputs(repository.folder, "a test", said.append)
+    logged: list[str] = []
+    recorded = record_inputs(repository.folder, "a test", logged.append)
     assert recorded is not None
-    assert said == [
+    assert logged == [
         "params.yaml: data.path: neither git nor DVC tracks data/mine.csv, so no commit can restore it;"
         " track it: `dvc add data/mine.csv`"
     ]
@@ -364,7 +366,7 @@ def test_a_corpus_that_nothing_follows_is_said_and_not_taken(repository: Reposit
 
 
 @pytest.mark.parametrize("how", ["a .dvc file that keeps nothing", "a link"])
-def test_a_corpus_that_only_seems_to_be_followed_is_said(repository: Repository, how: str, tmp_path: Path) -> None:
+def test_a_corpus_that_only_seems_to_be_tracked_is_reported(repository: Repository, how: str, tmp_path: Path) -> None:
     corpus = repository.write_corpus("text\nA row.\n", "data/mine.csv")
     if how == "a link":
         corpus.rename(tmp_path / "mine.csv")
@@ -372,14 +374,14 @@ def test_a_corpus_that_only_seems_to_be_followed_is_said(repository: Repository,
         repository.git("add", str(corpus))  # git keeps where it leads to, not what is there
     else:
         (repository.folder / "data" / "mine.csv.dvc").write_text("outs: [{path: mine.csv, hash: md5, cache: false}]")
-    said: list[str] = []
-    record_inputs(repository.folder, "a test", said.append)
-    assert [sentence.partition(",")[0] for sentence in said] == [
+    logged: list[str] = []
+    record_inputs(repository.folder, "a test", logged.append)
+    assert [sentence.partition(",")[0] for sentence in logged] == [
         "params.yaml: data.path: neither git nor DVC tracks data/mine.csv"
     ]
 
 
-def test_a_file_that_became_a_folder_or_a_file_again_is_taken_as_that(repository: Repository) -> None:
+def test_a_file_that_became_a_folder_and_back_is_committed_as_it_is(repository: Repository) -> None:
     (repository.folder / "starter" / "config.json").unlink()
     (repository.folder / "starter" / "config.json").mkdir()
     (repository.folder / "starter" / "config.json" / "part.json").write_text("{}")
@@ -390,27 +392,27 @@ def test_a_file_that_became_a_folder_or_a_file_again_is_taken_as_that(repository
     assert repository.names("main", repository.inputs().commit) == set()
 
 
-def test_a_corpus_or_a_base_elsewhere_is_said(repository: Repository, tmp_path: Path) -> None:
+def test_a_corpus_or_a_base_outside_the_project_is_reported(repository: Repository, tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     shutil.copy(repository.folder / "data" / "corpus.csv", tmp_path / "corpus.csv")
     repository.set(data__path="../corpus.csv", base=str(base))
-    said: list[str] = []
-    record_inputs(repository.folder, "a test", said.append)
-    assert [sentence.partition(" is outside")[0] for sentence in said] == [
+    logged: list[str] = []
+    record_inputs(repository.folder, "a test", logged.append)
+    assert [sentence.partition(" is outside")[0] for sentence in logged] == [
         "params.yaml: data.path: ../corpus.csv",
         f"params.yaml: base: {base}",
     ]
 
 
-def test_a_base_of_ones_own_is_an_input(repository: Repository) -> None:
+def test_a_base_in_the_project_is_an_input(repository: Repository) -> None:
     base = repository.folder / "my_model"
     base.mkdir()
     (base / "config.json").write_text("{}")
     repository.set(base="my_model")
-    said: list[str] = []
-    record_inputs(repository.folder, "a test", said.append)
-    assert [sentence.partition(",")[0] for sentence in said] == [
+    logged: list[str] = []
+    record_inputs(repository.folder, "a test", logged.append)
+    assert [sentence.partition(",")[0] for sentence in logged] == [
         "params.yaml: base: neither git nor DVC tracks my_model"
     ]
     repository.git("add", "my_model")
@@ -418,15 +420,15 @@ def test_a_base_of_ones_own_is_an_input(repository: Repository) -> None:
     assert repository.show(repository.inputs().commit, "my_model/config.json") == '{"edited": true}'
 
 
-def test_a_branch_that_is_checked_out_is_not_moved(repository: Repository, tmp_path: Path) -> None:
+def test_a_checked_out_branch_is_not_moved(repository: Repository, tmp_path: Path) -> None:
     edit(repository)
     repository.inputs()
     (repository.folder / "data" / "corpus.csv").write_text("text\nA third one.\n")
     repository.git("worktree", "add", "-q", str(tmp_path / "elsewhere"), "retrain")
     before = repository.git("rev-parse", "retrain")
-    said: list[str] = []
-    assert record_inputs(repository.folder, "a test", said.append) is None
-    assert said == [
+    logged: list[str] = []
+    assert record_inputs(repository.folder, "a test", logged.append) is None
+    assert logged == [
         "this run is not recorded in git: the branch retrain is checked out in"
         f" {tmp_path / 'elsewhere'}; switch to another branch there, or set another one as retrain.branch in"
         " params.yaml"
@@ -434,17 +436,17 @@ def test_a_branch_that_is_checked_out_is_not_moved(repository: Repository, tmp_p
     assert repository.git("rev-parse", "retrain") == before
 
 
-def test_a_branch_that_somebody_moved_meanwhile_is_left_to_them(repository: Repository) -> None:
+def test_a_branch_moved_during_the_run_is_not_overwritten(repository: Repository) -> None:
     edit(repository)
     recorded = repository.inputs()
     repository.git("branch", "-f", "retrain", "main")
-    said: list[str] = []
-    assert record_result(repository.folder, recorded, "Promoted", {}, said.append) is None
-    assert said[0].startswith("the result of this run is not recorded in git: ")
+    logged: list[str] = []
+    assert record_result(repository.folder, recorded, "Promoted", {}, logged.append) is None
+    assert logged[0].startswith("the result of this run is not recorded in git: ")
     assert repository.git("rev-parse", "retrain") == repository.git("rev-parse", "main")
 
 
-def test_none_records_nothing_and_says_nothing(repository: Repository) -> None:
+def test_none_records_and_logs_nothing(repository: Repository) -> None:
     edit(repository)
     repository.set(retrain__record="none")
     assert record_inputs(repository.folder, "a test", unexpected) is None
@@ -453,7 +455,7 @@ def test_none_records_nothing_and_says_nothing(repository: Repository) -> None:
 
 
 @pytest.mark.parametrize("how", ["no repository", "no git", "another's repository"])
-def test_without_git_nothing_is_recorded_and_that_is_said_once(
+def test_without_git_nothing_is_recorded_and_one_line_is_logged(
     repository: Repository, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if how == "no git":
@@ -464,9 +466,9 @@ def test_without_git_nothing_is_recorded_and_that_is_said_once(
         monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(repository.folder.parent))
     if how == "another's repository":  # a zip unpacked in a home folder that is under git
         repository.run("git", "init", "-q", folder=repository.folder.parent)
-    said: list[str] = []
-    recorded = record_inputs(repository.folder, "a test", said.append)
-    record_result(repository.folder, recorded, "Promoted", {}, said.append)
+    logged: list[str] = []
+    recorded = record_inputs(repository.folder, "a test", logged.append)
+    record_result(repository.folder, recorded, "Promoted", {}, logged.append)
     with export_revision(recorded):
         assert RECORDED not in os.environ
     reason = {
@@ -474,10 +476,10 @@ def test_without_git_nothing_is_recorded_and_that_is_said_once(
         "no git": "git is not installed",
         "another's repository": f"the repository {repository.folder.parent} does not track params.yaml",
     }
-    assert said == [f"this run is not recorded in git: {reason[how]}"]
+    assert logged == [f"this run is not recorded in git: {reason[how]}"]
 
 
-def test_no_hook_runs_no_signature_is_asked_for_and_no_name_is_needed(
+def test_commits_need_no_identity_run_no_hooks_and_are_not_signed(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -506,7 +508,7 @@ def test_no_hook_runs_no_signature_is_asked_for_and_no_name_is_needed(
 
 
 @pytest.mark.parametrize("where", ["detached", "unborn", "worktree", "subfolder", "submodule", "submodules inside"])
-def test_it_works_wherever_head_and_git_are(
+def test_detached_heads_worktrees_and_subfolders_work(
     repository: Repository, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if where == "detached":
@@ -547,24 +549,24 @@ def test_it_works_wherever_head_and_git_are(
     assert repository.git("log", "-1", "--format=%H", "retrain", "--", "data") == recorded.revision
 
 
-def test_the_lock_of_a_git_that_was_killed_is_cleared_when_it_is_old(repository: Repository) -> None:
+def test_an_old_lock_of_a_killed_git_is_removed(repository: Repository) -> None:
     edit(repository)
     lock = repository.folder / ".git" / "refs" / "heads" / "retrain.lock"
     lock.touch()
-    said: list[str] = []
-    assert record_inputs(repository.folder, "a test", said.append) is None
-    assert "retrain.lock': File exists" in said[0]
+    logged: list[str] = []
+    assert record_inputs(repository.folder, "a test", logged.append) is None
+    assert "retrain.lock': File exists" in logged[0]
     os.utime(lock, (time.time() - 3600, time.time() - 3600))
     repository.inputs()
     assert not lock.exists()
 
 
-def test_two_at_once_record_one_after_the_other_or_not_at_all(repository: Repository) -> None:
+def test_concurrent_runs_record_in_turn_or_not_at_all(repository: Repository) -> None:
     edit(repository)
-    said: list[str] = []
+    logged: list[str] = []
     done: list[RecordedInputs | None] = []
     threads = [
-        threading.Thread(target=lambda: done.append(record_inputs(repository.folder, "a test", said.append)))
+        threading.Thread(target=lambda: done.append(record_inputs(repository.folder, "a test", logged.append)))
         for _ in range(4)
     ]
     for thread in threads:
@@ -572,12 +574,12 @@ def test_two_at_once_record_one_after_the_other_or_not_at_all(repository: Reposi
     for thread in threads:
         thread.join()
     recorded = [one for one in done if one is not None]
-    assert len(recorded) + len(said) == 4
+    assert len(recorded) + len(logged) == 4
     assert repository.git("rev-parse", "retrain") in {one.commit for one in recorded}
 
 
 @pytest.mark.integration
-def test_as_an_experiment_dvc_shows_it_and_applies_it(repository: Repository, tmp_path: Path) -> None:
+def test_dvc_shows_and_applies_a_recorded_experiment(repository: Repository, tmp_path: Path) -> None:
     edit(repository)
     repository.set(retrain__record="experiment")
     before = repository.persons()
@@ -609,7 +611,7 @@ def test_as_an_experiment_dvc_shows_it_and_applies_it(repository: Repository, tm
     assert json.loads((clone / "models" / "candidate" / "manifest.json").read_text()) == made
 
 
-def test_a_stale_revision_of_the_environment_is_not_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_revision_hides_a_stale_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(RECORDED, "of another run")
     with provenance.export_revision(None):
         assert RECORDED not in os.environ

@@ -1,4 +1,4 @@
-"""The settings of our Prefect processes: what they close, what a person may change, what is refused."""
+"""The settings of the project's Prefect processes: defaults, precedence, and what is refused."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def test_the_server_is_reached_from_this_machine_and_its_own_pages_alone(tmp_path: Path) -> None:
+def test_the_server_is_local_and_accepts_only_its_own_pages(tmp_path: Path) -> None:
     made = settings.environment(tmp_path, 4321)
     assert made["PREFECT_SERVER_API_HOST"] == "127.0.0.1"
     assert made["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
@@ -35,7 +35,7 @@ def test_the_server_is_reached_from_this_machine_and_its_own_pages_alone(tmp_pat
 
 
 @pytest.mark.integration
-def test_prefect_itself_understands_them(tmp_path: Path) -> None:
+def test_prefect_reads_every_setting(tmp_path: Path) -> None:
     show = (
         "from prefect.settings import get_current_settings as now; s = now(); a = s.server.api;"
         "print(s.home, a.cors_allowed_origins, a.csrf_protection_enabled, s.server.analytics_enabled,"
@@ -69,7 +69,7 @@ def test_prefect_itself_understands_them(tmp_path: Path) -> None:
         ("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "https://ui.example.org"),
     ],
 )
-def test_what_a_person_has_set_wins_by_whichever_of_its_names(
+def test_settings_of_the_user_have_precedence_under_any_name(
     name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     others = settings.environment(tmp_path)
@@ -79,15 +79,13 @@ def test_what_a_person_has_set_wins_by_whichever_of_its_names(
     assert sum(key not in made for key in others) == (0 if name in others else 1)  # its other name is left alone
 
 
-def test_the_address_of_another_server_does_not_lead_ours_astray(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_address_of_another_server_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", "https://api.prefect.cloud/api")
     assert settings.environment(tmp_path)["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "prefect.example.org"])  # noqa: S104 - it is refused
-def test_a_wider_host_needs_a_password(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_public_host_needs_a_password(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_HOST", host)
     with pytest.raises(UserError, match=f"is {host}, .* set PREFECT_SERVER_API_AUTH_STRING to user:password"):
         settings.environment(tmp_path)
@@ -98,7 +96,7 @@ def test_a_wider_host_needs_a_password(host: str, tmp_path: Path, monkeypatch: p
     assert made["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
 
 
-def test_a_generated_password_is_for_this_user_alone_and_for_server_and_clients(tmp_path: Path) -> None:
+def test_a_generated_password_is_private_and_set_for_server_and_clients(tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     assert "PREFECT_API_AUTH_STRING" not in settings.environment(tmp_path)
     password = settings.make_password(tmp_path)
@@ -113,7 +111,7 @@ def test_a_generated_password_is_for_this_user_alone_and_for_server_and_clients(
     assert [path.name for path in (tmp_path / "registry").iterdir()] == [settings.PASSWORD.name]
 
 
-def test_the_password_that_a_person_sets_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_in_the_environment_has_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "registry").mkdir()
     settings.make_password(tmp_path)
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "ann:correct horse")
@@ -121,9 +119,7 @@ def test_the_password_that_a_person_sets_wins(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("proxy", ["HTTP_PROXY", "https_proxy", "ALL_PROXY"])
-def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
-    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loopback_bypasses_a_proxy(proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     assert "NO_PROXY" not in settings.environment(tmp_path)
@@ -136,9 +132,7 @@ def test_a_proxy_is_not_asked_for_what_is_on_this_machine(
     assert "no_proxy" not in settings.environment(tmp_path)
 
 
-def test_an_empty_password_is_refused_and_does_not_open_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_empty_password_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "")
     with pytest.raises(UserError, match=r"^PREFECT_SERVER_API_AUTH_STRING is empty; set it"):
         settings.environment(tmp_path)
@@ -149,7 +143,7 @@ def test_an_empty_password_is_refused_and_does_not_open_the_server(
         settings.environment(tmp_path)
 
 
-def test_all_that_would_let_web_pages_in_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_let_web_pages_in_are_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS", "*")
     monkeypatch.setenv("PREFECT_SERVER_CSRF_PROTECTION_ENABLED", "False")
     with pytest.raises(UserError) as refused:
@@ -160,13 +154,13 @@ def test_all_that_would_let_web_pages_in_is_refused_at_once(tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
-def test_this_machines_own_addresses_need_none(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_hosts_need_no_password(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_SERVER_API_HOST", host)
     near = "[::1]" if host == "::1" else host
     assert settings.environment(tmp_path)["PREFECT_API_URL"] == f"http://{near}:4200/api"
 
 
-def test_the_command_prints_lines_for_a_shell(tmp_path: Path) -> None:
+def test_the_command_prints_shell_exports(tmp_path: Path) -> None:
     printed = subprocess.run(
         [sys.executable, "-P", settings.__file__, "--port", "4321"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -213,7 +207,7 @@ def page(headers: dict[str, str]) -> tuple[int, str]:
         {"host": "ui.example.org", "origin": "https://ui.example.org"},
     ],
 )
-def test_programs_of_this_machine_and_the_uis_own_pages_come_in(headers: dict[str, str]) -> None:
+def test_local_programs_and_the_ui_are_allowed(headers: dict[str, str]) -> None:
     assert page(headers) == (200, "hello")
 
 
@@ -230,5 +224,5 @@ def test_programs_of_this_machine_and_the_uis_own_pages_come_in(headers: dict[st
         {"host": ""},
     ],
 )
-def test_other_pages_and_other_names_for_this_machine_do_not(headers: dict[str, str]) -> None:
+def test_other_origins_and_host_names_are_refused(headers: dict[str, str]) -> None:
     assert page(headers) == (403, "refused")

@@ -1,4 +1,4 @@
-"""DVC's stages as a flow runs them: what there is, what each took, what is said of a failure, that all of it ends."""
+"""DVC's stages as a flow runs them: outcomes, failures, output, time limits, and that every process ends."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def run(node: str, log: list[str] | None = None, minutes: float | None = None, f
     return reproduce(Path(), node, force=force, minutes=minutes, log=(log if log is not None else []).append)
 
 
-def test_the_graph_is_dvcs_own_with_data_before_what_hangs_on_it(project: Project) -> None:
+def test_nodes_are_in_the_order_of_dvc_repro(project: Project) -> None:
     assert [(node.name, node.after) for node in pipeline_nodes(Path())] == [
         ("data/corpus.csv.dvc", ()),
         ("validate", ("data/corpus.csv.dvc",)),
@@ -42,7 +42,7 @@ def test_the_graph_is_dvcs_own_with_data_before_what_hangs_on_it(project: Projec
     ]
 
 
-def test_a_stage_runs_is_skipped_is_taken_from_the_run_cache_and_runs_by_force(project: Project) -> None:
+def test_the_outcomes_are_ran_skipped_and_cached(project: Project) -> None:
     assert run("validate") == "Ran"
     assert run("validate") == "Skipped"
     assert run("data/corpus.csv.dvc") == "Skipped"
@@ -53,7 +53,7 @@ def test_a_stage_runs_is_skipped_is_taken_from_the_run_cache_and_runs_by_force(p
     assert run("validate", force=True) == "Ran"
 
 
-def test_changed_data_is_noticed_at_its_node_and_in_the_stage_behind_it(project: Project) -> None:
+def test_changed_data_reruns_its_node_and_the_next_stage(project: Project) -> None:
     run("validate")
     project.write_corpus("text\nOnce upon another time.\n")
     assert run("data/corpus.csv.dvc") == "Ran"
@@ -67,7 +67,7 @@ def failure(project: Project, script: str) -> StageFailed:
     return failed.value
 
 
-def test_a_failing_stage_gives_its_own_sentence_whole_and_its_exit_code(project: Project) -> None:
+def test_a_failed_stage_gives_its_error_message_and_exit_code(project: Project) -> None:
     failed = failure(
         project, "import sys; print('reading'); sys.stderr.write('error: line 3: one\\nline 4: two\\n'); sys.exit(2)"
     )
@@ -80,17 +80,17 @@ def test_a_traceback_gives_its_last_line(project: Project) -> None:
     assert (failed.code, failed.line) == (1, "ValueError: row 7 is odd")
 
 
-def test_a_stage_that_was_killed_says_so(project: Project) -> None:
+def test_a_killed_stage_is_reported_as_killed(project: Project) -> None:
     failed = failure(project, "import os; os.kill(os.getpid(), 9)")
     assert "killed by SIGKILL; the usual cause is that the machine ran out of memory" in failed.line
 
 
-def test_what_dvc_itself_refuses_is_given_in_its_words(project: Project) -> None:
+def test_an_error_of_dvc_itself_is_passed_on(project: Project) -> None:
     with pytest.raises(StageFailed, match=r"tokenize: .*made/clean\.txt"):
         run("tokenize")
 
 
-def test_lines_come_while_the_stage_runs_and_bytes_that_are_no_text_are_replaced(project: Project) -> None:
+def test_lines_arrive_while_the_stage_runs_with_invalid_bytes_replaced(project: Project) -> None:
     project.script(
         "validate.py",
         "import os, sys, time; sys.stdout.buffer.write(b'caf\\xe9\\n'); sys.stdout.flush()\n"
@@ -106,7 +106,7 @@ def test_lines_come_while_the_stage_runs_and_bytes_that_are_no_text_are_replaced
 
 
 @pytest.mark.parametrize(("every", "fewest", "most"), [(0.0, 50, 101), (3600.0, 1, 1)])
-def test_a_progress_bar_becomes_its_last_state_and_a_line_now_and_then(
+def test_a_progress_bar_is_thinned_to_some_lines_and_its_last_state(
     project: Project, monkeypatch: pytest.MonkeyPatch, every: float, fewest: int, most: int
 ) -> None:
     monkeypatch.setattr(output_lines, "BAR_SECONDS", every)
@@ -127,7 +127,7 @@ def test_a_progress_bar_becomes_its_last_state_and_a_line_now_and_then(
     assert all(line.strip() for line in log)
 
 
-def test_a_bar_within_a_bar_is_a_few_lines_too_without_the_terminals_signs(project: Project) -> None:
+def test_nested_progress_bars_are_thinned_and_lose_terminal_codes(project: Project) -> None:
     project.script(
         "validate.py",
         "import time\n"
@@ -165,9 +165,7 @@ def test_a_time_limit_ends_the_whole_tree_after_a_checkpoint(project: Project, m
 
 
 @pytest.mark.usefixtures("time_is_up_once_it_trains")
-def test_a_stage_that_does_not_listen_is_killed_when_its_time_is_over(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_that_ignores_sigterm_is_killed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "GRACE", 1.0)
     project.script("validate.py", TRAINS_ON.replace("time.sleep(1)\n", "time.sleep(600)\n"))
     with pytest.raises(TimeoutError):
@@ -176,7 +174,7 @@ def test_a_stage_that_does_not_listen_is_killed_when_its_time_is_over(
     assert not (project.folder / "checkpoint").exists()
 
 
-def test_what_a_stage_leaves_in_the_background_ends_with_it(project: Project) -> None:
+def test_background_processes_of_a_stage_end_with_it(project: Project) -> None:
     project.script(
         "validate.py",
         "import subprocess\n"
@@ -187,10 +185,10 @@ def test_what_a_stage_leaves_in_the_background_ends_with_it(project: Project) ->
     assert gone([int((project.folder / "made" / "clean.txt").read_text())])
 
 
-def test_a_stage_steps_back_for_the_service_which_shares_its_cores(project: Project) -> None:
-    told = "open('made/clean.txt', 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)) + '\\n')\n"
+def test_a_stage_runs_at_low_priority(project: Project) -> None:
+    write_niceness = "open('made/clean.txt', 'w').write(str(os.getpriority(os.PRIO_PROCESS, 0)) + '\\n')\n"
     group = f"open('made/clean.txt', 'a').write(open('{AUTOGROUP}').read())"
-    project.script("validate.py", f"import os\n{told}if os.path.exists('{AUTOGROUP}'):\n    {group}\n")
+    project.script("validate.py", f"import os\n{write_niceness}if os.path.exists('{AUTOGROUP}'):\n    {group}\n")
     run("validate")
     own, *of_session = (project.folder / "made" / "clean.txt").read_text().splitlines()
     assert int(own) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
@@ -217,7 +215,7 @@ def start(project: Project) -> subprocess.Popen[bytes]:
     )
 
 
-def test_nothing_survives_a_flow_that_is_killed_and_the_lock_is_held_until_then(project: Project) -> None:
+def test_a_killed_flow_leaves_no_process_and_holds_its_lock_until_then(project: Project) -> None:
     holds_on = "while not os.path.exists('may_end'): time.sleep(0.05)\n"
     project.script("validate.py", TRAINS_ON.replace("time.sleep(1)\n", holds_on))
     flow = start(project)
@@ -234,7 +232,7 @@ def test_nothing_survives_a_flow_that_is_killed_and_the_lock_is_held_until_then(
     assert run("validate") == "Ran"
 
 
-def test_nothing_survives_a_supervisor_that_is_killed(project: Project) -> None:
+def test_a_killed_supervisor_leaves_no_process(project: Project) -> None:
     project.script("validate.py", TRAINS_ON)
     flow = start(project)
     trainers = project.trainers()
@@ -271,7 +269,7 @@ def rwlock(pid: int) -> Path:
     return path
 
 
-def test_dvcs_list_of_files_in_use_is_freed_where_a_kill_broke_it_or_another_process_has_the_id(
+def test_a_stale_rwlock_is_removed(
     project: Project,
 ) -> None:
     rwlock(1).write_text("{")
@@ -284,7 +282,7 @@ def test_dvcs_list_of_files_in_use_is_freed_where_a_kill_broke_it_or_another_pro
     assert run("validate", force=True) == "Ran"
 
 
-def test_a_dvc_that_is_really_at_work_keeps_its_files(project: Project) -> None:
+def test_the_rwlock_of_a_running_dvc_is_kept(project: Project) -> None:
     path = rwlock(os.getpid())
     remove_stale_rwlock(Path())
     assert path.exists()

@@ -1,4 +1,4 @@
-"""The rounds' look at the inbox and the corpus: a run of `watch` only where there is a reason, one for each."""
+"""The watcher starts a run of `watch` only if there is a reason, and one for each."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,22 +20,22 @@ pytestmark = pytest.mark.integration
 
 
 class Watching:
-    """A watcher, and the runs of `watch` that it makes, which nobody executes."""
+    """A watcher and the runs of `watch` that it starts, which no worker executes."""
 
     def __init__(self, prefect: Prefect, watcher: Watcher, deployment: str) -> None:
         self._prefect, self._watcher, self._deployment = prefect, watcher, deployment
 
     def look(self, times: int = 1) -> None:
-        """Look as if a minute had passed since the last time."""
+        """Poll as if a minute had passed since the last time."""
         for _ in range(times):
             self._watcher.next_check = 0.0
             self._watcher.poll()
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the runs, the latest last."""
-        asked = {"deployments": {"id": {"any_": [self._deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
-        found: list[dict[str, Any]] = self._prefect.post("flow_runs/filter", **asked)
-        return found
+        query = {"deployments": {"id": {"any_": [self._deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        result: list[dict[str, Any]] = self._prefect.post("flow_runs/filter", **query)
+        return result
 
     def end(self) -> None:
         """Let the latest run end."""
@@ -44,13 +44,13 @@ class Watching:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """Return what the watcher said."""
+def logged() -> list[str]:
+    """Return what the watcher logged."""
     return []
 
 
 @pytest.fixture
-def watching(prefect: Prefect, watched: Watched, said: list[str]) -> Iterator[Watching]:
+def watching(prefect: Prefect, watched: Watched, logged: list[str]) -> Iterator[Watching]:
     flow = prefect.post("flows/", name="watch")["id"]
     every_minute = {"slug": "every-minute", "schedule": {"interval": 60}, "active": False}  # of an earlier version
     deployment = prefect.post("deployments/", name="watch", flow_id=flow, schedules=[every_minute])["id"]
@@ -58,24 +58,22 @@ def watching(prefect: Prefect, watched: Watched, said: list[str]) -> Iterator[Wa
         temporary_settings({PREFECT_API_URL: prefect.environment["PREFECT_API_URL"]}),
         get_client(sync_client=True) as client,
     ):
-        yield Watching(prefect, Watcher(client, said.append), deployment)
+        yield Watching(prefect, Watcher(client, logged.append), deployment)
     prefect.api.delete(f"deployments/{deployment}")
 
 
-def test_looks_that_find_nothing_make_no_run_and_the_schedule_that_did_is_gone(
-    prefect: Prefect, watching: Watching, said: list[str]
+def test_no_run_starts_without_news_and_the_old_schedule_is_deleted(
+    prefect: Prefect, watching: Watching, logged: list[str]
 ) -> None:
     watching.look(4)
     Path("data/corpus.csv").touch()  # the same bytes
     watching.look(3)
     assert watching.runs() == []
-    assert said == []
+    assert logged == []
     assert prefect.api.get("deployments/name/watch/watch").json()["schedules"] == []
 
 
-def test_a_file_in_the_inbox_makes_one_run_named_after_it_once_it_is_whole(
-    watching: Watching, watched: Watched
-) -> None:
+def test_a_complete_dropped_file_starts_one_run_named_after_it(watching: Watching, watched: Watched) -> None:
     watching.look(2)
     watched.put("text\nFrom the in")
     watching.look()
@@ -91,9 +89,7 @@ def test_a_file_in_the_inbox_makes_one_run_named_after_it_once_it_is_whole(
     assert len(watching.runs()) == 1
 
 
-def test_nothing_starts_while_somebody_is_at_work_and_what_waited_starts_afterwards(
-    watching: Watching, watched: Watched
-) -> None:
+def test_runs_start_only_once_the_workspace_is_free(watching: Watching, watched: Watched) -> None:
     watching.look(2)
     watched.project.write_corpus("text\nA.\nB.\n")
     with claim(Path(), "the retraining amber-fox"), pytest.MonkeyPatch.context() as outside:
@@ -104,7 +100,7 @@ def test_nothing_starts_while_somebody_is_at_work_and_what_waited_starts_afterwa
     assert [run["name"] for run in watching.runs()] == ["data/corpus.csv is new or changed"]
 
 
-def test_a_run_that_gave_way_or_was_killed_is_made_again_but_not_one_that_said_what_is_wrong(
+def test_a_run_is_repeated_after_a_kill_but_not_after_it_reported_a_problem(
     watching: Watching, watched: Watched
 ) -> None:
     watched.put("text\nFrom the inbox.\n")
@@ -132,8 +128,8 @@ def test_a_run_that_gave_way_or_was_killed_is_made_again_but_not_one_that_said_w
     assert len(watching.runs()) == 5
 
 
-def test_it_can_be_switched_off_and_a_broken_params_yaml_is_said_once(
-    watching: Watching, watched: Watched, project: Project, said: list[str]
+def test_it_can_be_disabled_and_reports_invalid_params_once(
+    watching: Watching, watched: Watched, project: Project, logged: list[str]
 ) -> None:
     project.set(watch__every_seconds=0)
     watched.put("text\nFrom the inbox.\n")
@@ -142,7 +138,7 @@ def test_it_can_be_switched_off_and_a_broken_params_yaml_is_said_once(
     good = Path("params.yaml").read_text()
     Path("params.yaml").write_text(good.replace("every_seconds: 0", "every_seconds: -1"))
     watching.look(3)
-    [sentence] = said
+    [sentence] = logged
     assert "every_seconds" in sentence
     assert watching.runs() == []
 
@@ -150,6 +146,6 @@ def test_it_can_be_switched_off_and_a_broken_params_yaml_is_said_once(
 @pytest.mark.parametrize(
     ("reason", "name"), [("a\nb\tc", "a b c"), ("\udcff.csv", "\\udcff.csv"), (LINES[0] * 9, LINES[0] * 9)]
 )
-def test_a_runs_name_is_one_line_of_100_characters_at_most_that_can_be_sent(reason: str, name: str) -> None:
+def test_a_run_name_is_one_encodable_line_of_at_most_100_characters(reason: str, name: str) -> None:
     assert runs.run_name(reason).removesuffix("…") == name[: 99 if len(name) > 100 else None]
     runs.run_name(reason).encode()

@@ -1,4 +1,4 @@
-"""Runs without a process, on a real server: who is declared crashed, and who never is."""
+"""Which runs are set to Crashed, and which never are, on a real server."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def client(prefect: Prefect) -> Iterator[SyncPrefectClient]:
 
 
 class Runs:
-    """Makes runs as a worker leaves them on the server."""
+    """Creates runs on the server in the states in which workers leave them."""
 
     def __init__(self, prefect: Prefect) -> None:
         """Take the server."""
@@ -39,7 +39,7 @@ class Runs:
         self.made: list[str] = []
 
     def put(self, pid: int | None, kind: str = "RUNNING", worker: str | None = None) -> str:
-        """Return the id of a run that is with the worker, whose process has this id."""
+        """Return the id of a run of the worker, whose process has this id."""
         worker = settings.worker_name() if worker is None else worker
         labels = {"prefect.worker.name": worker}
         run: str = self._prefect.post("flow_runs/", flow_id=self._flow, labels=labels, state={"type": "PENDING"})["id"]
@@ -53,13 +53,13 @@ class Runs:
         return run
 
     def heartbeat(self, run: str) -> None:
-        """Have the server hear of it now."""
+        """Send a heartbeat of the run."""
         resource = {"prefect.resource.id": f"prefect.flow-run.{run}"}
         event: dict[str, Any] = {"id": str(uuid.uuid4()), "occurred": datetime.now(UTC).isoformat()}
         event |= {"event": "prefect.flow-run.heartbeat", "resource": resource}
         assert self._prefect.api.post("events", json=[event]).is_success
-        wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [*resource.values()]}}
-        assert within(300, lambda: bool(self._prefect.post("events/filter", filter=wanted)["events"]))
+        query = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [*resource.values()]}}
+        assert within(300, lambda: bool(self._prefect.post("events/filter", filter=query)["events"]))
 
 
 @pytest.fixture
@@ -78,13 +78,13 @@ def gone() -> int:
     return process.pid
 
 
-def test_the_second_look_declares_what_has_no_process_and_nothing_else(
+def test_the_second_poll_ends_only_runs_without_a_process(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, gone: int
 ) -> None:
     dead, starting, cancelled = runs.put(gone), runs.put(gone, "PENDING"), runs.put(gone, "CANCELLING")
     alive, unknown, elsewhere = runs.put(os.getpid()), runs.put(None), runs.put(gone, worker="another-machine")
-    said: list[str] = []
-    reaper = Reaper(client, said.append)
+    logged: list[str] = []
+    reaper = Reaper(client, logged.append)
     reaper.poll()
     assert prefect.state(dead)["type"] == "RUNNING"  # its last state may still be under way
     reaper.poll()
@@ -94,8 +94,8 @@ def test_the_second_look_declares_what_has_no_process_and_nothing_else(
         "its process is gone; the next run resumes from its last checkpoint"
     }
     assert [prefect.state(run)["type"] for run in (alive, unknown, elsewhere)] == ["RUNNING"] * 3
-    assert len(said) == 3
-    assert "is set to Crashed: its process is gone" in " ".join(said)
+    assert len(logged) == 3
+    assert "is set to Crashed: its process is gone" in " ".join(logged)
 
 
 def test_the_tasks_of_a_crashed_run_end_with_it(
@@ -109,15 +109,13 @@ def test_the_tasks_of_a_crashed_run_end_with_it(
     assert states == ["CRASHED", "RUNNING"]
 
 
-def test_at_once_needs_one_look_and_says_why(
-    prefect: Prefect, client: SyncPrefectClient, runs: Runs, gone: int
-) -> None:
+def test_an_immediate_poll_gives_the_reason(prefect: Prefect, client: SyncPrefectClient, runs: Runs, gone: int) -> None:
     dead = runs.put(gone)
     Reaper(client, lambda _: None).poll(immediately=True, reason="the machine was off")
     assert prefect.state(dead)["message"] == "the machine was off; the next run resumes from its last checkpoint"
 
 
-def test_another_process_with_the_runs_number_is_not_the_run(
+def test_a_reused_process_id_does_not_count_as_the_run(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reused = runs.put(os.getpid())
@@ -127,7 +125,7 @@ def test_another_process_with_the_runs_number_is_not_the_run(
     assert prefect.state(reused)["type"] == "CRASHED"
 
 
-def test_another_machines_run_is_declared_when_it_was_silent_while_we_listened(
+def test_a_run_elsewhere_crashes_after_silence_while_listening(
     prefect: Prefect, client: SyncPrefectClient, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     silent, heard, waiting = (runs.put(None, kind, "another-machine") for kind in ("RUNNING", "RUNNING", "PENDING"))
