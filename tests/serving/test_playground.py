@@ -439,7 +439,9 @@ def test_models_write_side_by_side_at_one_seed_and_those_that_are_not_there_are_
     tab.run()
     assert [body["model"] for body in server.asked] == ["champion", "previous", "base"]
     assert len({body["seed"] for body in server.asked}) == 1
-    assert [found["version"] for found in tab.figures()] == [f"version of {name}"[:12] for name in server.models[1:]]
+    assert [figures["version"] for figures in tab.figures()] == [
+        f"version of {name}"[:12] for name in server.models[1:]
+    ]
     boxes = tab.value("[...document.querySelectorAll('.column')].map(one => one.getBoundingClientRect().top)")
     assert len(set(boxes)) == 1
     tab.value("document.querySelectorAll('#names input').forEach(box => box.click())")
@@ -483,7 +485,7 @@ def test_a_value_out_of_bounds_is_not_sent_and_shown_even_where_settings_are_clo
 def test_escape_stops_and_the_text_so_far_stays(tab: Tab, server: Server) -> None:
     server.pause = 0.1
     server.models = ["champion", "base"]
-    tab.value("look()")
+    tab.value("refresh()")
     tab.until("document.querySelectorAll('#names input').length === 2")
     tab.value("document.querySelectorAll('#names input').forEach(box => { box.checked = true; })")
     tab.press("Enter", control=True)
@@ -491,7 +493,7 @@ def test_escape_stops_and_the_text_so_far_stays(tab: Tab, server: Server) -> Non
     tab.press("Escape")
     tab.until("document.getElementById('state').textContent === 'Stopped.'")
     assert server.gone.wait(PATIENCE)
-    assert [found["finish"] for found in tab.figures()] == ["stopped by you"] * 2
+    assert [figures["finish"] for figures in tab.figures()] == ["stopped by you"] * 2
     assert len(server.asked) == 1  # the second was never asked
     assert tab.texts()[0].startswith(" <img")
 
@@ -504,7 +506,7 @@ def test_running_again_ends_the_run_before(tab: Tab, server: Server) -> None:
     server.pause = 0
     tab.run()
     assert server.gone.wait(PATIENCE)
-    assert [found["finish"] for found in tab.figures()] == ["stopped at the limit"]
+    assert [figures["finish"] for figures in tab.figures()] == ["stopped at the limit"]
     assert tab.value("document.getElementById('stop').disabled") is True
 
 
