@@ -111,6 +111,23 @@ def generate(
     start, end = start_and_end(tokenizer)
     encoded = [[start, *encoded_as_text(tokenizer, prompt)["input_ids"]] for prompt in prompts]
     context = context_of(model.config)
+    _check_room(prompts, encoded, context)
+    room = [min(config.max_new_tokens, context - len(ids)) for ids in encoded]
+    generations: dict[int, Generation] = {}
+    progress = tqdm(total=len(prompts), desc="generating", unit=" texts", leave=False, disable=None)
+    with progress, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for batch in _batches([len(ids) for ids in encoded], room, batch_size):
+            torch.manual_seed(config.seed + len(generations))
+            sampled = _sample(model, [encoded[index] for index in batch], end, room[batch[0]], config)
+            for index, ids in zip(batch, sampled, strict=True):
+                tokens = ids.index(end) if end in ids else len(ids)
+                text = tokenizer.decode(ids[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                generations[index] = Generation(prompts[index], text, tokens, end in ids)
+            progress.update(len(batch))
+    return [generations[index] for index in range(len(prompts))]
+
+
+def _check_room(prompts: Sequence[str], encoded: Sequence[Sequence[int]], context: int) -> None:
     for prompt, ids in zip(prompts, encoded, strict=True):
         if len(ids) >= context:
             raise UserError(
@@ -118,34 +135,34 @@ def generate(
                 " with the start token and the generated text; shorten it, or lower evaluate.prompt_tokens or"
                 " test_prompt_words"
             )
-    room = [min(config.max_new_tokens, context - len(ids)) for ids in encoded]
-    generations: dict[int, Generation] = {}
-    progress = tqdm(total=len(prompts), desc="generating", unit=" texts", leave=False, disable=None)
-    with progress, torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        for batch in _batches([len(ids) for ids in encoded], room, batch_size):
-            torch.manual_seed(config.seed + len(generations))
-            longest = max(len(encoded[index]) for index in batch)
-            # Padding is on the left, where the mask hides it; transformers counts the positions from the mask.
-            rows = [[end] * (longest - len(encoded[index])) + encoded[index] for index in batch]
-            mask = [[0] * (longest - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
-            output = model.generate(
-                torch.tensor(rows, device=model.device),
-                attention_mask=torch.tensor(mask, device=model.device),
-                do_sample=True,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                top_k=config.top_k,
-                max_new_tokens=room[batch[0]],
-                eos_token_id=end,
-                pad_token_id=end,
-                use_cache=True,  # the model's own settings may switch it off
-            )
-            for index, ids in zip(batch, output[:, longest:].tolist(), strict=True):
-                tokens = ids.index(end) if end in ids else len(ids)
-                text = tokenizer.decode(ids[:tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                generations[index] = Generation(prompts[index], text, tokens, end in ids)
-            progress.update(len(batch))
-    return [generations[index] for index in range(len(prompts))]
+
+
+def _sample(
+    model: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    end: int,
+    max_new_tokens: int,
+    config: params.Evaluate,
+) -> list[list[int]]:
+    """Return the ids that the model samples after each prompt of a batch, with padding after the end token."""
+    longest = max(map(len, prompts))
+    # Padding is on the left, where the mask hides it; transformers counts the positions from the mask.
+    rows = [[end] * (longest - len(ids)) + ids for ids in prompts]
+    mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts]
+    output = model.generate(
+        torch.tensor(rows, device=model.device),  # (batch, longest)
+        attention_mask=torch.tensor(mask, device=model.device),
+        do_sample=True,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=end,
+        pad_token_id=end,
+        use_cache=True,  # the model's own settings may switch it off
+    )
+    sampled: list[list[int]] = output[:, longest:].tolist()
+    return sampled
 
 
 def _batches(lengths: Sequence[int], room: Sequence[int], batch_size: int) -> Iterator[list[int]]:

@@ -37,17 +37,17 @@ def write_clean(columns: dict[str, list[str]]) -> None:
 def metrics() -> dict[str, dict[str, object]]:
     """Run the stage and return its metrics."""
     evaluate.main()
-    found: dict[str, dict[str, object]] = json.loads(paths.EVALUATE_METRICS.read_text())
-    return found
+    result: dict[str, dict[str, object]] = json.loads(paths.EVALUATE_METRICS.read_text())
+    return result
 
 
 def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace) -> None:
-    found = metrics()
-    assert found["base"] == found["candidate"]
-    assert found["base"]["version"] == content_version(paths.BASE)
+    result = metrics()
+    assert result["base"] == result["candidate"]
+    assert result["base"]["version"] == content_version(paths.BASE)
     relied_upon = {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
-    assert set(found["base"]) == relied_upon | {"version", "general", "text", "memorisation"}
-    assert set(found["test_rows"]["text"]) == set(found["base"]["text"])
+    assert set(result["base"]) == relied_upon | {"version", "general", "text", "memorisation"}
+    assert set(result["test_rows"]["text"]) == set(result["base"]["text"])
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == [
         "Once upon a time in a distant land",
@@ -60,17 +60,17 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
     assert escape.markdown(samples[0]["base"]) in paths.SAMPLES_PAGE.read_text()
     plotted = pd.read_csv(paths.PERPLEXITY_PLOT)
     assert plotted["model"].tolist() == ["base", "candidate"]
-    assert plotted["perplexity"].tolist() == pytest.approx([found["base"]["perplexity"]] * 2)
+    assert plotted["perplexity"].tolist() == pytest.approx([result["base"]["perplexity"]] * 2)
 
 
 def test_the_scores_of_each_row_add_up_to_the_perplexity(stage: Workspace) -> None:
-    found = metrics()
+    result = metrics()
     table = pd.read_parquet(paths.SCORES)
     assert table["row"].tolist() == [3, 4]
     candidate = scores.from_table(table, "candidate")
-    assert candidate.tokens.sum() == found["candidate"]["tokens"]
+    assert candidate.tokens.sum() == result["candidate"]["tokens"]
     bits = candidate.loss.sum() / candidate.bytes.sum() / 0.6931471805599453
-    assert bits == pytest.approx(found["candidate"]["bits_per_byte"])
+    assert bits == pytest.approx(result["candidate"]["bits_per_byte"])
 
 
 def test_every_group_of_the_corpus_has_its_figures(stage: Workspace) -> None:
@@ -91,10 +91,10 @@ def test_the_same_inputs_give_the_same_bytes(stage: Workspace) -> None:
 
 
 def test_a_champion_is_measured_on_what_the_stage_measured(stage: Workspace) -> None:
-    found = metrics()
+    result = metrics()
     config, suite = params.load().evaluate, get_suite("causal_lm")
     champion = suite.evaluate(paths.BASE, suite.load_data(config), config)
-    assert json.loads(json.dumps(champion.metrics)) == found["base"]
+    assert json.loads(json.dumps(champion.metrics)) == result["base"]
     assert [sample["base"] for sample in json.loads(paths.SAMPLES.read_text())] == champion.samples
 
 
@@ -104,6 +104,6 @@ def test_a_champion_is_measured_on_what_the_stage_measured(stage: Workspace) -> 
 def test_texts_without_spaces_or_of_one_word_are_evaluated_to_the_end(stage: Workspace, texts: list[str]) -> None:
     stage.set(evaluate__prompt_tokens=30, evaluate__test_prompt_words=40)
     write_clean({"split": ["train", "test", "test", "validation"], "text": texts})
-    found = metrics()
-    assert found["test_rows"]["openings"]["texts"] == 2
+    result = metrics()
+    assert result["test_rows"]["openings"]["texts"] == 2
     assert len(json.loads(paths.SAMPLES.read_text())) == 3 + 2

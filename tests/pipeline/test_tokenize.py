@@ -34,9 +34,9 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
-    wanted = params.Tokenize(strategy=strategy, max_length=length, canaries=0, canary_repeats=1)
+    config = params.Tokenize(strategy=strategy, max_length=length, canaries=0, canary_repeats=1)
     documents = tokenize.documents(texts, TASK, tokenizer)
-    dataset, budget = tokenize.token_rows(documents, tokenizer, wanted, scratch)
+    dataset, budget = tokenize.token_rows(documents, tokenizer, config, scratch)
     return dataset.to_list(), budget
 
 
@@ -65,10 +65,10 @@ def documents_of(row: dict[str, list[int]]) -> Iterator[list[int]]:
 def test_pack_keeps_every_document_whole_and_every_token(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     texts = [line[: 7 * number] for number in range(1, 9) for line in LINES]
     rows, budget = rows_of(texts, tokenizer, "pack", 64, tmp_path)
-    wanted = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
+    config = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
     packed = sorted(document for row in rows for document in documents_of(row) if document != [END])
-    assert packed == wanted
-    assert budget["kept"] == sum(map(len, wanted))
+    assert packed == config
+    assert budget["kept"] == sum(map(len, config))
     assert budget["kept"] + budget["padding"] == 64 * len(rows)
     assert budget["padding"] < 0.1 * budget["kept"]
 
@@ -87,9 +87,9 @@ def test_pack_chooses_among_some_documents_at_a_time_so_that_memory_has_a_bound(
     monkeypatch.setattr(tokenize, "_TOKENS_PER_WINDOW", 300)
     texts = [line[: 7 * number] for number in range(1, 9) for line in LINES]
     rows, budget = rows_of(texts, tokenizer, "pack", 64, tmp_path)
-    wanted = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
-    assert sorted(document for row in rows for document in documents_of(row) if document != [END]) == wanted
-    assert budget["kept"] == sum(map(len, wanted))
+    config = sorted([END, *tokenizer(text)["input_ids"], END] for text in texts)
+    assert sorted(document for row in rows for document in documents_of(row) if document != [END]) == config
+    assert budget["kept"] == sum(map(len, config))
 
 
 @pytest.mark.parametrize("strategy", ["pad", "pack"])

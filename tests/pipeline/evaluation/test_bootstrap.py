@@ -36,10 +36,10 @@ def test_resampling_is_that_of_drawing_rows_one_by_one() -> None:
     loss, tokens = generator.gamma(9, 1, 30), generator.integers(1, 9, 30)
     drawn = generator.integers(0, 30, (20_000, 30))
     by_hand = loss[drawn].sum(1) / tokens[drawn].sum(1)
-    found = bootstrap_ratios(loss, tokens, 20_000, 2)
-    assert found.mean() == pytest.approx(by_hand.mean(), rel=5e-3)
-    assert found.std() == pytest.approx(by_hand.std(), rel=3e-2)
-    assert interval(found, 0.9) == pytest.approx(interval(by_hand, 0.9), rel=1e-2)
+    result = bootstrap_ratios(loss, tokens, 20_000, 2)
+    assert result.mean() == pytest.approx(by_hand.mean(), rel=5e-3)
+    assert result.std() == pytest.approx(by_hand.std(), rel=3e-2)
+    assert interval(result, 0.9) == pytest.approx(interval(by_hand, 0.9), rel=1e-2)
 
 
 def test_the_same_seed_gives_the_same_figures_however_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,50 +63,50 @@ def test_a_ratio_that_has_no_meaning_is_refused(loss: list[float], tokens: list[
 
 def test_the_gain_is_the_share_by_which_perplexity_falls() -> None:
     candidate, baseline = scores(500, seed=5, gain=0.02)
-    found = paired_gain(candidate, baseline, 500, 0.95, 1)
+    result = paired_gain(candidate, baseline, 500, 0.95, 1)
     tokens = candidate.tokens.sum()
     lower, upper = (math.exp(part.loss.sum() / tokens) for part in (candidate, baseline))
-    assert found.gain == pytest.approx(1 - lower / upper)
-    assert found.nats == pytest.approx(math.log(lower / upper))
-    assert (found.low, found.high) == pytest.approx((1 - math.exp(found.nats_high), 1 - math.exp(found.nats_low)))
-    assert found.nats_low < found.nats < found.nats_high
-    assert (found.rows, found.tokens) == (500, tokens)
+    assert result.gain == pytest.approx(1 - lower / upper)
+    assert result.nats == pytest.approx(math.log(lower / upper))
+    assert (result.low, result.high) == pytest.approx((1 - math.exp(result.nats_high), 1 - math.exp(result.nats_low)))
+    assert result.nats_low < result.nats < result.nats_high
+    assert (result.rows, result.tokens) == (500, tokens)
 
 
 def test_the_interval_of_the_gain_is_that_of_the_differences_row_by_row() -> None:
     candidate, baseline = scores(400, seed=6, gain=0.01)
-    found = paired_gain(candidate, baseline, 4000, 0.95, 1)
+    result = paired_gain(candidate, baseline, 4000, 0.95, 1)
     # The delta method's error of a ratio of sums (Cochran 1977, section 6.3), by hand.
-    rest = candidate.loss - baseline.loss - found.nats * candidate.tokens
+    rest = candidate.loss - baseline.loss - result.nats * candidate.tokens
     error = math.sqrt((rest**2).sum()) / candidate.tokens.sum()
-    assert (found.nats_low, found.nats_high) == pytest.approx(
-        (found.nats - 1.96 * error, found.nats + 1.96 * error), abs=0.1 * error
+    assert (result.nats_low, result.nats_high) == pytest.approx(
+        (result.nats - 1.96 * error, result.nats + 1.96 * error), abs=0.1 * error
     )
     alone = interval(bootstrap_ratios(candidate.loss, candidate.tokens, 1000, 1), 0.95)
-    assert found.nats_high - found.nats_low < (alone[1] - alone[0]) / 5  # what is hard for both drops out
+    assert result.nats_high - result.nats_low < (alone[1] - alone[0]) / 5  # what is hard for both drops out
 
 
 def test_equal_models_gain_nothing_and_models_equal_but_for_noise_seldom_seem_to() -> None:
     candidate, _ = scores(100, seed=7)
     same = paired_gain(candidate, candidate, 200, 0.95, 1)
     assert (same.low, same.gain, same.high) == (0, 0, 0)
-    found = [paired_gain(*scores(200, seed), 400, 0.95, seed) for seed in range(200)]
-    assert 0.90 <= sum(one.low <= 0 <= one.high for one in found) / 200 <= 0.99
-    assert sum(one.low > 0 for one in found) / 200 <= 0.05
+    result = [paired_gain(*scores(200, seed), 400, 0.95, seed) for seed in range(200)]
+    assert 0.90 <= sum(one.low <= 0 <= one.high for one in result) / 200 <= 0.99
+    assert sum(one.low > 0 for one in result) / 200 <= 0.05
 
 
 def test_a_true_gain_is_seen() -> None:
-    found = [paired_gain(*scores(200, seed, gain=0.02), 400, 0.95, seed) for seed in range(50)]
-    assert sum(one.low > 0 for one in found) >= 45
-    assert np.mean([one.gain for one in found]) == pytest.approx(0.02, abs=0.002)
+    result = [paired_gain(*scores(200, seed, gain=0.02), 400, 0.95, seed) for seed in range(50)]
+    assert sum(one.low > 0 for one in result) >= 45
+    assert np.mean([one.gain for one in result]) == pytest.approx(0.02, abs=0.002)
 
 
 def test_a_candidate_ruined_beyond_floats_loses_by_a_finite_share() -> None:
     tokens = np.full(20, 10)
     ruined, baseline = (Scores(np.full(20, loss) * tokens, tokens, tokens) for loss in (5000.0, 3.0))
-    found = paired_gain(ruined, baseline, 100, 0.95, 1)
-    assert -math.inf < found.gain == found.low == found.high < -1e300
-    assert found.nats == pytest.approx(4997)
+    result = paired_gain(ruined, baseline, 100, 0.95, 1)
+    assert -math.inf < result.gain == result.low == result.high < -1e300
+    assert result.nats == pytest.approx(4997)
 
 
 def test_scores_of_other_texts_are_refused() -> None:

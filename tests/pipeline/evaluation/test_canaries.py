@@ -82,9 +82,9 @@ def test_each_canary_is_planted_as_often_as_asked_for() -> None:
 
 
 def test_an_untrained_model_gives_none_away(untrained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    found = extraction_metrics(untrained, tokenizer, canaries(8))
-    assert found["extracted"] == 0
-    assert found["exposure"] == pytest.approx(1 / math.log(2), abs=1.2)  # what ranks by chance give
+    result = extraction_metrics(untrained, tokenizer, canaries(8))
+    assert result["extracted"] == 0
+    assert result["exposure"] == pytest.approx(1 / math.log(2), abs=1.2)  # what ranks by chance give
 
 
 @pytest.mark.integration

@@ -35,10 +35,10 @@ def of(tokenizer, *texts: str) -> dict[str, float]:
 
 
 def test_distinct_counts_different_n_grams_among_all_n_grams_of_all_texts(words) -> None:
-    found = of(words, "a b a b", "a b c")
-    assert found["distinct_1"] == pytest.approx(3 / 7)  # a b c; of 4 + 3
-    assert found["distinct_2"] == pytest.approx(3 / 5)  # ab ba bc; of 3 + 2
-    assert found["distinct_3"] == pytest.approx(3 / 3)  # aba bab abc; of 2 + 1
+    result = of(words, "a b a b", "a b c")
+    assert result["distinct_1"] == pytest.approx(3 / 7)  # a b c; of 4 + 3
+    assert result["distinct_2"] == pytest.approx(3 / 5)  # ab ba bc; of 3 + 2
+    assert result["distinct_3"] == pytest.approx(3 / 3)  # aba bab abc; of 2 + 1
 
 
 def test_repetition_is_the_share_of_4_grams_that_stood_in_the_same_text_before(words) -> None:
@@ -52,10 +52,12 @@ def test_a_text_without_a_4_gram_has_no_say_in_repetition(words) -> None:
 
 
 def test_lengths_and_ends_are_means_over_texts(words) -> None:
-    found = diversity_metrics(["a b c d e", "a b c", ""], words, [True, False, True])
-    assert found["tokens"] == pytest.approx(8 / 3)
-    assert found["tokens_std"] == pytest.approx(((5 - 8 / 3) ** 2 / 3 + (3 - 8 / 3) ** 2 / 3 + (8 / 3) ** 2 / 3) ** 0.5)
-    assert found["ended"] == pytest.approx(2 / 3)
+    result = diversity_metrics(["a b c d e", "a b c", ""], words, [True, False, True])
+    assert result["tokens"] == pytest.approx(8 / 3)
+    assert result["tokens_std"] == pytest.approx(
+        ((5 - 8 / 3) ** 2 / 3 + (3 - 8 / 3) ** 2 / 3 + (8 / 3) ** 2 / 3) ** 0.5
+    )
+    assert result["ended"] == pytest.approx(2 / 3)
 
 
 def test_self_bleu_counted_by_hand(words) -> None:
@@ -96,7 +98,7 @@ def test_self_bleu_compares_100_texts_of_more_at_even_distances() -> None:
         ([9, *[1, 2, 3, 4] * 3], True),
         ([9, *[1, 2, 3, 4, 5] * 2, 1, 2, 3, 4], False),  # three times at least
         ([9, *[1, 2, 3, 4, 5] * 3, 1, 2], True),  # and the last turn may be cut short
-        ([*[1, 2, 3, 4] * 5, 9], False),  # it went round, but found its way out
+        ([*[1, 2, 3, 4] * 5, 9], False),  # the loop ends with another token
         (list(range(32)) * 3, True),
         (list(range(33)) * 3, False),  # a period of 32 at most
         (list(range(96)), False),
@@ -138,10 +140,10 @@ def test_a_looping_text_stands_out_from_a_healthy_one(tokenizer) -> None:
 
 
 def test_a_text_of_one_word_repeated_is_a_loop_of_nothing_new(words) -> None:
-    found = of(words, " ".join(["a"] * 50))
-    assert found["loops"] == 1
-    assert found["repetition"] == pytest.approx(46 / 47)
-    assert found["distinct_1"] == pytest.approx(1 / 50)
+    result = of(words, " ".join(["a"] * 50))
+    assert result["loops"] == 1
+    assert result["repetition"] == pytest.approx(46 / 47)
+    assert result["distinct_1"] == pytest.approx(1 / 50)
 
 
 def test_chinese_needs_no_word_splitter(tokenizer) -> None:
@@ -158,9 +160,9 @@ def test_a_text_without_a_word_is_empty(tokenizer) -> None:
 
 @pytest.mark.parametrize("texts", [[""], ["", ""], ["a"], ["a", ""]])
 def test_texts_too_short_for_a_figure_leave_it_at_0(words, texts: list[str]) -> None:
-    found = of(words, *texts)
-    assert found == pytest.approx(found)  # no NaN
-    assert {key: found[key] for key in ("distinct_2", "distinct_3", "repetition", "loops", "self_bleu")} == {
+    result = of(words, *texts)
+    assert result == pytest.approx(result)  # no NaN
+    assert {key: result[key] for key in ("distinct_2", "distinct_3", "repetition", "loops", "self_bleu")} == {
         "distinct_2": 0,
         "distinct_3": 0,
         "repetition": 0,
@@ -177,10 +179,10 @@ def test_no_texts_or_ends_of_other_texts_are_the_callers_mistake(words) -> None:
 
 
 def test_it_is_a_measurement_of_evaluate_that_gives_the_same_figures(tokenizer) -> None:
-    found = Diversity().compute(data=LINES, tokenizer=tokenizer, ended=[True, False, True, True])
-    assert found == diversity_metrics(LINES, tokenizer, [True, False, True, True])
-    assert list(found) == [*KEYS, "self_bleu"]
-    assert all(type(value) is float for value in found.values())  # as JSON has it
+    result = Diversity().compute(data=LINES, tokenizer=tokenizer, ended=[True, False, True, True])
+    assert result == diversity_metrics(LINES, tokenizer, [True, False, True, True])
+    assert list(result) == [*KEYS, "self_bleu"]
+    assert all(type(value) is float for value in result.values())  # as JSON has it
 
 
 def test_it_says_nothing(words, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:

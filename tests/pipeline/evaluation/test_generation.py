@@ -28,13 +28,13 @@ def tokenizer(tiny_gpt2: Path):
 
 
 @pytest.fixture
-def wanted(workspace: Workspace) -> params.Evaluate:
+def config(workspace: Workspace) -> params.Evaluate:
     workspace.set(evaluate__max_new_tokens=12)
     return params.load().evaluate
 
 
-def greedy(wanted: params.Evaluate) -> params.Evaluate:
-    return wanted.model_copy(update={"top_k": 1})
+def greedy(config: params.Evaluate) -> params.Evaluate:
+    return config.model_copy(update={"top_k": 1})
 
 
 def ending_after(model, tokenizer, logit: float):
@@ -51,60 +51,60 @@ def ending_after(model, tokenizer, logit: float):
     return ends
 
 
-def test_a_prompt_in_a_batch_of_other_lengths_is_written_on_as_it_is_alone(model, tokenizer, wanted) -> None:
-    together = generate(model, tokenizer, PROMPTS, greedy(wanted), batch_size=4)
-    alone = [generate(model, tokenizer, [prompt], greedy(wanted))[0] for prompt in PROMPTS]
+def test_a_prompt_in_a_batch_of_other_lengths_is_written_on_as_it_is_alone(model, tokenizer, config) -> None:
+    together = generate(model, tokenizer, PROMPTS, greedy(config), batch_size=4)
+    alone = [generate(model, tokenizer, [prompt], greedy(config))[0] for prompt in PROMPTS]
     assert together == alone
     assert len({text.text for text in together}) > 1
 
 
-def test_greedy_text_is_the_likeliest_token_time_after_time(model, tokenizer, wanted) -> None:
+def test_greedy_text_is_the_likeliest_token_time_after_time(model, tokenizer, config) -> None:
     ids = [tokenizer.bos_token_id, *tokenizer(LINES[0])["input_ids"]]
     before = len(ids)
     with torch.inference_mode():
-        for _ in range(wanted.max_new_tokens):
+        for _ in range(config.max_new_tokens):
             ids.append(int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
     assert tokenizer.eos_token_id not in ids[before:]
-    [written] = generate(model, tokenizer, [LINES[0]], greedy(wanted))
+    [written] = generate(model, tokenizer, [LINES[0]], greedy(config))
     assert written.text == tokenizer.decode(ids[before:])
-    assert (written.prompt, written.tokens, written.ended) == (LINES[0], wanted.max_new_tokens, False)
+    assert (written.prompt, written.tokens, written.ended) == (LINES[0], config.max_new_tokens, False)
 
 
-def test_the_same_seed_writes_the_same_another_seed_does_not(model, tokenizer, wanted) -> None:
-    first = generate(model, tokenizer, PROMPTS, wanted)
+def test_the_same_seed_writes_the_same_another_seed_does_not(model, tokenizer, config) -> None:
+    first = generate(model, tokenizer, PROMPTS, config)
     torch.rand(7)  # what was drawn before does not matter
-    assert generate(model, tokenizer, PROMPTS, wanted) == first
-    assert generate(model, tokenizer, PROMPTS, wanted.model_copy(update={"seed": 1})) != first
+    assert generate(model, tokenizer, PROMPTS, config) == first
+    assert generate(model, tokenizer, PROMPTS, config.model_copy(update={"seed": 1})) != first
 
 
-def test_the_same_prompt_is_written_on_differently_within_a_batch_and_across(model, tokenizer, wanted) -> None:
-    texts = [text.text for text in generate(model, tokenizer, ["The cat"] * 6, wanted, batch_size=2)]
+def test_the_same_prompt_is_written_on_differently_within_a_batch_and_across(model, tokenizer, config) -> None:
+    texts = [text.text for text in generate(model, tokenizer, ["The cat"] * 6, config, batch_size=2)]
     assert len(set(texts)) == 6
 
 
-def test_texts_are_drawn_as_often_as_their_likelihood_says(model, tokenizer, wanted) -> None:
+def test_texts_are_drawn_as_often_as_their_likelihood_says(model, tokenizer, config) -> None:
     half = ending_after(model, tokenizer, logit=float(torch.log(torch.tensor(len(tokenizer) - 1.0))))
-    some = wanted.model_copy(update={"temperature": 1.0, "top_k": len(tokenizer), "top_p": 1.0, "max_new_tokens": 1})
+    some = config.model_copy(update={"temperature": 1.0, "top_k": len(tokenizer), "top_p": 1.0, "max_new_tokens": 1})
     texts = generate(half, tokenizer, ["The"] * 400, some, batch_size=100)
     assert sum(text.ended for text in texts) == pytest.approx(200, abs=40)  # 4 standard deviations
 
 
-def test_torchs_random_state_is_left_as_it_was(model, tokenizer, wanted) -> None:
+def test_torchs_random_state_is_left_as_it_was(model, tokenizer, config) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    generate(model, tokenizer, PROMPTS, wanted)
+    generate(model, tokenizer, PROMPTS, config)
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_text_that_ends_by_itself_says_so_and_counts_no_end_token(model, tokenizer, wanted) -> None:
+def test_a_text_that_ends_by_itself_says_so_and_counts_no_end_token(model, tokenizer, config) -> None:
     never, at_once = ending_after(model, tokenizer, -30), ending_after(model, tokenizer, 30)
-    ended = generate(at_once, tokenizer, PROMPTS, wanted)
+    ended = generate(at_once, tokenizer, PROMPTS, config)
     assert {(text.text, text.tokens, text.ended) for text in ended} == {("", 0, True)}
-    assert {(text.tokens, text.ended) for text in generate(never, tokenizer, PROMPTS, wanted)} == {(12, False)}
+    assert {(text.tokens, text.ended) for text in generate(never, tokenizer, PROMPTS, config)} == {(12, False)}
 
 
-def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, wanted) -> None:
+def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, config) -> None:
     at_once = ending_after(model, tokenizer, 30)
     steps = 0
 
@@ -113,12 +113,12 @@ def test_a_batch_stops_when_its_last_text_has_ended(model, tokenizer, wanted) ->
         steps += 1
 
     at_once.register_forward_hook(counted)
-    generate(at_once, tokenizer, PROMPTS, wanted)
+    generate(at_once, tokenizer, PROMPTS, config)
     assert steps == 1
 
 
 def test_each_token_is_computed_once_even_where_the_models_settings_turn_the_cache_off(
-    model, tokenizer, wanted
+    model, tokenizer, config
 ) -> None:
     widths = []
     without = AutoModelForCausalLM.from_config(model.config).eval()
@@ -126,26 +126,26 @@ def test_each_token_is_computed_once_even_where_the_models_settings_turn_the_cac
     without.register_forward_pre_hook(
         lambda _, __, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    generate(without, tokenizer, ["The quick brown fox"], greedy(wanted))
+    generate(without, tokenizer, ["The quick brown fox"], greedy(config))
     assert set(widths[1:]) == {1}
 
 
-def test_a_text_stays_within_the_context_and_cuts_no_other_short(model, tokenizer, wanted) -> None:
+def test_a_text_stays_within_the_context_and_cuts_no_other_short(model, tokenizer, config) -> None:
     taken = 1 + len(tokenizer(LINES[0])["input_ids"])
     never = ending_after(model, tokenizer, -30)
-    most = wanted.model_copy(update={"max_new_tokens": 50})
+    most = config.model_copy(update={"max_new_tokens": 50})
     texts = generate(never, tokenizer, [LINES[0], "The", "A cat"], most)
     assert [text.tokens for text in texts] == [CONTEXT - taken, 50, 50]
     assert 0 < CONTEXT - taken < 50
 
 
-def test_a_prompt_that_fills_the_context_is_refused_with_its_mend(model, tokenizer, wanted) -> None:
+def test_a_prompt_that_fills_the_context_is_refused_with_its_mend(model, tokenizer, config) -> None:
     with pytest.raises(UserError, match=r"'The quick .* but the model's context is 64 tokens.* shorten it"):
-        generate(model, tokenizer, ["The", " ".join(LINES)], wanted)
+        generate(model, tokenizer, ["The", " ".join(LINES)], config)
 
 
-def test_no_prompts_give_no_texts(model, tokenizer, wanted) -> None:
-    assert generate(model, tokenizer, [], wanted) == []
+def test_no_prompts_give_no_texts(model, tokenizer, config) -> None:
+    assert generate(model, tokenizer, [], config) == []
 
 
 def test_openings_are_spread_evenly_over_the_texts_that_are_long_enough(tokenizer) -> None:
@@ -185,11 +185,11 @@ def test_where_most_texts_are_short_the_openings_are_shorter(tokenizer) -> None:
     assert select_prompts(texts, tokenizer, 100, prompt_tokens=8, max_tokens=10).prompt_tokens == 8  # most are long
 
 
-def test_texts_of_one_token_are_begun_from_the_start_token_alone(model, tokenizer, wanted) -> None:
+def test_texts_of_one_token_are_begun_from_the_start_token_alone(model, tokenizer, config) -> None:
     opened = select_prompts(["A", "B", "C"], tokenizer, 10, prompt_tokens=8, max_tokens=10)
     assert (opened.texts, opened.continuations, opened.is_complete) == ([""] * 3, ["A", "B", "C"], [True] * 3)
     assert (opened.prompt_tokens, opened.too_short) == (0, 0)
-    assert any(text.tokens for text in generate(model, tokenizer, opened.texts, wanted))
+    assert any(text.tokens for text in generate(model, tokenizer, opened.texts, config))
 
 
 def test_a_prompt_of_words_is_cut_by_tokens_where_a_word_is_a_whole_text(tokenizer) -> None:
@@ -201,7 +201,7 @@ def test_a_prompt_of_words_is_cut_by_tokens_where_a_word_is_a_whole_text(tokeniz
     assert first_words(["text"], tokenizer, 0, 3, 12) == []
 
 
-def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wanted) -> None:
+def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, config) -> None:
     letters = Tokenizer(models.BPE())  # byte by byte: more tokens for the same prompt, and a start token of its own
     letters.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     letters.decoder = decoders.ByteLevel()
@@ -213,7 +213,7 @@ def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, wa
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_positions=64, n_embd=16, n_layer=1, n_head=1)).eval()
     prompts = select_prompts(LINES, tokenizer, 4, prompt_tokens=5, max_tokens=10).texts
-    texts = generate(model, its_own, prompts, greedy(wanted))
+    texts = generate(model, its_own, prompts, greedy(config))
     assert [text.prompt for text in texts] == prompts
     ids = [its_own.bos_token_id, *its_own(prompts[0])["input_ids"]]
     with torch.inference_mode():

@@ -78,8 +78,8 @@ def test_the_longest_run_is_that_of_a_slow_search_whatever_the_parts(
     training: list[str], texts: list[str], part_bytes: int, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = [2 * at + 5 for at in range(len(training))]
-    found = CorpusIndex(rows, training, part_bytes).longest(texts, tokenizer)
-    assert found == [by_definition(text, at, tokenizer, rows, training) for at, text in enumerate(texts)]
+    result = CorpusIndex(rows, training, part_bytes).longest(texts, tokenizer)
+    assert result == [by_definition(text, at, tokenizer, rows, training) for at, text in enumerate(texts)]
 
 
 def test_a_copied_run_is_found_in_the_midst_of_other_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -126,11 +126,11 @@ def test_without_texts_or_rows_nothing_is_copied(tokenizer: PreTrainedTokenizerB
 
 def test_a_model_that_copies_half_of_its_texts_is_seen_to(tokenizer: PreTrainedTokenizerBase) -> None:
     index = CorpusIndex(range(2, 6), LINES)
-    found = measure(Memorisation, data=[LINES[0], "Zebras!"], tokenizer=tokenizer, corpus=index, copied_tokens=10)
+    result = measure(Memorisation, data=[LINES[0], "Zebras!"], tokenizer=tokenizer, corpus=index, copied_tokens=10)
     whole = len(tokenizer(LINES[0])["input_ids"])
-    assert found["longest"] == whole
-    assert found["copied"] == 0.5
-    assert whole / 2 <= found["mean_longest"] <= whole / 2 + 1
+    assert result["longest"] == whole
+    assert result["copied"] == 0.5
+    assert whole / 2 <= result["mean_longest"] <= whole / 2 + 1
 
 
 def test_a_run_of_just_the_bound_counts_as_copied() -> None:

@@ -159,9 +159,9 @@ def test_the_perplexity_is_that_of_a_gpt2_of_our_own_in_float64(
     for stride, expected in losses_of_our_own.items():
         scored = score(model, tokenizer, TEXTS, batch_tokens, stride)
         assert scored.loss == pytest.approx(expected, rel=1e-5)
-        found = metrics(scored, 100, 0.95, 1)["perplexity"]
-        assert found == pytest.approx(math.exp(sum(expected) / scored.tokens.sum()), rel=1e-5)
-        assert not 300 < found < 340  # of a vocabulary of 320: a model that says nothing would hide mistakes
+        result = metrics(scored, 100, 0.95, 1)["perplexity"]
+        assert result == pytest.approx(math.exp(sum(expected) / scored.tokens.sum()), rel=1e-5)
+        assert not 300 < result < 340  # of a vocabulary of 320: a model that says nothing would hide mistakes
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 60, 10_000])
@@ -295,20 +295,20 @@ def test_a_loss_too_large_for_a_perplexity_is_said_instead_of_overflowing() -> N
 
 def test_perplexity_is_weighted_by_tokens_and_bits_per_byte_by_bytes() -> None:
     scored = Scores(np.array([10.0, 1.0]), np.array([5, 1]), np.array([20, 2]))
-    found = metrics(scored, resamples=100, confidence=0.95, seed=1)
-    assert found["perplexity"] == pytest.approx(math.exp(11 / 6))
-    assert found["bits_per_byte"] == pytest.approx(11 / 22 / math.log(2))
-    assert found["tokens"] == 6
+    result = metrics(scored, resamples=100, confidence=0.95, seed=1)
+    assert result["perplexity"] == pytest.approx(math.exp(11 / 6))
+    assert result["bits_per_byte"] == pytest.approx(11 / 22 / math.log(2))
+    assert result["tokens"] == 6
 
 
 def test_each_group_has_the_figures_of_its_texts_alone() -> None:
     scored = Scores(np.array([10.0, 1.0, 4.0]), np.array([5, 1, 2]), np.array([20, 2, 9]))
-    found = group_metrics(scored, ["b", "a", "b"], 100, 0.95, 1)
-    assert list(found) == ["a", "b"]
-    assert found["a"]["rows"] == 1
+    result = group_metrics(scored, ["b", "a", "b"], 100, 0.95, 1)
+    assert list(result) == ["a", "b"]
+    assert result["a"]["rows"] == 1
     alone = Scores(np.array([10.0, 4.0]), np.array([5, 2]), np.array([20, 9]))
-    assert found["b"] == {"rows": 2, **metrics(alone, 100, 0.95, 1)}
-    assert found["b"]["perplexity"] == pytest.approx(math.exp(2))
+    assert result["b"] == {"rows": 2, **metrics(alone, 100, 0.95, 1)}
+    assert result["b"]["perplexity"] == pytest.approx(math.exp(2))
     with pytest.raises(ValueError, match="2 groups for 3 texts"):
         group_metrics(scored, ["a", "b"], 100, 0.95, 1)
 
@@ -320,9 +320,9 @@ def test_it_is_a_measurement_of_evaluate_that_needs_no_network_and_gives_the_sam
         raise OSError(f"no network here: {address}")
 
     monkeypatch.setattr("socket.socket.connect", refuse)
-    wanted = {"data": LINES, "model": model, "tokenizer": tokenizer, "groups": ["x", "y", "x", "y"]}
-    first = Perplexity().compute(**wanted)
-    assert first == Perplexity().compute(**wanted)
+    inputs = {"data": LINES, "model": model, "tokenizer": tokenizer, "groups": ["x", "y", "x", "y"]}
+    first = Perplexity().compute(**inputs)
+    assert first == Perplexity().compute(**inputs)
     assert set(first) == {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens", "groups"}
     assert first["perplexity_low"] < first["perplexity"] < first["perplexity_high"]
     assert first["groups"]["x"]["tokens"] + first["groups"]["y"]["tokens"] == first["tokens"]
