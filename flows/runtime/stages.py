@@ -166,17 +166,12 @@ def _raise(node: str, code: int, reproduction: Reproduction, tail: list[str]) ->
 @task(cache_policy=NO_CACHE)
 def _stage(node: str, force: bool, minutes: float | None) -> State[Any]:
     """Bring one node up to date; the state's name is the outcome if the stage did not run."""
-    from flows.runtime.training_progress import TrainingProgress  # imports much that a run without news does not need
+    from flows.runtime.training_progress import ProgressArtifacts  # imports more than a run without news needs
 
     log = get_run_logger()
-
-    def on_line(line: str) -> None:
-        log.info(line)
-        progress.line(line)
-
     try:
-        with TrainingProgress(log.warning) as progress:
-            outcome = reproduce(Path(), node, force=force, minutes=minutes, log=on_line)
+        with ProgressArtifacts(log.warning):
+            outcome = reproduce(Path(), node, force=force, minutes=minutes, log=log.info)
     except TimeoutError as error:
         return Failed(name="TimedOut", message=str(error))
     except StageFailed as error:

@@ -2,10 +2,9 @@
 
 import contextvars
 import json
-import re
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -16,127 +15,70 @@ from prefect.runtime import flow_run, task_run
 
 from pipeline import params, paths
 from pipeline.command import UserError
+from pipeline.training.progress import TrainingProgress, read_progress
 
 _UPDATE_SECONDS = 5.0
 _LAST_UPDATE_SECONDS = 2.0  # a cancelled run must not wait longer for a server that is away
-# The bar that tqdm draws for `pipeline.finetune`; the bar of a validation has no loss.
-_BAR = re.compile(
-    r"(?P<step>\d+)/(?P<steps>\d+) \[(?:\d+:)?\d+:\d+<(?P<left>\?|(?:\d+:)?\d+:\d+),"
-    r"\s*(?P<rate>[\d.]+)(?P<unit>it/s|s/it), loss=(?P<loss>[^,\]\s]+)\]"
-)
-_EPOCH = re.compile(r"epoch \d+: validation loss \S+ perplexity \S+")
+_UNKNOWN = "\N{EN DASH}"
 
 
-@dataclass(frozen=True)
-class TrainingState:
-    """How far a training is.
+class ProgressArtifacts:
+    """A progress artifact and a Markdown artifact that follow `paths.TRAINING_PROGRESS`; a context manager.
 
-    Args:
-        step: Steps done.
-        steps: Steps in all.
-        seconds_left: At most, for early stopping may end it before; None if it is not known yet.
-        steps_per_second: The speed.
-        loss: In nats per token.
-    """
-
-    step: int
-    steps: int
-    seconds_left: float | None
-    steps_per_second: float
-    loss: float
-
-
-def parse_bar(line: str) -> TrainingState | None:
-    """Return what the training's progress bar says; None for any other line."""
-    matches = list(_BAR.finditer(line))
-    if not matches:
-        return None
-    match = matches[-1]  # a line may hold two states of the bar
-    try:
-        rate, loss = float(match["rate"]), float(match["loss"])
-    except ValueError:
-        return None
-    seconds_left = None
-    if match["left"] != "?":
-        seconds_left = 0.0
-        for part in match["left"].split(":"):
-            seconds_left = 60 * seconds_left + int(part)
-    steps_per_second = rate if match["unit"] == "it/s" else 1 / rate if rate else 0.0
-    return TrainingState(int(match["step"]), int(match["steps"]), seconds_left, steps_per_second, loss)
-
-
-class TrainingProgress:
-    """A progress artifact and a Markdown artifact that follow the output of a training; a context manager.
-
-    A thread of its own talks to the server, so that a server that is slow or away does not delay the training.
+    A thread of its own reads the file and talks to the server, so that a server that is slow or away does not delay
+    the training. A task without a training gets no artifacts.
     """
 
     def __init__(self, log: Callable[[str], None], update_seconds: float = _UPDATE_SECONDS) -> None:
-        """Do nothing until the first line of a training.
+        """Take the time from which on the file counts.
 
         Args:
             log: Called once if the server does not accept an update; later updates are sent all the same.
-            update_seconds: The least time between two updates.
+            update_seconds: The time between two updates.
         """
         self._log, self._update_seconds = log, update_seconds
-        self._context = contextvars.copy_context()  # the task's, to which the artifacts belong
-        self._latest: TrainingState | None = None
-        self._epochs: list[str] = []
-        self._changed, self._ended = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._since = time.time()
+        self._sent: TrainingProgress | None = None
+        self._artifact_ids: list[UUID] = []
         self._has_warned = False
+        self._ended = threading.Event()
+        context = contextvars.copy_context()  # the task's, to which the artifacts belong
+        self._thread = threading.Thread(target=context.run, args=(self._follow,), daemon=True)
 
-    def __enter__(self) -> "TrainingProgress":
-        """Return itself."""
+    def __enter__(self) -> "ProgressArtifacts":
+        """Follow the file from now on."""
+        self._thread.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         """Send the last state, waiting for at most two seconds."""
         self._ended.set()
-        self._changed.set()
-        if self._thread is not None:
-            self._thread.join(_LAST_UPDATE_SECONDS)
+        self._thread.join(_LAST_UPDATE_SECONDS)
 
-    def line(self, text: str) -> None:
-        """Take a line of the output; lines that are neither the bar nor an epoch's result are ignored."""
-        if epoch := _EPOCH.search(text):
-            self._epochs.append(epoch[0])
-        if (state := parse_bar(text)) is None:
-            return
-        self._latest = state
-        self._changed.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._context.run, args=(self._send_updates,), daemon=True)
-            self._thread.start()
-
-    def _send_updates(self) -> None:
-        artifact_ids: list[UUID] = []
+    def _follow(self) -> None:
         while True:
-            self._changed.wait()
-            self._changed.clear()
-            is_last = self._ended.is_set()
+            has_ended = self._ended.wait(self._update_seconds)
             try:
-                with get_client(sync_client=True) as client:
-                    self._send(client, artifact_ids)
+                progress = read_progress(paths.TRAINING_PROGRESS, self._since)
+                if progress is not None and progress != self._sent:
+                    with get_client(sync_client=True) as client:
+                        self._send(client, progress)
             except Exception as error:  # the training continues without its artifacts, whatever went wrong
                 if not self._has_warned:
                     self._log(f"the training's progress was not sent to Prefect's server: {type(error).__name__}")
                 self._has_warned = True
-            if is_last:
+            if has_ended:
                 return
-            self._ended.wait(self._update_seconds)
 
-    def _send(self, client: SyncPrefectClient, artifact_ids: list[UUID]) -> None:
-        """Create both artifacts, or update them where their ids are in `artifact_ids`."""
-        state = self._latest
-        assert state is not None
+    def _send(self, client: SyncPrefectClient, progress: TrainingProgress) -> None:
+        """Create both artifacts, or update them if they exist."""
         contents: list[tuple[str, str, str, Any]] = [
-            ("progress", "training-progress", "Share of the steps done", 100 * state.step / state.steps),
-            ("markdown", "training-live", "Loss, speed and time left", self._markdown(state)),
+            ("progress", "training-progress", "Share of the steps done", 100 * progress.step / progress.steps),
+            ("markdown", "training-live", "Loss, speed and time left", _markdown(progress)),
         ]
         for number, (kind, key, description, data) in enumerate(contents):
-            if number < len(artifact_ids):
-                client.update_artifact(artifact_ids[number], ArtifactUpdate(data=data))
+            if number < len(self._artifact_ids):
+                client.update_artifact(self._artifact_ids[number], ArtifactUpdate(data=data))
             else:
                 artifact = ArtifactCreate(
                     type=kind,
@@ -146,21 +88,27 @@ class TrainingProgress:
                     task_run_id=UUID(task_run.id),
                     flow_run_id=UUID(flow_run.id),
                 )
-                artifact_ids.append(client.create_artifact(artifact).id)
+                self._artifact_ids.append(client.create_artifact(artifact).id)
+        self._sent = progress
 
-    def _markdown(self, state: TrainingState) -> str:
-        speed = f"{state.steps_per_second:.2f} steps per second"
-        if tokens := _tokens_per_step(state.steps):
-            speed = f"{tokens * state.steps_per_second:,.0f} tokens per second ({speed})"
-        unknown = "\N{EN DASH}"
-        rows = [
-            ("step", f"{state.step:,} of {state.steps:,}"),
-            ("loss, nats per token", f"{state.loss:.3f}"),
-            ("speed", speed),
-            ("time left", unknown if state.seconds_left is None else f"at most {_duration(state.seconds_left)}"),
-        ]
-        table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-        return "\n\n".join([table, "\n".join(f"- {epoch}" for epoch in self._epochs)]).strip() + "\n"
+
+def _markdown(progress: TrainingProgress) -> str:
+    speed = f"{progress.steps_per_second:.2f} steps per second"
+    if tokens := _tokens_per_step(progress.steps):
+        speed = f"{tokens * progress.steps_per_second:,.0f} tokens per second ({speed})"
+    rows = [
+        ("step", f"{progress.step:,} of {progress.steps:,}"),
+        ("loss, nats per token", _number(progress.loss)),
+        ("speed", speed),
+        ("time left", f"at most {_duration(progress.seconds_left)}"),
+    ]
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    epochs = [f"- epoch {one.epoch}: validation loss {_number(one.validation_loss)}" for one in progress.epochs]
+    return "\n\n".join([table, "\n".join(epochs)]).strip() + "\n"
+
+
+def _number(value: float | None) -> str:
+    return _UNKNOWN if value is None else f"{value:.4f}"
 
 
 def _tokens_per_step(steps: int) -> float | None:

@@ -1,7 +1,8 @@
-"""The artifacts of a run, read back from a real server; progress comes from recorded output of a training."""
+"""The artifacts of a run, read back from a real server."""
 
 import base64
 import json
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.runtime import artifacts
-from flows.runtime.training_progress import TrainingProgress, TrainingState, parse_bar
+from flows.runtime.training_progress import ProgressArtifacts
 from pipeline import escape, paths
 from pipeline.command import UserError
 from pipeline.promote import Decision
@@ -26,6 +27,7 @@ from pipeline.registry.history import Entry
 from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 from pipeline.training import curve
+from pipeline.training.progress import ProgressWriter
 from pipeline.verdict.records import GateResult, Verdict
 from tests.conftest import ROOT, Workspace
 from tests.flows.conftest import Prefect, within
@@ -35,19 +37,6 @@ HOSTILE = (
     "a | b\n\n# title <script>alert(1)</script> <img src=http://example.org/x> ![x](http://example.org/y) `code`"
     " [link](javascript:alert) **bold** | --- | mail jane.doe@example.org \\| $x$ &lt; https://example.org/z"
 )
-# What `python -m pipeline.finetune` printed, from its first line to its last; most bars are left out here.
-RECORDED = [
-    "allocator: libtcmalloc_minimal.so.4",
-    "149,728 tokens in 869 steps: about 2 min and 0.6 GB of memory on this machine",
-    "  0%|          | 0/869 [00:00<?, ?it/s]",
-    " 13%|█▎        | 2/15 [00:00<00:02,  5.53it/s]\x1b[A",
-    "  0%|          | 2/869 [00:04<30:44,  2.13s/it, loss=8.652]",
-    " 56%|█████▋    | 490/869 [01:08<01:28,  4.29it/s, loss=4.178]",
-    "100%|██████████| 869/869 [01:53<00:00, 17.07it/s, loss=3.711]",
-    "100%|██████████| 15/15 [00:02<00:00,  6.21it/s]\x1b[A",
-    "\x1b[Aepoch 1: validation loss 3.5853, perplexity 36.07",
-    "                                         \x1b[A100%|██████████| 869/869 [01:56<00:00,  7.46it/s, loss=3.711]",
-]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -284,19 +273,6 @@ def test_missing_files_are_logged_and_the_other_artifacts_written(prefect: Prefe
         artifacts.intake()
 
 
-def test_only_the_progress_bar_of_a_training_is_parsed() -> None:
-    result = [parse_bar(line) for line in RECORDED]
-    assert result[:4] == [None] * 4
-    assert result[4] == TrainingState(2, 869, 30 * 60 + 44, 1 / 2.13, 8.652)
-    assert result[5] == TrainingState(490, 869, 88, 4.29, 4.178)
-    assert result[7] is None, "the bar of a validation"
-    assert result[8] is None
-    assert result[9] == TrainingState(869, 869, 0, 7.46, 3.711)
-    slow = parse_bar("  1%|  | 5/2000 [10:00<26:14:03, 47.35s/it, loss=nan]")
-    assert slow is not None
-    assert slow.seconds_left == 26 * 3600 + 14 * 60 + 3
-
-
 def test_the_progress_artifacts_follow_a_training(prefect: Prefect, store: Workspace) -> None:
     store.set(finetune__epochs=1)
     put(paths.TOKEN_BUDGET, {"splits": {"train": {"kept": 149728}}})
@@ -310,16 +286,17 @@ def test_the_progress_artifacts_follow_a_training(prefect: Prefect, store: Works
         def shown() -> dict[str, dict[str, Any]]:
             return written(prefect, str(flow_run.id))
 
-        with TrainingProgress(logged.append, update_seconds=0.2) as progress:
-            for line in RECORDED[:5]:
-                progress.line(line)
+        with ProgressArtifacts(logged.append, update_seconds=0.2):
+            writer = ProgressWriter(paths.TRAINING_PROGRESS, 0, interval=0.0)
+            writer.epoch(0, 8.6)
+            writer.step(2, 869, 8.652)
             assert within(300, lambda: len(shown()) == 2)
             seen.append(shown())
-            progress.line(RECORDED[5])
+            writer.step(490, 869, 4.178)
             assert within(300, lambda: "490 of 869" in shown()["training-live"]["data"])
             seen.append(shown())
-            for line in RECORDED[6:]:
-                progress.line(line)
+            writer.step(869, 869, 3.711)
+            writer.epoch(1, 3.5853)
         seen.append(shown())
 
     @flow(name="shows")
@@ -332,19 +309,20 @@ def test_the_progress_artifacts_follow_a_training(prefect: Prefect, store: Works
     assert [round(one["training-progress"]["data"], 1) for one in seen] == [0.2, 56.4, 100.0]
     assert all(one["training-progress"]["task_run_id"] for one in seen)
     live = seen[1]["training-live"]["data"]
-    assert "| loss, nats per token | 4.178 |" in live
-    assert "| speed | 739 tokens per second (4.29 steps per second) |" in live, "149728 / 869 * 4.29"
-    assert "| time left | at most 1 min 28 s |" in live
-    assert "- epoch 1: validation loss 3.5853, perplexity 36.07" in seen[2]["training-live"]["data"]
+    assert "| loss, nats per token | 4.1780 |" in live
+    assert re.search(r"\| speed \| [\d,]+ tokens per second \(\d+\.\d\d steps per second\) \|", live)
+    assert "| time left | at most " in live
+    assert "- epoch 1: validation loss 3.5853" in seen[2]["training-live"]["data"]
     assert len({one["training-live"]["id"] for one in seen}) == 1, "one artifact, updated"
 
 
 def test_a_server_that_is_away_is_logged_once_and_delays_nothing(store: Workspace) -> None:
     logged: list[str] = []
     nobody: dict[Any, Any] = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(nobody), TrainingProgress(logged.append, update_seconds=0.05) as progress:
-        for _ in range(3):
-            progress.line(RECORDED[5])
+    with temporary_settings(nobody), ProgressArtifacts(logged.append, update_seconds=0.05):
+        writer = ProgressWriter(paths.TRAINING_PROGRESS, 0, interval=0.0)
+        for step in range(1, 4):
+            writer.step(step, 869, 4.178)
             within(0.3, lambda: False)
     assert len(logged) == 1
     assert "was not sent to Prefect's server" in logged[0]
