@@ -1,0 +1,1 @@
+"""Prefect flows that retrain, watch and roll back."""

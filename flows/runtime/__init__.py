@@ -1,0 +1,1 @@
+"""What makes the flows safe: processes, locks, approval, provenance, artifacts."""

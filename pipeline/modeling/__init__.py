@@ -1,0 +1,1 @@
+"""What models share across stages: batches, losses, attention, loading, safety."""

@@ -1,0 +1,1 @@
+"""Versions of the model, the champion and the history."""

@@ -1,0 +1,1 @@
+"""The verdict: whether the candidate replaces the champion."""
