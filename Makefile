@@ -40,7 +40,7 @@ why: .venv/installed
 
 # Two at a time, with a thread each: most tests wait for a server or a stage.
 test: .venv/installed
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 serve: .venv/installed
 	bentoml serve

@@ -33,6 +33,12 @@ LINES = [
 ]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run files with integration tests first, so that no long one is left to run alone at the end."""
+    long = {item.path for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a random GPT-2 of 22 thousand parameters, context 64, and its tokenizer."""

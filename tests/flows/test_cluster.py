@@ -173,7 +173,7 @@ def test_the_settings_are_a_containers_only_where_they_let_nobody_in(tmp_path: P
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+@pytest.mark.parametrize("kind", ["docker", pytest.param("kubernetes", marks=pytest.mark.slow)])
 def test_the_caretaker_makes_the_pool_of_its_template_and_deploys_all_to_it(
     prefect: Prefect, kind: str, project: Project
 ) -> None:
