@@ -166,7 +166,7 @@ def test_behind_http_a_seed_is_refused_and_an_answer_has_none(folder: Path, monk
 
     async def ask() -> None:
         following = asyncio.create_task(served.run())
-        await served.settled(60)
+        await served.settled(300)
         transport = httpx.ASGITransport(make_app("gpt2", served))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             body = {"prompt": "Once upon a time", "max_new_tokens": 4}

@@ -416,7 +416,7 @@ async def test_a_worker_can_wait_with_listening_until_its_model_is_there(project
     await served.settled(0.01)  # nobody loads: it does not wait for ever
     assert served.status == "loading"
     task = asyncio.create_task(served.run())
-    await served.settled(5)
+    await served.settled(300)
     assert served.status == "up"
     task.cancel()
     await served.close()
