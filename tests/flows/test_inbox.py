@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -344,6 +345,21 @@ def test_a_fault_of_the_disk_is_not_the_files(tmp_path: Path) -> None:
     (tmp_path / inbox.ADDITION).rmdir()
     [taken] = place.take()
     assert (taken.rows, taken.refused) == (1, "")
+
+
+def test_a_limit_on_the_size_of_files_leaves_the_file_for_later(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n" + "3,three\n" * 20_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match="File too large; the inbox's files are taken once that is mended"):
+            place.take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert place.files() == [".taking/new.csv"]
+    [taken] = place.take()
+    assert (taken.rows, taken.refused) == (20_000, "")
 
 
 def test_a_file_whose_reading_kills_the_process_is_refused_in_the_end(
