@@ -72,12 +72,12 @@ def serving(asgi: ASGIApp | None = None, **limits: Any) -> Iterator[tuple[int, u
             yield port, server
         finally:
             server.should_exit = True
-            thread.join(60)
+            thread.join(300)
 
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection:
         yield connection
 
 

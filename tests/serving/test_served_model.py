@@ -416,7 +416,7 @@ async def test_a_worker_can_wait_for_its_model_before_it_listens(project: Projec
     await served.wait_for_first_attempt(0.01)  # nobody loads: it does not wait for ever
     assert served.status == "loading"
     task = asyncio.create_task(served.run())
-    await served.wait_for_first_attempt(5)
+    await served.wait_for_first_attempt(300)
     assert served.status == "up"
     task.cancel()
     await served.close()

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -351,6 +352,21 @@ def test_a_disk_error_does_not_refuse_the_file(tmp_path: Path) -> None:
     (tmp_path / drop_folder.ROWS).rmdir()
     [imported] = place.take()
     assert (imported.rows, imported.refused) == (1, "")
+
+
+def test_a_limit_on_the_size_of_files_leaves_the_file_for_later(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.put("id,text\n" + "3,three\n" * 20_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match="File too large; the dropped files are imported once this is fixed"):
+            place.take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert place.files() == [".taking/new.csv"]
+    [imported] = place.take()
+    assert (imported.rows, imported.refused) == (20_000, "")
 
 
 def test_a_file_that_kills_three_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_over_http_a_seed_is_refused_and_the_answer_has_none(folder: Path, monke
 
     async def ask() -> None:
         following = asyncio.create_task(served.run())
-        await served.wait_for_first_attempt(600)
+        await served.wait_for_first_attempt(300)
         transport = httpx.ASGITransport(make_app("gpt2", served, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             body = {"prompt": "Once upon a time", "max_new_tokens": 4}
