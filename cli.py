@@ -111,7 +111,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; BentoML's default is 3000.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; by default this machine alone.")] = None,
 ) -> None:
-    """Serve the champion, or the candidate if there is none (`bentoml serve`)."""
+    """Serve the champion, and follow promotions and rollbacks live (`bentoml serve`)."""
     options = [*(["--port", str(port)] if port else []), *(["--host", host] if host else [])]
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", *options])  # noqa: S606
 

@@ -50,7 +50,8 @@ metrics.service_metrics()
 limit_server_shutdown: Callable[[int], None] | None = None
 if bentoml_internals.worker_index() is None:
     supervisor.install()
-    model_folder.find(settings.ROOT)
+    with contextlib.suppress(model_folder.CandidateWithheld):  # the workers wait for a champion, and log what to do
+        model_folder.find(settings.ROOT, serve_candidate=SETTINGS.serve_candidate)
 else:
     limit_server_shutdown = http_server.install(SETTINGS)
 

@@ -197,7 +197,7 @@ def _model_problem(root: Path) -> str | None:
     from serving.model_folder import find
 
     try:
-        find(root)
+        find(root, serve_candidate=params.load(root / paths.PARAMS).service.serve_candidate)
     except BentoMLException as error:
         return str(error)
     return None

@@ -209,6 +209,7 @@ class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
     engine: Literal["auto", "int8", "ctranslate2", "transformers", "vllm"]
+    serve_candidate: bool
     max_prompt_characters: Count
     max_body_bytes: Count
     max_new_tokens: Count

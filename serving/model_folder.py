@@ -1,9 +1,13 @@
-"""Which model is served: the first of MODEL_DIR, the packed one, the registry's champion, `dvc repro`'s candidate."""
+"""Which model is served: the first of MODEL_DIR, the packed one, the registry's champion, `dvc repro`'s candidate.
 
+The candidate is served only if the verdict allows it or `service.serve_candidate` does.
+"""
+
+import functools
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bentoml.exceptions import BentoMLException
@@ -13,11 +17,15 @@ from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
 from pipeline.registry.model_version import REQUIRED_FILES, content_version, short
 from pipeline.registry.store import Registry
+from serving import model_verdict
+from serving.model_verdict import NOT_JUDGED, ModelVerdict
 from serving.settings import is_bento
 
 POINTER = paths.REGISTRY / "champion.json"
 
 _MANIFEST = paths.MANIFEST.name
+_NEEDED = (*REQUIRED_FILES, _MANIFEST)  # files of a model that this project made
+_REASONS = 2  # of a refusal that are repeated; the report has all
 
 
 @dataclass(frozen=True)
@@ -28,30 +36,90 @@ class ModelFolder:
     why: str  # why it is served, as a clause
     version: str | None = None  # the version that the registry recorded, which the files must have
     follows: bool = False  # whether a promotion replaces it while the service runs
+    verdict: ModelVerdict = NOT_JUDGED
+
+
+class NothingToServe(BentoMLException):
+    """There is no champion, and no candidate that may be served; the text says so in one sentence."""
+
+
+class CandidateWithheld(NothingToServe):
+    """There is a candidate, but no verdict that lets it be served."""
 
 
 version = content_version  # of the model in a folder
 
 
-def find(root: Path) -> ModelFolder:
-    """Return the model to serve from `root`, service.py's folder; raises BentoMLException with one sentence."""
-    needed: tuple[str, ...] = (*REQUIRED_FILES, _MANIFEST)
+def find(root: Path, *, serve_candidate: bool) -> ModelFolder:
+    """Return the model to serve from `root`, service.py's folder.
+
+    Args:
+        root: The checkout, or the sources of a bento.
+        serve_candidate: Whether a candidate is served whatever its verdict, see `service.serve_candidate`.
+
+    Raises:
+        NothingToServe: There is no champion yet, and no candidate that may be served.
+        BentoMLException: The model cannot be served. Both say what to do in one sentence.
+    """
     if named := os.environ.get("MODEL_DIR"):
         folder = ModelFolder(Path(named).absolute(), "named by the environment variable MODEL_DIR")
-        fix = "set MODEL_DIR to a folder with a model in it, or unset it"
-        needed = REQUIRED_FILES  # a model from the hub has no manifest
-    elif is_bento(root):
+        # A model from the hub has no manifest.
+        _refuse_unusable(folder, REQUIRED_FILES, "set MODEL_DIR to a folder with a model in it, or unset it")
+        return replace(folder, verdict=model_verdict.of_candidate(root, lambda: _version(folder.path)))
+    if is_bento(root):
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
-        fix = "build the bento again with `bentoml build`"
-    elif champion := _champion(root):
-        folder = champion
-        fix = "roll back to the previous one with `fresh registry rollback --why ...`"
-    else:
-        folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
-        fix = "make one with `dvc repro`, or set MODEL_DIR to a folder with a model in it"
+        _refuse_unusable(folder, _NEEDED, "build the bento again with `bentoml build`")
+        return replace(folder, verdict=model_verdict.of_packed(root, folder.path, lambda: _version(folder.path)))
+    if champion := _champion(root):
+        _refuse_unusable(champion, _NEEDED, "roll back to the previous one with `fresh registry rollback --why ...`")
+        return champion
+    folder = candidate(root)
+    if not (serve_candidate or folder.verdict.lets_serve):
+        raise CandidateWithheld(_withheld(folder))
+    return folder
+
+
+def candidate(root: Path) -> ModelFolder:
+    """Return the candidate of the last `dvc repro`, whatever its verdict; raises NothingToServe."""
+    folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
+    if reason := _unusable_reason(folder.path, _NEEDED):
+        raise NothingToServe(
+            f"no model to serve: {folder.path} ({folder.why}) {reason}; make one with `dvc repro`, or set MODEL_DIR to"
+            " a folder with a model in it"
+        )
+    return replace(folder, verdict=model_verdict.of_candidate(root, lambda: _version(folder.path)))
+
+
+def _withheld(folder: ModelFolder) -> str:
+    """Return why the candidate is not served and what to do, as a sentence."""
+    ask = "set `service.serve_candidate: true` in params.yaml and start the service again to serve it all the same"
+    name, verdict = short(_version(folder.path)), folder.verdict
+    if verdict.outcome == "not judged":
+        return (
+            f"no model to serve: there is no champion, and the candidate {name} has no verdict yet; promote it with"
+            f" `fresh promote`, or {ask}"
+        )
+    reasons = " ".join(verdict.reasons[:_REASONS]).removesuffix(".")
+    return (
+        f"no model to serve: there is no champion, and the verdict refused the candidate {name} ({reasons}; see"
+        f" {paths.REPORT}); train a better one and promote it with `fresh promote`, promote this one with"
+        f' `fresh promote --force "WHY"`, or {ask}'
+    )
+
+
+def _version(folder: Path) -> str:
+    """Return the version of the model in `folder`, which is hashed again only where a file changed."""
+    return _version_at(folder, stat_fingerprint(folder))
+
+
+@functools.lru_cache(maxsize=4)
+def _version_at(folder: Path, _fingerprint: "StatFingerprint") -> str:
+    return content_version(folder)
+
+
+def _refuse_unusable(folder: ModelFolder, needed: tuple[str, ...], fix: str) -> None:
     if reason := _unusable_reason(folder.path, needed):
         raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {reason}; {fix}")
-    return folder
 
 
 def _champion(root: Path) -> ModelFolder | None:
@@ -59,13 +127,13 @@ def _champion(root: Path) -> ModelFolder | None:
     registry = Registry(root)
     try:
         champion = registry.champion()
-        since = registry.since(champion.tag) if champion else ""
+        if champion is None:
+            return None
+        since, verdict = registry.since(champion.tag), model_verdict.of_champion(registry, champion)
     except UserError as error:
         raise BentoMLException(f"no model to serve: {error}") from None
-    if champion is None:
-        return None
     why = f"the champion {short(champion.tag)} since {since}"
-    return ModelFolder(champion.folder, why, champion.version, follows=True)
+    return ModelFolder(champion.folder, why, champion.version, follows=True, verdict=verdict)
 
 
 def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
@@ -119,7 +187,7 @@ def check_packed(root: Path) -> None:
             f"{paths.CANDIDATE}: {', '.join(links)}: links would dangle in the bento; replace them by files "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if reason := _unusable_reason(folder, (*REQUIRED_FILES, _MANIFEST)):
+    if reason := _unusable_reason(folder, _NEEDED):
         raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {reason}; make one with `dvc repro`")
 
 

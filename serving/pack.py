@@ -22,7 +22,8 @@ from pipeline import paths
 from pipeline.command import UserError, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
-from serving import bentoml_internals, model_folder
+from serving import bentoml_internals, model_folder, model_verdict
+from serving.model_verdict import NOT_JUDGED, ModelVerdict
 
 _NAME = "gpt2"  # of the bento, as in bentofile.yaml
 _BENTOFILE = "bentofile.yaml"
@@ -44,6 +45,7 @@ class _Model:
     folder: Path
     version: str
     description: str
+    verdict: ModelVerdict = NOT_JUDGED  # on the candidate, in a file of its own; a version's is in its record
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,11 @@ def pack(root: Path, name: str | None = None) -> str:
         UserError: The model is missing, linked or damaged, or no bento can be made.
     """
     model = _find_model(root, name)
+    has_verdict = model.verdict != NOT_JUDGED
     tag = f"{_NAME}:{model.version}"
     try:
         with _workspace() as workspace:
-            code = _stage(root, workspace.context)
+            code = _stage(root, workspace.context, [*_CODE, *([str(paths.VERDICT)] if has_verdict else [])])
             place = bentoml_internals.bento_store() / _NAME / model.version
             exists = place.exists()
             if exists and _is_complete(place, workspace.context, code, model.version):
@@ -98,7 +101,10 @@ def _find_model(root: Path, name: str | None) -> _Model:
         except BentoMLException as error:
             raise UserError(str(error)) from None
         folder = root / paths.CANDIDATE
-        return _Model(folder, content_version(folder), "the candidate of the last `dvc repro`")
+        candidate_version = content_version(folder)
+        verdict = model_verdict.of_candidate(root, lambda: candidate_version)
+        description = f"the candidate of the last `dvc repro` (verdict: {verdict.outcome})"
+        return _Model(folder, candidate_version, description, verdict)
     version = registry.get(name)
     registry.verify(version.tag)
     description = "the champion" if name == "champion" else f"the version {version.version}"
@@ -128,12 +134,13 @@ def _workspace() -> Iterator[_Workspace]:
         os.close(lock)
 
 
-def _stage(root: Path, context: Path) -> list[str]:
-    """Copy the code in `root` to `context`; return the names of its files that bentofile.yaml packs."""
-    for name in _CODE:
+def _stage(root: Path, context: Path, names: list[str]) -> list[str]:
+    """Copy files and folders of `root` to `context`; return the names of the files that bentofile.yaml packs."""
+    for name in names:
         if (root / name).is_dir():
             shutil.copytree(root / name, context / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / name, context / name)
     try:
         return bentoml_internals.packed_files(context, _BENTOFILE)

@@ -149,15 +149,24 @@ class RefusedVersion(BaseModel):
     at: Annotated[str, Field(description="UTC")]
 
 
+class Verdict(BaseModel):
+    """What the verdict said of the served model."""
+
+    outcome: Annotated[str, Field(description="promoted, forced, refused or not judged")]
+    reasons: list[str]
+    at: Annotated[str | None, Field(description="UTC")]
+
+
 class About(BaseModel):
     """The service, and the model behind it."""
 
     name: str
-    status: Annotated[str, Field(description="up, loading or failed")]
+    status: Annotated[str, Field(description="up, loading, waiting (for a champion) or failed")]
     model: Annotated[str | None, Field(description="The model's version; null until it is loaded")]
     data: Annotated[str | None, Field(description="The hash of the data it was trained on, where known")]
     folder: str | None
-    why: Annotated[str | None, Field(description="Why the model in this folder is served")]
+    why: Annotated[str | None, Field(description="Why this model is served; while waiting, what to do")]
+    verdict: Annotated[Verdict | None, Field(description="On the served model")]
     engine: str | None
     context: Annotated[int | None, Field(description="The most tokens that prompt and completion may have together")]
     models: Annotated[list[str], Field(description="The values that a request's `model` may have")]
@@ -172,6 +181,7 @@ class Health(BaseModel):
     status: str
     model: str
     data: str | None
+    verdict: Verdict | None
     refused: RefusedVersion | None
 
 

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Literal
 
 from bentoml.exceptions import BentoMLException
 
+from pipeline import paths
 from pipeline.params import Service
 from pipeline.registry.model_version import short
 from serving import metrics, model_folder
 from serving.engines.protocol import Engine
 from serving.errors import ApiError
-from serving.model_folder import ModelFolder, StatFingerprint
+from serving.model_folder import ModelFolder, NothingToServe, StatFingerprint
 from serving.model_loader import LoadedModel, ModelLoader, RefusedError, trim_heap
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ class ServedModel:
 
     def __init__(self, root: Path, make_engine: Callable[[Path], Engine], settings: Service) -> None:
         """Take where to look, and what makes an engine from a folder; `run` starts."""
-        self.status: Literal["loading", "up", "failed"] = "loading"
+        self.status: Literal["loading", "up", "waiting", "failed"] = "loading"
+        self.waiting_for: str | None = None  # why there is nothing to serve yet and what to do, as a sentence
         self.folder: ModelFolder | None = None  # of the served model; before, of the one being loaded
         self.refusal: Refusal | None = None  # None once the champion is served
         self.swaps = 0
@@ -90,8 +92,8 @@ class ServedModel:
         self._comparing: dict[str, asyncio.Task[RefCountedModel]] = {}  # those that were requested
         self._open: set[RefCountedModel] = set()  # all whose engines are not closed
         self._retiring: set[asyncio.Task[None]] = set()  # each waits for the last request of a model, to free it
-        self._watched: Path | None = None  # the folder that is watched besides the pointer
-        self._fingerprints: tuple[StatFingerprint, StatFingerprint] | None = None  # of the pointer and that folder
+        self._watched: tuple[Path, ...] = ()  # what is watched besides the pointer
+        self._fingerprints: tuple[StatFingerprint, ...] | None = None  # of the pointer and of these
         self._retry_at = math.inf
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._first_attempt = asyncio.Event()  # set once the first model is loaded, or could not be
@@ -169,6 +171,8 @@ class ServedModel:
         """Return the served model; raises ApiError 503."""
         if self._closing:
             raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"})
+        if self._served is None and self.waiting_for:
+            raise ApiError(503, self.waiting_for, code="no_champion", headers={"Retry-After": "10"})
         if self._served is None and self.status == "failed":
             message = "the model could not be loaded; see `GET /` for the reason"
             raise ApiError(503, message, code="model_failed", headers={"Retry-After": "10"})
@@ -215,9 +219,8 @@ class ServedModel:
         else:
             await self._follow()
 
-    def _stat(self) -> tuple[StatFingerprint, StatFingerprint]:
-        pointer = model_folder.stat_fingerprint(self._root / model_folder.POINTER)
-        return pointer, model_folder.stat_fingerprint(self._watched) if self._watched else ()
+    def _stat(self) -> tuple[StatFingerprint, ...]:
+        return tuple(map(model_folder.stat_fingerprint, (self._root / model_folder.POINTER, *self._watched)))
 
     async def _follow(self) -> None:
         """Swap in the model to serve now, or refuse it."""
@@ -225,7 +228,7 @@ class ServedModel:
         try:
             folder, self._comparisons = await self._loader.run(self._find_folders)
             version = folder.version
-            await self._watch(folder.path)
+            await self._watch(*([folder.path] if version else self._candidate_files()))
             if self._served is None:
                 self.folder = folder
             elif not folder.follows or (folder.version is None and self._served.loaded.folder.version):
@@ -235,9 +238,14 @@ class ServedModel:
             else:
                 self._served.loaded = replace(self._served.loaded, folder=folder)
                 self.folder = folder
+        except NothingToServe as error:
+            if self._served is None:
+                await self._wait_for_champion(str(error))
+            else:
+                await self._refuse(None, f"the registry no longer names a champion; {error}")
         except BentoMLException as error:  # the pointer, or the version that it names, is damaged
             version, damaged = await self._loader.run(model_folder.pointer_target, self._root)
-            await self._watch(damaged)
+            await self._watch(*([damaged] if damaged else []))
             await self._refuse(version, str(error))
         except RefusedError as error:
             await self._refuse(version, str(error))
@@ -245,12 +253,24 @@ class ServedModel:
             self.refusal, self._retry_at = None, math.inf
             self._record_served()
 
-    async def _watch(self, folder: Path | None) -> None:
-        """Check for changes in `folder` too, from now on."""
-        if folder != self._watched and self._fingerprints:
-            self._watched = folder
-            fingerprint = await self._loader.run(model_folder.stat_fingerprint, folder) if folder else ()
-            self._fingerprints = self._fingerprints[0], fingerprint
+    async def _wait_for_champion(self, sentence: str) -> None:
+        """Serve nothing until there is a champion, or a candidate that may be served."""
+        await self._watch(*self._candidate_files())
+        if sentence != self.waiting_for:
+            logger.warning("%s; waiting", sentence)
+        self.status, self.waiting_for, self.folder = "waiting", sentence, None
+        self.refusal, self._retry_at = None, math.inf
+
+    def _candidate_files(self) -> tuple[Path, Path]:
+        """Return what decides whether the candidate is served, and how its verdict is reported."""
+        return self._root / paths.CANDIDATE, self._root / paths.VERDICT
+
+    async def _watch(self, *watched: Path) -> None:
+        """Check for changes in these files and folders too, from now on, and no longer in others."""
+        if watched != self._watched and self._fingerprints:
+            self._watched = watched
+            fingerprints = await self._loader.run(self._stat)
+            self._fingerprints = self._fingerprints[0], *fingerprints[1:]
 
     def _record_served(self) -> None:
         if self._served:
@@ -258,7 +278,7 @@ class ServedModel:
 
     def _find_folders(self) -> tuple[ModelFolder, dict[str, ModelFolder]]:
         comparisons = model_folder.comparison_models(self._root, self._settings.beside)
-        return model_folder.find(self._root), comparisons
+        return model_folder.find(self._root, serve_candidate=self._settings.serve_candidate), comparisons
 
     async def _swap(self, folder: ModelFolder) -> None:
         """Load the model in `folder` beside the served one and replace that; raises RefusedError."""
@@ -267,14 +287,16 @@ class ServedModel:
         logger.info("loading the model in %s, %s", folder.path, folder.why)
         new = self._add(await self._loader.load(folder, "champion"))
         old, self._served = self._served, new
-        self.folder, self.status = new.loaded.folder, "up"
-        logger.info("serving model %s, trained on data %s", new.loaded.version, new.loaded.data)
+        self.folder, self.status, self.waiting_for = new.loaded.folder, "up", None
+        verdict = folder.verdict.outcome
+        logger.info("serving model %s (%s), trained on data %s", new.loaded.version, verdict, new.loaded.data)
         if old:
             self.swaps += 1
             self._retire(old)
 
     async def _refuse(self, version: str | None, reason: str) -> None:
         """Keep the served model, record the reason, and schedule the next attempt."""
+        self.waiting_for = None
         self.refusal = Refusal(version, reason, datetime.now(UTC).isoformat(timespec="seconds"))
         self._retry_at = time.monotonic() + self._retry_seconds
         self._retry_seconds = min(2 * self._retry_seconds, _LAST_RETRY_SECONDS)
@@ -292,13 +314,15 @@ class ServedModel:
             logger.error("keeping model %s: %s was refused: %s", self._served.loaded.version, refused, reason)
 
     def _note_newer_candidate(self, loaded: LoadedModel) -> None:
-        """Say in `folder` where the candidate is no longer the one that is served."""
+        """Say in `folder` where the candidate is no longer the one that is served, else what its verdict is now."""
         try:
-            candidate = model_folder.find(self._root)
-        except BentoMLException:  # one is being made
+            candidate = model_folder.candidate(self._root)
+        except NothingToServe:  # one is being made
             return
-        newer = "" if model_folder.version(candidate.path) == loaded.version else _NEWER_CANDIDATE
-        self.folder = replace(candidate, why=candidate.why + newer)
+        if model_folder.version(candidate.path) == loaded.version:
+            self.folder = candidate
+        else:
+            self.folder = replace(loaded.folder, why=loaded.folder.why + _NEWER_CANDIDATE)
 
     # Freeing
 

@@ -109,7 +109,8 @@ def test_the_plots_are_drawn_in_a_browser_without_a_network(clone: Clone, tmp_pa
     assert page.count('class="marks"') == 3
 
 
-def test_the_service_serves_the_candidate_of_dvc_repro(clone: Clone) -> None:
+def test_the_service_serves_the_candidate_of_dvc_repro_if_asked_for(clone: Clone) -> None:
+    clone.set(service__serve_candidate=True)
     with serving(".", cwd=clone.folder) as server:
         about = httpx.get(server.url).json()
         budget = json.loads((clone.folder / "reports/tokenize/token_budget.json").read_text())
@@ -118,6 +119,7 @@ def test_the_service_serves_the_candidate_of_dvc_repro(clone: Clone) -> None:
     assert answer["model"] == about["model"]
     assert answer["usage"]["completion_tokens"] <= 8
     assert answer["seed"] == 1
+    clone.run("git", "checkout", "-q", "params.yaml")
 
 
 def told(clone: Clone) -> str:

@@ -20,6 +20,7 @@ from serving.schema import (
     Health,
     RefusedVersion,
     Usage,
+    Verdict,
     errors_of,
     generate_request,
     generated,
@@ -73,7 +74,8 @@ def _status_routes(name: str, served: ServedModel, page: HTMLResponse) -> APIRou
             model=loaded.version if loaded else None,
             data=loaded.data if loaded else None,
             folder=str(folder.path) if folder else None,
-            why=folder.why if folder else None,
+            why=folder.why if folder else served.waiting_for,
+            verdict=_verdict(served),
             engine=loaded.engine.name if loaded else None,
             context=loaded.engine.context if loaded else None,
             models=served.names(),
@@ -83,9 +85,15 @@ def _status_routes(name: str, served: ServedModel, page: HTMLResponse) -> APIRou
 
     @routes.get("/health", summary="Whether it can generate", responses=errors_of())
     async def health() -> Health:
-        """Answer 200 when a model is loaded, else 503."""
+        """Answer 200 when a model is loaded, else 503 with the reason."""
         async with served.acquire() as loaded:
-            return Health(status=served.status, model=loaded.version, data=loaded.data, refused=_refused(served))
+            return Health(
+                status=served.status,
+                model=loaded.version,
+                data=loaded.data,
+                verdict=_verdict(served),
+                refused=_refused(served),
+            )
 
     return routes
 
@@ -167,6 +175,13 @@ def _answer(generation: Generation, text: str, reason: FinishReason) -> Generate
         seed=generation.seed,
         engine=loaded.engine.name,
     )
+
+
+def _verdict(served: ServedModel) -> Verdict | None:
+    if served.loaded is None or served.folder is None:
+        return None
+    verdict = served.folder.verdict
+    return Verdict(outcome=verdict.outcome, reasons=list(verdict.reasons), at=verdict.at)
 
 
 def _refused(served: ServedModel) -> RefusedVersion | None:

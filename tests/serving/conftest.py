@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -78,14 +79,39 @@ def client(model: Path) -> "Iterator[TestClient]":
 
 @pytest.fixture
 def checkout(tmp_path: Path, model: Path) -> Path:
-    """A copy of what serving needs of the checkout, with the tiny model as its candidate."""
+    """A copy of what serving needs of the checkout, with the tiny model as its candidate, which it serves."""
     folder = tmp_path / "checkout"
     for name in ("serving", "pipeline"):
         shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("service.py", "bentofile.yaml", "params.yaml", "constraints.txt", "requirements.lock"):
         shutil.copy(REPOSITORY / name, folder)
     shutil.copytree(model, folder / "models" / "candidate")
+    set_serve_candidate(folder, True)
     return folder
+
+
+def set_serve_candidate(folder: Path, value: bool) -> None:
+    """Set `service.serve_candidate` in the params.yaml of `folder`."""
+    params = folder / "params.yaml"
+    content = params.read_text(encoding="utf-8")
+    content, count = re.subn(r"(?m)^  serve_candidate: \S+", f"  serve_candidate: {str(value).lower()}", content)
+    assert count == 1
+    params.write_text(content, encoding="utf-8")
+
+
+def write_verdict(root: Path, version: str, *, promoted: bool, forced: str | None = None) -> None:
+    """Write what the service reads of a verdict on the candidate."""
+    content = {
+        "promoted": promoted or forced is not None,
+        "forced": forced,
+        "reasons": ["Better than the base."] if promoted else ["It loops: 25 % of its texts.", "It copies.", "Third."],
+        "candidate": {"version": version, "perplexity": 9.4},
+        "difference": {"gain": 0.1},
+        "at": "2026-01-02T03:04:05+00:00",
+    }
+    path = root / "reports" / "promote" / "verdict.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def environment(**more: str) -> dict[str, str]:

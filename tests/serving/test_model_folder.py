@@ -9,7 +9,9 @@ from pipeline.registry.model_version import short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from serving import model_folder
-from tests.serving.conftest import DATA, REPOSITORY
+from serving.model_folder import CandidateWithheld, ModelFolder
+from serving.model_verdict import NOT_JUDGED, ModelVerdict
+from tests.serving.conftest import DATA, REPOSITORY, write_verdict
 
 
 @pytest.fixture(autouse=True)
@@ -18,14 +20,83 @@ def no_model_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
 
 
+def found(root: Path, *, serve_candidate: bool = True) -> ModelFolder:
+    return model_folder.find(root, serve_candidate=serve_candidate)
+
+
 def put(model: Path, root: Path) -> Path:
     return Path(shutil.copytree(model, root / "models" / "candidate"))
 
 
 def test_without_anything_else_it_is_the_candidate(tmp_path: Path, model: Path) -> None:
-    folder = model_folder.find(tmp_path) if put(model, tmp_path) else None
+    folder = found(tmp_path) if put(model, tmp_path) else None
     why = "the candidate of the last `dvc repro`"
-    assert folder == model_folder.ModelFolder(tmp_path / "models/candidate", why, follows=True)
+    assert folder == ModelFolder(tmp_path / "models/candidate", why, follows=True, verdict=NOT_JUDGED)
+
+
+def test_a_candidate_without_a_verdict_is_withheld_with_one_sentence_that_says_what_to_do(
+    tmp_path: Path, model: Path
+) -> None:
+    put(model, tmp_path)
+    with pytest.raises(
+        CandidateWithheld, match=r"has no verdict yet; .*`fresh promote`.*serve_candidate: true"
+    ) as caught:
+        found(tmp_path, serve_candidate=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_candidate_is_withheld_with_the_first_reasons_and_the_ways_out(tmp_path: Path, model: Path) -> None:
+    write_verdict(tmp_path, model_folder.version(put(model, tmp_path)), promoted=False)
+    with pytest.raises(CandidateWithheld) as caught:
+        found(tmp_path, serve_candidate=False)
+    assert "(It loops: 25 % of its texts. It copies; see reports/promote/report.html)" in str(caught.value)
+    assert all(way in str(caught.value) for way in ("`fresh promote`", '--force "WHY"', "serve_candidate: true"))
+    assert found(tmp_path).verdict.outcome == "refused"
+
+
+@pytest.mark.parametrize(("forced", "outcome"), [(None, "promoted"), ("we need it", "forced")])
+def test_a_candidate_that_the_verdict_let_pass_is_served(
+    tmp_path: Path, model: Path, forced: str | None, outcome: str
+) -> None:
+    write_verdict(tmp_path, model_folder.version(put(model, tmp_path)), promoted=forced is None, forced=forced)
+    verdict = found(tmp_path, serve_candidate=False).verdict
+    assert (verdict.outcome, verdict.reasons[0]) == (outcome, forced or "Better than the base.")
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"promoted": 1}'])
+def test_a_verdict_that_cannot_be_read_judges_nothing(tmp_path: Path, model: Path, content: str) -> None:
+    put(model, tmp_path)
+    write_verdict(tmp_path, "0" * 40, promoted=True)  # of another candidate
+    assert found(tmp_path).verdict == NOT_JUDGED
+    (tmp_path / "reports" / "promote" / "verdict.json").write_text(content, encoding="utf-8")
+    assert found(tmp_path).verdict == NOT_JUDGED
+
+
+def test_a_champion_keeps_the_verdict_by_which_it_became_one(tmp_path: Path, model: Path) -> None:
+    first = promote(model, tmp_path)
+    (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
+    registry = Registry(tmp_path)
+    second = registry.add(tmp_path / "models" / "candidate", {}, {})
+    why = "Promoted by force: we need it (What spoke against it: It loops.)"
+    registry.move(second, expected=first.tag, action="force", why=why)
+    verdict = found(tmp_path).verdict
+    assert (verdict.outcome, verdict.reasons) == ("forced", ("we need it (What spoke against it: It loops.)",))
+    registry.rollback(None, "rude")
+    assert (found(tmp_path).verdict.outcome, found(tmp_path).verdict.reasons) == ("promoted", ("the first",))
+
+
+def test_a_bento_names_the_verdict_that_was_packed(tmp_path: Path, model: Path) -> None:
+    packed = put(model, tmp_path / "src")
+    (tmp_path / "bento.yaml").touch()
+    assert found(tmp_path / "src").verdict == NOT_JUDGED
+    recorded = {"summary": "Promoted: Better than the base.", "forced": None, "at": "2026-01-02T03:04:05+00:00"}
+    record = {"record": {"metadata": {"verdict": recorded}}}
+    (packed / "version.json").write_text(json.dumps(record), encoding="utf-8")  # of a version of the registry
+    verdict = found(tmp_path / "src").verdict
+    assert verdict == ModelVerdict("promoted", ("Better than the base.",), recorded["at"])
+    (packed / "version.json").unlink()
+    write_verdict(tmp_path / "src", model_folder.version(packed), promoted=False)  # of a candidate
+    assert found(tmp_path / "src", serve_candidate=False).verdict.outcome == "refused"
 
 
 def promote(model: Path, root: Path) -> Version:
@@ -40,9 +111,9 @@ def test_the_champion_comes_before_the_candidate(tmp_path: Path, model: Path) ->
     (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
     new = promote(model, tmp_path)
     since = Registry(tmp_path).history()[0].at
-    folder = model_folder.find(tmp_path)
-    why = f"the champion {short(new.tag)} since {since}"
-    assert folder == model_folder.ModelFolder(new.folder, why, new.version, follows=True)
+    folder = found(tmp_path)
+    why, verdict = f"the champion {short(new.tag)} since {since}", ModelVerdict("promoted", ("the first",), since)
+    assert folder == ModelFolder(new.folder, why, new.version, follows=True, verdict=verdict)
     assert model_folder.version(folder.path) == new.version == model_folder.version(model)
 
 
@@ -53,24 +124,24 @@ def test_a_damaged_champion_is_an_error_and_never_replaced_by_the_candidate(tmp_
     with pytest.raises(
         BentoMLException, match=rf"no model to serve: {new.tag} is damaged: .*config\.json is missing; "
     ):
-        model_folder.find(tmp_path)
+        found(tmp_path)
     (tmp_path / "registry" / "champion.json").write_text("{", encoding="utf-8")
     with pytest.raises(BentoMLException, match=r"no model to serve: .*champion\.json: is damaged"):
-        model_folder.find(tmp_path)
+        found(tmp_path)
 
 
 def test_the_model_in_a_bento_comes_before_the_champion(tmp_path: Path, model: Path) -> None:
     put(model, tmp_path / "src")
     promote(model, tmp_path / "src")
     (tmp_path / "bento.yaml").touch()
-    assert model_folder.find(tmp_path / "src").why == "packed in this bento"
-    assert not model_folder.find(tmp_path / "src").follows
+    assert found(tmp_path / "src").why == "packed in this bento"
+    assert not found(tmp_path / "src").follows
 
 
 def test_in_a_bento_it_is_the_packed_model(tmp_path: Path, model: Path) -> None:
     put(model, tmp_path / "src")
     (tmp_path / "bento.yaml").touch()
-    assert model_folder.find(tmp_path / "src").why == "packed in this bento"
+    assert found(tmp_path / "src").why == "packed in this bento"
 
 
 def test_model_dir_comes_first_and_needs_no_manifest(
@@ -79,7 +150,7 @@ def test_model_dir_comes_first_and_needs_no_manifest(
     put(model, tmp_path)
     hub = Path(shutil.copytree(model, tmp_path / "hub", ignore=shutil.ignore_patterns("manifest.json")))
     monkeypatch.setenv("MODEL_DIR", str(hub))
-    folder = model_folder.find(tmp_path)
+    folder = found(tmp_path)
     assert folder.path == hub
     assert not folder.follows
     assert "MODEL_DIR" in folder.why
@@ -88,7 +159,7 @@ def test_model_dir_comes_first_and_needs_no_manifest(
 
 def test_a_missing_candidate_is_one_sentence_that_names_the_fix(tmp_path: Path) -> None:
     with pytest.raises(BentoMLException, match=r"no model to serve: .*models/candidate .*`dvc repro`") as caught:
-        model_folder.find(tmp_path)
+        found(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +167,7 @@ def test_a_missing_candidate_is_one_sentence_that_names_the_fix(tmp_path: Path) 
 def test_a_candidate_that_lacks_a_file_is_refused(tmp_path: Path, model: Path, name: str) -> None:
     (put(model, tmp_path) / name).unlink()
     with pytest.raises(BentoMLException, match=f"lacks {name}"):
-        model_folder.find(tmp_path)
+        found(tmp_path)
     with pytest.raises(BentoMLException, match=f"lacks {name}"):
         model_folder.check_packed(tmp_path)
 
@@ -105,14 +176,14 @@ def test_model_dir_is_never_silently_replaced(tmp_path: Path, model: Path, monke
     put(model, tmp_path)
     monkeypatch.setenv("MODEL_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(BentoMLException, match=r"nowhere .*MODEL_DIR.* does not exist"):
-        model_folder.find(tmp_path)
+        found(tmp_path)
 
 
 def test_links_are_served_but_not_packed(tmp_path: Path, model: Path) -> None:
     weights = put(model, tmp_path) / "model.safetensors"
     weights.rename(tmp_path / "cached")
     weights.symlink_to(tmp_path / "cached")
-    assert model_folder.find(tmp_path).path == weights.parent
+    assert found(tmp_path).path == weights.parent
     with pytest.raises(BentoMLException, match=r"model\.safetensors: links would dangle"):
         model_folder.check_packed(tmp_path)
 

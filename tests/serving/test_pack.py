@@ -22,7 +22,7 @@ from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from pipeline.stage_deps import files_of
-from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving
+from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving, write_verdict
 from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
@@ -130,8 +130,9 @@ def test_a_bento_is_complete_and_serves_from_elsewhere_without_the_checkout(
     checkout: Path, home: Path, tmp_path: Path
 ) -> None:
     version = content_version(checkout / "models" / "candidate")
+    write_verdict(checkout, version, promoted=False)
     output = pack(cwd=checkout)
-    assert output == f"packed the candidate of the last `dvc repro` as the bento gpt2:{version}"
+    assert output == f"packed the candidate of the last `dvc repro` (verdict: refused) as the bento gpt2:{version}"
     bento = home / "bentos" / "gpt2" / version
     before = (bento / "bento.yaml").read_bytes()
     assert "exists already" in pack(cwd=checkout)
@@ -171,6 +172,7 @@ def test_a_bento_is_complete_and_serves_from_elsewhere_without_the_checkout(
         assert healthy(dockerfile, server.port)
         about = httpx.get(server.url).json()
         assert (about["why"], about["model"]) == ("packed in this bento", version)
+        assert about["verdict"]["outcome"] == "refused"
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
 
 

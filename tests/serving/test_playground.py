@@ -49,6 +49,7 @@ class Server:
         """Forget what was asked and set."""
         self.models = ["0123456789ab", "champion"]
         self.context: int | None = None
+        self.more: dict[str, Any] = {}  # of the answer of GET /
         self.key: str | None = None
         self.pause = 0.0  # seconds before each event
         self.finish = "length"
@@ -65,7 +66,7 @@ class Server:
         refused = {"version": "bad0bad0bad0", "reason": "it writes <b>nothing</b>", "at": "2026-11-22T00:00:00+00:00"}
         found = {"name": "gpt2", "status": "up", "model": "0123456789ab", "data": "0" * 64, "engine": "stand-in"}
         more = {"why": "the champion", "refused": refused, "models": self.models, "context": self.context}
-        return self.locked(request) or JSONResponse({**found, **more})
+        return self.locked(request) or JSONResponse({**found, **more, **self.more})
 
     async def generate(self, request: Request) -> Response:
         body = await request.json()
@@ -324,6 +325,19 @@ def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, serve
     assert tab.value("document.getElementById('max_new_tokens').value") == "99"  # the default is 128
     tab.run()
     assert server.asked[-1]["max_new_tokens"] == 99
+
+
+@needs_chromium
+def test_while_there_is_no_champion_it_says_what_to_do_and_then_names_the_verdict(tab: Tab, server: Server) -> None:
+    assert tab.value("document.getElementById('verdict').hidden") is True
+    server.more = {"status": "waiting", "model": None, "models": [], "why": "there is no champion; run `fresh promote`"}
+    tab.value("location.reload()")
+    tab.until("document.getElementById('about')?.textContent === 'there is no champion; run `fresh promote`'")
+    verdict = {"outcome": "refused", "reasons": ["It <i>loops</i>.", "It copies.", "Third."], "at": "2026-01-02"}
+    server.more = {"verdict": verdict}
+    tab.until("document.getElementById('about').textContent.startsWith('gpt2')")  # without a reload
+    shown = tab.value("[document.getElementById('verdict').textContent, document.getElementById('verdict').className]")
+    assert shown == ["Verdict: refused (2026-01-02). It <i>loops</i>. It copies.", "bad"]
 
 
 @needs_chromium

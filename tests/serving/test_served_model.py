@@ -25,9 +25,9 @@ from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
 from serving.model_loader import LoadedModel
 from serving.served_model import ServedModel
-from tests.serving.conftest import REPOSITORY, service_settings
+from tests.serving.conftest import REPOSITORY, service_settings, write_verdict
 
-QUICK = service_settings(follow_seconds=0.01, drain_seconds=0.3, beside_minutes=60)
+QUICK = service_settings(serve_candidate=True, follow_seconds=0.01, drain_seconds=0.3, beside_minutes=60)
 PLAIN = Sampling(max_new_tokens=8, temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=1)
 
 
@@ -161,6 +161,55 @@ async def test_serves_the_candidate_until_there_is_a_champion(project: Project) 
         assert served.folder
         assert served.folder.why.startswith("the champion ")
         await until(lambda: len(FakeEngine.alive) == 1)
+
+
+@in_loop
+async def test_a_candidate_without_a_verdict_waits_for_the_first_champion_and_says_what_to_do(project: Project) -> None:
+    project.candidate("first")
+    async with following(project, serve_candidate=False) as served:
+        assert (served.status, served.loaded, served.refusal, FakeEngine.made) == ("waiting", None, None, 0)
+        with pytest.raises(ApiError, match=r"no verdict yet; promote it with `fresh promote`, or set") as caught:
+            async with served.acquire():
+                pass
+        assert (caught.value.status, caught.value.code) == (503, "no_champion")
+        write_verdict(project.root, model_folder.version(project.root / "models" / "candidate"), promoted=False)
+        await until(lambda: served.waiting_for and "refused the candidate" in served.waiting_for)
+        champion = project.promote("second")
+        await until(lambda: served.loaded)
+        assert (served.status, version(served), served.waiting_for) == ("up", champion.version, None)
+
+
+@in_loop
+async def test_a_verdict_that_allows_it_lets_a_waiting_service_serve_the_candidate(project: Project) -> None:
+    first = model_folder.version(project.candidate("first"))
+    async with following(project, serve_candidate=False) as served:
+        write_verdict(project.root, first, promoted=True)
+        await until(lambda: served.loaded)
+        assert (served.status, version(served)) == ("up", first)
+        assert served.folder
+        assert served.folder.verdict.outcome == "promoted"
+
+
+@in_loop
+async def test_a_candidate_that_is_made_again_while_the_service_waits_is_no_failure(project: Project) -> None:
+    project.candidate("first")
+    async with following(project, serve_candidate=False) as served:
+        shutil.rmtree(project.root / "models" / "candidate")
+        await until(lambda: served.waiting_for and "make one with `dvc repro`" in served.waiting_for)
+        assert (served.status, served.refusal) == ("waiting", None)
+        project.candidate("second")
+        await until(lambda: served.waiting_for and "has no verdict yet" in served.waiting_for)
+
+
+@in_loop
+async def test_a_later_verdict_on_the_served_candidate_is_reported(project: Project) -> None:
+    first = model_folder.version(project.candidate("first"))
+    async with following(project) as served:
+        assert served.folder
+        assert served.folder.verdict.outcome == "not judged"
+        write_verdict(project.root, first, promoted=False)
+        await until(lambda: served.folder and served.folder.verdict.outcome == "refused")
+        assert (served.status, version(served)) == ("up", first)
 
 
 @in_loop

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from pipeline.registry.store import Registry
 from serving import model_folder
-from tests.serving.conftest import PROMPT, bentoml, serving
+from tests.serving.conftest import PROMPT, Server, bentoml, serving, set_serve_candidate
 from tests.serving.test_swap import slower
 from tests.sockets import ports
 
@@ -41,6 +43,7 @@ def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
         about = httpx.get(server.url).json()
         assert about["folder"] == str(checkout / "models" / "candidate")
         assert about["why"] == "the candidate of the last `dvc repro`"
+        assert about["verdict"] == {"outcome": "not judged", "reasons": [], "at": None}
         assert about["model"] == model_folder.version(checkout / "models" / "candidate")
         first = server.post(prompt=PROMPT, seed=1, max_new_tokens=8)
         assert first.status_code == 200
@@ -56,6 +59,41 @@ def test_serves_the_candidate_and_says_so(checkout: Path) -> None:
     assert "private" not in log
     assert PROMPT not in log
     assert "Traceback" not in log
+
+
+def test_without_a_champion_it_stays_up_says_what_to_do_and_serves_the_first_one(checkout: Path, model: Path) -> None:
+    set_serve_candidate(checkout, False)
+    home = str(checkout / "home")
+    with serving(".", cwd=checkout, ready="/livez", BENTOML_HOME=home) as server:
+        about = wait_for(server, "waiting")
+        assert "there is no champion, and the candidate" in about["why"]
+        assert "`fresh promote`, or set `service.serve_candidate: true`" in about["why"]
+        assert (about["model"], about["verdict"]) == (None, None)
+        for answer in (httpx.get(server.url + "/health"), server.post(prompt=PROMPT)):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_champion")
+            assert answer.json()["error"]["message"] == about["why"]
+        assert httpx.get(server.url + "/readyz").status_code == 503
+        with pytest.MonkeyPatch.context() as here:
+            here.setenv("BENTOML_HOME", home)
+            champion = Registry(checkout).add(model, {}, {})
+            Registry(checkout).move(champion, expected=None, action="force", why="Promoted by force: we need it")
+        about = wait_for(server, "up")
+        assert (about["model"], about["verdict"]["outcome"]) == (champion.version, "forced")
+        assert about["verdict"]["reasons"] == ["we need it"]
+        assert httpx.get(server.url + "/health").json()["verdict"] == about["verdict"]
+        assert server.post(prompt=PROMPT, max_new_tokens=4).status_code == 200
+        log = server.log.read_text(encoding="utf-8")
+    assert "serve_candidate: true` in params.yaml" in log
+    assert "Traceback" not in log
+
+
+def wait_for(server: Server, status: str) -> dict[str, Any]:
+    for _ in range(600):
+        about: dict[str, Any] = httpx.get(server.url).json()
+        if about["status"] == status:
+            return about
+        time.sleep(0.1)
+    raise AssertionError(about)
 
 
 def test_requests_above_the_bound_get_429_in_the_one_shape_with_retry_after(checkout: Path, model: Path) -> None:
