@@ -15,6 +15,7 @@ from pipeline.evaluation.suite import get_suite
 from pipeline.modeling import cpu
 from pipeline.workspace import run_stage
 
+BLANK = "(blank)"  # for a text of white space alone
 MODELS = {"base": paths.BASE, "candidate": paths.CANDIDATE}
 
 
@@ -34,6 +35,9 @@ def main() -> None:
         evaluations[name] = suite.evaluate(folder, data, config)
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     metrics["test_rows"] = suite.reference_metrics(data, config)
+    for name in MODELS:
+        if blank := metrics[name].get("text", {}).get("blank"):
+            warn(f"{name}: {100 * blank:.1f} % of its {data.generations} texts are blank")
 
     paths.EVALUATE_METRICS.parent.mkdir(parents=True, exist_ok=True)
     _write_json(paths.EVALUATE_METRICS, metrics)
@@ -72,7 +76,7 @@ def _page(samples: list[dict[str, str]]) -> str:
     parts = ["# The same prompts, base and candidate"]
     for sample in samples:
         parts.append(f"## {escape.markdown(sample['prompt'])} …")
-        parts.extend(f"**{name}**: … {escape.markdown(sample[name])}" for name in MODELS)
+        parts.extend(f"**{name}**: … {escape.markdown(sample[name]) or BLANK}" for name in MODELS)
     return "\n\n".join(parts) + "\n"
 
 

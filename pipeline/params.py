@@ -6,6 +6,8 @@
 import codecs
 import difflib
 import ipaddress
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -272,6 +274,21 @@ class Params(Section):
     retrain: Retrain
     watch: Watch
     service: Service
+
+    @model_validator(mode="before")
+    @classmethod
+    def _select_prompts(cls, content: Any) -> Any:
+        """Take the prompts of this corpus where evaluate.prompts names some per corpus, none where it is null."""
+        if not isinstance(content, dict) or not isinstance(evaluate := content.get("evaluate"), dict):
+            return content
+        prompts = evaluate.get("prompts", ())
+        if not isinstance(prompts, Mapping | None):
+            return content
+        data = content.get("data")
+        path = os.path.normpath(str(data.get("path"))) if isinstance(data, dict) else ""
+        by_path = {os.path.normpath(str(corpus)): of_corpus for corpus, of_corpus in (prompts or {}).items()}
+        selected = by_path.get(path, ())
+        return {**content, "evaluate": {**evaluate, "prompts": selected}}
 
 
 def load(path: Path = paths.PARAMS, root: Path | None = None) -> Params:

@@ -53,6 +53,8 @@ def markdown(pairs: list[SamplePair], max_characters: int | None = None) -> str:
 
 def _cell(text: str, max_characters: int | None) -> str:
     """Return a text as a table cell that shows it literally, line by line."""
+    if not text.strip():
+        return "(blank)"
     is_short = max_characters is None or len(text) <= max_characters
     cut = text if is_short else f"{text[:max_characters]} \N{HORIZONTAL ELLIPSIS}"
     return "<br/>".join(escape.markdown(line) for line in cut.splitlines())

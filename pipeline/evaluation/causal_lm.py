@@ -18,7 +18,7 @@ from pipeline import params, paths
 from pipeline.evaluation import canaries, footprint, memorisation
 from pipeline.evaluation.diversity import Diversity
 from pipeline.evaluation.footprint import Footprint
-from pipeline.evaluation.generation import Prompts, first_words, generate, select_prompts
+from pipeline.evaluation.generation import Prompts, generate, sample_prompts, select_prompts
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import CorpusIndex, Memorisation
 from pipeline.evaluation.perplexity import Perplexity
@@ -65,7 +65,7 @@ class CausalLMSuite:
             groups=test["group"].tolist() if "group" in test else None,
             sample_prompts=[
                 *config.prompts,
-                *first_words(texts, tokenizer, config.test_prompts, config.test_prompt_words, max_tokens),
+                *sample_prompts(texts, tokenizer, config.test_prompts, config.test_prompt_words, max_tokens),
             ],
             generations=len(prompts.texts),
             sha256=_sha256([test.to_dict("list"), config.model_dump()]),

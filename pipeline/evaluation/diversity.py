@@ -33,6 +33,7 @@ def diversity_metrics(
       Welleck et al. 2020).
     - loops: share of texts that end in a loop (`ends_in_a_loop`).
     - empty: share of texts without a letter or digit.
+    - blank: share of texts of white space alone, or of nothing.
     - tokens, tokens_std: mean and standard deviation of the texts' lengths.
     - ended: share of texts with an end token.
     - self_bleu: BLEU-4, from 0 to 1, of a text against all the others, mean over at most 100 texts that are not empty,
@@ -53,6 +54,7 @@ def diversity_metrics(
         "repetition": _mean([1 - _distinct(grams) for tokens in ids if (grams := list(_grams(tokens, 4)))]),
         "loops": _mean([ends_in_a_loop(tokens) for tokens in ids]),
         "empty": _mean([not any(map(str.isalnum, text)) for text in texts]),
+        "blank": _mean([not text.strip() for text in texts]),
         "tokens": _mean(lengths),
         "tokens_std": float(np.std(lengths)),
         "ended": _mean(list(ended)),
@@ -132,7 +134,7 @@ class Diversity(evaluate.Measurement):
     def _info(self) -> evaluate.MeasurementInfo:
         return evaluate.MeasurementInfo(
             module_type="measurement",
-            description="distinct-n, repeated n-grams, loops, empty texts, lengths, self-BLEU, over tokens.",
+            description="distinct-n, repeated n-grams, loops, empty and blank texts, lengths, self-BLEU, over tokens.",
             citation="",
             inputs_description="data: the texts. tokenizer: of transformers. ended: which have an end token.",
             features=datasets.Features({"data": datasets.Value("string")}),

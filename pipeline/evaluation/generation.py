@@ -1,8 +1,11 @@
 """Prompts from real texts, how these continue, and what a model generates instead."""
 
+import hashlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from tqdm import tqdm
@@ -11,6 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from pipeline import params
 from pipeline.command import UserError
 from pipeline.modeling.context import context_of, encoded_as_text, start_and_end
+
+_TEXTS_PER_PROMPT = 100  # that are looked at for a prompt unlike the others
 
 
 @dataclass(frozen=True)
@@ -67,22 +72,36 @@ def select_prompts(
     return Prompts(prompts, continuations, is_complete, prompt_tokens, len(texts) - len(long_enough))
 
 
-def first_words(
+def sample_prompts(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, count: int, words: int, max_tokens: int
 ) -> list[str]:
-    """Return the first `words` words of `count` texts, taken at even distances through `texts`.
+    """Return different beginnings of `count` texts, letter for letter; fewer where fewer texts begin differently.
 
-    None has more than `max_tokens` tokens: where a script has no spaces, a "word" may be a whole text.
+    A bottom-k hash sample: a new text replaces at most one of them.
+
+    Args:
+        texts: Those that the prompts are taken from.
+        tokenizer: A fast tokenizer, by which lengths are counted.
+        count: How many prompts to return.
+        words: The length of a prompt at most; a prompt takes at most half of its text.
+        max_tokens: Likewise, since a "word" may be a whole text where a script has no spaces.
     """
-    count = min(count, len(texts))
-    prompts = [" ".join(texts[place * len(texts) // count].split()[:words]) for place in range(count)]
-    if not prompts:
-        return []
-    encoded = encoded_as_text(tokenizer, prompts, return_offsets_mapping=True)
-    return [
-        prompt if len(offsets) <= max_tokens else prompt[: offsets[max_tokens - 1][1]]
-        for prompt, offsets in zip(prompts, encoded["offset_mapping"], strict=True)
-    ]
+    ordered = sorted(set(texts), key=lambda text: hashlib.sha256(b"sample prompt\0" + text.encode()).digest())
+    prompts: dict[str, str] = {}  # by what makes two of them alike
+    for text in ordered[: _TEXTS_PER_PROMPT * count]:
+        prompt = _beginning(text, tokenizer, words, max_tokens)
+        if prompt and len(prompts) < count:
+            prompts.setdefault(" ".join(prompt.split()).casefold(), prompt)
+    return list(prompts.values()) or [""][:count]  # of texts of one token: a model begins at its start token
+
+
+def _beginning(text: str, tokenizer: PreTrainedTokenizerBase, words: int, max_tokens: int) -> str:
+    """Return the first words of `text`, or as many of its first tokens as fit where a word is longer than that."""
+    offsets = encoded_as_text(tokenizer, text, return_offsets_mapping=True)["offset_mapping"]
+    tokens = min(max_tokens, len(offsets) // 2)
+    end = offsets[tokens - 1][1] if tokens else 0
+    word_ends = [word.end() for word in islice(re.finditer(r"\S+", text), words)]
+    return text[: max((word_end for word_end in word_ends if word_end <= end), default=end)]
 
 
 def generate(

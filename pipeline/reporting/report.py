@@ -34,6 +34,7 @@ _FIGURE_LABELS = {  # a figure's key in the metrics: its label, and its kind as 
     "repetition": ("4-grams that occurred before in the same text", "share"),
     "loops": ("texts that end in a loop", "share"),
     "empty": ("texts without a letter or digit", "share"),
+    "blank": ("blank texts: white space alone, or nothing", "share"),
     "ended": ("texts that end with the end token", "share"),
     "tokens": ("tokens per text, mean", ""),
     "tokens_std": ("tokens per text, standard deviation", ""),

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from pipeline import escape, evaluate, params, paths
-from pipeline.evaluation import scores
+from pipeline.evaluation import causal_lm, scores
+from pipeline.evaluation.generation import Generation
 from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version
 from tests.conftest import LINES, Workspace
 
 pytestmark = pytest.mark.integration
 
+SAMPLED = ["A small cat", "My neighbour bought"]  # the beginnings of the test split
 SIZES = {"generations": 4, "prompt_tokens": 3, "membership_rows": 2, "test_prompts": 2, "test_prompt_words": 3}
 
 
@@ -53,14 +55,39 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
         "Once upon a time in a distant land",
         "In the heart of a bustling city",
         "The scientist worked tirelessly in the lab",
-        "A small cat",  # of the test split
-        "My neighbour bought",
+        *SAMPLED,
     ]
     assert all(sample["base"] == sample["candidate"] for sample in samples)
     assert escape.markdown(samples[0]["base"]) in paths.SAMPLES_PAGE.read_text()
     plotted = pd.read_csv(paths.PERPLEXITY_PLOT)
     assert plotted["model"].tolist() == ["base", "candidate"]
     assert plotted["perplexity"].tolist() == pytest.approx([result["base"]["perplexity"]] * 2)
+
+
+def test_samples_of_another_corpus_begin_as_its_test_rows_do(stage: Workspace) -> None:
+    stage.set(data__path="data/mine.csv")
+    evaluate.main()
+    assert [sample["prompt"] for sample in json.loads(paths.SAMPLES.read_text())] == SAMPLED
+
+
+def test_a_blank_text_is_shown_as_such_and_counted(stage: Workspace, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def blank(_model, _tokenizer, prompts, _config):
+        return [Generation(prompt, " \n", 1, ended=True) for prompt in prompts]
+
+    monkeypatch.setattr(causal_lm, "generate", blank)
+    result = metrics()
+    assert (result["candidate"]["text"]["blank"], result["test_rows"]["text"]["blank"]) == (1.0, 0.0)
+    assert "candidate: 100.0 % of its 2 texts are blank" in capsys.readouterr().err
+    assert paths.SAMPLES_PAGE.read_text().count("(blank)") == 2 * 5
+
+
+def test_a_prompt_from_a_test_row_does_not_count_as_copied(stage: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unlike(_model, _tokenizer, prompts, _config):
+        return [Generation(prompt, " zzz", 1, ended=True) for prompt in prompts]
+
+    monkeypatch.setattr(causal_lm, "generate", unlike)
+    write_clean({"split": ["train", "test", "test", "train"], "text": [LINES[1], LINES[1], LINES[2], LINES[2]]})
+    assert metrics()["candidate"]["memorisation"]["longest"] < 3  # the prompts have 3 tokens of a training row
 
 
 def test_the_scores_of_each_row_add_up_to_the_perplexity(stage: Workspace) -> None:
@@ -106,4 +133,6 @@ def test_texts_without_spaces_or_of_one_word_are_evaluated_to_the_end(stage: Wor
     write_clean({"split": ["train", "test", "test", "validation"], "text": texts})
     result = metrics()
     assert result["test_rows"]["openings"]["texts"] == 2
-    assert len(json.loads(paths.SAMPLES.read_text())) == 3 + 2
+    prompts = [sample["prompt"] for sample in json.loads(paths.SAMPLES.read_text())][3:]
+    assert all(text.startswith(prompt) for text, prompt in zip(sorted(texts[1:3]), sorted(prompts), strict=False))
+    assert len(set(prompts)) == len(prompts) >= 1

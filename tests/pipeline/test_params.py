@@ -212,6 +212,36 @@ def test_paths_outside_the_project_and_links_into_dvcs_cache_are_fine(
     params.load()
 
 
+TALE = "Once upon a time in a distant land"
+
+
+@pytest.mark.parametrize(
+    ("prompts", "path", "selected"),
+    [
+        ({"data/tales.csv": [TALE]}, "data/tales.csv", (TALE,)),
+        ({"data/tales.csv": [TALE]}, "./data/tales.csv", (TALE,)),
+        ({"data/tales.csv": [TALE]}, "data/mine.csv", ()),
+        ([TALE], "data/mine.csv", (TALE,)),
+        (None, "data/tales.csv", ()),
+    ],
+)
+def test_prompts_are_those_of_the_corpus(
+    workspace: Workspace, prompts: object, path: str, selected: tuple[str, ...]
+) -> None:
+    assert params.load().evaluate.prompts[0] == TALE  # as the file comes: the sample's
+    workspace.set(evaluate__prompts=prompts, data__path=path)
+    assert params.load().evaluate.prompts == selected
+
+
+def test_a_mistake_in_the_prompts_of_the_corpus_is_named(workspace: Workspace) -> None:
+    workspace.set(evaluate__prompts={"data/tales.csv": [7]})
+    with pytest.raises(UserError, match=r"evaluate\.prompts\.0: found 7"):
+        params.load()
+    workspace.set(evaluate__prompts=7)
+    with pytest.raises(UserError, match=r"evaluate\.prompts: found 7"):
+        params.load()
+
+
 def test_one_file_has_one_name(workspace: Workspace) -> None:
     workspace.set(data__path="./data//x/../mine.csv", watch__inbox="incoming/", base="./starter")
     found = params.load()

@@ -189,9 +189,7 @@ def test_rows_too_short_for_a_canary_are_refused(
 
 
 def test_a_sample_prompt_that_fills_the_context_is_refused_before_training(stage: Workspace) -> None:
-    long = " ".join(LINES)
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("Once upon a time in a distant land", long))
+    stage.set(evaluate__prompts=[" ".join(LINES)])
     with pytest.raises(UserError, match=r"evaluate.prompts: 'The quick .* context is 64 tokens.* at most 62 tokens"):
         tokenize.main()
 

@@ -13,7 +13,18 @@ from pipeline.evaluation.diversity import Diversity, diversity_metrics, ends_in_
 from tests.conftest import LINES
 
 CHINESE = ["從前有一位國王。他找不到自己的金色王冠。", "一隻小貓坐在溫暖的墊子上。看了一個小時的雨。"]
-KEYS = ["distinct_1", "distinct_2", "distinct_3", "repetition", "loops", "empty", "tokens", "tokens_std", "ended"]
+KEYS = [
+    "distinct_1",
+    "distinct_2",
+    "distinct_3",
+    "repetition",
+    "loops",
+    "empty",
+    "blank",
+    "tokens",
+    "tokens_std",
+    "ended",
+]
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +163,10 @@ def test_chinese_needs_no_word_splitter(tokenizer) -> None:
     assert healthy["repetition"] < 0.1 < looping["repetition"]
     assert looping["loops"] == 1
     assert 0 < healthy["self_bleu"] < 0.5
+
+
+def test_a_text_of_white_space_alone_is_blank(tokenizer) -> None:
+    assert of(tokenizer, "", " \n\t", "\u3000", "...", "word")["blank"] == pytest.approx(3 / 5)
 
 
 def test_a_text_without_a_word_is_empty(tokenizer) -> None:

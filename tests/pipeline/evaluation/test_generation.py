@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.evaluation.generation import first_words, generate, select_prompts
+from pipeline.evaluation.generation import generate, sample_prompts, select_prompts
 from tests.conftest import LINES, Workspace
 
 CONTEXT = 64
@@ -192,13 +192,34 @@ def test_texts_of_one_token_are_begun_from_the_start_token_alone(model, tokenize
     assert any(text.tokens for text in generate(model, tokenizer, opened.texts, config))
 
 
-def test_a_prompt_of_words_is_cut_by_tokens_where_a_word_is_a_whole_text(tokenizer) -> None:
+def test_a_sample_prompt_is_how_a_text_begins_in_words_or_in_tokens_where_a_word_is_a_whole_text(tokenizer) -> None:
     chinese = CHINESE * 20
-    [words, cut] = first_words([LINES[0], chinese], tokenizer, 2, words=3, max_tokens=30)
-    assert words == "The quick brown"
+    [prompt] = sample_prompts([LINES[0]], tokenizer, 2, words=3, max_tokens=30)
+    assert prompt == "The quick brown"
+    [cut] = sample_prompts([chinese], tokenizer, 1, words=3, max_tokens=30)
     assert chinese.startswith(cut)
     assert 10 <= len(cut) <= 30
-    assert first_words(["text"], tokenizer, 0, 3, 12) == []
+    code = "def add(one,\n        other):\n    return one + other + one + other + one + other\n"
+    assert sample_prompts([code], tokenizer, 1, words=3, max_tokens=30) == ["def add(one,\n        other):"]
+    assert sample_prompts(LINES, tokenizer, 0, 3, 12) == []
+
+
+def test_a_sample_prompt_leaves_at_least_half_of_its_text_to_be_continued(tokenizer) -> None:
+    [prompt] = sample_prompts([LINES[0]], tokenizer, 1, words=100, max_tokens=100)
+    assert LINES[0].startswith(prompt)
+    assert 0 < len(tokenizer(prompt)["input_ids"]) <= len(tokenizer(LINES[0])["input_ids"]) / 2
+    assert sample_prompts(["a"], tokenizer, 3, words=6, max_tokens=24) == [""]
+
+
+def test_sample_prompts_differ_and_stay_when_the_corpus_grows(tokenizer) -> None:
+    alike = [f"The  QUICK brown fox number {number} runs away from everybody here" for number in range(50)]
+    texts = [*alike, *(f"Story {number} is about nothing in particular, says he" for number in range(200))]
+    before = sample_prompts(texts, tokenizer, 8, words=3, max_tokens=30)
+    assert len({prompt.casefold() for prompt in before}) == 8
+    more = [f"Chapter {number} is about nothing in particular, says he" for number in range(10)]
+    after = sample_prompts([*more, *reversed(texts)], tokenizer, 8, words=3, max_tokens=30)
+    assert len(set(before) & set(after)) >= 6
+    assert len(sample_prompts(alike, tokenizer, 8, words=3, max_tokens=30)) == 1
 
 
 def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, config) -> None:

@@ -52,7 +52,7 @@ def measured(seed: int, perplexity: float, groups: bool = True) -> dict[str, Any
     found: dict[str, Any] = {"version": f"{seed:012x}", **scored(perplexity), "general": scored(perplexity + 101.7)}
     if groups:
         found["groups"] = {"harbour": scored(perplexity * 1.13, 151), "storms": scored(perplexity * 0.83, 72)}
-    shares = ("distinct_1", "distinct_2", "distinct_3", "repetition", "loops", "empty", "ended", "self_bleu")
+    shares = ("distinct_1", "distinct_2", "distinct_3", "repetition", "loops", "empty", "blank", "ended", "self_bleu")
     found["text"] = {name: next(at) for name in shares} | {"tokens": 61.4 + seed, "tokens_std": 12.7 + seed}
     memorised = {name: next(at) for name in ("mean_longest", "copied", "membership", "extracted", "exposure")}
     found["memorisation"] = {"longest": 40 + seed, **memorised}
@@ -287,7 +287,7 @@ def test_the_page_of_the_first_model_says_what_is_missing(first: Run) -> None:
 def test_samples_are_side_by_side_and_empty_ones_are_marked(full: Run) -> None:
     text = Page(page(full)).text
     assert "Once upon a time … base it rained. champion a brig, Sir. candidate a barge." in text
-    assert "In the harbour … base nothing champion only white space candidate it rang." in text
+    assert "In the harbour … base (blank) champion (blank: only white space) candidate it rang." in text
 
 
 def test_a_copy_is_beside_its_training_row_with_the_run_marked_in_both(full: Run) -> None:
