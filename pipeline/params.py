@@ -161,6 +161,7 @@ class Promote(Section):
 
     resamples: Annotated[int, Field(ge=100)]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]
+    false_promotions: Annotated[float, Field(gt=0, lt=0.5)] = 0.05  # a default, for the files of before it
     min_gain: Annotated[float, Field(ge=0, lt=1)]
     gates: Gates
 

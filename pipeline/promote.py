@@ -21,7 +21,9 @@ from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from pipeline.verdict import rendering
+from pipeline.verdict.challenges import next_challenge
 from pipeline.verdict.judge import judge, unchanged
+from pipeline.verdict.known_rows import fingerprint, known_rows
 from pipeline.verdict.records import Comparison, ModelFigures, Verdict
 
 if TYPE_CHECKING:  # at run time it imports torch, which a refusal can do without
@@ -40,6 +42,7 @@ class Decision:
     registry: Registry
     champion: Version | None  # when the candidate was compared with it
     page: Path | None  # of the report; None where nothing was compared
+    test_rows: Mapping[str, int | str] | None = None  # a fingerprint of those that it was judged on
 
 
 def decide(all_params: params.Params, registry: Registry, force: str | None = None) -> Decision:
@@ -65,10 +68,14 @@ def decide(all_params: params.Params, registry: Registry, force: str | None = No
         _write(verdict)  # but no page: the one of the promotion stays
         return Decision(verdict, registry, champion, page=None)
     _check_version(metrics, "base", paths.BASE)
-    comparison, evaluated_champion = _compare(all_params, registry, champion, metrics)
-    verdict = judge(comparison, all_params.promote, forced=force, at=now)
+    held_out = get_suite(all_params.task).load_data(all_params.evaluate)
+    comparison, evaluated_champion = _compare(all_params, registry, champion, metrics, held_out)
+    budget = all_params.promote.false_promotions
+    challenge = next_challenge(registry.history(), budget, now) if champion else None
+    verdict = judge(comparison, all_params.promote, challenge=challenge, forced=force, at=now)
     _write(verdict)
-    return Decision(verdict, registry, champion, _write_page(verdict, registry, champion, metrics, evaluated_champion))
+    page = _write_page(verdict, registry, champion, metrics, evaluated_champion)
+    return Decision(verdict, registry, champion, page, fingerprint(held_out.texts))
 
 
 def carry_out(decision: Decision, *, who: str | None = None, why: str | None = None) -> Version | None:
@@ -97,7 +104,8 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
         return None
     if content_version(paths.CANDIDATE) != version:
         raise UserError(f"{paths.CANDIDATE} is no longer the candidate {version} that was judged; promote again")
-    new = registry.add(paths.CANDIDATE, _labels(), _metadata(verdict, summary, figures))
+    metadata = _metadata(verdict, summary, figures) | {"test_rows": decision.test_rows}
+    new = registry.add(paths.CANDIDATE, _labels(), metadata)
     registry.move(
         new,
         expected=decision.champion.tag if decision.champion else None,
@@ -110,7 +118,11 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
 
 
 def _compare(
-    all_params: params.Params, registry: Registry, champion: Version | None, metrics: Mapping[str, Any]
+    all_params: params.Params,
+    registry: Registry,
+    champion: Version | None,
+    metrics: Mapping[str, Any],
+    held_out: "HeldOutData",
 ) -> tuple[Comparison, "Evaluation | None"]:
     """Score the champion, measure size and speed, and return the comparison and what the champion made of the rows."""
     from transformers.utils.logging import disable_progress_bar
@@ -118,7 +130,6 @@ def _compare(
     disable_progress_bar()  # loading weights takes no time worth a bar
     config = all_params.evaluate
     suite = get_suite(all_params.task)
-    held_out = suite.load_data(config)
     scores = _read_scores(held_out, metrics)
     candidate = ModelFigures(metrics["candidate"], from_table(scores, "candidate"))
     evaluated = _evaluate(suite, champion, held_out, config) if champion else None
@@ -144,6 +155,7 @@ def _compare(
         seed=config.seed,
         canaries=_read_json(paths.MANIFEST).get("params", {}).get("tokenize", {}).get("canaries", 0),
         rolled_back=f"{rollback.why} ({rollback.at})" if rollback else None,
+        old_rows=known_rows(held_out.texts, champion.metadata.get("test_rows")) if champion else None,
     )
     return comparison, evaluated
 
@@ -229,6 +241,7 @@ def _history_figures(verdict: Verdict) -> dict[str, float | str | None]:
         "gain_low": gain.get("low"),
         "gain_high": gain.get("high"),
         "against": verdict.champion["version"] if verdict.champion else verdict.against,
+        "alpha": verdict.challenge.alpha if verdict.challenge and verdict.forced is None else None,  # what it spends
     }
 
 

@@ -1,4 +1,4 @@
-"""Is the candidate better than the baseline, beyond noise? The paired bootstrap over test rows, and its sentence."""
+"""Is the candidate better than the baseline, beyond chance? The gain on the test rows, what decides, and why."""
 
 import math
 from dataclasses import dataclass
@@ -7,110 +7,198 @@ import numpy as np
 
 from pipeline import params
 from pipeline.evaluation.bootstrap import Gain, paired_gain
+from pipeline.verdict.challenges import Challenge
+from pipeline.verdict.evidence import Evidence, evidence
 from pipeline.verdict.records import Comparison
-from pipeline.verdict.statistics import expanded_confidence, rows_needed, rows_to_detect
-from pipeline.verdict.wording import percent
+from pipeline.verdict.statistics import expanded_confidence, rows_needed
+from pipeline.verdict.wording import confidence, percent, percent_beside
+
+_SMALL_GAIN = 0.02  # that a person would want to see: the sentence says how many rows show it
 
 
 @dataclass(frozen=True)
 class Improvement:
-    """The gain, whether all of its interval lies above promote.min_gain, and both in words."""
+    """The gain, what is sure of it, whether that is above promote.min_gain, and all in words."""
 
     gain: Gain
+    evidence: Evidence | None  # what decides; None where nothing could be tested
     is_better: bool
     sentence: str
     counterfactual: str
 
 
-def improvement(comparison: Comparison, config: params.Promote) -> Improvement:
-    """Compare the losses of candidate and baseline row by row."""
-    candidate, baseline = comparison.candidate.scores, comparison.baseline.scores
-    confidence = expanded_confidence(config.confidence, len(candidate.loss))
-    gain = paired_gain(candidate, baseline, config.resamples, confidence, comparison.seed)
-    needed = rows_needed(config.confidence)
+def improvement(comparison: Comparison, config: params.Promote, challenge: Challenge | None = None) -> Improvement:
+    """Compare the losses of candidate and baseline row by row.
+
+    Args:
+        comparison: The candidate beside the model it would replace.
+        config: The section `promote` of params.yaml.
+        challenge: What this comparison may spend; None: one tail of `promote.confidence`.
+    """
+    alpha = challenge.alpha if challenge else (1 - config.confidence) / 2
+    gain = _gain(comparison, config)
     if not all(map(math.isfinite, (gain.gain, gain.low, gain.high))):
         return Improvement(
             gain,
+            None,
             False,
             f"No verdict is possible: a loss on the test rows is not a number (the gain is {gain.gain}).",
             "A candidate whose losses are numbers; a lower finetune.learning_rate, if training diverged.",
         )
+    needed = rows_needed(1 - 2 * alpha)
     if gain.rows < needed:
         return Improvement(
             gain,
+            None,
             False,
-            f"{gain.rows} test rows cannot tell a better model from chance: at least {needed} are needed.",
+            f"{_rows(gain.rows)} cannot tell a better model from chance: at least {needed} are needed for"
+            f" {confidence(alpha)} confidence{_in_brackets(challenge)}.",
             f"At least {needed} test rows: more data, or a larger validate.test_share.",
         )
-    is_better = gain.low > config.min_gain
-    sentence = _sentence(gain, comparison, config) + _about_tokenizers(comparison)
-    return Improvement(gain, is_better, sentence, _counterfactual(gain, config))
+    sure = evidence(comparison.candidate.scores, comparison.baseline.scores, alpha, comparison.old_rows)
+    words = _Words(comparison, config, challenge, gain, sure)
+    return Improvement(gain, sure, words.is_better, words.sentence(), words.counterfactual())
 
 
-def _sentence(gain: Gain, comparison: Comparison, config: params.Promote) -> str:
-    against, rows = comparison.against, _on_rows(gain)
-    figure = "perplexity per token of the candidate" if _tokenizers_differ(comparison) else "perplexity"
-    falls = f"{figure} falls by {percent(gain.gain)} {_interval(gain.low, gain.high, config)} {rows}"
-    rises = f"{figure} rises by {percent(-gain.gain)} {_interval(-gain.high, -gain.low, config)} {rows}"
-    min_gain = "0" if not config.min_gain else f"{percent(config.min_gain)}, the least that promote.min_gain asks for"
-    if gain.low > config.min_gain:
-        return f"Better than the {against}: {falls}."
-    if gain.gain > config.min_gain:
+def _gain(comparison: Comparison, config: params.Promote) -> Gain:
+    """Return the gain with its interval at promote.confidence, which is shown."""
+    candidate, baseline = comparison.candidate.scores, comparison.baseline.scores
+    expanded = expanded_confidence(config.confidence, len(candidate.loss))
+    return paired_gain(candidate, baseline, config.resamples, expanded, comparison.seed)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """The outcome of a comparison, and how it reads."""
+
+    comparison: Comparison
+    config: params.Promote
+    challenge: Challenge | None
+    gain: Gain
+    evidence: Evidence
+
+    @property
+    def is_better(self) -> bool:
+        """Whether all rows show it, or the new ones do and all of them agree."""
+        return self._all_rows_show_it or (self._new_rows_show_it and self.gain.gain > self.config.min_gain)
+
+    @property
+    def _all_rows_show_it(self) -> bool:
+        return self.evidence.all_rows.gain > self.config.min_gain
+
+    @property
+    def _new_rows_show_it(self) -> bool:
+        new = self.evidence.new_rows
+        return new is not None and new.gain > self.config.min_gain
+
+    def sentence(self) -> str:
+        """Return whether the candidate is better, by how much, and how sure that is."""
+        return self._finding() + self._about_tokenizers() + self._about_new_rows()
+
+    def _finding(self) -> str:
+        gain, least, against = self.gain, self.evidence.all_rows, self.comparison.against
+        level = confidence(least.alpha)
+        least_gain = percent_beside(least.gain, self.config.min_gain)
+        sure = f"by at least {least_gain} with {level} confidence{_in_brackets(self.challenge)}"
+        if self._all_rows_show_it:
+            return f"Better than the {against}: {self._change()}, {sure}."
+        if self.is_better:
+            return f"Better than the {against} on rows that did not choose it: {self._change()}."
+        if gain.gain > self.config.min_gain and least.gain <= 0:
+            return (
+                f"Better by {percent(gain.gain)} than the {against} {self._interval()}, but this may be chance:"
+                f" {_challenger(self.challenge, against)} must show a gain above {self._min_gain()} with {level}"
+                f" confidence, and shows one above {least_gain}. {self._rows_sentence()}"
+            )
+        if least.gain > 0:
+            return f"Better than the {against}, but {self._change()}, {sure}, not by more than {self._min_gain()}."
+        if gain.high < 0:
+            return f"Worse than the {against}: {self._change()}."
+        return f"Not better than the {against}: {self._change()}, which may be chance."
+
+    def counterfactual(self) -> str:
+        """Return which figure would have changed the outcome."""
+        least_gain, rows = percent(self._detectable_gain()), f"on {_rows(self.gain.rows)}"
+        if self._all_rows_show_it:
+            return f"A gain of {least_gain} or less {rows} would not have been distinguishable from chance."
+        if self.is_better:
+            return "New test rows that show less of a gain."
+        if self.gain.gain > self.config.min_gain:
+            return (
+                f"About {self._rows_to_detect():,} test rows with this gain (more data, or a larger"
+                f" validate.test_share), or more than {least_gain} {rows}."
+            )
+        return f"A gain of more than {least_gain} {rows} would have been distinguishable from chance."
+
+    def _change(self) -> str:
+        gain, falls = self.gain, self.gain.gain >= 0
+        figure = "perplexity per token of the candidate" if self._tokenizers_differ() else "perplexity"
+        change = f"falls by {percent(gain.gain)}" if falls else f"rises by {percent(-gain.gain)}"
+        return f"{figure} {change} {self._interval(is_rise=not falls)}"
+
+    def _interval(self, *, is_rise: bool = False) -> str:
+        low, high = (-self.gain.high, -self.gain.low) if is_rise else (self.gain.low, self.gain.high)
+        level = percent(self.config.confidence, 0)
+        return f"({level} interval {percent(low)} to {percent(high)} on {_rows(self.gain.rows)})"
+
+    def _min_gain(self) -> str:
+        least = self.config.min_gain
+        return f"{percent(least)}, the least that promote.min_gain asks for" if least else "0"
+
+    def _rows_sentence(self) -> str:
+        """Return how many rows would show this gain, and a small one."""
+        text = f"About {self._rows_to_detect():,} test rows would show such a gain"
+        distance = self._asked_nats() - math.log1p(-_SMALL_GAIN)
+        if distance <= 0:
+            return f"{text}."
+        rows = self.evidence.all_rows.rows_for_true(distance)
+        return f"{text}; about {rows:,} would show a true gain of {percent(_SMALL_GAIN, 0)} four times in five."
+
+    def _detectable_gain(self) -> float:
+        """Return the gain above which these rows would show an improvement.
+
+        In nats the bound is about as far away for any gain; as a share it is nearer, for no gain is above 100 %.
+        """
+        return -math.expm1(self._asked_nats() - self.evidence.all_rows.reach)
+
+    def _rows_to_detect(self) -> int:
+        return self.evidence.all_rows.rows_for(self._asked_nats() - self.gain.nats)
+
+    def _asked_nats(self) -> float:
+        return math.log1p(-self.config.min_gain)
+
+    def _tokenizers_differ(self) -> bool:
+        return not np.array_equal(self.comparison.candidate.scores.tokens, self.comparison.baseline.scores.tokens)
+
+    def _about_tokenizers(self) -> str:
+        if not self._tokenizers_differ():
+            return ""
+        models = (self.comparison.candidate, self.comparison.baseline)
+        candidate, baseline = (model.metrics["bits_per_byte"] for model in models)
+        return f" The tokenizers differ, so bits per byte are compared: {candidate:.3f} against {baseline:.3f}."
+
+    def _about_new_rows(self) -> str:
+        """Return what the rows say on which the champion cannot have been lucky."""
+        new = self.evidence.new_rows
+        if new is None:
+            return ""
         return (
-            f"Better by {percent(gain.gain)} than the {against}, but the interval {percent(gain.low)} to"
-            f" {percent(gain.high)} {rows} includes {min_gain}: this may be chance; about"
-            f" {_rows_to_detect(gain, config):,} test rows would show such a difference."
+            f" On the {_rows(new.rows)} that are new since the champion was chosen, where luck has not helped it, the"
+            f" gain is {percent(new.estimate)}, and above {percent_beside(new.gain, self.config.min_gain)} with"
+            f" {confidence(new.alpha)} confidence."
         )
-    if gain.low > 0:
-        return (
-            f"Better than the {against}, but by {percent(gain.gain)} {_interval(gain.low, gain.high, config)} {rows},"
-            f" not by more than {min_gain}."
-        )
-    if gain.high < 0:
-        return f"Worse than the {against}: {rises}."
-    return f"Not better than the {against}: {rises if gain.gain < 0 else falls}, which may be chance."
 
 
-def _counterfactual(gain: Gain, config: params.Promote) -> str:
-    least_gain, rows = percent(_detectable_gain(gain, config)), _on_rows(gain)
-    if gain.low > config.min_gain:
-        return f"A gain of {least_gain} or less {rows} would not have been distinguishable from chance."
-    if gain.gain > config.min_gain:
-        return f"About {_rows_to_detect(gain, config):,} test rows with this gain, or more than {least_gain} {rows}."
-    return f"A gain of more than {least_gain} {rows} would have been distinguishable from chance."
+def _challenger(challenge: Challenge | None, against: str) -> str:
+    """Return who must show a gain."""
+    if challenge:
+        return f"challenge {challenge.number} in {challenge.days} days"
+    return "a first model" if against == "base" else "it"
 
 
-def _detectable_gain(gain: Gain, config: params.Promote) -> float:
-    """Return the gain above which these rows would show an improvement.
-
-    In nats the interval is about as wide for any gain; as a share it narrows, for no gain is above 100 %.
-    """
-    return -math.expm1(math.log1p(-config.min_gain) - _half_width(gain))
+def _in_brackets(challenge: Challenge | None) -> str:
+    return f" (challenge {challenge.number} in {challenge.days} days)" if challenge else ""
 
 
-def _rows_to_detect(gain: Gain, config: params.Promote) -> int:
-    return rows_to_detect(gain.rows, _half_width(gain), math.log1p(-config.min_gain) - gain.nats)
-
-
-def _half_width(gain: Gain) -> float:
-    """Return how far the interval reaches towards no gain, in nats per token."""
-    return gain.nats_high - gain.nats
-
-
-def _interval(low: float, high: float, config: params.Promote) -> str:
-    return f"({percent(config.confidence, 0)} interval {percent(low)} to {percent(high)})"
-
-
-def _on_rows(gain: Gain) -> str:
-    return f"on {gain.rows:,} test row{'s' * (gain.rows != 1)}"
-
-
-def _tokenizers_differ(comparison: Comparison) -> bool:
-    return not np.array_equal(comparison.candidate.scores.tokens, comparison.baseline.scores.tokens)
-
-
-def _about_tokenizers(comparison: Comparison) -> str:
-    if not _tokenizers_differ(comparison):
-        return ""
-    candidate, baseline = (model.metrics["bits_per_byte"] for model in (comparison.candidate, comparison.baseline))
-    return f" The tokenizers differ, so bits per byte are compared: {candidate:.3f} against {baseline:.3f}."
+def _rows(rows: int) -> str:
+    return f"{rows:,} test row{'s' * (rows != 1)}"

@@ -1,28 +1,37 @@
 """The verdict: is the candidate better than the model it would replace, beyond noise, and within every bound?
 
-Pure: figures in, a verdict with its sentences out; no model, no file, no clock. It is better if the interval of its
-gain lies above promote.min_gain (`improvement`), and within bounds if it passes every gate (`gates`).
+Pure: figures in, a verdict with its sentences out; no model, no file, no clock. It is better if its gain is above
+promote.min_gain beyond chance (`improvement`), and within bounds if it passes every gate (`gates`).
 """
 
 from dataclasses import asdict
 
 from pipeline import params
 from pipeline.registry.model_version import short
+from pipeline.verdict.challenges import Challenge
 from pipeline.verdict.gates import evaluate_gates
 from pipeline.verdict.improvement import Improvement, improvement
 from pipeline.verdict.records import Comparison, GateResult, Metrics, Verdict
 
 
-def judge(comparison: Comparison, config: params.Promote, *, forced: str | None = None, at: str = "") -> Verdict:
+def judge(
+    comparison: Comparison,
+    config: params.Promote,
+    *,
+    challenge: Challenge | None = None,
+    forced: str | None = None,
+    at: str = "",
+) -> Verdict:
     """Return the verdict on the candidate.
 
     Args:
         comparison: The candidate beside the model it would replace.
         config: The section `promote` of params.yaml.
+        challenge: What the comparison with a champion may spend; None: one tail of `promote.confidence`.
         forced: Why to promote the candidate whatever speaks against it.
         at: The time, for the record.
     """
-    improved, gates = improvement(comparison, config), evaluate_gates(comparison, config)
+    improved, gates = improvement(comparison, config, challenge), evaluate_gates(comparison, config)
     passes = improved.is_better and all(gate.passed for gate in gates)
     candidate, baseline = comparison.candidate.metrics, comparison.baseline.metrics
     return Verdict(
@@ -32,7 +41,7 @@ def judge(comparison: Comparison, config: params.Promote, *, forced: str | None 
         candidate=dict(candidate),
         champion=dict(baseline) if comparison.against == "champion" else None,
         against=comparison.against,
-        difference=asdict(improved.gain) | {"confidence": config.confidence},
+        difference=asdict(improved.gain) | {"confidence": config.confidence} | _sure(improved),
         comparison=improved.sentence,
         gates=gates,
         counterfactuals=[
@@ -41,6 +50,7 @@ def judge(comparison: Comparison, config: params.Promote, *, forced: str | None 
         ],
         rows=improved.gain.rows,
         at=at,
+        challenge=challenge if improved.evidence else None,
     )
 
 
@@ -61,6 +71,15 @@ def unchanged(candidate: Metrics, at: str = "") -> Verdict:
         rows=0,
         at=at,
     )
+
+
+def _sure(improved: Improvement) -> dict[str, float | None]:
+    """Return the gain that is sure on all rows and on new ones, each with its error rate: what decides."""
+    sure = improved.evidence
+    figures: dict[str, float | None] = {}
+    for prefix, least in (("", sure and sure.all_rows), ("new_", sure and sure.new_rows)):
+        figures |= {f"{prefix}least": least.gain if least else None, f"{prefix}alpha": least.alpha if least else None}
+    return figures | {"new_rows": sure.new_rows.rows if sure and sure.new_rows else None}
 
 
 def _reasons(improved: Improvement, gates: list[GateResult]) -> list[str]:

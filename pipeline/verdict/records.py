@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.evaluation.scores import Scores
+from pipeline.verdict.challenges import Challenge
 
 Against = Literal["champion", "base"]
 Metrics = Mapping[str, Any]  # of one model, as in reports/evaluate/metrics.json
@@ -33,6 +34,7 @@ class Comparison:
     seed: int  # of the bootstrap
     canaries: int = 0  # planted in the training texts
     rolled_back: str | None = None  # why this version was rolled back; None: it was not
+    old_rows: int | None = None  # the first ones, on which the champion was chosen; None: unknown, or nobody chose
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,10 @@ class Verdict:
     candidate: dict[str, Any]
     champion: dict[str, Any] | None  # None: there is none yet
     against: Against
-    difference: dict[str, float | int] | None  # a Gain, and its confidence; None: nothing was compared
+    difference: dict[str, float | int | None] | None  # a Gain, its confidence, and what decides; None: nothing compared
     comparison: str  # the difference in words, whatever the verdict
     gates: list[GateResult]
     counterfactuals: list[str]
     rows: int
     at: str
+    challenge: Challenge | None = None  # None: there was no champion, or nothing was compared

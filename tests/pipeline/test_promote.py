@@ -36,6 +36,8 @@ from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from pipeline.tasks.causal_lm import TASK
+from pipeline.verdict.challenges import Challenge
+from pipeline.verdict.known_rows import fingerprint
 from tests.conftest import ROOT, Workspace
 from tests.pipeline.training.test_kill import PROCESSES
 
@@ -216,7 +218,8 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     judged = decision.verdict
     assert judged.promoted
     assert judged.reasons[0].startswith("Better than the champion: perplexity falls by ")
-    assert judged.reasons[0].endswith(" on 150 test rows.")
+    assert "on 150 test rows), by at least " in judged.reasons[0]
+    assert judged.reasons[0].endswith(" with 99.944 % confidence (challenge 1 in 90 days).")
     new = carry_out(decision)
     assert new is not None
     assert new == Registry().champion()
@@ -225,6 +228,8 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     entry = Registry().history()[-1]
     assert (entry.action, entry.from_, entry.to) == ("promote", old.tag, new.tag)
     assert entry.why.startswith("Promoted: Better than the champion: ")
+    assert entry.figures["alpha"] == pytest.approx(0.05 / 90)
+    assert new.metadata["test_rows"] == fingerprint(TEST)
     assert entry.figures["perplexity"] == judged.candidate["perplexity"]
     assert new.labels == {"data": f"{1:064x}", "git_revision": "b" * 40, "base": "starter", "corpus": "data/corpus.csv"}
     assert new.metadata["figures"]["gain_low"] > 0
@@ -242,11 +247,13 @@ def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
     assert judged.candidate["perplexity"] < judged.champion["perplexity"]
     assert not judged.promoted
     assert judged.reasons[0].startswith("Better by 0.")
-    assert " includes 0: this may be chance; about " in judged.reasons[0]
+    assert "but this may be chance: challenge 1 in 90 days must show a gain above 0 with " in judged.reasons[0]
     assert carry_out(decision) is None
     assert Registry().champion() == old
     refusal = Registry().history()[-1]
     assert (refusal.action, refusal.from_) == ("refuse", old.tag)
+    assert refusal.figures["alpha"] == pytest.approx(0.05 / 90)
+    assert scene.decide().verdict.challenge == Challenge(2, pytest.approx(0.05 / 90), pytest.approx(0.05 / 90), 0.05)
     assert refusal.why.startswith("Not promoted: Better by 0.")
 
 

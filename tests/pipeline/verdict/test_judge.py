@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.scores import Scores
-from pipeline.verdict.judge import unchanged
+from pipeline.verdict.challenges import Challenge
+from pipeline.verdict.judge import judge, unchanged
+from pipeline.verdict.records import Comparison
+from pipeline.verdict.wording import percent
 from tests.pipeline.verdict.comparisons import (
     BANKING77,
     CONFIG,
@@ -21,8 +24,6 @@ from tests.pipeline.verdict.comparisons import (
     noisy_scores,
     scores,
 )
-
-STEADY = CONFIG.model_copy(update={"resamples": 3000})  # an interval's ends move by a fiftieth of its width
 
 
 @pytest.mark.integration
@@ -49,9 +50,10 @@ def test_a_gain_beyond_noise_is_promoted_and_stated_with_its_interval_and_rows()
     verdict = judged()
     assert verdict.promoted
     assert verdict.difference is not None
-    gain, low, high = (f"{100 * verdict.difference[key]:.1f} %" for key in ("gain", "low", "high"))
+    gain, low, high, least = (percent(float(verdict.difference[key] or 0)) for key in ("gain", "low", "high", "least"))
     assert verdict.reasons == [
-        f"Better than the champion: perplexity falls by {gain} (95 % interval {low} to {high}) on 2,000 test rows.",
+        f"Better than the champion: perplexity falls by {gain} (95 % interval {low} to {high} on 2,000 test rows), by"
+        f" at least {least} with 97.5 % confidence.",
         "It keeps to every bound: copied, membership, repetition, loops, forgetting, size, latency, rolled_back.",
     ]
 
@@ -60,35 +62,38 @@ def test_a_gain_that_may_be_chance_is_refused_with_the_rows_that_would_show_it()
     verdict = judged(compared(noisy_scores()))
     assert not verdict.promoted
     assert verdict.difference is not None
-    assert verdict.difference["low"] < 0 < verdict.difference["gain"]
+    gain, low, high, least = (float(verdict.difference[key] or 0) for key in ("gain", "low", "high", "least"))
+    assert least < 0 < gain
     (reason,) = verdict.reasons
     assert reason.startswith(
-        f"Better by {100 * verdict.difference['gain']:.1f} % than the champion, but the interval -"
+        f"Better by {percent(gain)} than the champion (95 % interval {percent(low)} to {percent(high)} on 178 test"
+        f" rows), but this may be chance: it must show a gain above 0 with 97.5 % confidence, and shows one above"
+        f" {percent(least)}. About "
     )
-    assert " on 178 test rows includes 0: this may be chance; about " in reason
-    assert reason.endswith(" test rows would show such a difference.")
+    assert " test rows would show such a gain; about " in reason
+    assert reason.endswith(" would show a true gain of 2 % four times in five.")
 
 
 def test_with_as_many_rows_as_it_says_the_same_gain_is_beyond_chance() -> None:
     pair = noisy_scores()
-    reason = judged(compared(pair), STEADY).reasons[0]
-    rows = int(reason.split("about ")[1].split()[0].replace(",", ""))
-    times = math.ceil(1.1 * rows / 178)  # a tenth for the bootstrap's own randomness
+    reason = judged(compared(pair)).reasons[0]
+    rows = int(reason.split("About ")[1].split()[0].replace(",", ""))
+    times = math.ceil(rows / 178)
     for repeats, promoted in ((times, True), (max(1, times // 2), False)):
         candidate, baseline = (Scores(*(np.tile(values, repeats) for values in score)) for score in pair)
-        assert judged(compared((candidate, baseline)), STEADY).promoted is promoted
+        assert judged(compared((candidate, baseline))).promoted is promoted
 
 
 def test_with_more_gain_than_it_says_the_same_rows_show_it() -> None:
     candidate, baseline = noisy_scores()
-    verdict = judged(compared((candidate, baseline)), STEADY)
+    verdict = judged(compared((candidate, baseline)))
+    match = re.search(r"or more than ([0-9.]+) % on 178 test rows", verdict.counterfactuals[0])
+    assert match is not None
     assert verdict.difference is not None
-    needed = verdict.difference["gain"] - verdict.difference["low"]
-    assert f"more than {100 * needed:.1f} % on 178 test rows" in verdict.counterfactuals[0]
-    for gain, promoted in ((1.1 * needed, True), (0.9 * needed, False)):
-        shift = math.log1p(-verdict.difference["gain"]) - math.log1p(-gain)
+    for gain, promoted in ((float(match[1]) / 100 + 0.0006, True), (float(match[1]) / 100 - 0.0006, False)):
+        shift = math.log1p(-float(verdict.difference["gain"] or 0)) - math.log1p(-gain)
         shifted = candidate._replace(loss=candidate.loss - shift * candidate.tokens)
-        assert judged(compared((shifted, baseline)), STEADY).promoted is promoted
+        assert judged(compared((shifted, baseline))).promoted is promoted
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,9 @@ def test_min_gain_asks_for_more_than_any_gain() -> None:
 def test_fewer_rows_than_could_show_anything_are_never_enough() -> None:
     verdict = judged(compared(scores(5, 1.0, np.random.default_rng(1))))
     assert not verdict.promoted
-    assert verdict.reasons == ["5 test rows cannot tell a better model from chance: at least 6 are needed."]
+    assert verdict.reasons == [
+        "5 test rows cannot tell a better model from chance: at least 6 are needed for 97.5 % confidence."
+    ]
     assert judged(compared(scores(6, 1.0, np.random.default_rng(1)))).promoted
 
 
@@ -145,6 +152,73 @@ def test_a_loss_that_is_not_a_number_is_never_better() -> None:
     verdict = judged(compared((candidate, baseline)))
     assert not verdict.promoted
     assert "is not a number" in verdict.reasons[0]
+
+
+# Challenges: how sure the gain must be
+
+
+def challenge(number: int, alpha: float) -> Challenge:
+    return Challenge(number, alpha, spent=0.01, budget=0.05)
+
+
+def test_a_nightly_challenge_must_be_surer_than_a_rare_one() -> None:
+    comparison = compared(scores(200, 0.02, np.random.default_rng(3)))
+    rare, nightly = (judge(comparison, QUICK, challenge=challenge(*one)) for one in ((1, 0.025), (7, 0.05 / 90)))
+    assert rare.promoted
+    assert "with 97.5 % confidence (challenge 1 in 90 days)." in rare.reasons[0]
+    assert not nightly.promoted
+    assert (
+        "challenge 7 in 90 days must show a gain above 0 with 99.944 % confidence, and shows one above -0.04 %."
+        in (nightly.reasons[0])
+    )
+    assert nightly.challenge == challenge(7, 0.05 / 90)
+
+
+def test_a_gain_beyond_doubt_passes_however_little_is_left_to_spend() -> None:
+    comparison = compared(scores(200, 0.1, np.random.default_rng(3)))
+    assert judge(comparison, QUICK, challenge=challenge(400, 1e-12)).promoted
+
+
+def test_too_few_rows_for_the_confidence_that_is_asked_for_spend_nothing() -> None:
+    verdict = judge(compared(scores(8, 1.0, np.random.default_rng(1))), QUICK, challenge=challenge(7, 0.05 / 90))
+    assert verdict.reasons == [
+        "8 test rows cannot tell a better model from chance: at least 11 are needed for 99.944 % confidence"
+        " (challenge 7 in 90 days)."
+    ]
+    assert verdict.challenge is None
+
+
+# A champion that was chosen for its luck
+
+
+def lucky_champion(new_rows: int) -> Comparison:
+    """Return a candidate that is 3 % better, where the champion was lucky on the 300 rows that it was chosen on."""
+    random = np.random.default_rng(11)
+    candidate, champion = (
+        Scores(*map(np.concatenate, zip(*parts, strict=True)))
+        for parts in zip(scores(300, -0.002, random), scores(new_rows, 0.03, random), strict=True)
+    )
+    return replace(compared((candidate, champion)), old_rows=300)
+
+
+def test_a_lucky_champion_is_replaced_once_new_rows_show_that_another_is_better() -> None:
+    comparison = lucky_champion(new_rows=200)
+    nightly = challenge(7, 0.05 / 90)
+    assert not judge(replace(comparison, old_rows=None), QUICK, challenge=nightly).promoted
+    verdict = judge(comparison, QUICK, challenge=nightly)
+    assert verdict.promoted
+    assert verdict.reasons[0].startswith(
+        "Better than the champion on rows that did not choose it: perplexity falls by "
+    )
+    assert "On the 200 test rows that are new since the champion was chosen" in verdict.reasons[0]
+    assert verdict.difference is not None
+    assert float(verdict.difference["new_least"] or 0) > 0 > float(verdict.difference["least"] or 0)
+
+
+def test_a_few_new_rows_decide_nothing() -> None:
+    verdict = judge(lucky_champion(new_rows=12), QUICK, challenge=challenge(7, 0.05 / 90))
+    assert not verdict.promoted
+    assert "new since" not in verdict.reasons[0]
 
 
 def test_with_different_tokenizers_bits_per_byte_are_compared() -> None:

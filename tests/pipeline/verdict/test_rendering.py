@@ -20,7 +20,7 @@ def test_json_has_the_keys_that_scripts_rely_on_and_no_nan() -> None:
     content = json.loads(json.dumps(rendering.as_json(verdict), allow_nan=False))
     assert list(content) == [
         "promoted", "forced", "reasons", "candidate", "champion", "against", "difference", "comparison", "gates",
-        "would_change", "rows", "at",
+        "would_change", "rows", "at", "challenge",
     ]  # fmt: skip
     assert set(content["difference"]) >= {"gain", "low", "high", "nats", "rows", "confidence"}
     keys = ["name", "value", "low", "bound", "yardstick", "passed", "sentence", "would_change"]
