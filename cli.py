@@ -159,7 +159,7 @@ def why(as_json: Json = False) -> None:
 @app.command()
 def check(as_json: Json = False) -> None:
     """Check params.yaml and the format of the corpus; nothing is written."""
-    from pipeline import params
+    from pipeline import fit_warnings, params
     from pipeline.intake.columns import check_columns
     from pipeline.intake.sniff import sniff_format
     from pipeline.reporting.text_table import table
@@ -176,6 +176,7 @@ def check(as_json: Json = False) -> None:
         "columns": list(corpus.columns),
         "notes": [*corpus.fixes, *corpus.notes],
         "base": config.base,
+        **fit_warnings.read(config),
     }
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in content.items()}
     _print(as_json, content, table([(name, str(value)) for name, value in shown.items() if value]))

@@ -61,6 +61,8 @@ def main() -> None:
 
 def _train_and_write() -> None:
     _silence_libraries()
+    if devices.is_first():
+        _repeat_warnings()
     all_params = params.load()
     config = all_params.finetune
     # `tokenize` checks the prompts too, but DVC skips it where only the section `evaluate` has changed.
@@ -96,6 +98,13 @@ def _silence_libraries() -> None:
     disable_progress_bar()
     for name in ("distributed.tensor_parallel", "modeling_utils", "trainer", "trainer_callback"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
+
+
+def _repeat_warnings() -> None:
+    """Say again what `tokenize` warned of: DVC may have skipped it. Not a dependency: it changes no result."""
+    if paths.BASE_FIT.is_file():
+        for sentence in json.loads(paths.BASE_FIT.read_text(encoding="utf-8"))["warnings"].values():
+            warn(sentence)
 
 
 def _run_config(task: Task, store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:

@@ -13,6 +13,7 @@ PARAMS = Path("params.yaml")
 
 BASE = Path("models/base")
 BASE_TOKENIZER = BASE / "tokenizer.json"
+BASE_CONFIG = BASE / "config.json"
 
 CLEAN = Path("data/clean.parquet")
 QUARANTINE = Path("reports/validate/quarantine.csv")
@@ -22,6 +23,7 @@ EXPECTATIONS = Path("reports/validate/expectations.json")
 
 TOKENS = Path("data/tokens")
 TOKEN_BUDGET = Path("reports/tokenize/token_budget.json")
+BASE_FIT = Path("reports/tokenize/base_fit.json")
 
 CANDIDATE = Path("models/candidate")
 MANIFEST = CANDIDATE / "manifest.json"

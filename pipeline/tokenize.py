@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils.logging import disable_progress_bar
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
-from pipeline import params, paths
+from pipeline import base_fit, fit_warnings, params, paths
 from pipeline.canaries import texts_to_plant
-from pipeline.command import UserError
+from pipeline.command import UserError, warn
 from pipeline.modeling.batches import TokenRow
 from pipeline.modeling.context import check_prompts, context_of
 from pipeline.tasks import Task, get_task
@@ -50,6 +52,7 @@ def main() -> None:
     check_prompts(all_params.evaluate.prompts, tokenizer, context)
     planted = _planted_texts(task, tokenizer, config)
     disable_progress_bar()
+    transformers_logging.disable_progress_bar()
 
     paths.clear(paths.TOKENS)
     dataset = DatasetDict()
@@ -68,6 +71,18 @@ def main() -> None:
         dataset.save_to_disk(paths.TOKENS)
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
+    _check_base_fit(all_params, context, budget["splits"].values())
+
+
+def _check_base_fit(all_params: params.Params, context: int, budgets: Iterable[dict[str, int]]) -> None:
+    """Warn, and write down, where the base does not know the corpus's language, or rows lose much of the texts."""
+    total: Counter[str] = sum(map(Counter, budgets), Counter())
+    truncated = total["truncated"] / max(1, total["kept"] + total["truncated"])
+    fit = base_fit.measure(_texts_of("train"), get_task(all_params.task), truncated)
+    warnings = base_fit.warnings(fit, all_params.base, all_params.tokenize.max_length, context) if fit else {}
+    for sentence in warnings.values():
+        warn(sentence)
+    fit_warnings.write(asdict(fit) if fit else {}, warnings, all_params)
 
 
 def _planted_texts(task: Task, tokenizer: PreTrainedTokenizerBase, config: params.Tokenize) -> list[str]:

@@ -41,7 +41,7 @@ from pipeline.intake.rules import (
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.spill_file import FURTHER_FIELDS, RULE_VALUES, BackgroundWriter, SpillFile
 from pipeline.intake.splits import SPLITS, assign_splits, rows_for_each_split
-from pipeline.intake.text_sample import BottomKSample, count_tokens
+from pipeline.intake.text_sample import BottomKSample, context_in, count_tokens
 from pipeline.intake.workers import Inspection, inspect_all
 from pipeline.reporting.intake_report import copies_sentence, page
 from pipeline.reporting.intake_summary import Summary
@@ -248,6 +248,7 @@ def second_pass(
             _keep_examples(summary, batch, explainer, decisions)
     _complete_pairs(summary, duplicates, rows)
     summary.token_counts = count_tokens(sample.texts, paths.BASE_TOKENIZER)
+    summary.context = context_in(paths.BASE_CONFIG)
     return checker.results, quarantine.rows
 
 

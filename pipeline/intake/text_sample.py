@@ -1,5 +1,6 @@
 """A sample of the clean texts, and how many tokens of the base each has."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,3 +41,11 @@ def count_tokens(texts: list[str], tokenizer_file: Path) -> list[int]:
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True  # as text, like `tokenize`
     return [len(encoding) + 2 for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def context_in(config_file: Path) -> int:
+    """Return the context in tokens that a model's config.json states; 0 if it is not there or states none."""
+    if not config_file.exists():
+        return 0
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 0)

@@ -1,5 +1,7 @@
 """The page of the stage `validate`: what came in, what was refused and why, and what to do next."""
 
+import sys
+
 import numpy as np
 
 from pipeline import paths
@@ -53,14 +55,8 @@ def advice(summary: Summary) -> list[str]:
             )
     if summary.refused["duplicate"] / max(1, rows) >= 0.05:
         sentences.append(f"{copies_sentence(summary)}.")
-    cut = sum(count > summary.max_tokens for count in summary.token_counts)
-    if cut > 0.05 * len(summary.token_counts):
-        length = int(np.quantile(summary.token_counts, 0.95, method="higher"))
-        sentences.append(
-            f"{percent(cut / len(summary.token_counts))} of the texts are longer than tokenize.max_length "
-            f"({summary.max_tokens} tokens) and lose their ends: {length} would keep 95 % whole, "
-            "and tokenize.strategy: pack continues them in another row."
-        )
+    if advised := _length_sentence(summary):
+        sentences.append(advised)
     smallest = min(summary.splits[split] for split in SPLITS)
     if 0 < smallest < _FEW_ROWS:
         sentences.append(
@@ -73,6 +69,22 @@ def advice(summary: Summary) -> list[str]:
             "row number and reasons. Then run dvc repro."
         )
     return sentences
+
+
+def _length_sentence(summary: Summary) -> str:
+    """Return what to do about texts longer than a row, "" where they are few; a length is within the base's context."""
+    texts, limit, context = len(summary.token_counts), summary.max_tokens, summary.context or sys.maxsize
+    cut = sum(count > limit for count in summary.token_counts)
+    if cut <= 0.05 * texts:
+        return ""
+    length = min(int(np.quantile(summary.token_counts, 0.95, method="higher")), context)
+    whole = percent(sum(count <= length for count in summary.token_counts) / texts)
+    longer = f"{length}, the base's context, would keep {whole} whole" if length == context else ""
+    longer = longer or f"{length} would keep 95 % whole"
+    return (
+        f"{percent(cut / texts)} of the texts are longer than tokenize.max_length ({limit} tokens) and lose their ends:"
+        f" {f'{longer}, and ' if length > limit else ''}tokenize.strategy: pack continues them in another row."
+    )
 
 
 def copies_sentence(summary: Summary) -> str:

@@ -95,6 +95,7 @@ class Summary:
     parts: CorpusParts = field(default_factory=CorpusParts)
     token_counts: list[int] = field(default_factory=list)  # tokens of each clean text of a sample; empty: not counted
     max_tokens: int = 0  # tokenize.max_length, where tokens were counted
+    context: int = 0  # of the base, in tokens; 0: not known
     blank_lines: int = 0  # of the corpus, which are not rows
     crowded: int = 0  # rows compared with only some of their possible near-copies; see `Duplicates.crowded`
     stopped: str = ""  # why the stage stopped, if it did

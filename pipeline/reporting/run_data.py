@@ -3,13 +3,13 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 
-from pipeline import params, paths
+from pipeline import fit_warnings, params, paths
 from pipeline.command import UserError
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.resolve import clean_data_file
@@ -36,6 +36,7 @@ class Run:
     data_changes: DataDiff | None  # since the champion's data
     data_changes_reason: str  # why there are none, in one sentence
     reproduce: dict[str, Any]  # git_revision, files (path and md5 each), libraries, commands
+    fit_warnings: dict[str, str] = field(default_factory=dict)  # of `tokenize`, by what they are about
     region: str = "none"  # of the rule `phone`, which texts are redacted by
 
 
@@ -80,6 +81,7 @@ def collect(
         data_changes=changes,
         data_changes_reason=reason,
         reproduce=_reproduce(manifest),
+        fit_warnings=fit_warnings.read(),
         region=region,
     )
 

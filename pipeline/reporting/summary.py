@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline import params, paths
+from pipeline import fit_warnings, params, paths
 from pipeline.command import UserError
 
 
@@ -21,6 +21,7 @@ def summary() -> list[tuple[str, str]]:
         ("training", f"{finetune['steps']:,} steps, best of {finetune['epochs']} epochs: {finetune['best_epoch']}"),
         ("perplexity", f"{_perplexity(base)} -> {_perplexity(candidate)}, on the test rows"),
         ("bits per byte", f"{base['bits_per_byte']:.2f} -> {candidate['bits_per_byte']:.2f}"),
+        *fit_warnings.read().items(),
         ("candidate", str(paths.CANDIDATE)),
         ("samples", str(paths.SAMPLES_PAGE)),
         ("plots", "dvc plots show"),

@@ -180,6 +180,7 @@ def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned
     stage: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stage.set(finetune__epochs=6, finetune__learning_rate=0.5)  # so high that it gets worse
+    paths.BASE_FIT.write_text('{"warnings": {"language": "warning: the base does not know such texts"}}')
     finetune.main()
     metrics = json.loads(paths.FINETUNE_METRICS.read_text())
     curve = pd.read_csv(paths.VALIDATION_LOSS).set_index("epoch")["loss"]
@@ -187,7 +188,9 @@ def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned
     assert metrics["epochs"] == metrics["best_epoch"] + 1  # patience of one epoch
     assert metrics["validation_loss"] == pytest.approx(curve.loc[1:].min())
 
-    assert f"warning: the validation loss rose after epoch {metrics['best_epoch']}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"warning: the validation loss rose after epoch {metrics['best_epoch']}" in said
+    assert said.splitlines()[0] == "warning: the base does not know such texts"  # before hours of training
 
     model = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE).eval()
     rows = DatasetDict.load_from_disk(paths.TOKENS)["validation"].to_list()

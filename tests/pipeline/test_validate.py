@@ -364,8 +364,10 @@ def test_the_results_of_great_expectations_hold_no_text_of_the_corpus(workspace:
 def test_tokens_are_counted_with_the_bases_tokenizer(workspace: Workspace, tiny_gpt2: Path) -> None:
     paths.BASE.mkdir(parents=True)
     shutil.copy(tiny_gpt2 / "tokenizer.json", paths.BASE_TOKENIZER)
+    paths.BASE_CONFIG.write_text('{"n_positions": 20}')
+    workspace.set(tokenize__max_length=16)
     run_on(workspace, as_csv(many()))
-    assert "tokens" in paths.VALIDATE_REPORT.read_text()
+    assert ": 20, the base" in paths.VALIDATE_REPORT.read_text()
 
 
 def test_nothing_is_left_behind_when_the_stage_stops(workspace: Workspace) -> None:

@@ -102,6 +102,20 @@ def test_copies_alone_need_no_fixing(empty: Callable[..., Summary]) -> None:
     assert advice(summary)[-1].startswith("25 % of the texts are longer than tokenize.max_length")
 
 
+def length_advice(summary: Summary, context: int) -> str:
+    summary.context = context
+    return next(sentence for sentence in advice(summary) if "tokenize.max_length" in sentence)
+
+
+def test_a_length_is_advised_only_within_the_bases_context(empty: Callable[..., Summary]) -> None:
+    summary = fill(empty())
+    summary.token_counts, summary.max_tokens = [100] * 10 + [200] * 5 + [900] * 5, 128
+    ends = "of the texts are longer than tokenize.max_length (128 tokens) and lose their ends: "
+    assert f"50 % {ends}900 would keep 95 % whole, and tokenize.strategy: pack" in length_advice(summary, 1024)
+    assert f"{ends}256, the base's context, would keep 75 % whole, and tokenize.str" in length_advice(summary, 256)
+    assert f"{ends}tokenize.strategy: pack continues them in another row." in length_advice(summary, 128)
+
+
 def test_no_text_of_the_corpus_becomes_markup(empty: Callable[..., Summary]) -> None:
     summary = fill(empty(f'id,"{ATTACK.replace(chr(34), chr(34) * 2)}",text\n1,2,3\n', name="data/<b>.csv"))
     summary.stopped = ATTACK

@@ -157,6 +157,7 @@ def full(changes: DataDiff) -> Run:
             "libraries": {"python": "3.12.1", "torch": "2.13.0+cpu"},
             "commands": ["git checkout 4db4da40cc685d7edea5f2a1d6bce552d1aea5c8", "make model"],
         },
+        fit_warnings={"length": "warning: tokenize.max_length (128) cuts off 43.1 % of the tokens"},
     )  # fmt: skip
 
 
@@ -226,7 +227,14 @@ def attacked(run: Run, text: str) -> Run:
         champion=hostile(run.champion, text),
         data_changes=changed,
         reproduce=hostile(run.reproduce, text),
+        fit_warnings=hostile(run.fit_warnings, text),
     )
+
+
+def test_what_was_warned_of_before_training_is_on_the_page(full: Run, first: Run) -> None:
+    warned = "Said before training: tokenize.max_length (128) cuts off 43.1 % of the tokens."
+    assert warned in Page(page(full)).text
+    assert "Said before training" not in Page(page(first)).text
 
 
 def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_exact_and_rounded(full: Run) -> None:

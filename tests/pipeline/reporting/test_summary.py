@@ -37,6 +37,15 @@ def test_the_summary_has_the_corpus_the_improvement_and_the_next_step(
     assert "fresh promote" in lines[9]
 
 
+def test_the_summary_repeats_what_tokenize_warned_of(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    warned = {"warnings": {"language": "warning: the base starter does not know texts like this corpus"}}
+    for path, content in {**METRICS, paths.BASE_FIT: warned}.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    cli.show(as_json=True)
+    assert json.loads(capsys.readouterr().out)["language"] == warned["warnings"]["language"]
+
+
 def test_before_the_first_run_it_names_the_command_to_run(workspace: Workspace) -> None:
     with pytest.raises(UserError, match=r"reports/validate/metrics.json does not exist.*run `dvc repro`"):
         summary.summary()

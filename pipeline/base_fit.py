@@ -1,0 +1,181 @@
+"""Whether the base knows the language and the length of the corpus: found in `tokenize`, before hours of training.
+
+A base that knows nothing of the language learns fluent-looking nonsense, and "better than the base" is then easy. The
+signs are measured on a sample of training rows: how the tokenizer splits the texts, how much `max_length` cuts off, and
+the base's bits per byte beside two references: on plain English, and those of guessing by the frequency of each byte.
+"""
+
+import csv
+import hashlib
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from pipeline import paths
+from pipeline.modeling.context import context_of
+from pipeline.modeling.loss_model import LossModel
+from pipeline.tasks import Task
+
+_GENERAL = Path(__file__).parent / "evaluation" / "general.csv"
+_TOKENIZED = 1000  # training rows through the tokenizer
+_SCORED = 64  # of them, and of the general texts, read by the base: some seconds of GPT-2 on two cores
+_BYTES = 256  # of a scored text at most
+_MAX_FRAGMENTS = 0.1  # share of the tokens that are parts of a character
+_MAX_TRUNCATED = 0.05  # share of the tokens that max_length cuts off
+_STEP = 8  # lengths that are advised are multiples of it, as GPUs prefer
+
+
+@dataclass(frozen=True)
+class BaseFit:
+    """The figures, rounded so that they are equal on every machine of a kind."""
+
+    rows: int  # of the sample
+    tokens_per_character: float
+    fragments: float  # share of the tokens that are parts of a character, or unknown
+    truncated: float  # share of the tokens that max_length cuts off
+    length: int  # the max_length that would cut off at most 5 % of the tokens
+    bits_per_byte: float  # of the base on the corpus
+    general_bits_per_byte: float  # likewise on plain English
+    frequency_bits_per_byte: float  # of guessing each byte of the corpus by its frequency
+
+
+def measure(texts: Iterable[str], task: Task, truncated: float) -> BaseFit | None:
+    """Return how the base in `paths.BASE` fits `texts`; None where there is no text.
+
+    Args:
+        texts: The training rows, which are read once.
+        task: Makes the documents and loads the base.
+        truncated: The share of all rows' tokens that `tokenize.max_length` cuts off.
+    """
+    sample = sample_of(texts)
+    if not sample:
+        return None
+    with _GENERAL.open(encoding="utf-8", newline="") as file:
+        general = [row["text"] for row in csv.DictReader(file)]
+    model, tokenizer = task.load(paths.BASE)
+    # A text has at most as many tokens as bytes, and with the start token they must fit into the context.
+    longest = min(_BYTES, context_of(model.config) - 2)
+    scored, general = ([_first_bytes(text, longest) for text in texts[:_SCORED]] for texts in (sample, general))
+    ids = task.documents(sample, tokenizer)
+    loss_model = task.loss_model(model).eval()
+    corpus_bits, general_bits = (_bits_per_byte(texts, task, loss_model, tokenizer) for texts in (scored, general))
+    return BaseFit(
+        rows=len(sample),
+        tokens_per_character=round(sum(len(text) - 2 for text in ids) / sum(map(len, sample)), 3),
+        fragments=round(_fragments(ids, tokenizer), 3),
+        truncated=round(truncated, 3),
+        length=length_for([len(text) for text in ids]),
+        bits_per_byte=round(corpus_bits, 2),
+        general_bits_per_byte=round(general_bits, 2),
+        frequency_bits_per_byte=round(_entropy("".join(scored).encode()), 2),
+    )
+
+
+def sample_of(texts: Iterable[str]) -> list[str]:
+    """Return a bottom-k hash sample of the texts that are not empty, in the order of their hashes."""
+
+    def key(text: str) -> bytes:
+        return hashlib.sha256(b"base fit\0" + text.encode()).digest()
+
+    return heapq.nsmallest(_TOKENIZED, filter(str.strip, texts), key=key)
+
+
+def _first_bytes(text: str, longest: int) -> str:
+    return text.encode()[:longest].decode(errors="ignore")
+
+
+def _fragments(documents: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the share of the tokens that no text can be read from: parts of a character, or the unknown token.
+
+    A token of a byte-level vocabulary that is not whole characters decodes to U+FFFD.
+    """
+    counts = Counter(token for document in documents for token in document[1:-1])
+    unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}  # GPT-2 has one token for both, and needs no unknown
+    lost = sum(n for token, n in counts.items() if token in unknown or "\ufffd" in tokenizer.decode([token]))
+    return lost / max(1, counts.total())
+
+
+def length_for(lengths: Sequence[int]) -> int:
+    """Return the smallest max_length, in steps, that cuts off at most 5 % of the tokens of these documents."""
+    ordered = np.sort(lengths)
+    candidates = np.arange(_STEP, ordered[-1] + _STEP, _STEP)
+    shorter = np.searchsorted(ordered, candidates)
+    kept = np.append(0, ordered.cumsum())[shorter] + candidates * (len(ordered) - shorter)
+    return int(candidates[np.argmax(kept >= (1 - _MAX_TRUNCATED) * ordered.sum())])
+
+
+@torch.inference_mode()
+def _bits_per_byte(texts: Sequence[str], task: Task, model: LossModel, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Return the model's bits per byte on texts within its context; their end tokens are not counted."""
+    nats = 0.0
+    for document in task.documents(texts, tokenizer):
+        ids = document[:-1]
+        if len(ids) > 1:
+            batch = model.collate([{"input_ids": ids, "attention_mask": [1] * len(ids)}])
+            output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            nats += float(output["scores"][0, 0])
+    return nats / math.log(2) / max(1, sum(len(text.encode()) for text in texts))
+
+
+def _entropy(content: bytes) -> float:
+    """Return the entropy of the bytes' frequencies (Shannon 1948), in bits per byte."""
+    return -sum(n / len(content) * math.log2(n / len(content)) for n in Counter(content).values())
+
+
+def warnings(fit: BaseFit, base: str, max_length: int, context: int) -> dict[str, str]:
+    """Return what speaks against training the base on this corpus, by what it is about: language or length.
+
+    Args:
+        fit: The figures.
+        base: As in params.yaml.
+        max_length: `tokenize.max_length`.
+        context: The base's.
+    """
+    found = {"language": _language_warning(fit, base), "length": _length_warning(fit, max_length, context)}
+    return {about: sentence for about, sentence in found.items() if sentence}
+
+
+def _language_warning(fit: BaseFit, base: str) -> str:
+    signs = []
+    if fit.fragments > _MAX_FRAGMENTS:
+        signs.append(
+            f"{_percent(fit.fragments)} of the tokens are parts of a character (at most {_percent(_MAX_FRAGMENTS)} are "
+            f"expected), {fit.tokens_per_character:.2f} tokens a character"
+        )
+    if fit.bits_per_byte > fit.frequency_bits_per_byte:
+        signs.append(
+            f"it needs {fit.bits_per_byte:.2f} bits per byte, where guessing each byte by its frequency needs "
+            f"{fit.frequency_bits_per_byte:.2f} (on plain English it needs {fit.general_bits_per_byte:.2f})"
+        )
+    if not signs:
+        return ""
+    return (
+        f"warning: the base {base} does not know texts like this corpus: {'; '.join(signs)}. After training it may "
+        "write nonsense and still be better than the base; set base in params.yaml to a model that knows such texts: a "
+        "model of the hub with its commit (org/model@commit), or a folder with a model in it"
+    )
+
+
+def _length_warning(fit: BaseFit, max_length: int, context: int) -> str:
+    if fit.truncated <= _MAX_TRUNCATED:
+        return ""
+    longer = ""
+    if max_length < min(fit.length, context):
+        reach = f"which cuts off at most {_percent(_MAX_TRUNCATED)}" if fit.length <= context else "the base's context"
+        longer = f"it to {min(fit.length, context)}, {reach}, or "
+    return (
+        f"warning: tokenize.max_length ({max_length}) cuts off {_percent(fit.truncated)} of the tokens of the corpus "
+        f"(at most {_percent(_MAX_TRUNCATED)} are expected), so the model never sees how these texts go on; set "
+        f"{longer}tokenize.strategy to pack, which continues a long text in another row"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %".replace(".0 %", " %")
