@@ -252,13 +252,26 @@ def _labels() -> dict[str, str]:
     return {key: str(manifest[key]) for key in keys if manifest.get(key) is not None}
 
 
+def _sample_prompts() -> list[str]:
+    """Return the prompts of the last evaluation, without personal data; the playground begins with them."""
+    from pipeline.redaction import redact
+
+    region = params.load().validate_.rules.phone.region
+    try:
+        samples: list[dict[str, str]] = storage.read_json(paths.SAMPLES)
+    except FileNotFoundError:
+        return []
+    return [redact(sample["prompt"], region) for sample in samples]
+
+
 def _metadata(verdict: Verdict, summary: str, figures: Mapping[str, float | str | None]) -> dict[str, Any]:
-    """Return the metadata of the new version."""
+    """Return the metadata of the new version; the service reads the verdict and the prompts."""
     manifest = _read_json(paths.MANIFEST)
     lock = {"dvc_lock_sha256": hashlib.sha256(_LOCK.read_bytes()).hexdigest()} if _LOCK.is_file() else {}
     return {
         "params": manifest.get("params"),
         "figures": dict(figures),
+        "prompts": _sample_prompts(),
         "verdict": {"summary": summary, "forced": verdict.forced, "at": verdict.at},
         "reproduce": {"git_revision": manifest.get("git_revision"), **lock},
     }

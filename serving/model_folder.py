@@ -17,7 +17,7 @@ from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
 from pipeline.registry.model_version import REQUIRED_FILES, content_version, short
 from pipeline.registry.store import Registry
-from serving import model_verdict
+from serving import model_record, model_verdict
 from serving.model_verdict import NOT_JUDGED, ModelVerdict
 from serving.settings import is_bento
 
@@ -37,6 +37,7 @@ class ModelFolder:
     version: str | None = None  # the version that the registry recorded, which the files must have
     follows: bool = False  # whether a promotion replaces it while the service runs
     verdict: ModelVerdict = NOT_JUDGED
+    prompts: tuple[str, ...] = ()  # of its corpus, for the playground; of versions of the registry alone
 
 
 class NothingToServe(BentoMLException):
@@ -69,7 +70,9 @@ def find(root: Path, *, serve_candidate: bool) -> ModelFolder:
     if is_bento(root):
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
         _refuse_unusable(folder, _NEEDED, "build the bento again with `bentoml build`")
-        return replace(folder, verdict=model_verdict.of_packed(root, folder.path, lambda: _version(folder.path)))
+        metadata = model_record.packed_metadata(folder.path)
+        verdict = model_verdict.of_packed(root, metadata, lambda: _version(folder.path))
+        return replace(folder, verdict=verdict, prompts=model_record.prompts(metadata))
     if champion := _champion(root):
         _refuse_unusable(champion, _NEEDED, "roll back to the previous one with `fresh registry rollback --why ...`")
         return champion
@@ -133,7 +136,8 @@ def _champion(root: Path) -> ModelFolder | None:
     except UserError as error:
         raise BentoMLException(f"no model to serve: {error}") from None
     why = f"the champion {short(champion.tag)} since {since}"
-    return ModelFolder(champion.folder, why, champion.version, follows=True, verdict=verdict)
+    prompts = model_record.prompts(champion.metadata)
+    return ModelFolder(champion.folder, why, champion.version, follows=True, verdict=verdict, prompts=prompts)
 
 
 def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:

@@ -1,14 +1,14 @@
 """What the verdict said of a model that may be served: promoted, forced, refused, or not judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline import paths, storage
-from pipeline.registry.model_version import VERSION_JSON, is_same_version
+from pipeline.registry.model_version import is_same_version
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 
@@ -55,9 +55,6 @@ class _Recorded(BaseModel):
     at: str
 
 
-_RECORDED = TypeAdapter(_Recorded)
-
-
 def of_champion(registry: Registry, champion: Version) -> ModelVerdict:
     """Return how a version became champion, by the history; a rollback to it does not change that."""
     for entry in reversed(registry.history()):
@@ -84,22 +81,16 @@ def of_candidate(root: Path, version: Callable[[], str]) -> ModelVerdict:
     return ModelVerdict("promoted" if content.promoted else "refused", tuple(content.reasons), content.at)
 
 
-def of_packed(root: Path, folder: Path, version: Callable[[], str]) -> ModelVerdict:
-    """Return the verdict that a bento holds: of its candidate, or in the record of a packed version."""
+def of_packed(root: Path, metadata: Mapping[str, Any], version: Callable[[], str]) -> ModelVerdict:
+    """Return the verdict that a bento holds: of its candidate, or in the metadata of a packed version."""
     verdict = of_candidate(root, version)
-    if verdict != NOT_JUDGED:
-        return verdict
-    try:
-        metadata = storage.read_json(folder / VERSION_JSON)["record"]["metadata"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return NOT_JUDGED
-    return _from_metadata(metadata)
+    return _from_metadata(metadata) if verdict == NOT_JUDGED else verdict
 
 
-def _from_metadata(metadata: object) -> ModelVerdict:
+def _from_metadata(metadata: Mapping[str, Any]) -> ModelVerdict:
     try:
-        recorded = _RECORDED.validate_python(metadata["verdict"])  # type: ignore[index]
-    except (ValidationError, KeyError, TypeError):
+        recorded = _Recorded.model_validate(metadata.get("verdict"))
+    except ValidationError:
         return NOT_JUDGED
     return _from_summary(recorded.summary, recorded.at, is_forced=recorded.forced is not None)
 

@@ -170,6 +170,7 @@ class About(BaseModel):
     engine: str | None
     context: Annotated[int | None, Field(description="The most tokens that prompt and completion may have together")]
     models: Annotated[list[str], Field(description="The values that a request's `model` may have")]
+    prompts: Annotated[list[str], Field(description="Beginnings of texts like those it was trained on, to try")]
     refused: RefusedVersion | None
     swaps: Annotated[int, Field(description="How many versions this worker has swapped in since it started")]
     links: Links = Links()

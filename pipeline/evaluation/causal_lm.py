@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from pipeline import params, paths
 from pipeline.evaluation import canaries, footprint, memorisation
 from pipeline.evaluation.diversity import Diversity
+from pipeline.evaluation.endings import label_endings
 from pipeline.evaluation.footprint import Footprint
 from pipeline.evaluation.generation import Prompts, generate, sample_prompts, select_prompts
 from pipeline.evaluation.measure import measure
@@ -123,6 +124,7 @@ class CausalLMSuite:
             },
             "text": measure(Diversity, data=prompts.continuations, tokenizer=data.tokenizer, ended=prompts.is_complete),
             "memorisation": shared,
+            "label_endings": asdict(labels) if (labels := label_endings(data.texts)) else None,
         }
 
     def details(self, data: CausalHeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def _status_routes(name: str, served: ServedModel, page: HTMLResponse) -> APIRou
             engine=loaded.engine.name if loaded else None,
             context=loaded.engine.context if loaded else None,
             models=served.names(),
+            prompts=list(folder.prompts) if loaded and folder else [],
             refused=_refused(served),
             swaps=served.swaps,
         )

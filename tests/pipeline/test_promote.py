@@ -234,6 +234,8 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     assert new.labels == {"data": f"{1:064x}", "git_revision": "b" * 40, "base": "starter", "corpus": "data/corpus.csv"}
     assert new.metadata["figures"]["gain_low"] > 0
     assert new.metadata["params"]["finetune"]["steps"] == 100
+    samples = json.loads(paths.SAMPLES.read_text())
+    assert new.metadata["prompts"] == [sample["prompt"] for sample in samples]
     assert json.loads(paths.VERDICT.read_text())["champion"]["version"] == old.version
     assert "Better than the champion" in paths.REPORT.read_text()
 

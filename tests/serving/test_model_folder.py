@@ -90,10 +90,11 @@ def test_a_bento_names_the_verdict_that_was_packed(tmp_path: Path, model: Path) 
     (tmp_path / "bento.yaml").touch()
     assert found(tmp_path / "src").verdict == NOT_JUDGED
     recorded = {"summary": "Promoted: Better than the base.", "forced": None, "at": "2026-01-02T03:04:05+00:00"}
-    record = {"record": {"metadata": {"verdict": recorded}}}
+    record = {"record": {"metadata": {"verdict": recorded, "prompts": ["My card", ""]}}}
     (packed / "version.json").write_text(json.dumps(record), encoding="utf-8")  # of a version of the registry
-    verdict = found(tmp_path / "src").verdict
-    assert verdict == ModelVerdict("promoted", ("Better than the base.",), recorded["at"])
+    folder = found(tmp_path / "src")
+    assert folder.verdict == ModelVerdict("promoted", ("Better than the base.",), recorded["at"])
+    assert folder.prompts == ("My card",)
     (packed / "version.json").unlink()
     write_verdict(tmp_path / "src", model_folder.version(packed), promoted=False)  # of a candidate
     assert found(tmp_path / "src", serve_candidate=False).verdict.outcome == "refused"

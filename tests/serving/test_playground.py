@@ -334,10 +334,14 @@ def test_while_there_is_no_champion_it_says_what_to_do_and_then_names_the_verdic
     tab.value("location.reload()")
     tab.until("document.getElementById('about')?.textContent === 'there is no champion; run `fresh promote`'")
     verdict = {"outcome": "refused", "reasons": ["It <i>loops</i>.", "It copies.", "Third."], "at": "2026-01-02"}
-    server.more = {"verdict": verdict}
+    server.more = {"verdict": verdict, "prompts": ["My card has not", "Another"]}
     tab.until("document.getElementById('about').textContent.startsWith('gpt2')")  # without a reload
     shown = tab.value("[document.getElementById('verdict').textContent, document.getElementById('verdict').className]")
     assert shown == ["Verdict: refused (2026-01-02). It <i>loops</i>. It copies.", "bad"]
+    assert tab.value("document.getElementById('prompt').value") == "My card has not"  # of the model's own corpus
+    tab.fill("prompt", "mine")
+    tab.run()  # which asks for what is served again
+    assert server.asked[-1]["prompt"] == tab.value("document.getElementById('prompt').value") == "mine"
 
 
 @needs_chromium
