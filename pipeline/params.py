@@ -145,6 +145,8 @@ class Evaluate(Section):
 class Gates(Section):
     """What a candidate must keep to, however low its perplexity."""
 
+    likeness: Positive
+    likeness_rise: Positive
     copied: Share
     extracted: Share
     membership: Positive

@@ -1,7 +1,7 @@
 """The suite of causal language models.
 
-Perplexity with its interval, variety of generated texts, copies from training rows, forgetting of general English, and
-samples.
+Perplexity with its interval, variety of generated texts, copies from training rows, likeness to real texts, forgetting
+of general English, and samples.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from pipeline.evaluation.diversity import Diversity
 from pipeline.evaluation.endings import label_endings
 from pipeline.evaluation.footprint import Footprint
 from pipeline.evaluation.generation import Prompts, generate, sample_prompts, select_prompts
+from pipeline.evaluation.likeness import Likeness, Texts
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import CorpusIndex, Memorisation
 from pipeline.evaluation.perplexity import Perplexity
@@ -42,6 +43,7 @@ class CausalHeldOutData(HeldOutData):
     training_texts: list[str]  # a sample of the training rows
     general_texts: list[str]  # plain English that comes with the project
     corpus: CorpusIndex  # of all training rows
+    likeness: Likeness  # the scale from real texts to nonsense
     tokenizer: PreTrainedTokenizerBase  # the base's: every model's texts are measured in its tokens
 
 
@@ -75,6 +77,7 @@ class CausalLMSuite:
             training_texts=memorisation.sample_training_texts(clean, config.membership_rows),
             general_texts=pd.read_csv(GENERAL, keep_default_na=False)["text"].tolist(),
             corpus=CorpusIndex(train["row"].tolist(), train["text"].tolist()),
+            likeness=_likeness(clean, prompts, config),
             tokenizer=tokenizer,
         )
 
@@ -95,6 +98,7 @@ class CausalLMSuite:
             Memorisation, data=texts, tokenizer=data.tokenizer, corpus=data.corpus, copied_tokens=config.copied_tokens
         )
         copies = metrics["memorisation"].pop("copies")
+        metrics["likeness"] = data.likeness.metrics(texts, ended, config.confidence)
         training_scores = score(model, tokenizer, data.training_texts, config.batch_tokens, config.stride)
         metrics["memorisation"]["membership"] = memorisation.membership_gap(training_scores, scores)
         if planted := _planted_canaries(folder):
@@ -125,6 +129,7 @@ class CausalLMSuite:
             "text": measure(Diversity, data=prompts.continuations, tokenizer=data.tokenizer, ended=prompts.is_complete),
             "memorisation": shared,
             "label_endings": asdict(labels) if (labels := label_endings(data.texts)) else None,
+            "likeness": data.likeness.reference_metrics(),
         }
 
     def details(self, data: CausalHeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -165,6 +170,12 @@ def _perplexity(
         with_scores=True,
         **config.model_dump(include={"batch_tokens", "stride", "resamples", "confidence", "seed"}),
     )
+
+
+def _likeness(clean: pd.DataFrame, prompts: Prompts, config: params.Evaluate) -> Likeness:
+    training_texts = memorisation.sample_training_texts(clean, len(clean))  # all of them, in random order
+    real = Texts([text.encode() for text in prompts.continuations], prompts.is_complete)
+    return Likeness(training_texts, prompts.texts, real, config.seed)
 
 
 def _warning(prompts: Prompts, config: params.Evaluate) -> str:

@@ -23,6 +23,7 @@ from pipeline.verdict.bound_tests import (
     Outcome,
 )
 from pipeline.verdict.groups import group_gate
+from pipeline.verdict.likeness import likeness_gate
 from pipeline.verdict.records import Comparison, GateResult, Metrics
 
 Figure = Callable[[Comparison], float | None]
@@ -153,7 +154,17 @@ class GroupGate:
         return group_gate(comparison, config)
 
 
+@dataclass(frozen=True)
+class LikenessGate:
+    """The bound on how far texts may be from real ones."""
+
+    def evaluate(self, comparison: Comparison, config: params.Promote) -> GateResult:
+        """Return the result."""
+        return likeness_gate(comparison, config)
+
+
 GATES: tuple[Gate, ...] = (
+    LikenessGate(),
     FigureGate(
         "copied",
         candidate("memorisation.copied"),

@@ -48,7 +48,7 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
     assert result["base"] == result["candidate"]
     assert result["base"]["version"] == content_version(paths.BASE)
     relied_upon = {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
-    assert set(result["base"]) == relied_upon | {"version", "general", "text", "memorisation"}
+    assert set(result["base"]) == relied_upon | {"version", "general", "text", "memorisation", "likeness"}
     assert set(result["test_rows"]["text"]) == set(result["base"]["text"])
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == [

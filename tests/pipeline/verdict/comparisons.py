@@ -20,6 +20,8 @@ CONFIG = params.Promote(
     false_promotions=0.05,
     min_gain=0.0,
     gates=params.Gates(
+        likeness=0.5,
+        likeness_rise=0.2,
         copied=0.1,
         extracted=0.0,
         membership=0.5,
@@ -59,6 +61,10 @@ def metrics(**changes: Any) -> dict[str, Any]:
         "bits_per_byte": 1.3,
         "general": {"bits_per_byte": 2.0},
         "text": {"repetition": 0.02, "loops": 0.0},
+        "likeness": {
+            "bits": {"figure": 2.2, "distance": 0.1, "low": 0.0, "high": 0.2, "nonsense": 4.0},
+            "words": {"figure": 0.07, "distance": 0.05, "low": -0.03, "high": 0.13, "nonsense": 0.45},
+        },
         "memorisation": {"copied": 0.01, "membership": 0.05},
         "bytes": 15e6,
         "seconds_a_token": 0.002,

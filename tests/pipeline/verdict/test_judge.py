@@ -54,7 +54,8 @@ def test_a_gain_beyond_noise_is_promoted_and_stated_with_its_interval_and_rows()
     assert verdict.reasons == [
         f"Better than the champion: perplexity falls by {gain} (95 % interval {low} to {high} on 2,000 test rows), by"
         f" at least {least} with 97.5 % confidence.",
-        "It keeps to every bound: copied, membership, repetition, loops, forgetting, size, latency, rolled_back.",
+        "It keeps to every bound: likeness, copied, membership, repetition, loops, forgetting, size, latency,"
+        " rolled_back.",
     ]
 
 

@@ -24,7 +24,7 @@ def test_json_has_the_keys_that_scripts_rely_on_and_no_nan() -> None:
     ]  # fmt: skip
     assert set(content["difference"]) >= {"gain", "low", "high", "nats", "rows", "confidence"}
     keys = ["name", "value", "low", "bound", "yardstick", "passed", "sentence", "would_change"]
-    assert [list(gate) for gate in content["gates"]] == [keys] * 8
+    assert [list(gate) for gate in content["gates"]] == [keys] * 9
     assert content["candidate"]["text"]["loops"] is None
 
 
