@@ -17,8 +17,8 @@ _PACKAGES = ("bench", "data", "deploy", "docs", "flows", "pipeline", "serving", 
 
 def commands() -> list[str]:
     """Return every module of the project that does something when it is run."""
-    found = [path for name in _PACKAGES for path in (ROOT / name).rglob("*.py")]
-    mains = [path for path in found if re.search(r"^if __name__ == .__main__.:", path.read_text("utf-8"), re.M)]
+    modules = [path for name in _PACKAGES for path in (ROOT / name).rglob("*.py")]
+    mains = [path for path in modules if re.search(r"^if __name__ == .__main__.:", path.read_text("utf-8"), re.M)]
     return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in mains)
 
 
@@ -55,8 +55,8 @@ def test_help_runs_nothing_and_an_unknown_option_is_refused(
 
 
 def test_the_search_for_commands_finds_those_of_every_package() -> None:
-    found = {module.split(".")[0] for module in commands()}
-    assert found == set(_PACKAGES)
+    packages = {module.split(".")[0] for module in commands()}
+    assert packages == set(_PACKAGES)
 
 
 def test_commands_end_by_the_one_function_that_gives_exit_codes() -> None:

@@ -214,8 +214,8 @@ def test_paths_outside_the_project_and_links_into_dvcs_cache_are_fine(
 
 def test_one_file_has_one_name(workspace: Workspace) -> None:
     workspace.set(data__path="./data//x/../mine.csv", watch__inbox="incoming/", base="./starter")
-    found = params.load()
-    assert (found.data.path, found.watch.inbox, found.base) == ("data/mine.csv", "incoming", "starter")
+    loaded = params.load()
+    assert (loaded.data.path, loaded.watch.inbox, loaded.base) == ("data/mine.csv", "incoming", "starter")
 
 
 @pytest.mark.parametrize(
