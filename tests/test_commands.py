@@ -59,6 +59,15 @@ def test_the_search_for_commands_finds_those_of_every_package() -> None:
     assert packages == set(_PACKAGES)
 
 
+def test_every_command_that_the_project_names_runs_something() -> None:
+    names = re.compile(rf"-m(?: |\", *\")((?:{'|'.join(_PACKAGES)})(?:\.[a-z_0-9]+)+|cli)\b")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = {name: (ROOT / name).read_text("utf-8", errors="ignore") for name in files if (ROOT / name).is_file()}
+    named = {(module, name) for name, text in texts.items() for module in names.findall(text)}
+    assert len(named) > 30
+    assert {(module, name) for module, name in named if module not in [*commands(), "cli"]} == set()
+
+
 def test_commands_end_by_the_one_function_that_gives_exit_codes() -> None:
     ends = re.compile(r"^if __name__ == .__main__.:\n    (?:command\.)?run(?:_stage)?\(main", re.M)
     others = [module for module in commands() if not ends.search((ROOT / f"{module.replace('.', '/')}.py").read_text())]
