@@ -259,7 +259,7 @@ def _write_artifacts(decision: "Decision | None") -> None:
 @task(name="bento", task_run_name="bento", cache_policy=NO_CACHE)
 def _pack(version: str) -> State[None]:
     """Pack the new champion as a bento with the same version."""
-    command = [sys.executable, "-m", "serving.pack", version]
+    command = [sys.executable, "-m", "cli", "pack", version]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     if result.returncode:
         return Failed(message=f"the version was promoted, but could not be packed as a bento: {_last_line(result)}")

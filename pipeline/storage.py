@@ -116,14 +116,14 @@ def open_lock(path: Path) -> IO[str]:
     return open(path, "a+", encoding="utf-8", opener=no_follow)
 
 
-def try_flock(file: IO[Any]) -> bool:
-    """Lock an open file unless another process holds its lock; return whether it is locked now.
+def try_flock(file: IO[Any] | int, *, wait: bool = False) -> bool:
+    """Lock an open file or folder unless another process holds its lock; return whether it is locked now.
 
     For a lock that children inherit with the descriptor and that holds until the last of them has closed it: a
-    `FileLock` would unlock it for all of them when its holder releases it.
+    `FileLock` would unlock it for all of them when its holder releases it. With `wait`, wait for the other process.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

@@ -4,7 +4,6 @@ The bento is built in a temporary folder under BENTOML_HOME and moved into Bento
 holds a complete bento or none, even if the command is killed. The next command deletes what a killed one left.
 """
 
-import fcntl
 import filecmp
 import os
 import shutil
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from bentoml.exceptions import BentoMLException
 
-from pipeline import paths
+from pipeline import paths, storage
 from pipeline.command import UserError, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
@@ -117,11 +116,9 @@ def _workspace() -> Iterator[_Workspace]:
     home.mkdir(exist_ok=True)
     lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not storage.try_flock(lock):
             warn("another bento is being packed; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            storage.try_flock(lock, wait=True)
         for left in home.glob("new-*"):
             shutil.rmtree(left)
         is_hidden = any(part.startswith(".") for part in home.parts)  # where BentoML refuses to build

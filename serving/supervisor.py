@@ -5,7 +5,6 @@ page that posts to the port, could make circus run a command. Here both are Unix
 """
 
 import atexit
-import fcntl
 import functools
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 
 from bentoml.exceptions import BentoMLException
 
+from pipeline import storage
 from serving import bentoml_internals, metric_store
 
 FOLDER_PREFIX = "gpt2-supervisor-"
@@ -74,7 +74,7 @@ def runtime_folder() -> Path:
     try:
         _delete_stale(temporary)
         folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=temporary))
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_EX)  # held open until the process ends
+        storage.try_flock(os.open(folder, os.O_RDONLY))  # held open until the process ends
         (folder / "metrics").mkdir()
         (folder / "temporary").mkdir()
     except OSError as error:
@@ -103,10 +103,8 @@ def _delete_stale(temporary: Path) -> None:
             continue  # another user's, or deleted just now
         try:
             stat = os.fstat(handle)
-            if stat.st_uid == os.geteuid() and stat.st_mtime < time.time() - _STALE_SECONDS:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_stale = stat.st_uid == os.geteuid() and stat.st_mtime < time.time() - _STALE_SECONDS
+            if is_stale and storage.try_flock(handle):  # else its server runs
                 shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # its server runs
         finally:
             os.close(handle)

@@ -14,14 +14,14 @@ def listening(pid: int) -> set[int | str]:
     UDP sockets count with their port. Abstract Unix sockets, whose names begin with @, have no owner: they count too.
     """
     process = psutil.Process(pid)
-    found: set[int | str] = set()
+    addresses: set[int | str] = set()
     for one in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess, FileNotFoundError):  # it has just ended
             for connection in one.net_connections("inet"):
                 if connection.laddr and connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
-                    found.add(connection.laddr.port)
-            found |= _unix(one.pid)
-    return found
+                    addresses.add(connection.laddr.port)
+            addresses |= _unix(one.pid)
+    return addresses
 
 
 def _unix(pid: int) -> set[str]:
@@ -30,12 +30,12 @@ def _unix(pid: int) -> set[str]:
     for handle in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             opened.add(str(handle.readlink()))
-    found = set()
+    addresses = set()
     for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()[1:]:
         _, _, _, flags, _, _, inode, *name = line.split(maxsplit=7)
         if int(flags, 16) & _ACCEPTS and f"socket:[{inode}]" in opened:
-            found.add(name[0] if name else "a socket without a name")
-    return found
+            addresses.add(name[0] if name else "a socket without a name")
+    return addresses
 
 
 def ports(pid: int) -> set[int]:

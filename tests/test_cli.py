@@ -58,8 +58,8 @@ def test_help_lists_every_command_and_loads_no_heavy_library() -> None:
 
 def test_check_reports_the_format_of_the_corpus_or_what_is_wrong_with_it(workspace: Workspace) -> None:
     workspace.write_corpus("text,mood\n" + "".join(f'"{line}",{number}\n' for number, line in enumerate(LINES * 5)))
-    found = json.loads(fresh("check", "--json"))
-    assert (found["format"], found["delimiter"], found["columns"]) == ("csv", ",", ["text", "mood"])
+    described = json.loads(fresh("check", "--json"))
+    assert (described["format"], described["delimiter"], described["columns"]) == ("csv", ",", ["text", "mood"])
     workspace.set(validate__column="txt")
     assert fresh("check", code=2).startswith("error: ")
     workspace.set(finetune__epochs=0)

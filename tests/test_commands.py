@@ -17,8 +17,8 @@ _PACKAGES = ("bench", "data", "deploy", "docs", "flows", "pipeline", "serving", 
 
 def commands() -> list[str]:
     """Return every module of the project that does something when it is run."""
-    found = [path for name in _PACKAGES for path in (ROOT / name).rglob("*.py")]
-    mains = [path for path in found if re.search(r"^if __name__ == .__main__.:", path.read_text("utf-8"), re.M)]
+    modules = [path for name in _PACKAGES for path in (ROOT / name).rglob("*.py")]
+    mains = [path for path in modules if re.search(r"^if __name__ == .__main__.:", path.read_text("utf-8"), re.M)]
     return sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in mains)
 
 
@@ -55,8 +55,17 @@ def test_help_runs_nothing_and_an_unknown_option_is_refused(
 
 
 def test_the_search_for_commands_finds_those_of_every_package() -> None:
-    found = {module.split(".")[0] for module in commands()}
-    assert found == set(_PACKAGES)
+    packages = {module.split(".")[0] for module in commands()}
+    assert packages == set(_PACKAGES)
+
+
+def test_every_command_that_the_project_names_runs_something() -> None:
+    names = re.compile(rf"-m(?: |\", *\")((?:{'|'.join(_PACKAGES)})(?:\.[a-z_0-9]+)+|cli)\b")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    texts = {name: (ROOT / name).read_text("utf-8", errors="ignore") for name in files if (ROOT / name).is_file()}
+    named = {(module, name) for name, text in texts.items() for module in names.findall(text)}
+    assert len(named) > 30
+    assert {(module, name) for module, name in named if module not in [*commands(), "cli"]} == set()
 
 
 def test_commands_end_by_the_one_function_that_gives_exit_codes() -> None:

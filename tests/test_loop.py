@@ -122,7 +122,7 @@ def test_the_service_serves_the_candidate_of_dvc_repro_if_asked_for(clone: Clone
     clone.run("git", "checkout", "-q", "params.yaml")
 
 
-def told(clone: Clone) -> str:
+def error(clone: Clone) -> str:
     """Return the one sentence with which `dvc repro` fails."""
     output = clone.run("dvc", "repro", code=255)
     assert "Traceback" not in output
@@ -132,24 +132,24 @@ def told(clone: Clone) -> str:
 
 def test_a_users_mistake_is_one_sentence_and_no_traceback(clone: Clone) -> None:
     clone.set(finetune__lerning_rate=1)
-    assert told(clone) == "error: params.yaml: finetune.lerning_rate: unknown key; did you mean learning_rate?"
+    assert error(clone) == "error: params.yaml: finetune.lerning_rate: unknown key; did you mean learning_rate?"
     clone.run("git", "checkout", "-q", "params.yaml")
 
     clone.set(base="no/such/model")
-    assert "there is no folder 'no/such/model' here" in told(clone)
+    assert "there is no folder 'no/such/model' here" in error(clone)
     clone.run("git", "checkout", "-q", "params.yaml")
 
     clone.set(validate__column="txt")
-    assert "no column 'txt' (validate.column); the header has 'id' (numbers), 'text' (text, " in told(clone)
+    assert "no column 'txt' (validate.column); the header has 'id' (numbers), 'text' (text, " in error(clone)
     clone.run("git", "checkout", "-q", "params.yaml")
 
     clone.set(data__path="data/none.csv")
-    assert "data/none.csv" in told(clone)
+    assert "data/none.csv" in error(clone)
     clone.run("git", "checkout", "-q", "params.yaml")
 
     (clone.folder / "data" / "empty.csv").touch()
     clone.set(data__path="data/empty.csv")
-    assert "data/empty.csv: the file is empty" in told(clone)
+    assert "data/empty.csv: the file is empty" in error(clone)
     clone.run("git", "checkout", "-q", "params.yaml")
     assert clone.ran(clone.run("dvc", "repro")) == []  # nothing was lost
 

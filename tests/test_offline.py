@@ -23,11 +23,11 @@ class Hub:
 
     def __init__(self) -> None:
         """Listen on a port that is free."""
-        asked = self.asked = list[str]()
+        paths = self.paths = list[str]()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked.append(self.path)
+                paths.append(self.path)
                 self.send_error(404)
 
             do_HEAD = do_GET  # noqa: N815 - as the library has it
@@ -66,19 +66,19 @@ def test_the_stage_base_asks_the_hub_also_below_a_process_that_is_offline(hub: H
     assert os.environ["HF_HUB_OFFLINE_BY_DEFAULT"] == "1"  # this process, as the flows are
     workspace.set(base=f"{NAME}@{40 * '0'}")
     assert "params.yaml: base: " in hub.run(BASE, workspace.folder)
-    assert any(NAME in path for path in hub.asked)
+    assert any(NAME in path for path in hub.paths)
 
 
 def test_the_stage_base_keeps_to_a_persons_own_word(hub: Hub, workspace: Workspace) -> None:
     workspace.set(base=f"{NAME}@{40 * '0'}")
     said = hub.run(BASE, workspace.folder, HF_HUB_OFFLINE="1", HF_HUB_OFFLINE_BY_DEFAULT="")
     assert "the Hugging Face hub cannot be reached" in said
-    assert hub.asked == []
+    assert hub.paths == []
 
 
 def test_nothing_else_asks_it(hub: Hub, tmp_path: Path) -> None:
     assert hub.run(FILE, tmp_path).startswith("huggingface_hub.errors.LocalEntryNotFoundError")
-    assert hub.asked == []
+    assert hub.paths == []
 
 
 def test_every_model_and_tokenizer_is_loaded_from_a_folder() -> None:

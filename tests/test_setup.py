@@ -48,8 +48,8 @@ def test_every_package_but_torch_is_locked_by_hash_at_the_version_of_the_constra
 
 def test_the_lock_satisfies_what_the_project_asks_for_and_names_no_index() -> None:
     extras = PROJECT["project"]["optional-dependencies"]
-    asked = [*PROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
-    for requirement in map(Requirement, asked):
+    required = [*PROJECT["project"]["dependencies"], *(line for lines in extras.values() for line in lines)]
+    for requirement in map(Requirement, required):
         assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), requirement
     assert PROJECT["build-system"]["requires"] == [f"setuptools=={PINS['setuptools']}"]
     for path in (*FILES, lock.BUILD_LOCK, lock.CONSTRAINTS):
@@ -111,16 +111,16 @@ def test_where_an_installation_ended_half_way_the_next_make_starts_anew(bare: Pa
 
 def test_the_sbom_names_every_installed_package_with_its_licence() -> None:
     done = subprocess.run([sys.executable, "-m", "deploy.sbom"], cwd=ROOT, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert (found["bomFormat"], found["specVersion"]) == ("CycloneDX", "1.6")
-    components = {component["name"]: component for component in found["components"]}
+    sbom = json.loads(done.stdout)
+    assert (sbom["bomFormat"], sbom["specVersion"]) == ("CycloneDX", "1.6")
+    components = {component["name"]: component for component in sbom["components"]}
     assert components["torch"]["purl"].startswith("pkg:pypi/torch@2.")
     assert components["bentoml"]["licenses"]
     assert {"vega", "vega-lite", "vega-embed"} <= components.keys()
-    refs = [component["bom-ref"] for component in found["components"]]
+    refs = [component["bom-ref"] for component in sbom["components"]]
     assert len(refs) == len(set(refs))
-    edges = {edge["ref"]: edge["dependsOn"] for edge in found["dependencies"]}
-    assert any(ref.startswith("pkg:pypi/torch@") for ref in edges[found["metadata"]["component"]["bom-ref"]])
+    edges = {edge["ref"]: edge["dependsOn"] for edge in sbom["dependencies"]}
+    assert any(ref.startswith("pkg:pypi/torch@") for ref in edges[sbom["metadata"]["component"]["bom-ref"]])
     assert {ref for targets in edges.values() for ref in targets} <= set(refs)
 
 
@@ -139,9 +139,9 @@ def test_the_page_of_plots_and_its_notices_come_from_one_installation_of_npm(tmp
         package = {"version": "1.2.3", "license": "ISC", "dependencies": dict.fromkeys(others, "1")}
         (folder / "package.json").write_text(json.dumps(package))
     (tmp_path / "d3-array" / "LICENSE").write_text("Copyright Mike")
-    found = plots_page.page(tmp_path)
-    assert "vega 1.2.3, vega-lite 1.2.3, vega-embed 1.2.3" in found
-    assert [line for line in found.splitlines() if "script of" in line] == [
+    html = plots_page.page(tmp_path)
+    assert "vega 1.2.3, vega-lite 1.2.3, vega-embed 1.2.3" in html
+    assert [line for line in html.splitlines() if "script of" in line] == [
         f"script of {name};" for name in plots_page.BUNDLED
     ]
     notices = plots_page.notices(tmp_path)

@@ -43,17 +43,19 @@ class _Loads(HTMLParser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [f"{tag} {value}" for name, value in attrs if name in ("src", "href") and LOADED in (value or "")]
+        self.loaded += [
+            f"{tag} {value}" for name, value in attrs if name in ("src", "href") and LOADED in (value or "")
+        ]
 
 
 def check_html(page: str) -> None:
     """Fail for a page that loads something of a text's choice, or shows what cannot be seen."""
     loads = _Loads()
     loads.feed(page)
-    assert loads.found == []
+    assert loads.loaded == []
     check_terminal(page)
 
 
@@ -109,20 +111,20 @@ def test_params_with_odd_values(workspace: Workspace, ended: Callable[..., str])
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Collect the artifacts that are written, instead of sending them to a server."""
-    found: list[tuple[Any, ...]] = []
+    created: list[tuple[Any, ...]] = []
 
     def take(content: Any, key: str, description: str) -> None:
-        found.append((content, key, description))
+        created.append((content, key, description))
 
     for module in (artifacts, rollback):
         monkeypatch.setattr(module, "create_markdown_artifact", take)
     monkeypatch.setattr(artifacts, "create_table_artifact", take)
-    return found
+    return created
 
 
-def check_artifacts(found: list[tuple[Any, ...]]) -> None:
+def check_artifacts(created: list[tuple[Any, ...]]) -> None:
     """Fail for an artifact that the UI, which shows a table's cells as they are, does not show as text."""
-    for content, key, description in found:
+    for content, key, description in created:
         check_markdown(description)
         if isinstance(content, str):
             check_markdown(content)
@@ -140,13 +142,13 @@ def test_a_registry_with_odd_reasons_names_and_labels(
 ) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(workspace.folder / "bentoml"))
     monkeypatch.setenv("LOGNAME", MARK)
-    ours = Registry()
+    store = Registry()
     tag = None
     for number in range(4):
         folder = Path(shutil.copytree(tiny_gpt2, workspace.folder / f"model-{number}"))
         (folder / "manifest.json").write_text(json.dumps({"number": number, "corpus": MARK}))
-        version = ours.add(folder, {"data": MARK}, {"figures": {"perplexity": 9.5}, "why": MARK})
-        ours.move(version, expected=tag, action="promote", why=f"{MARK}\n{MARK}")
+        version = store.add(folder, {"data": MARK}, {"figures": {"perplexity": 9.5}, "why": MARK})
+        store.move(version, expected=tag, action="promote", why=f"{MARK}\n{MARK}")
         tag = version.tag
     for arguments in (
         ["list"],
@@ -162,7 +164,7 @@ def test_a_registry_with_odd_reasons_names_and_labels(
 
     state = rollback.rollback.fn(why=MARK)
     check_terminal(state.message or "")
-    artifacts.versions(ours)
+    artifacts.versions(store)
     check_artifacts(written)
     assert {key for _, key, _ in written} == {"rollback", "versions"}
 
@@ -192,8 +194,8 @@ def test_models_and_manifests_with_odd_texts(
     artifacts.verdict(Decision(judged, Registry(), None, None))
     check_artifacts(written)
     check_markdown(evaluate._page([dict.fromkeys(("prompt", *evaluate.MODELS), MARK)]))
-    found = drift.Drift(1.2, 1.1, 1.3, 200, 1.05, True, MARK, 12.0, 10.0)
-    check_markdown(found.markdown(MARK))
+    measured = drift.Drift(1.2, 1.1, 1.3, 200, 1.05, True, MARK, 12.0, 10.0)
+    check_markdown(measured.markdown(MARK))
 
 
 def test_commit_messages_notices_and_logs() -> None:

@@ -88,8 +88,8 @@ class Planted:
 
     def set(self, file: str, **settings: object) -> None:
         path = self.folder / file
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        path.write_text(json.dumps(found | settings), encoding="utf-8")
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        path.write_text(json.dumps(config | settings), encoding="utf-8")
 
 
 @pytest.fixture

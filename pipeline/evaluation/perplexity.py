@@ -87,7 +87,7 @@ class Perplexity(evaluate.Measurement):
             reference_urls=["https://huggingface.co/docs/transformers/perplexity"],
         )
 
-    def _compute(
+    def _compute(  # noqa: PLR0913 - evaluate.EvaluationModule passes its figures' settings as arguments
         self,
         data: list[str],
         model: PreTrainedModel,

@@ -24,8 +24,8 @@ def use_varlen_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(_NAME)
 
 
-def varlen_attention(
-    module: torch.nn.Module,  # noqa: ARG001 - transformers passes these arguments to every attention
+def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to every attention
+    module: torch.nn.Module,  # noqa: ARG001
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

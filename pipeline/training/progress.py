@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline import storage
+from pipeline.command import UserError
+
 _INTERVAL = 1.0  # seconds between two lines about steps, so that the file stays small
 
 
@@ -42,8 +45,7 @@ class ProgressWriter:
     def __init__(self, path: Path, step: int, interval: float = _INTERVAL) -> None:
         """Start the file anew for a training that is at `step`; a line about steps at most every `interval` seconds."""
         with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("", encoding="utf-8")
+            storage.write_atomic(path, "")
         self._path, self._interval = path, interval
         self._first_step, self._began = step, time.monotonic()
         self._written = -math.inf
@@ -68,8 +70,11 @@ class ProgressWriter:
         self._append(epoch=epoch, validation_loss=_finite(validation_loss))
 
     def _append(self, **fields: Any) -> None:
-        # A full disk must not end the training.
-        with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
+        # A full disk, or a link planted at the name, must not end the training.
+        with (
+            suppress(OSError, UserError),
+            open(self._path, "a", encoding="utf-8", opener=storage.no_follow) as file,
+        ):
             file.write(json.dumps({"time": time.time(), **fields}) + "\n")
 
 

@@ -261,8 +261,8 @@ def test_each_way_to_train_learns_and_ends_in_a_plain_model(stage: Workspace, se
 
 def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
     model = TASK.load_for_training(tiny_gpt2, dropout=0.3)
-    found = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
-    assert found == {0.3}
+    rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
 
 
 @pytest.mark.slow

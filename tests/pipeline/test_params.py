@@ -244,8 +244,8 @@ def test_a_mistake_in_the_prompts_of_the_corpus_is_named(workspace: Workspace) -
 
 def test_one_file_has_one_name(workspace: Workspace) -> None:
     workspace.set(data__path="./data//x/../mine.csv", watch__inbox="incoming/", base="./starter")
-    found = params.load()
-    assert (found.data.path, found.watch.inbox, found.base) == ("data/mine.csv", "incoming", "starter")
+    loaded = params.load()
+    assert (loaded.data.path, loaded.watch.inbox, loaded.base) == ("data/mine.csv", "incoming", "starter")
 
 
 @pytest.mark.parametrize(

@@ -463,13 +463,13 @@ Ask = Callable[..., int]
 def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Return what runs the command in this process, which has imported torch already, and returns its exit code."""
 
-    def asked(*arguments: str) -> int:
+    def run_command(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["fresh", "promote", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.main()
         return int(ended.value.code or 0)
 
-    return asked
+    return run_command
 
 
 def test_the_command_prints_its_verdict_as_text_and_as_json(

@@ -255,8 +255,8 @@ def test_the_image_of_a_bento_serves_as_nobody_from_a_read_only_disk(checkout: P
             assert run(TOOL, "exec", "fresh-gpt2-test", "id", "-u").strip() == "1034"
             run(TOOL, "stop", "--time", "45", "fresh-gpt2-test")
         assert process.wait(300) == 0
-    with running(image, tmp_path, "python", "-c", "import torch; print(torch.version.cuda)") as asked:
-        assert asked.wait(600) == 0
+    with running(image, tmp_path, "python", "-c", "import torch; print(torch.version.cuda)") as printer:
+        assert printer.wait(600) == 0
     assert (tmp_path / "log").read_text(encoding="utf-8").strip() == "None"
     kind = {"buildah": ["--type", "image"]}.get(TOOL, [])
     assert "/readyz" in run(TOOL, "inspect", *kind, image)  # the image's own health check

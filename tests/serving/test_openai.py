@@ -216,10 +216,10 @@ def test_the_end_token_is_listed_so_that_tokens_can_be_counted(client: TestClien
 @pytest.mark.parametrize("logprobs", [None, 2])
 @pytest.mark.parametrize("echo", [False, True])
 def test_a_stream_joined_is_the_answer(client: TestClient, logprobs: int | None, echo: bool) -> None:
-    wanted: dict[str, Any] = {"prompt": [PROMPT, "My"], "n": 2, "max_tokens": 24, "logprobs": logprobs, "echo": echo}
-    wanted["stop"] = texts(client, **wanted)[0][-3:-1]
-    whole = complete(client, **wanted).json()
-    *parts, last = events(client, stream_options={"include_usage": True}, **wanted)
+    request: dict[str, Any] = {"prompt": [PROMPT, "My"], "n": 2, "max_tokens": 24, "logprobs": logprobs, "echo": echo}
+    request["stop"] = texts(client, **request)[0][-3:-1]
+    whole = complete(client, **request).json()
+    *parts, last = events(client, stream_options={"include_usage": True}, **request)
     assert last["choices"] == []
     assert last["usage"] == whole["usage"]
     assert all(part["usage"] is None for part in parts)
@@ -441,9 +441,9 @@ def test_a_disconnect_or_a_failing_choice_cancels_all_choices(tokenizer: Tokeniz
         assert all(one.cancelled for one in engine.streams)
         assert served.leases == 0
         if end == "one choice fails":
-            told = b"".join(message.get("body", b"") for message in sent)
-            assert b"too warm" in told
-            assert b"[DONE]" not in told
+            received = b"".join(message.get("body", b"") for message in sent)
+            assert b"too warm" in received
+            assert b"[DONE]" not in received
 
     asyncio.run(run())
 
@@ -476,8 +476,8 @@ def test_the_sdk_lists_models(sdk: openai.OpenAI) -> None:
 
 @pytest.mark.integration
 def test_the_sdk_completes(sdk: openai.OpenAI) -> None:
-    wanted: dict[str, Any] = {"model": "champion", "prompt": [PROMPT, "My"], "n": 2, "max_tokens": 8, "seed": 1}
-    answer = sdk.completions.create(**wanted, logprobs=2, echo=True, user="me", extra_body={"top_k": 50})
+    request: dict[str, Any] = {"model": "champion", "prompt": [PROMPT, "My"], "n": 2, "max_tokens": 8, "seed": 1}
+    answer = sdk.completions.create(**request, logprobs=2, echo=True, user="me", extra_body={"top_k": 50})
     assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
     assert answer.choices[0].text.startswith(PROMPT)
     logprobs = answer.choices[0].logprobs
@@ -488,17 +488,17 @@ def test_the_sdk_completes(sdk: openai.OpenAI) -> None:
     assert answer.usage
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     assert answer == sdk.completions.create(
-        **wanted, logprobs=2, echo=True, extra_body={"top_k": 50}
+        **request, logprobs=2, echo=True, extra_body={"top_k": 50}
     ).model_copy(update={"id": answer.id, "created": answer.created})  # fmt: skip
-    with_raw = sdk.completions.with_raw_response.create(**wanted)
+    with_raw = sdk.completions.with_raw_response.create(**request)
     assert with_raw.headers["x-model-version"] == answer.model
 
 
 @pytest.mark.integration
 def test_the_sdk_streams_with_usage(sdk: openai.OpenAI) -> None:
-    wanted: dict[str, Any] = {"model": "champion", "prompt": PROMPT, "max_tokens": 16, "seed": 1}
-    whole = sdk.completions.create(**wanted)
-    parts = list(sdk.completions.create(**wanted, stream=True, stream_options={"include_usage": True}))
+    request: dict[str, Any] = {"model": "champion", "prompt": PROMPT, "max_tokens": 16, "seed": 1}
+    whole = sdk.completions.create(**request)
+    parts = list(sdk.completions.create(**request, stream=True, stream_options={"include_usage": True}))
     assert "".join(choice.text for part in parts for choice in part.choices) == whole.choices[0].text
     assert parts[-1].usage == whole.usage
     assert parts[-2].choices[0].finish_reason == whole.choices[0].finish_reason

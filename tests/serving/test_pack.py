@@ -105,16 +105,16 @@ def imported(file: Path) -> Iterator[str]:
 
 def required(requirements: Path) -> set[str]:
     """Return the packages that come with the requirements, at the versions that are installed here."""
-    found: set[str] = set()
+    names: set[str] = set()
     lines = requirements.read_text(encoding="utf-8").splitlines()
     todo = [Requirement(line) for line in lines if line and line[0] not in "#-"]
     while todo:
         one = todo.pop()
         name = re.sub(r"[-_.]+", "-", one.name).lower()
-        if name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
-            found.add(name)
+        if name not in names and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            names.add(name)
             todo += [Requirement(line) for line in requires(one.name) or []]
-    return found
+    return names
 
 
 def healthy(dockerfile: list[str], port: int) -> bool:
@@ -215,14 +215,14 @@ def test_a_missing_linked_or_damaged_model_is_refused_with_a_sentence_and_leaves
 
 def test_code_that_does_not_start_is_refused_with_bentomls_message(checkout: Path, home: Path) -> None:
     (checkout / "service.py").write_text("import nothing_of_this_name\n", encoding="utf-8")
-    told = refusal("candidate", cwd=checkout, home=home)
-    assert told.startswith("error: `bentoml build` made no bento: ")
-    assert "nothing_of_this_name" in told
+    sentence = refusal("candidate", cwd=checkout, home=home)
+    assert sentence.startswith("error: `bentoml build` made no bento: ")
+    assert "nothing_of_this_name" in sentence
 
 
 def test_outside_a_project_it_says_where_to_run(tmp_path: Path, home: Path) -> None:
-    told = refusal("candidate", cwd=tmp_path, home=home)
-    assert told == "error: params.yaml is not here; run the command from the repository's root\n"
+    sentence = refusal("candidate", cwd=tmp_path, home=home)
+    assert sentence == "error: params.yaml is not here; run the command from the repository's root\n"
 
 
 def test_a_bento_of_other_code_or_a_damaged_one_is_packed_again(checkout: Path, home: Path) -> None:

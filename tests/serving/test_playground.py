@@ -54,7 +54,7 @@ class Server:
         self.pause = 0.0  # seconds before each event
         self.finish = "length"
         self.ending = "done"  # error: an error event; cut: the stream ends early; refused: no stream
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.gone = threading.Event()  # a client went away in mid-stream
 
     def locked(self, request: Request) -> JSONResponse | None:
@@ -64,19 +64,19 @@ class Server:
 
     async def about(self, request: Request) -> Response:
         refused = {"version": "bad0bad0bad0", "reason": "it writes <b>nothing</b>", "at": "2026-11-22T00:00:00+00:00"}
-        found = {"name": "gpt2", "status": "up", "model": "0123456789ab", "data": "0" * 64, "engine": "stand-in"}
+        answer = {"name": "gpt2", "status": "up", "model": "0123456789ab", "data": "0" * 64, "engine": "stand-in"}
         more = {"why": "the champion", "refused": refused, "models": self.models, "context": self.context}
-        return self.locked(request) or JSONResponse({**found, **more, **self.more})
+        return self.locked(request) or JSONResponse({**answer, **more, **self.more})
 
     async def generate(self, request: Request) -> Response:
         body = await request.json()
-        self.asked.append(body)
+        self.requests.append(body)
         if refused := self.locked(request):
             return refused
         if self.ending == "refused":
             return problem(429, "the queue is full", {"Retry-After": "7"})
-        wanted = {name: value for name, value in body.items() if name != "stream"}
-        text = f" {HOSTILE} {json.dumps(wanted, ensure_ascii=False)}"
+        sampling = {name: value for name, value in body.items() if name != "stream"}
+        text = f" {HOSTILE} {json.dumps(sampling, ensure_ascii=False)}"
         last = {
             "finish_reason": self.finish, "usage": {"prompt_tokens": 5, "completion_tokens": len(text)},
             "model": f"version of {body.get('model')}", "data": "0" * 64, "seed": body["seed"], "engine": "stand-in",
@@ -191,44 +191,44 @@ class Tab(Browser):
 
     def texts(self) -> list[str]:
         """Return what was written, by column."""
-        found: list[str] = self.value("[...document.querySelectorAll('.text')].map(one => one.textContent)")
-        return found
+        values: list[str] = self.value("[...document.querySelectorAll('.text')].map(one => one.textContent)")
+        return values
 
     def figures(self) -> list[dict[str, str]]:
         """Return the figures, by column."""
-        found: list[dict[str, str]] = self.value(
+        values: list[dict[str, str]] = self.value(
             "[...document.querySelectorAll('dl')].map(list => Object.fromEntries("
             "[...list.querySelectorAll('dt')].map(name => [name.textContent, name.nextSibling.textContent])))"
         )
-        return found
+        return values
 
     def code(self, kind: str, column: int = 0) -> str:
         """Return the code that the page shows, as chosen."""
         for name, value in (("kind", kind), ("which", str(column))):
             field = f"document.getElementById('{name}')"
             self.value(f"{field}.value = '{value}'; {field}.dispatchEvent(new Event('change'))")
-        found: str = self.value("document.getElementById('line').textContent")
-        return found
+        line: str = self.value("document.getElementById('line').textContent")
+        return line
 
     def hosts(self) -> set[str]:
-        """Return the origins that anything was asked of."""
+        """Return the origins of all requests."""
         self.value("0")  # reads the events that have come in
-        asked = [
+        urls = [
             event["params"]["request"]["url"] for event in self.events if event["method"] == "Network.requestWillBeSent"
         ]
-        return {"/".join(url.split("/")[:3]) for url in asked if not url.startswith(("data:", "about:"))}
+        return {"/".join(url.split("/")[:3]) for url in urls if not url.startswith(("data:", "about:"))}
 
     def complaints(self) -> list[str]:
         """Return errors and warnings of the console, exceptions and what the page's policy stopped."""
-        found = []
+        errors = []
         for event in self.events:
             if event["method"] == "Runtime.exceptionThrown":
-                found.append(json.dumps(event["params"]["exceptionDetails"]))
+                errors.append(json.dumps(event["params"]["exceptionDetails"]))
             elif event["method"] == "Runtime.consoleAPICalled" and event["params"]["type"] in ("error", "warning"):
-                found.append(json.dumps(event["params"]["args"]))
+                errors.append(json.dumps(event["params"]["args"]))
             elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"):
-                found.append(event["params"]["entry"]["text"])
-        return found
+                errors.append(event["params"]["entry"]["text"])
+        return errors
 
 
 @pytest.fixture(scope="module")
@@ -306,14 +306,14 @@ def test_it_fits_the_screen_before_and_after_three_models_wrote(
 def test_bounds_defaults_and_hints_are_those_of_the_schema(tab: Tab) -> None:
     for name, field in BODY.model_json_schema()["properties"].items():
         if "default" in field and field.get("type") in ("integer", "number"):
-            found = tab.value(
+            bounds = tab.value(
                 f"(box => box && [+box.value, +box.max, document.getElementById('about-{name}').textContent])"
                 f"(document.getElementById('{name}'))"
             )
             if name in ("presence_penalty", "frequency_penalty"):
-                assert found is None
+                assert bounds is None
             else:
-                assert found == [field["default"], field["maximum"], field["description"]]
+                assert bounds == [field["default"], field["maximum"], field["description"]]
 
 
 @needs_chromium
@@ -324,7 +324,7 @@ def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, serve
     tab.until("document.getElementById('max_new_tokens')?.max === '99'")
     assert tab.value("document.getElementById('max_new_tokens').value") == "99"  # the default is 128
     tab.run()
-    assert server.asked[-1]["max_new_tokens"] == 99
+    assert server.requests[-1]["max_new_tokens"] == 99
 
 
 @needs_chromium
@@ -353,7 +353,7 @@ def test_slider_and_box_move_together_and_defaults_come_back(tab: Tab, server: S
     tab.fill("temperature", "4.5")
     assert tab.value("document.activeElement.previousSibling.value") == "2"  # the slider goes as far as is of use
     tab.run()
-    assert server.asked[-1]["temperature"] == 4.5
+    assert server.requests[-1]["temperature"] == 4.5
     tab.value("document.querySelector('[type=reset]').click()")
     assert tab.value("document.getElementById('temperature').value") == "0.6"
     assert tab.value("document.getElementById('temperature').previousSibling.value") == "0.6"
@@ -406,8 +406,8 @@ def test_text_streams_in_and_stays_text(tab: Tab, server: Server) -> None:
     assert len(set(seen)) > 3
     assert seen == sorted(seen)
     [text] = tab.texts()
-    wanted = {name: value for name, value in server.asked[0].items() if name != "stream"}
-    assert text == f" {HOSTILE} {json.dumps(wanted, ensure_ascii=False)}"
+    sampling = {name: value for name, value in server.requests[0].items() if name != "stream"}
+    assert text == f" {HOSTILE} {json.dumps(sampling, ensure_ascii=False)}"
     assert tab.value("document.querySelectorAll('img, .text *').length") == 0
     assert tab.value("document.title") == "Playground"
     assert tab.value("document.querySelectorAll('#refused *').length") == 0
@@ -417,23 +417,23 @@ def test_text_streams_in_and_stays_text(tab: Tab, server: Server) -> None:
 def test_an_answer_has_version_times_speed_tokens_and_finish_reason(tab: Tab, server: Server) -> None:
     server.pause = 0.05
     tab.run()
-    [found] = tab.figures()
-    assert list(found) == ["version", "first token", "total", "speed", "tokens", "finish", "seed", "engine"]
-    first, total = (float(found[name].split()[0]) for name in ("first token", "total"))
-    written = int(found["tokens"].split()[2])
+    [figures] = tab.figures()
+    assert list(figures) == ["version", "first token", "total", "speed", "tokens", "finish", "seed", "engine"]
+    first, total = (float(figures[name].split()[0]) for name in ("first token", "total"))
+    written = int(figures["tokens"].split()[2])
     assert 0.05 <= first < total
-    assert float(found["speed"].split()[0]) == pytest.approx(written / total, rel=0.02)
-    assert found["seed"] == str(server.asked[0]["seed"])
-    assert (found["version"], found["finish"]) == ("version of None"[:12], "stopped at the limit")
+    assert float(figures["speed"].split()[0]) == pytest.approx(written / total, rel=0.02)
+    assert figures["seed"] == str(server.requests[0]["seed"])
+    assert (figures["version"], figures["finish"]) == ("version of None"[:12], "stopped at the limit")
 
 
 @needs_chromium
 def test_a_text_that_was_stopped_at_the_limit_is_continued_by_its_model_in_its_place(tab: Tab, server: Server) -> None:
     tab.run()
-    [first], [asked] = tab.texts(), server.asked
+    [first], [request] = tab.texts(), server.requests
     tab.click("Continue")
     tab.until("document.getElementById('state').textContent === 'Done.'")
-    assert server.asked[1] == {**asked, "prompt": asked["prompt"] + first}
+    assert server.requests[1] == {**request, "prompt": request["prompt"] + first}
     [both] = tab.texts()
     assert both.startswith(first)
     assert len(both) > 2 * len(first)
@@ -453,10 +453,10 @@ def test_models_write_side_by_side_at_one_seed_and_those_that_are_not_there_are_
     tab.until("!document.getElementById('models').hidden")
     assert tab.value("[...document.querySelectorAll('#names label')].map(one => one.textContent)") == server.models[1:]
     tab.value("document.querySelectorAll('#names input').forEach(box => { if (!box.checked) box.click(); })")
-    server.asked.clear()
+    server.requests.clear()
     tab.run()
-    assert [body["model"] for body in server.asked] == ["champion", "previous", "base"]
-    assert len({body["seed"] for body in server.asked}) == 1
+    assert [body["model"] for body in server.requests] == ["champion", "previous", "base"]
+    assert len({body["seed"] for body in server.requests}) == 1
     assert [figures["version"] for figures in tab.figures()] == [
         f"version of {name}"[:12] for name in server.models[1:]
     ]
@@ -464,7 +464,7 @@ def test_models_write_side_by_side_at_one_seed_and_those_that_are_not_there_are_
     assert len(set(boxes)) == 1
     tab.value("document.querySelectorAll('#names input').forEach(box => box.click())")
     tab.press("Enter", control=True)
-    assert len(server.asked) == 3  # with no model chosen there is no run
+    assert len(server.requests) == 3  # with no model chosen there is no run
     assert tab.value("document.querySelector('#names input').validationMessage") == "Choose a model."
 
 
@@ -472,12 +472,12 @@ def test_models_write_side_by_side_at_one_seed_and_those_that_are_not_there_are_
 def test_each_run_draws_a_seed_unless_it_is_kept(tab: Tab, server: Server) -> None:
     tab.run()
     tab.run()
-    assert server.asked[0]["seed"] != server.asked[1]["seed"]
+    assert server.requests[0]["seed"] != server.requests[1]["seed"]
     tab.fill("seed", "4294967295")
     tab.value("document.getElementById('keep').click()")
     tab.run()
     tab.run()
-    assert [body["seed"] for body in server.asked[2:]] == [4294967295] * 2
+    assert [body["seed"] for body in server.requests[2:]] == [4294967295] * 2
     tab.value("document.getElementById('draw').click()")
     assert tab.value("document.getElementById('seed').value") != "4294967295"
 
@@ -486,7 +486,7 @@ def test_each_run_draws_a_seed_unless_it_is_kept(tab: Tab, server: Server) -> No
 def test_stop_strings_stand_one_a_line_with_escapes(tab: Tab, server: Server) -> None:
     tab.fill("strings", "\\n\\n\n\nTHE END\n\\\\n\\x")
     tab.run()
-    assert server.asked[0]["stop"] == ["\n\n", "THE END", "\\n\\x"]
+    assert server.requests[0]["stop"] == ["\n\n", "THE END", "\\n\\x"]
 
 
 @needs_chromium
@@ -496,7 +496,7 @@ def test_a_value_out_of_bounds_is_not_sent_and_shown_even_where_settings_are_clo
     tab.press("Enter", control=True)
     assert tab.value("document.getElementById('settings').open") is True
     assert tab.value("document.activeElement.id") == "temperature"
-    assert server.asked == []
+    assert server.requests == []
 
 
 @needs_chromium
@@ -512,7 +512,7 @@ def test_escape_stops_and_the_text_so_far_stays(tab: Tab, server: Server) -> Non
     tab.until("document.getElementById('state').textContent === 'Stopped.'")
     assert server.gone.wait(PATIENCE)
     assert [figures["finish"] for figures in tab.figures()] == ["stopped by you"] * 2
-    assert len(server.asked) == 1  # the second was never asked
+    assert len(server.requests) == 1  # the second was never asked
     assert tab.texts()[0].startswith(" <img")
 
 
@@ -608,8 +608,8 @@ def test_the_shown_code_repeats_the_request_and_gets_the_same_text(tab: Tab, ser
     tab.fill("strings", "'\\n\\n\n$(id)")
     tab.run()
     [text] = tab.texts()
-    asked = server.asked.pop()
-    assert asked["prompt"] == AWKWARD
+    request = server.requests.pop()
+    assert request["prompt"] == AWKWARD
     for line in (tab.code("curl"), tab.code("streamed"), tab.code("httpx")):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\u2028\U000e0041]", line)
     assert json.loads(in_shell(tab.code("curl"), tmp_path))["text"] == text
@@ -617,7 +617,7 @@ def test_the_shown_code_repeats_the_request_and_gets_the_same_text(tab: Tab, ser
     assert events[-2:] == ["data: [DONE]", ""]
     assert "".join(json.loads(event.removeprefix("data: "))["text"] for event in events[:-2]) == text
     assert in_python(tab.code("httpx"), tmp_path) == text
-    assert [{**body, "stream": True} for body in server.asked] == [asked] * 3
+    assert [{**body, "stream": True} for body in server.requests] == [request] * 3
 
 
 @needs_chromium

@@ -84,9 +84,9 @@ class Clients:
             while not self._stop.is_set():
                 begun = time.monotonic()
                 answer = client.post("/generate", json=GREEDY)
-                told = answer.json()
+                content = answer.json()
                 self.answers.append(
-                    Answer(begun, time.monotonic(), answer.status_code, told.get("model"), told.get("text"))
+                    Answer(begun, time.monotonic(), answer.status_code, content.get("model"), content.get("text"))
                 )
 
     def stop(self) -> None:

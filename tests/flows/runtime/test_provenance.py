@@ -34,8 +34,8 @@ import json
 from pathlib import Path
 from pipeline import params
 from pipeline.revision import git_revision
-wanted = params.load()
-made = {"git_revision": git_revision(), "text": Path(wanted.data.path).read_text() * wanted.finetune.epochs}
+config = params.load()
+made = {"git_revision": git_revision(), "text": Path(config.data.path).read_text() * config.finetune.epochs}
 Path("models/candidate").mkdir(parents=True)
 Path("models/candidate/manifest.json").write_text(json.dumps(made))
 """

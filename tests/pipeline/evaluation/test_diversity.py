@@ -79,8 +79,8 @@ def test_self_bleu_counted_by_hand(words) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_self_bleu_is_sacrebleus_of_each_text_against_all_others(seed: int) -> None:
-    drawn = random.Random(seed)
-    ids = [[drawn.randrange(8) for _ in range(drawn.randrange(1, 30))] for _ in range(20)]
+    generator = random.Random(seed)
+    ids = [[generator.randrange(8) for _ in range(generator.randrange(1, 30))] for _ in range(20)]
     ids.append(ids[0])  # and two that are the same
     lines = [" ".join(map(str, text)) for text in ids]
     bleu = sacrebleu.BLEU(tokenize="none", effective_order=True)
@@ -132,11 +132,11 @@ def test_a_loop_is_found_wherever_its_definition_read_out_finds_one() -> None:
             for period in range(1, min(32, size // 3) + 1)
         )
 
-    drawn = random.Random(1)
+    generator = random.Random(1)
     verdicts = []
     for _ in range(300):
-        turn = [drawn.randrange(3) for _ in range(drawn.randrange(1, 12))]
-        tokens = [drawn.randrange(3) for _ in range(drawn.randrange(5))] + (turn * 8)[: drawn.randrange(40)]
+        turn = [generator.randrange(3) for _ in range(generator.randrange(1, 12))]
+        tokens = [generator.randrange(3) for _ in range(generator.randrange(5))] + (turn * 8)[: generator.randrange(40)]
         verdicts.append(read_out(tokens))
         assert ends_in_a_loop(tokens) == verdicts[-1]
     assert 50 < sum(verdicts) < 250
@@ -207,9 +207,9 @@ def test_it_says_nothing(words, capfd: pytest.CaptureFixture[str], caplog: pytes
 
 
 def test_a_thousand_texts_take_less_than_a_second_or_two(tokenizer) -> None:
-    drawn = random.Random(0)
+    generator = random.Random(0)
     vocabulary = " ".join(LINES).split()
-    texts = [" ".join(drawn.choices(vocabulary, k=45)) for _ in range(1000)]
+    texts = [" ".join(generator.choices(vocabulary, k=45)) for _ in range(1000)]
     start = time.process_time()
     of(tokenizer, *texts)
     assert time.process_time() - start < 2

@@ -93,7 +93,7 @@ def test_list_shows_damage_and_the_error_names_the_command_that_fixes_it(registr
     assert listed["champion"] is None
     assert "config.json is missing" in listed["versions"][0]["state"]
     error = command("show", "champion", code=2)
-    suggested = re.search(r"`python -m pipeline\.registry (.+)`", error)
+    suggested = re.search(r"`fresh registry (.+)`", error)
     assert suggested
     command(*suggested[1].replace('"..."', "damaged").split())
     assert registry.champion() == old

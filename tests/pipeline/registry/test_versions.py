@@ -127,7 +127,7 @@ def test_a_damaged_version_is_refused_with_its_file_and_the_last_good_version(
     old, new = promote(registry, "old"), promote(registry, "new")
     damage, sentence = DAMAGES[kind]
     damage(new.folder / name)
-    match = rf"{new.tag} is damaged: {new.folder / name} {sentence}.*; the last good version is {old.tag}: `python"
+    match = rf"{new.tag} is damaged: {new.folder / name} {sentence}.*; the last good version is {old.tag}: `fresh"
     for act in (registry.champion, lambda: registry.verify("champion"), lambda: registry.verify(new.version)):
         with pytest.raises(UserError, match=match):
             act()

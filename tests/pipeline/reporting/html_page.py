@@ -71,6 +71,6 @@ def measured_in_browser(folder: Path, html: str, width: int) -> tuple[list[Any],
          "--window-size=1600,3200", "--virtual-time-budget=5000", "--dump-dom", probe.as_uri()],
         capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', done.stdout)
-    assert found, done.stdout[-2000:]
-    return json.loads(found[1]), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    output = re.search(r'<pre id="out">(.*?)</pre>', done.stdout)
+    assert output, done.stdout[-2000:]
+    return json.loads(output[1]), "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)

@@ -69,8 +69,8 @@ def test_the_page_shows_rows_reasons_and_settings(empty: Callable[..., Summary])
 @pytest.mark.integration
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 def test_on_a_phone_every_column_of_every_table_is_visible(empty: Callable[..., Summary], tmp_path: Path) -> None:
-    found, console = measured_in_browser(tmp_path, page(fill(empty())).replace("<details", "<details open"), 360)
-    assert (found, console) == ([360, 0, []], "")
+    measured, console = measured_in_browser(tmp_path, page(fill(empty())).replace("<details", "<details open"), 360)
+    assert (measured, console) == ([360, 0, []], "")
 
 
 def test_examples_show_their_row_and_no_personal_data(empty: Callable[..., Summary]) -> None:
@@ -151,17 +151,17 @@ def test_the_page_loads_nothing(empty: Callable[..., Summary]) -> None:
 
 
 def test_the_page_is_accessible_by_screen_reader(empty: Callable[..., Summary]) -> None:
-    found = Page(page(fill(empty())))
-    assert found.of("html") == [{"lang": "en"}]
-    assert len(found.of("title")) >= 1
-    assert len(found.of("h1")) == 1
-    pictures = found.of("svg")
+    parsed = Page(page(fill(empty())))
+    assert parsed.of("html") == [{"lang": "en"}]
+    assert len(parsed.of("title")) >= 1
+    assert len(parsed.of("h1")) == 1
+    pictures = parsed.of("svg")
     assert len(pictures) == 1 + len(SPLITS) + 1 + 2
     assert all(picture["role"] == "img" and picture["aria-label"] for picture in pictures)
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {section["aria-labelledby"] for section in found.of("section")} <= set(ids)
-    assert all("scope" in head for head in found.of("th"))
+    assert {section["aria-labelledby"] for section in parsed.of("section")} <= set(ids)
+    assert all("scope" in head for head in parsed.of("th"))
 
 
 def test_the_same_corpus_gives_the_same_bytes(empty: Callable[..., Summary]) -> None:

@@ -36,27 +36,27 @@ SECTIONS = ["verdict", "perplexity", "training", "samples", "text", "memorisatio
 
 
 def scored(perplexity: float, rows: int | None = None) -> dict[str, Any]:
-    found = {
+    metrics = {
         "perplexity": perplexity,
         "perplexity_low": perplexity * 0.9371,
         "perplexity_high": perplexity * 1.0713,
         "bits_per_byte": math.log2(perplexity) / 4.1,
         "tokens": 19275,
     }
-    return found if rows is None else {"rows": rows, **found}
+    return metrics if rows is None else {"rows": rows, **metrics}
 
 
 def measured(seed: int, perplexity: float, groups: bool = True) -> dict[str, Any]:
     """Return figures like those of one model in reports/evaluate/metrics.json; no two of them are alike."""
     at = iter(seed / 1000 + number * 0.031 for number in range(1, 99))
-    found: dict[str, Any] = {"version": f"{seed:012x}", **scored(perplexity), "general": scored(perplexity + 101.7)}
+    metrics: dict[str, Any] = {"version": f"{seed:012x}", **scored(perplexity), "general": scored(perplexity + 101.7)}
     if groups:
-        found["groups"] = {"harbour": scored(perplexity * 1.13, 151), "storms": scored(perplexity * 0.83, 72)}
+        metrics["groups"] = {"harbour": scored(perplexity * 1.13, 151), "storms": scored(perplexity * 0.83, 72)}
     shares = ("distinct_1", "distinct_2", "distinct_3", "repetition", "loops", "empty", "blank", "ended", "self_bleu")
-    found["text"] = {name: next(at) for name in shares} | {"tokens": 61.4 + seed, "tokens_std": 12.7 + seed}
+    metrics["text"] = {name: next(at) for name in shares} | {"tokens": 61.4 + seed, "tokens_std": 12.7 + seed}
     memorised = {name: next(at) for name in ("mean_longest", "copied", "membership", "extracted", "exposure")}
-    found["memorisation"] = {"longest": 40 + seed, **memorised}
-    return found
+    metrics["memorisation"] = {"longest": 40 + seed, **memorised}
+    return metrics
 
 
 def curve() -> str:
@@ -241,9 +241,9 @@ def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_exact_and_ro
     html = page(full)
     whole = {attributes["value"] for attributes in Page(html).of("data")}
     past = [entry["figures"] for entry in full.history[-report.PAST_VERDICTS :]]
-    wanted = [full.metrics, full.verdict["difference"], full.verdict["gates"], [of.get("perplexity") for of in past]]
-    wanted += [{name: full.verdict[name]["seconds_a_token"] for name in ("candidate", "champion")}]
-    figures = {value for value in leaves(wanted) if not isinstance(value, str)}
+    sources = [full.metrics, full.verdict["difference"], full.verdict["gates"], [of.get("perplexity") for of in past]]
+    sources += [{name: full.verdict[name]["seconds_a_token"] for name in ("candidate", "champion")}]
+    figures = {value for value in leaves(sources) if not isinstance(value, str)}
     assert len(figures) > 100
     assert {json.dumps(figure) for figure in figures} <= whole
     shown = Page(html).text
@@ -254,9 +254,9 @@ def test_every_figure_of_metrics_verdict_and_history_is_on_the_page_exact_and_ro
 
 def test_sections_are_in_order_and_linked_from_the_top(full: Run, first: Run) -> None:
     for run in (full, first):
-        found = Page(page(run))
-        assert [section["id"] for section in found.of("section")] == SECTIONS
-        assert [link["href"] for link in found.of("a")] == [f"#{name}" for name in SECTIONS]
+        parsed = Page(page(run))
+        assert [section["id"] for section in parsed.of("section")] == SECTIONS
+        assert [link["href"] for link in parsed.of("a")] == [f"#{name}" for name in SECTIONS]
 
 
 def test_the_verdict_shows_reasons_gates_and_counterfactuals(full: Run) -> None:
@@ -377,7 +377,7 @@ def test_no_untrusted_text_becomes_markup(full: Run, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "drawn",
+    "svg",
     [
         "<script>alert(1)</script>",
         '<svg onload="alert(1)"></svg>',
@@ -387,9 +387,9 @@ def test_no_untrusted_text_becomes_markup(full: Run, text: str) -> None:
         "<svg ><!-- --></svg>",
     ],
 )
-def test_an_svg_that_the_project_did_not_draw_is_left_out(full: Run, drawn: str) -> None:
-    html = page(replace(full, loss_svg=drawn))
-    assert drawn not in html
+def test_an_svg_that_the_project_did_not_draw_is_left_out(full: Run, svg: str) -> None:
+    html = page(replace(full, loss_svg=svg))
+    assert svg not in html
     assert "There are no loss curves" in Page(html).text
 
 
@@ -410,18 +410,18 @@ def test_the_page_loads_nothing_and_has_no_script(full: Run, first: Run) -> None
 
 
 def test_the_page_is_accessible_by_screen_reader_and_keyboard(full: Run) -> None:
-    found = Page(page(full))
-    assert found.of("html") == [{"lang": "en"}]
-    assert len(found.of("h1")) == 1
-    assert len(found.of("caption")) == len(found.of("table"))
-    assert all("scope" in head for head in found.of("th"))
-    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    parsed = Page(page(full))
+    assert parsed.of("html") == [{"lang": "en"}]
+    assert len(parsed.of("h1")) == 1
+    assert len(parsed.of("caption")) == len(parsed.of("table"))
+    assert all("scope" in head for head in parsed.of("th"))
+    ids = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {section["aria-labelledby"] for section in found.of("section")} <= set(ids)
-    for picture in found.of("svg"):
+    assert {section["aria-labelledby"] for section in parsed.of("section")} <= set(ids)
+    for picture in parsed.of("svg"):
         assert picture.get("aria-hidden") == "true" or picture["role"] == "img"
-    scrolls = [attributes for attributes in found.of("div") if (attributes.get("class") or "").startswith("scroll")]
-    assert len(scrolls) == len(found.of("table")) + 2  # and two pictures
+    scrolls = [attributes for attributes in parsed.of("div") if (attributes.get("class") or "").startswith("scroll")]
+    assert len(scrolls) == len(parsed.of("table")) + 2  # and two pictures
     assert all(attributes["tabindex"] == "0" and attributes["aria-label"] for attributes in scrolls)
 
 
@@ -575,6 +575,6 @@ def test_a_browser_reports_no_error_and_nothing_overflows(
 ) -> None:
     texts = {"attack": ATTACK, "long": LONG, "right to left": RIGHT_TO_LEFT}
     run = attacked(full, texts[kind]) if kind in texts else {"full": full, "first": first}[kind]
-    found, console = measured_in_browser(tmp_path, page(run), width)
+    measured, console = measured_in_browser(tmp_path, page(run), width)
     assert console == ""
-    assert found == [width, 0, []]
+    assert measured == [width, 0, []]

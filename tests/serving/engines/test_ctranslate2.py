@@ -82,10 +82,10 @@ def test_writes_the_tokens_of_transformers_for_prompts_of_different_lengths_at_o
 
 def test_lengths_and_settings_are_each_requests_own(engine: Ctranslate2Engine) -> None:
     async def write() -> list[tuple[int, str | None]]:
-        wanted = [replace(DRAWN, max_new_tokens=count, top_k=top_k) for count in (1, 7, 30) for top_k in (0, 5)]
-        streams = [engine.submit(PROMPTS[n % 4], sampling) for n, sampling in enumerate(wanted)]
+        samplings = [replace(DRAWN, max_new_tokens=count, top_k=top_k) for count in (1, 7, 30) for top_k in (0, 5)]
+        streams = [engine.submit(PROMPTS[n % 4], sampling) for n, sampling in enumerate(samplings)]
         result = await asyncio.gather(*map(collect, streams))
-        for sampling, tokens, stream in zip(wanted, result, streams, strict=True):
+        for sampling, tokens, stream in zip(samplings, result, streams, strict=True):
             if stream.finish_reason == "length":
                 assert len(tokens) == sampling.max_new_tokens
             else:

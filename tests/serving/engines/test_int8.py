@@ -126,7 +126,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "sentence"),
     [
         ({"model_type": "llama"}, "of type llama"),
         ({"activation_function": "swish"}, "swish"),
@@ -134,10 +134,10 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_batch() -> None:
         ({"tie_word_embeddings": False}, "tie_word_embeddings"),
     ],
 )
-def test_unsupported_models_have_a_reason(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_unsupported_models_have_a_reason(tmp_path: Path, changes: dict[str, object], sentence: str) -> None:
     config = json.loads((STARTER / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | changes), encoding="utf-8")
-    assert told in unsupported_reason(tmp_path)
+    assert sentence in unsupported_reason(tmp_path)
 
 
 def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list[int], runner: Int8Runner) -> None:

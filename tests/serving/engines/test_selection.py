@@ -106,12 +106,12 @@ def test_greedy_tokens_and_perplexity_are_those_of_transformers(sharp: Path) -> 
     model = AutoModelForCausalLM.from_pretrained(sharp, dtype=torch.float32).eval()
     runner = ComparableRunner(TransformersRunner(sharp))
     prompts = [[0, 9, 8, 7], [0, 30]]
-    for prompt, found in zip(prompts, runner.write(prompts, 12, 0.0), strict=True):
+    for prompt, generated in zip(prompts, runner.write(prompts, 12, 0.0), strict=True):
         ids = torch.tensor([prompt])
         expected = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, pad_token_id=0
         )
-        assert [*prompt, *found] == expected[0].tolist()
+        assert [*prompt, *generated] == expected[0].tolist()
     texts = [[0, *range(20, 40)], [0, 7]]
     for text, found_scores in zip(texts, runner.score(texts), strict=True):
         with torch.inference_mode():

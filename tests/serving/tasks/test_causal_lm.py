@@ -378,9 +378,9 @@ def test_the_specification_says_which_routes_require_a_key(client: TestClient, m
     assert "security" not in client.get("/docs.json").json()
     monkeypatch.setattr(server_context, "worker_index", 1)
     monkeypatch.setenv("API_KEYS", keys.new("alice")[1])
-    told = client.get("/docs.json").json()
+    document = client.get("/docs.json").json()
     assert service.Gpt2.openapi_spec.asdict() is service.Gpt2.openapi_spec.asdict()  # made once
-    assert told["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
-    assert told["security"] == [{"key": []}]
-    assert told["paths"]["/livez"]["get"]["security"] == []
-    assert "security" not in told["paths"]["/generate"]["post"]
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    assert document["security"] == [{"key": []}]
+    assert document["paths"]["/livez"]["get"]["security"] == []
+    assert "security" not in document["paths"]["/generate"]["post"]
