@@ -78,11 +78,11 @@ class Likeness:
         For "bits" (per byte) and "words" (the share that occurs in no training row; of pairs of characters in scripts
         without spaces) the `figure`, the `distance` and its interval, `low` to `high`; None for what cannot be told.
         """
-        written = self._figures(Texts([text.encode() for text in texts], ended))
+        written = self.figures(Texts([text.encode() for text in texts], ended))
         result = {}
         for name, figure in written.items():
             # Half the risk for each of two figures, as either may stop a model (Bonferroni).
-            distance = distance_of(figure, self._real[name], self._nonsense[name][1], (1 + confidence) / 2)
+            distance = distance_of(figure, self.real[name], self.nonsense[name][1], (1 + confidence) / 2)
             result[name] = {"figure": figure.mean, **dict(zip(("distance", "low", "high"), distance, strict=True))}
         return {name: {key: _finite(value) for key, value in entries.items()} for name, entries in result.items()}
 
@@ -93,15 +93,16 @@ class Likeness:
             **{
                 name: {
                     "figure": _finite(real.mean),
-                    "nonsense": _finite(self._nonsense[name][1].mean),
-                    "context": self._nonsense[name][0],
+                    "nonsense": _finite(self.nonsense[name][1].mean),
+                    "context": self.nonsense[name][0],
                 }
-                for name, real in self._real.items()
+                for name, real in self.real.items()
             },
         }
 
     @cached_property
-    def _model(self) -> NGramModel:
+    def model(self) -> NGramModel:
+        """The n-gram model of the training rows."""
         return NGramModel(self._training_texts)
 
     @cached_property
@@ -109,19 +110,20 @@ class Likeness:
         return {word for text in self._training_texts for word, _ in _words_of(text)}
 
     @cached_property
-    def _real(self) -> dict[str, Figure]:
-        return self._figures(self._real_texts)
+    def real(self) -> dict[str, Figure]:
+        """The figures of real unseen texts."""
+        return self.figures(self._real_texts)
 
     @cached_property
-    def _nonsense(self) -> dict[str, tuple[int, Figure]]:
-        """Return for each figure the nonsense nearest to real texts that still differs, and what it is drawn by.
+    def nonsense(self) -> dict[str, tuple[int, Figure]]:
+        """For each figure, the nonsense nearest to real texts that still differs, and what it is drawn by.
 
         A chain of few rows has so little choice that it copies them; letters are then drawn by fewer before them.
         """
         nearest: dict[str, tuple[int, Figure]] = {}
         for context in _CONTEXTS:
-            drawn = self._figures(self._drawn(context))
-            least = {"bits": _LEAST_RATIO * self._real["bits"].mean, "words": _LEAST_POINTS + self._real["words"].mean}
+            drawn = self.figures(self._drawn(context))
+            least = {"bits": _LEAST_RATIO * self.real["bits"].mean, "words": _LEAST_POINTS + self.real["words"].mean}
             nearest |= {
                 name: (context, figure)
                 for name, figure in drawn.items()
@@ -134,16 +136,16 @@ class Likeness:
     def _drawn(self, context: int) -> Texts:
         random = np.random.default_rng(self._seed)
         drawn = [
-            self._model.draw(prompt, context, max(1, len(text)), random)
+            self.model.draw(prompt, context, max(1, len(text)), random)
             for prompt, text in zip(self._prompts, self._real_texts.texts, strict=True)
         ]
         return Texts([text for text, _ in drawn], [ends for _, ends in drawn])
 
-    def _figures(self, texts: Texts) -> dict[str, Figure]:
+    def figures(self, texts: Texts) -> dict[str, Figure]:
         """Return the figures of continuations of the prompts; what the prompts take is not counted."""
         bits, words = [], []
         for prompt, text, ends in zip(self._prompts, texts.texts, texts.ended, strict=True):
-            bits.append(self._model.bits(prompt, text, ends=ends))
+            bits.append(self.model.bits(prompt, text, ends=ends))
             words.append(self._unseen(prompt, text, ends=ends))
         return {
             "bits": Figure(np.array([one.sum() for one in bits]), np.array([len(one) for one in bits], float)),
