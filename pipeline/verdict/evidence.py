@@ -1,6 +1,6 @@
 """What decides: the bound that a gain exceeds with a given confidence, at error rates far below a bootstrap's reach.
 
-Ten thousand resamples have five beyond an error rate of 1 in 2,000, and few rows have no such tail at all. Student's
+Ten thousand resamples have four beyond an error rate of 1 in 2,400, and few rows have no such tail at all. Student's
 bound of a ratio estimate has one. It errs where losses of rows are skewed: a candidate that is a little better at most
 rows and far worse at a few looks better than it is. Hall's cubic transformation corrects for that, but by itself lets
 too much through where skewness is only estimated. So a gain must exceed both.

@@ -219,7 +219,7 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     assert judged.promoted
     assert judged.reasons[0].startswith("Better than the champion: perplexity falls by ")
     assert "on 150 test rows), by at least " in judged.reasons[0]
-    assert judged.reasons[0].endswith(" with 99.944 % confidence (challenge 1 in 90 days).")
+    assert judged.reasons[0].endswith(" with 99.979 % confidence (challenge 1 in 90 days).")
     new = carry_out(decision)
     assert new is not None
     assert new == Registry().champion()
@@ -228,7 +228,7 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     entry = Registry().history()[-1]
     assert (entry.action, entry.from_, entry.to) == ("promote", old.tag, new.tag)
     assert entry.why.startswith("Promoted: Better than the champion: ")
-    assert entry.figures["alpha"] == pytest.approx(0.05 / 90)
+    assert entry.figures["alpha"] == pytest.approx(0.05 / 120 / 2, rel=0.01)  # half of a day's credit
     assert new.metadata["test_rows"] == fingerprint(TEST)
     assert entry.figures["perplexity"] == judged.candidate["perplexity"]
     assert new.labels == {"data": f"{1:064x}", "git_revision": "b" * 40, "base": "starter", "corpus": "data/corpus.csv"}
@@ -254,8 +254,9 @@ def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
     assert Registry().champion() == old
     refusal = Registry().history()[-1]
     assert (refusal.action, refusal.from_) == ("refuse", old.tag)
-    assert refusal.figures["alpha"] == pytest.approx(0.05 / 90)
-    assert scene.decide().verdict.challenge == Challenge(2, pytest.approx(0.05 / 90), pytest.approx(0.05 / 90), 0.05)
+    spent = refusal.figures["alpha"]
+    assert spent == pytest.approx(0.05 / 120 / 2, rel=0.01)  # half of a day's credit
+    assert scene.decide().verdict.challenge == Challenge(2, pytest.approx(spent / 2, rel=0.1), spent, 0.05)
     assert refusal.why.startswith("Not promoted: Better by 0.")
 
 

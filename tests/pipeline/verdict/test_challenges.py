@@ -9,6 +9,7 @@ from pipeline.registry.history import Entry
 from pipeline.verdict.challenges import DAYS, Challenge, next_challenge
 
 BUDGET = 0.05
+DAILY = BUDGET / 120
 START = datetime(2026, 1, 1, 2, 30, tzinfo=UTC)
 
 
@@ -29,16 +30,15 @@ def spend(days: list[float], action: Any = "refuse") -> list[Challenge]:
     return challenges
 
 
-def test_nightly_challenges_have_a_ninetieth_each_and_weekly_ones_seven() -> None:
-    assert [one.alpha for one in spend([float(day) for day in range(88)])] == pytest.approx([BUDGET / 90] * 88)
-    assert [one.alpha for one in spend([7.0 * week for week in range(12)])][1:10] == pytest.approx(
-        [7 * BUDGET / 90] * 9
-    )
+def test_nightly_challenges_have_a_day_of_credit_each_and_weekly_ones_seven() -> None:
+    assert [one.alpha for one in spend([float(day) for day in range(400)])] == pytest.approx([DAILY] * 400)
+    weekly = [one.alpha for one in spend([7.0 * week for week in range(40)])]
+    assert weekly[10:] == pytest.approx([7 * DAILY] * 30, rel=0.05)
     assert spend([0.0, 1.0, 2.0])[-1].number == 3
 
 
-def test_a_challenge_a_quarter_is_as_sure_as_one_by_itself() -> None:
-    assert spend([200.0])[0].alpha == pytest.approx(0.025)
+def test_a_challenge_a_month_or_more_rarely_has_an_eighth_of_the_budget() -> None:
+    assert [one.alpha for one in spend([200.0, 230.0, 400.0])] == pytest.approx([BUDGET / 8] * 3)
 
 
 @pytest.mark.parametrize(
@@ -48,8 +48,9 @@ def test_a_challenge_a_quarter_is_as_sure_as_one_by_itself() -> None:
         [day + (day % 3) / 1000 for day in range(400)],  # the scheduler is late at times
         [day / 10 for day in range(1000)],
         [10 * (day // 5) + day % 5 for day in range(300)],
+        [200.0 + day for day in range(200)],
     ],
-    ids=["nightly", "jitter", "ten a day", "in bursts"],
+    ids=["nightly", "jitter", "ten a day", "in bursts", "nightly after a rest"],
 )
 def test_no_90_days_ever_spend_more_than_the_budget(days: list[float]) -> None:
     challenges = spend(days)
@@ -61,21 +62,24 @@ def test_no_90_days_ever_spend_more_than_the_budget(days: list[float]) -> None:
     assert all(one.alpha > 0 for one in challenges)
 
 
-def test_nightly_challenges_never_run_dry() -> None:
-    alphas = [one.alpha for one in spend([float(day) for day in range(400)])]
-    assert min(alphas) >= BUDGET / 90 / 2
-    assert sum(alphas[-90:]) == pytest.approx(BUDGET, rel=0.05)
+def test_of_ten_tries_in_an_afternoon_each_has_half_of_the_one_before_and_the_next_nights_hardly_less() -> None:
+    nights = [float(day) for day in range(50)]
+    afternoon = [49.5 + minute / 1440 for minute in range(10)]
+    alphas = [one.alpha for one in spend([*nights, *afternoon, *(50.0 + day for day in range(5))])]
+    assert alphas[51:60] == pytest.approx([alpha / 2 for alpha in alphas[50:59]], rel=0.5)
+    assert alphas[59] < DAILY / 100
+    assert alphas[-1] == pytest.approx(DAILY, rel=0.05)
 
 
-def test_ten_tries_in_an_afternoon_have_a_ninetieth_each() -> None:
-    tries = spend([50 + minute / 1440 for minute in range(10)])
-    assert [one.alpha for one in tries[1:]] == pytest.approx([BUDGET / 90] * 9)
+def test_however_often_the_champion_is_challenged_the_budget_never_runs_dry() -> None:
+    alphas = [one.alpha for one in spend([day / 10 for day in range(1000)])]
+    assert min(alphas) >= DAILY / 10 * 0.99
+    assert sum(alphas[-900:]) == pytest.approx(90 * DAILY, rel=0.05)
 
 
-def test_what_was_spent_longer_ago_is_free_again() -> None:
+def test_only_the_last_90_days_count() -> None:
     history = [entry(day, alpha=0.01) for day in range(5)]
     assert next_challenge(history, BUDGET, at(20)).spent == pytest.approx(0.05)
-    assert next_challenge(history, BUDGET, at(20)).alpha < 1e-9
     assert next_challenge(history, BUDGET, at(93)).spent == pytest.approx(0.01)
 
 
@@ -87,18 +91,21 @@ def test_a_first_model_a_forced_one_a_rollback_and_a_deletion_spend_nothing() ->
         entry(3, "delete"),
         entry(4, "refuse", alpha=None),  # too few test rows
     ]
-    assert next_challenge(history, BUDGET, at(5)) == Challenge(1, pytest.approx(BUDGET * 5 / 90), 0, BUDGET)
+    assert next_challenge(history, BUDGET, at(5)) == Challenge(1, pytest.approx(6 * DAILY / 2), 0, BUDGET)
 
 
 def test_entries_from_before_there_was_a_budget_count_as_nightly_ones() -> None:
-    history = [entry(day, "refuse", gain=0.01) for day in range(30)]
-    assert next_challenge(history, BUDGET, at(30)).spent == pytest.approx(BUDGET / 3)
+    history = [entry(-1, "promote", champion=None), *(entry(day, gain=0.01) for day in range(30))]
+    assert next_challenge(history, BUDGET, at(30)).spent == pytest.approx(30 * DAILY)
+    assert next_challenge(history, BUDGET, at(30)).alpha == pytest.approx(DAILY)
     assert next_challenge(history, BUDGET, at(30)).number == 31
 
 
-def test_a_budget_lowered_below_what_is_spent_leaves_a_gain_beyond_doubt_its_chance() -> None:
-    assert 0 < next_challenge([entry(0, alpha=0.04)], 0.01, at(1)).alpha < 1e-9
+def test_a_budget_that_is_lowered_binds_at_once() -> None:
+    history = [entry(-1, "promote", champion=None), entry(0, alpha=0.04)]
+    assert next_challenge(history, 0.01, at(1)).alpha == pytest.approx(0.01 / 120 / 2)
 
 
 def test_a_clock_that_was_put_back_breaks_nothing() -> None:
-    assert next_challenge([entry(3, alpha=0.0001)], BUDGET, at(1)).alpha == pytest.approx(BUDGET / 90)
+    history = [entry(3, "promote", champion=None), entry(4, alpha=0.0001)]
+    assert 0 < next_challenge(history, BUDGET, at(1)).alpha < DAILY

@@ -164,15 +164,15 @@ def challenge(number: int, alpha: float) -> Challenge:
 
 def test_a_nightly_challenge_must_be_surer_than_a_rare_one() -> None:
     comparison = compared(scores(200, 0.02, np.random.default_rng(3)))
-    rare, nightly = (judge(comparison, QUICK, challenge=challenge(*one)) for one in ((1, 0.025), (7, 0.05 / 90)))
+    rare, nightly = (judge(comparison, QUICK, challenge=challenge(*one)) for one in ((1, 0.025), (7, 0.05 / 120)))
     assert rare.promoted
     assert "with 97.5 % confidence (challenge 1 in 90 days)." in rare.reasons[0]
     assert not nightly.promoted
     assert (
-        "challenge 7 in 90 days must show a gain above 0 with 99.944 % confidence, and shows one above -0.04 %."
+        "challenge 7 in 90 days must show a gain above 0 with 99.958 % confidence, and shows one above -"
         in (nightly.reasons[0])
     )
-    assert nightly.challenge == challenge(7, 0.05 / 90)
+    assert nightly.challenge == challenge(7, 0.05 / 120)
 
 
 def test_a_gain_beyond_doubt_passes_however_little_is_left_to_spend() -> None:
@@ -181,9 +181,9 @@ def test_a_gain_beyond_doubt_passes_however_little_is_left_to_spend() -> None:
 
 
 def test_too_few_rows_for_the_confidence_that_is_asked_for_spend_nothing() -> None:
-    verdict = judge(compared(scores(8, 1.0, np.random.default_rng(1))), QUICK, challenge=challenge(7, 0.05 / 90))
+    verdict = judge(compared(scores(8, 1.0, np.random.default_rng(1))), QUICK, challenge=challenge(7, 0.05 / 120))
     assert verdict.reasons == [
-        "8 test rows cannot tell a better model from chance: at least 11 are needed for 99.944 % confidence"
+        "8 test rows cannot tell a better model from chance: at least 12 are needed for 99.958 % confidence"
         " (challenge 7 in 90 days)."
     ]
     assert verdict.challenge is None
@@ -204,7 +204,7 @@ def lucky_champion(new_rows: int) -> Comparison:
 
 def test_a_lucky_champion_is_replaced_once_new_rows_show_that_another_is_better() -> None:
     comparison = lucky_champion(new_rows=200)
-    nightly = challenge(7, 0.05 / 90)
+    nightly = challenge(7, 0.05 / 120)
     assert not judge(replace(comparison, old_rows=None), QUICK, challenge=nightly).promoted
     verdict = judge(comparison, QUICK, challenge=nightly)
     assert verdict.promoted
@@ -217,7 +217,7 @@ def test_a_lucky_champion_is_replaced_once_new_rows_show_that_another_is_better(
 
 
 def test_a_few_new_rows_decide_nothing() -> None:
-    verdict = judge(lucky_champion(new_rows=12), QUICK, challenge=challenge(7, 0.05 / 90))
+    verdict = judge(lucky_champion(new_rows=12), QUICK, challenge=challenge(7, 0.05 / 120))
     assert not verdict.promoted
     assert "new since" not in verdict.reasons[0]
 
