@@ -1,7 +1,7 @@
 """How sure a challenge of the champion must be: a budget of false promotions, spent challenge by challenge.
 
-Each challenge is another chance of promoting a model that is not better: at one-sided 2.5 %, 90 nights do it in two
-quarters of five (`bench.verdict`). The error rates (alphas) of all challenges in any 90 days therefore add up to
+Each challenge is another chance of promoting a model that is not better: at one-sided 2.5 %, 90 nights do it in one
+quarter of three (`bench.verdict`). The error rates (alphas) of all challenges in any 90 days therefore add up to
 promote.false_promotions at most, and by the union bound (Bonferroni 1936; Dunn 1961, JASA 56) so does the chance that
 any of them is false, however much the nights depend on each other: they share test rows. An alpha depends on when
 challenges were made, never on what came of them.

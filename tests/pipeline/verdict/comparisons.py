@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.simulated_scores import BANKING77, NOISE, TALES
+from bench.simulated_scores import NOISE, TALES
 from pipeline import params
 from pipeline.evaluation.scores import Scores
 from pipeline.verdict.judge import judge
 from pipeline.verdict.records import Comparison, GateResult, ModelFigures, Verdict
-
-__all__ = ["BANKING77", "NOISE", "TALES"]  # measured noise, of `bench.simulated_scores`
 
 CONFIG = params.Promote(
     resamples=10_000,

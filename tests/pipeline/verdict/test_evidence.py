@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bench.simulated_scores import BANKING77, TALES
 from pipeline.evaluation.scores import Scores
 from pipeline.verdict.evidence import evidence, least_gain
-from tests.pipeline.verdict.comparisons import BANKING77, TALES, scores
+from tests.pipeline.verdict.comparisons import scores
 
 NIGHTLY = 0.05 / 120
 

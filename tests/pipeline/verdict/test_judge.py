@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.simulated_scores import BANKING77, TALES
 from pipeline.evaluation.scores import Scores
 from pipeline.verdict.challenges import Challenge
 from pipeline.verdict.judge import judge, unchanged
 from pipeline.verdict.records import Comparison
 from pipeline.verdict.wording import percent
 from tests.pipeline.verdict.comparisons import (
-    BANKING77,
     CONFIG,
     GAIN_OF_2_PERCENT,
     QUICK,
-    TALES,
     compared,
     judged,
     metrics,
