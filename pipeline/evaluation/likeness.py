@@ -22,8 +22,10 @@ from pipeline.evaluation.ngrams import NGramModel
 
 _MAX_BYTES = 1_000_000  # of training rows that are counted; more changes both ends of the scale alike
 _CONTEXTS = (3, 2, 1, 0)  # bytes that nonsense is drawn by
-_LEAST_RATIO = 1.25  # of the bits of nonsense and of real texts: below, nonsense is mostly copies of training rows
-_LEAST_POINTS = 0.1  # likewise, of the shares of unseen words
+# Nonsense nearer to real texts than this is mostly copies of training rows.
+_LEAST_RATIO = 1.25  # of their bits per byte
+_LEAST_BITS = 0.75  # likewise, more per byte; of a corpus of few phrases a quarter more is next to nothing
+_LEAST_POINTS = 0.1  # likewise, more unseen words
 _NO_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORDS = re.compile(rf"(?=([{_NO_SPACES}]{{2}}))|([^\W{_NO_SPACES}]+)")  # pairs of characters in scripts without spaces
 
@@ -123,7 +125,11 @@ class Likeness:
         nearest: dict[str, tuple[int, Figure]] = {}
         for context in _CONTEXTS:
             drawn = self.figures(self._drawn(context))
-            least = {"bits": _LEAST_RATIO * self.real["bits"].mean, "words": _LEAST_POINTS + self.real["words"].mean}
+            real = self.real["bits"].mean
+            least = {
+                "bits": max(_LEAST_RATIO * real, _LEAST_BITS + real),
+                "words": _LEAST_POINTS + self.real["words"].mean,
+            }
             nearest |= {
                 name: (context, figure)
                 for name, figure in drawn.items()

@@ -268,7 +268,11 @@ def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
             {"copied", "membership"},
             ("It copies: ", "It has memorised training rows: training rows are "),
         ),
-        ("looping", {"repetition", "loops"}, ("It repeats itself: ", "It loops: ")),
+        (
+            "looping",
+            {"likeness", "repetition", "loops"},
+            ("Its texts are not like real ones: ", "It repeats itself: ", "It loops: "),
+        ),
         ("leaking", {"extracted"}, ("It gives away planted secrets: 100.0 % of the canaries can be extracted",)),
         ("forgetful", {"forgetting"}, ("It has forgotten general English: a byte of it takes ",)),
     ],

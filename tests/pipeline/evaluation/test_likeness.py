@@ -174,6 +174,19 @@ def test_in_scripts_without_spaces_pairs_of_characters_count() -> None:
     assert likeness.metrics(["有國王"], [True], confidence=0.95)["words"]["figure"] == 1 / 3  # 前有 有國 國王
 
 
+def test_a_model_of_a_corpus_of_few_phrases_need_not_recite_them() -> None:
+    draw = random.Random(1)
+
+    def text(places: Sequence[str]) -> str:
+        return f"The {draw.choice(['old', 'red', 'small'])} fox sat near the {draw.choice(places)} for an hour."
+
+    rows, unseen = ([text(["river", "bank", "mat", "crown"]) for _ in range(count)] for count in (12, TEXTS))
+    prompts, continuations = zip(*map(cut, unseen), strict=True)
+    likeness = Likeness(rows, prompts, Texts([part.encode() for part in continuations], [True] * TEXTS), seed=1)
+    slips = [part.replace("near the ", "near ") if place % 2 else part for place, part in enumerate(continuations)]
+    assert distance(likeness, (slips, [True] * TEXTS)) < 0.5
+
+
 def test_both_ends_of_each_scale_are_told(scales: dict[str, Likeness]) -> None:
     result = scales["prose"].reference_metrics()
     assert result["texts"] == TEXTS
