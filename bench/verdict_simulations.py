@@ -56,7 +56,7 @@ class Judge:
             candidate=ModelFigures(figures, candidate),
             baseline=ModelFigures(figures, champion),
             against="champion",
-            base_metrics={},
+            base=ModelFigures(figures, champion),
             reference_metrics={},
             groups=[],
             generations=0,

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
 import pandas as pd
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline import escape, params, paths
 from pipeline.command import warn
 from pipeline.evaluation.records import Evaluation, HeldOutData
+from pipeline.evaluation.scores import Probes, Scores
 from pipeline.evaluation.suite import get_suite
 from pipeline.modeling import cpu
 from pipeline.workspace import run_stage
@@ -59,12 +61,24 @@ def side_by_side(data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> li
 
 
 def _score_table(data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
-    """Return a row per test text: its number, bytes, group, and each model's loss (nats) and tokens."""
-    table = pd.DataFrame({"row": data.rows, "group": data.groups or [""] * len(data.rows)})
-    for name, evaluation in evaluations.items():
-        table["bytes"] = evaluation.scores.bytes
-        table[f"{name}_loss"], table[f"{name}_tokens"] = evaluation.scores.loss, evaluation.scores.tokens
-    return table
+    """Return a row per scored text: its part, number, group and bytes, and each model's loss (nats) and tokens.
+
+    The part is test, or the name of a probe, whose texts have neither number nor group here.
+    """
+    groups = data.groups or [""] * len(data.rows)
+    tables = [pd.DataFrame({"part": "test", "row": data.rows, "group": groups} | _columns(evaluations, "scores"))]
+    for part in Probes._fields:
+        columns = _columns({name: evaluation.probes for name, evaluation in evaluations.items()}, part)
+        tables.append(pd.DataFrame({"part": part, "row": 0, "group": ""} | columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _columns(models: Mapping[str, Any], field: str) -> dict[str, npt.NDArray[Any]]:
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, model in models.items():
+        scores: Scores = getattr(model, field)
+        columns |= {"bytes": scores.bytes, f"{name}_loss": scores.loss, f"{name}_tokens": scores.tokens}
+    return columns
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -134,6 +134,7 @@ class Evaluate(Section):
     generations: Annotated[int, Field(ge=2)]
     prompt_tokens: Count
     copied_tokens: Annotated[int, Field(ge=2)]
+    common_rows: Count
     membership_rows: Count
     max_new_tokens: Count
     temperature: Positive
@@ -153,6 +154,7 @@ class Gates(Section):
     repetition: Share
     loops: Share
     forgetting: Positive
+    forgetting_cap: Positive | None
     group_loss: Share
     size: Positive
     latency: Positive

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage
 from pipeline.command import UserError, warn
-from pipeline.evaluation.scores import from_table
+from pipeline.evaluation.scores import from_table, probes_from_table
 from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
@@ -131,15 +131,15 @@ def _compare(
     config = all_params.evaluate
     suite = get_suite(all_params.task)
     scores = _read_scores(held_out, metrics)
-    candidate = ModelFigures(metrics["candidate"], from_table(scores, "candidate"))
+    candidate, base = (_figures(metrics, scores, name) for name in ("candidate", "base"))
     evaluated = _evaluate(suite, champion, held_out, config) if champion else None
     if champion and evaluated:
-        baseline, folder = ModelFigures(evaluated.metrics, evaluated.scores), champion.folder
+        baseline, folder = ModelFigures(evaluated.metrics, evaluated.scores, evaluated.probes), champion.folder
     else:
-        baseline, folder = ModelFigures(metrics["base"], from_table(scores, "base")), paths.BASE
+        baseline, folder = base, paths.BASE
     warn("measuring size and speed")
     candidate, baseline = (
-        ModelFigures({**model.metrics, **footprint._asdict()}, model.scores)
+        ModelFigures({**model.metrics, **footprint.metrics()}, model.scores, model.probes, footprint.turns)
         for model, footprint in zip((candidate, baseline), suite.footprints([paths.CANDIDATE, folder]), strict=True)
     )
     rollback = registry.rolled_back(candidate.metrics["version"])
@@ -147,7 +147,7 @@ def _compare(
         candidate=candidate,
         baseline=baseline,
         against="champion" if champion else "base",
-        base_metrics=metrics["base"],
+        base=base,
         reference_metrics=metrics["test_rows"],
         groups=held_out.groups or [],
         generations=held_out.generations,
@@ -158,6 +158,11 @@ def _compare(
         old_rows=known_rows(held_out.texts, champion.metadata.get("test_rows")) if champion else None,
     )
     return comparison, evaluated
+
+
+def _figures(metrics: Mapping[str, Any], scores: Any, name: str) -> ModelFigures:
+    """Return what the stage `evaluate` made of the base or the candidate."""
+    return ModelFigures(metrics[name], from_table(scores, name), probes_from_table(scores, name))
 
 
 def _evaluate(
@@ -187,9 +192,12 @@ def _read_scores(held_out: "HeldOutData", metrics: Mapping[str, Any]) -> Any:
             f" {paths.PARAMS}; {_STALE}"
         )
     try:
-        return pd.read_parquet(paths.SCORES)
+        scores = pd.read_parquet(paths.SCORES)
     except FileNotFoundError:
         raise UserError(f"{paths.SCORES} does not exist, and the verdict needs it; {_STALE}") from None
+    if "part" not in scores:
+        raise UserError(f"{paths.SCORES} is of an older release; {_STALE}")
+    return scores
 
 
 def _check_version(metrics: Mapping[str, Any], name: str, folder: Path) -> None:

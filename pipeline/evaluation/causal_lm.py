@@ -16,17 +16,18 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from pipeline import params, paths
 from pipeline.evaluation import canaries, footprint, memorisation
-from pipeline.evaluation.diversity import Diversity
+from pipeline.evaluation.diversity import Diversity, repetition_metrics
 from pipeline.evaluation.endings import label_endings
 from pipeline.evaluation.footprint import Footprint
-from pipeline.evaluation.generation import Prompts, generate, sample_prompts, select_prompts
+from pipeline.evaluation.generation import Prompts, cut_to_lengths, generate, sample_prompts, select_prompts
 from pipeline.evaluation.likeness import Likeness, Texts
 from pipeline.evaluation.measure import measure
-from pipeline.evaluation.memorisation import CorpusIndex, Memorisation
+from pipeline.evaluation.memorisation import Copy, CorpusIndex, Memorisation, Rule
 from pipeline.evaluation.perplexity import Perplexity
 from pipeline.evaluation.records import Evaluation, HeldOutData
+from pipeline.evaluation.scores import Probes, concatenated
 from pipeline.evaluation.scoring import score
-from pipeline.modeling.context import context_of
+from pipeline.modeling.context import context_of, encoded_as_text
 from pipeline.registry.model_version import content_version
 from pipeline.tasks.causal_lm import TASK
 
@@ -41,6 +42,7 @@ class CausalHeldOutData(HeldOutData):
 
     prompts: Prompts  # from test rows, for the texts that are measured
     training_texts: list[str]  # a sample of the training rows
+    validation_texts: list[str]  # a sample of the validation rows
     general_texts: list[str]  # plain English that comes with the project
     corpus: CorpusIndex  # of all training rows
     likeness: Likeness  # the scale from real texts to nonsense
@@ -74,7 +76,8 @@ class CausalLMSuite:
             sha256=_sha256([test.to_dict("list"), config.model_dump()]),
             warning=_warning(prompts, config),
             prompts=prompts,
-            training_texts=memorisation.sample_training_texts(clean, config.membership_rows),
+            training_texts=memorisation.sample_texts(clean, "train", config.membership_rows),
+            validation_texts=memorisation.sample_texts(clean, "validation", config.membership_rows),
             general_texts=pd.read_csv(GENERAL, keep_default_na=False)["text"].tolist(),
             corpus=CorpusIndex(train["row"].tolist(), train["text"].tolist()),
             likeness=_likeness(clean, prompts, config),
@@ -88,37 +91,33 @@ class CausalLMSuite:
         metrics |= _perplexity(model, tokenizer, data.texts, config, groups=data.groups)
         scores = metrics.pop("scores")
         metrics["general"] = _perplexity(model, tokenizer, data.general_texts, config)
-        del metrics["general"]["scores"]
+        train, validation = (
+            score(model, tokenizer, texts, config.batch_tokens, config.stride)
+            for texts in (data.training_texts, data.validation_texts)
+        )
+        probes = Probes(metrics["general"].pop("scores"), train, validation)
 
         generations = generate(model, tokenizer, data.prompts.texts, config)
         texts = [generation.text for generation in generations]
         ended = [generation.ended for generation in generations]
         metrics["text"] = measure(Diversity, data=texts, tokenizer=data.tokenizer, ended=ended)
-        metrics["memorisation"] = measure(
-            Memorisation, data=texts, tokenizer=data.tokenizer, corpus=data.corpus, copied_tokens=config.copied_tokens
-        )
-        copies = metrics["memorisation"].pop("copies")
+        metrics["memorisation"], copies = _copying(texts, data, config)
         metrics["likeness"] = data.likeness.metrics(texts, ended, config.confidence)
-        training_scores = score(model, tokenizer, data.training_texts, config.batch_tokens, config.stride)
-        metrics["memorisation"]["membership"] = memorisation.membership_gap(training_scores, scores)
+        metrics["real"] = _real_metrics(texts, data, config)
+        held_out = concatenated(scores, validation)
+        metrics["memorisation"]["membership"] = memorisation.membership_gap(train, held_out)
         if planted := _planted_canaries(folder):
             metrics["memorisation"] |= canaries.extraction_metrics(
                 model, tokenizer, canaries.canaries(planted), config.batch_tokens
             )
         samples = [sample.text for sample in generate(model, tokenizer, data.sample_prompts, config)]
-        return Evaluation(metrics, scores, samples, generations, memorisation.longest_copies(copies, _COPIES))
+        longest = memorisation.longest_copies(copies, _COPIES)
+        return Evaluation(metrics, scores, probes, samples, generations, longest)
 
     def reference_metrics(self, data: CausalHeldOutData, config: params.Evaluate) -> dict[str, Any]:
         """Return the metrics of the real continuations of the prompts: how much they repeat and share by chance."""
         prompts = data.prompts
-        shared = measure(
-            Memorisation,
-            data=prompts.continuations,
-            tokenizer=data.tokenizer,
-            corpus=data.corpus,
-            copied_tokens=config.copied_tokens,
-        )
-        del shared["copies"]
+        shared, _ = _copying(prompts.continuations, data, config)
         return {
             "sha256": data.sha256,
             "openings": {
@@ -173,9 +172,27 @@ def _perplexity(
 
 
 def _likeness(clean: pd.DataFrame, prompts: Prompts, config: params.Evaluate) -> Likeness:
-    training_texts = memorisation.sample_training_texts(clean, len(clean))  # all of them, in random order
+    training_texts = memorisation.sample_texts(clean, "train", len(clean))  # all of them, in random order
     real = Texts([text.encode() for text in prompts.continuations], prompts.is_complete)
     return Likeness(training_texts, prompts.texts, real, config.seed)
+
+
+def _copying(
+    texts: Sequence[str], data: CausalHeldOutData, config: params.Evaluate
+) -> tuple[dict[str, Any], list[Copy]]:
+    """Return how much of `texts` is in training rows, and each text's copy."""
+    rule = Rule(config.copied_tokens, config.common_rows)
+    result = measure(Memorisation, data=texts, tokenizer=data.tokenizer, corpus=data.corpus, rule=rule)
+    return result, result.pop("copies")
+
+
+def _real_metrics(texts: Sequence[str], data: CausalHeldOutData, config: params.Evaluate) -> dict[str, float]:
+    """Return what `texts` are compared with: the same figures of real unseen texts of the same lengths."""
+    lengths = [len(ids) for ids in encoded_as_text(data.tokenizer, list(texts))["input_ids"]]
+    real = cut_to_lengths(data.prompts.real, lengths, data.tokenizer)
+    copied, _ = _copying(real, data, config)
+    ids = encoded_as_text(data.tokenizer, real)["input_ids"]
+    return {"texts": len(real), "copied": copied["copied"], **repetition_metrics(ids)}
 
 
 def _warning(prompts: Prompts, config: params.Evaluate) -> str:

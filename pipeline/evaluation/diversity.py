@@ -51,14 +51,21 @@ def diversity_metrics(
             f"distinct_{n}": _distinct(list(chain.from_iterable(_grams(tokens, n) for tokens in ids)))
             for n in (1, 2, 3)
         },
-        "repetition": _mean([1 - _distinct(grams) for tokens in ids if (grams := list(_grams(tokens, 4)))]),
-        "loops": _mean([ends_in_a_loop(tokens) for tokens in ids]),
+        **repetition_metrics(ids),
         "empty": _mean([not any(map(str.isalnum, text)) for text in texts]),
         "blank": _mean([not text.strip() for text in texts]),
         "tokens": _mean(lengths),
         "tokens_std": float(np.std(lengths)),
         "ended": _mean(list(ended)),
         "self_bleu": self_bleu(ids),
+    }
+
+
+def repetition_metrics(ids: Sequence[Sequence[int]]) -> dict[str, float]:
+    """Return `repetition` and `loops` of texts' tokens, see `diversity_metrics`."""
+    return {
+        "repetition": _mean([1 - _distinct(grams) for tokens in ids if (grams := list(_grams(tokens, 4)))]),
+        "loops": _mean([ends_in_a_loop(tokens) for tokens in ids]),
     }
 
 

@@ -1,44 +1,47 @@
 """Size and speed of causal models on this machine, measured in turns so that other load hits all of them."""
 
-import math
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.evaluation.timing import interleaved
 from pipeline.modeling.context import context_of, start_and_end
 from pipeline.tasks.causal_lm import TASK
 
-_TURNS = 20  # per model: many short ones, some of which nothing disturbs
-_TOKENS = 16  # per turn
+_TOKENS = 16  # per turn: short turns, between which load changes little
 
 
 class Footprint(NamedTuple):
-    """What a model takes: bytes of its weights in memory, and seconds per generated token."""
+    """What a model takes: bytes of its weights in memory, and seconds per generated token in each round."""
 
     bytes: int
-    seconds_a_token: float
+    turns: list[float]
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures of the model's metrics."""
+        return {"bytes": self.bytes, "seconds_a_token": median(self.turns)}
 
 
 def footprints(folders: Sequence[Path]) -> list[Footprint]:
     """Return the footprint of the model in each folder.
 
     Weights are counted in float32, as they are scored: files of one model may differ in size. Decoding is greedy with
-    a cache, one token after another; the fastest turn counts.
+    a cache, one token after another, by turns (`pipeline.evaluation.timing`).
     """
     models = [TASK.load(folder) for folder in folders]
     tokens = min(_TOKENS, *(context_of(model.config) for model, _ in models))
-    fastest = [math.inf] * len(models)
     with torch.inference_mode():
-        for _ in range(_TURNS):
-            for position, model in enumerate(models):
-                fastest[position] = min(fastest[position], _seconds_a_token(*model, tokens))
-    return [
-        Footprint(model.get_memory_footprint(), seconds) for (model, _), seconds in zip(models, fastest, strict=True)
-    ]
+        programs = [partial(_seconds_a_token, *model, tokens) for model in models]
+        for program in programs:
+            program()  # the first turn allocates
+        rounds = interleaved(programs)
+    return [Footprint(model.get_memory_footprint(), turns) for (model, _), turns in zip(models, rounds, strict=True)]
 
 
 def _seconds_a_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: int) -> float:

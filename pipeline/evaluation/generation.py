@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,6 +38,7 @@ class Prompts:
     is_complete: list[bool]  # whether the continuation reaches the end of its text
     prompt_tokens: int  # of each prompt
     too_short: int  # texts of fewer than twice as many tokens: none of them is used
+    real: list[str]  # what follows the same number of tokens in every text that is long enough, uncut
 
 
 def select_prompts(
@@ -69,7 +71,28 @@ def select_prompts(
         is_complete.append(len(ends) <= prompt_tokens + max_tokens + 1)
         prompts.append(text[:cut])
         continuations.append(text[cut:] if is_complete[-1] else text[cut : ends[prompt_tokens + max_tokens]])
-    return Prompts(prompts, continuations, is_complete, prompt_tokens, len(texts) - len(long_enough))
+    real = [texts[index][[0, *token_ends[index]][prompt_tokens] :] for index in long_enough]
+    return Prompts(prompts, continuations, is_complete, prompt_tokens, len(texts) - len(long_enough), real)
+
+
+def cut_to_lengths(texts: Sequence[str], lengths: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return real texts of the lengths of generated ones, so that figures that grow with length compare.
+
+    The shortest text that is long enough is cut to each length, the longest length first; where none is left the
+    longest of the others is taken as it is. No text is taken twice, so there may be fewer than `lengths`.
+    """
+    encoded = encoded_as_text(tokenizer, list(texts), return_offsets_mapping=True)["offset_mapping"] if texts else []
+    ends = [[end for _, end in offsets] for offsets in encoded]  # in characters, of each token
+    pool = sorted(range(len(texts)), key=lambda index: (len(ends[index]), index))
+    chosen = []
+    for length in sorted(lengths, reverse=True):
+        if not pool:
+            break
+        place = bisect_left(pool, length, key=lambda index: len(ends[index]))
+        index = pool.pop(min(place, len(pool) - 1))
+        cut = [0, *ends[index]][min(length, len(ends[index]))]
+        chosen.append(texts[index][:cut])
+    return chosen
 
 
 def sample_prompts(

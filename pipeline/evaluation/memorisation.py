@@ -1,10 +1,11 @@
 """Memorisation: runs of training rows in generated texts, and how much likelier training rows are."""
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import evaluate
@@ -14,21 +15,39 @@ import pandas as pd
 from pydivsufsort import divsufsort, sa_search
 from transformers import PreTrainedTokenizerBase
 
+from pipeline.evaluation.folding import fold
 from pipeline.evaluation.scores import Scores
 from pipeline.modeling.context import encoded_as_text
 
 _PART_BYTES = 100_000_000  # of text; sorting and searching take 5 bytes per byte: 0.5 GB
+_RUNS_PER_ROW = 16  # looked at first
+_STRETCH = 3  # a stretch that can be boilerplate has this part of the tokens that count as a copy, or more
 _SEPARATOR = b"\xff"  # between two rows; not a byte of UTF-8, so no run of a text crosses it
+
+
+class Rule(NamedTuple):
+    """What counts as copied."""
+
+    tokens: int = 40  # a run of so many
+    common_rows: int = 5  # a stretch that stands in more training rows than this is boilerplate, and does not count
+
+    @property
+    def stretch(self) -> int:
+        """The tokens of a stretch that can be boilerplate; fewer are common words."""
+        return max(1, self.tokens // _STRETCH)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """The longest run of a text that is verbatim in one training row."""
+    """The run of a folded text that is verbatim in one folded training row and has the most tokens besides boilerplate.
 
-    tokens: int  # in the run, whole ones; 0 where none of the text's tokens is in any row
+    Folding leaves out layout, see `pipeline.evaluation.folding`.
+    """
+
+    tokens: int  # in the run, whole ones, besides boilerplate; 0 where the text has no such run
     text: str  # the run
     row: int  # the first training row with the run; 0 where there is none
-    source: str  # that row's text
+    source: str  # that row's text, folded
     generation: int  # the index of the text
 
 
@@ -46,6 +65,19 @@ class _Part:
         """Return whether a row contains `run`."""
         return bool(sa_search(self._bytes, self._suffixes, run)[0])
 
+    def rows(self, run: bytes, limit: int) -> int:
+        """Return in how many rows `run` stands, or any number above `limit` if there are more."""
+        count, left = sa_search(self._bytes, self._suffixes, run)
+        if not count:
+            return 0
+        rows = 0
+        for seen in (_RUNS_PER_ROW * limit, count):  # mostly the first few are in different rows
+            places = self._suffixes[left : left + min(seen, count)]
+            rows = len(np.unique(np.searchsorted(self._ends, places, side="right")))
+            if rows > limit or seen >= count:
+                break
+        return rows
+
     def first(self, run: bytes) -> int:
         """Return the index of the first row that contains `run`."""
         count, left = sa_search(self._bytes, self._suffixes, run)
@@ -56,7 +88,7 @@ class CorpusIndex:
     """The training rows, indexed to find runs of other texts in them: a suffix array (Manber and Myers 1993).
 
     It is built in parts, one of which is in memory at a time: 5 bytes per byte of its text. The last part is kept, so a
-    corpus of one part is built once.
+    corpus of one part is built once. Rows and texts are folded.
     """
 
     def __init__(self, rows: Sequence[int], texts: Sequence[str], part_bytes: int = _PART_BYTES) -> None:
@@ -74,23 +106,24 @@ class CorpusIndex:
         self._starts = starts  # the first row of each part
         self._built: tuple[int, _Part] | None = None  # its first row, and the part
 
-    def longest(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Copy]:
-        """Return for each text its longest run of whole tokens that is in one training row.
+    def longest(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, rule: Rule = Rule()) -> list[Copy]:  # noqa: B008 - frozen
+        """Return for each text its run of whole tokens in one training row with the most tokens besides boilerplate.
 
-        Of runs of the same length it is the text's first, and of the rows that contain it the corpus's first. Tokens
-        that share a character are copied together or not at all. `tokenizer` must be a fast one, with offsets.
+        Of runs with as many it is the text's first, and of the rows that contain it the corpus's first. Tokens that
+        share a character are copied together or not at all. Parts are read twice, once for what is boilerplate.
+        `tokenizer` must be a fast one, with offsets.
         """
-        boundaries = [_boundaries(text, tokenizer) for text in texts]
+        folded = [_FoldedText(fold(text), tokenizer, rule) for text in texts]
+        for _, part in self._parts():
+            for text in folded:
+                text.count_rows(part)
         best = [Copy(0, "", 0, "", index) for index in range(len(texts))]
-        starts = [0] * len(texts)  # the boundary where the best run begins
         for first, part in self._parts():
-            for index, text in enumerate(texts):
-                tokens, start, run = _longest_run(text, boundaries[index], part)
+            for index, text in enumerate(folded):
                 # Parts are in the corpus's order: of equal runs the first one is in the first row.
-                if tokens and (tokens, -start) > (best[index].tokens, -starts[index]):
-                    row = first + part.first(run.encode())
-                    best[index] = Copy(tokens, run, int(self._rows[row]), self._texts[row], index)
-                    starts[index] = start
+                if text.improve(part):
+                    row = first + part.first(text.run.encode())
+                    best[index] = Copy(text.tokens, text.run, int(self._rows[row]), fold(self._texts[row]), index)
         return best
 
     def _parts(self) -> Iterator[tuple[int, _Part]]:
@@ -98,7 +131,7 @@ class CorpusIndex:
         for first, end in zip(self._starts, [*self._starts[1:], len(self._texts)], strict=True):
             if self._built is None or self._built[0] != first:
                 self._built = None  # frees the previous part
-                self._built = first, _Part(self._texts[first:end])
+                self._built = first, _Part([fold(text) for text in self._texts[first:end]])
             yield self._built
 
 
@@ -114,30 +147,72 @@ def _boundaries(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int
     return boundaries
 
 
-def _longest_run(text: str, boundaries: Sequence[tuple[int, int]], part: _Part) -> tuple[int, int, str]:
-    """Return the tokens of the longest run of `text` in `part`, the boundary where it begins, and the run.
+class _FoldedText:
+    """A text, which of its tokens are boilerplate, and its best run so far."""
 
-    Every part of a copied run is copied too, so only runs longer than the longest so far are looked up: at most two
-    look-ups per token.
-    """
-    tokens, best_start, run = 0, 0, ""
-    end = 0
-    for begin, (tokens_before, start) in enumerate(boundaries):
-        while end < len(boundaries):
-            if boundaries[end][0] - tokens_before > tokens:
-                longer = text[start : boundaries[end][1]]
+    def __init__(self, text: str, tokenizer: PreTrainedTokenizerBase, rule: Rule) -> None:
+        self._text, self._boundaries, self._rule = text, _boundaries(text, tokenizer), rule
+        self._tokens = [tokens for tokens, _ in self._boundaries]
+        self._stretches = self._find_stretches()
+        self._rows = [0] * len(self._stretches)  # in which each stretch stands
+        self.tokens, self._begin, self._end = 0, 0, 0
+
+    @property
+    def run(self) -> str:
+        """The best run so far."""
+        return self._text[self._boundaries[self._begin][1] : self._boundaries[self._end][1]]
+
+    def _find_stretches(self) -> list[tuple[int, int]]:
+        """Return the boundaries around each stretch of just enough tokens."""
+        ends = (bisect_left(self._tokens, tokens + self._rule.stretch) for tokens in self._tokens)
+        return [(begin, end) for begin, end in enumerate(ends) if end < len(self._tokens)]
+
+    def count_rows(self, part: _Part) -> None:
+        """Add in how many rows of `part` each stretch stands."""
+        limit = self._rule.common_rows
+        for place, (begin, end) in enumerate(self._stretches):
+            if self._rows[place] <= limit:
+                run = self._text[self._boundaries[begin][1] : self._boundaries[end][1]]
+                self._rows[place] += part.rows(run.encode(), limit)
+
+    def improve(self, part: _Part) -> bool:
+        """Return whether `part` has a better run than the parts before, and take it.
+
+        Every part of a run in a row is in that row too, so the end of the longest run never moves back as its begin
+        moves on: at most two look-ups per token.
+        """
+        counted = self._counted()
+        best = (self.tokens, -self._begin, self._end)
+        improved = False
+        end = 0
+        for begin, (_, start) in enumerate(self._boundaries):
+            end = max(end, begin)
+            while end + 1 < len(self._boundaries):
+                longer = self._text[start : self._boundaries[end + 1][1]]
                 if not part.contains(longer.encode()):
                     break
-                tokens, best_start, run = boundaries[end][0] - tokens_before, begin, longer
-            end += 1
-    return tokens, best_start, run
+                end += 1
+            run = (counted[end] - counted[begin], -begin, end)
+            if run[0] and run > best:
+                best, improved = run, True
+        self.tokens, self._begin, self._end = best[0], -best[1], best[2]
+        return improved
+
+    def _counted(self) -> list[int]:
+        """Return how many tokens before each boundary are no boilerplate."""
+        common = np.zeros(self._tokens[-1] + 1, bool)
+        for (begin, end), rows in zip(self._stretches, self._rows, strict=True):
+            if rows > self._rule.common_rows:
+                common[self._tokens[begin] : self._tokens[end]] = True
+        before = np.concatenate([[0], np.cumsum(~common)])
+        return [int(before[tokens]) for tokens in self._tokens]
 
 
 def metrics(copies: Sequence[Copy], copied_tokens: int) -> dict[str, float | int]:
-    """Return `longest` and `mean_longest` (tokens of the texts' longest runs) and `copied` (share of the texts).
+    """Return `longest` and `mean_longest` (tokens of the texts' copied runs) and `copied` (share of the texts).
 
-    A text is copied if it has a run of `copied_tokens` tokens or more; Carlini et al. 2023 (Quantifying Memorization
-    Across Neural Language Models) use 50. All are 0 without texts.
+    A text is copied if it has a run of `copied_tokens` tokens or more besides boilerplate; Carlini et al. 2023
+    (Quantifying Memorization Across Neural Language Models) use 50. All are 0 without texts.
     """
     tokens = [copy.tokens for copy in copies]
     return {
@@ -152,29 +227,29 @@ def longest_copies(copies: Sequence[Copy], count: int) -> list[Copy]:
     return sorted((copy for copy in copies if copy.tokens), key=lambda copy: -copy.tokens)[:count]
 
 
-def membership_gap(train: Scores, test: Scores) -> float:
-    """Return by how many nats per token training rows are likelier than test rows.
+def membership_gap(train: Scores, held_out: Scores) -> float:
+    """Return by how many nats per token training rows are likelier than rows held out.
 
     Membership inference by loss exploits this gap (Yeom et al. 2018, Privacy Risk in Machine Learning). It is near 0,
     or below, where nothing was memorised.
     """
-    return float(test.loss.sum() / test.tokens.sum() - train.loss.sum() / train.tokens.sum())
+    return float(held_out.loss.sum() / held_out.tokens.sum() - train.loss.sum() / train.tokens.sum())
 
 
-def sample_training_texts(clean: pd.DataFrame, count: int) -> list[str]:
-    """Return `count` different texts of the train split of `clean`, or all where there are fewer.
+def sample_texts(clean: pd.DataFrame, split: str, count: int) -> list[str]:
+    """Return `count` different texts of a split of `clean`, or all where there are fewer.
 
     A bottom-k hash sample: a new row replaces at most one of them. The hash differs from that of the splits, which
-    decides what a training row is.
+    decides in which split a row is.
     """
-    texts = clean.loc[clean["split"] == "train", "text"].unique().tolist()
+    texts = clean.loc[clean["split"] == split, "text"].unique().tolist()
     return sorted(texts, key=lambda text: hashlib.sha256(b"training sample\0" + text.encode()).digest())[:count]
 
 
 class Memorisation(evaluate.Measurement):
-    """How much of texts is verbatim in training rows, see `metrics`; with each text's longest `Copy` under "copies".
+    """How much of texts is verbatim in training rows, see `metrics`; with each text's `Copy` under "copies".
 
-    `Memorisation().compute(data=texts, tokenizer=tokenizer, corpus=CorpusIndex(rows, training_texts))`.
+    `Memorisation().compute(data=texts, tokenizer=tokenizer, corpus=CorpusIndex(rows, training_texts), rule=Rule())`.
     """
 
     def _info(self) -> evaluate.MeasurementInfo:
@@ -188,7 +263,7 @@ class Memorisation(evaluate.Measurement):
         )
 
     def _compute(
-        self, data: list[str], tokenizer: PreTrainedTokenizerBase, corpus: CorpusIndex, *, copied_tokens: int = 40
+        self, data: list[str], tokenizer: PreTrainedTokenizerBase, corpus: CorpusIndex, *, rule: Rule
     ) -> dict[str, Any]:
-        copies = corpus.longest(data, tokenizer)
-        return {**metrics(copies, copied_tokens), "copies": copies}
+        copies = corpus.longest(data, tokenizer, rule)
+        return {**metrics(copies, rule.tokens), "copies": copies}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipeline.evaluation.generation import Generation
     from pipeline.evaluation.memorisation import Copy
-    from pipeline.evaluation.scores import Scores
+    from pipeline.evaluation.scores import Probes, Scores
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Evaluation:
 
     metrics: dict[str, Any]
     scores: Scores  # of `HeldOutData.texts`
+    probes: Probes
     samples: list[str]  # for `HeldOutData.sample_prompts`
     generations: list[Generation]
     copies: list[Copy]  # the longest from training rows among its generations

@@ -17,6 +17,25 @@ class Scores(NamedTuple):
     bytes: npt.NDArray[np.int64]  # of the text in UTF-8
 
 
-def from_table(table: "pd.DataFrame", name: str) -> Scores:
-    """Return the scores of the model called `name` from the table in `paths.SCORES`."""
-    return Scores(*(table[column].to_numpy() for column in (f"{name}_loss", f"{name}_tokens", "bytes")))
+class Probes(NamedTuple):
+    """A model's scores of texts besides the test rows, for the gates."""
+
+    general: Scores  # plain English that comes with the project
+    train: Scores  # a sample of training rows
+    validation: Scores  # a sample of validation rows
+
+
+def from_table(table: "pd.DataFrame", name: str, part: str = "test") -> Scores:
+    """Return the scores of the model called `name` from the table in `paths.SCORES`; `part` is test or a probe."""
+    rows = table[table["part"] == part]
+    return Scores(*(rows[column].to_numpy() for column in (f"{name}_loss", f"{name}_tokens", "bytes")))
+
+
+def probes_from_table(table: "pd.DataFrame", name: str) -> Probes:
+    """Return the probes of the model called `name` from the table in `paths.SCORES`."""
+    return Probes(*(from_table(table, name, part) for part in Probes._fields))
+
+
+def concatenated(*parts: Scores) -> Scores:
+    """Return the scores of several sets of texts as one."""
+    return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))

@@ -68,7 +68,9 @@ def rounded(value: Any, kind: str = "") -> str:
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite"
     if kind == "change":
-        return f"{100 * value:+.2f} %"
+        # A fall near 100 % keeps a digit that tells it from 100 %.
+        decimals = max(2, math.ceil(-math.log10(100 * (1 - value))) + 1) if 0.99 < value < 1 else 2
+        return f"{100 * value:+.{decimals}f} %"
     if kind == "share" and 0 <= value <= 1:
         return percent(value)
     if abs(value) >= 1e9 or 0 < abs(value) < 0.01:

@@ -14,6 +14,7 @@ from pipeline.command import UserError
 from pipeline.data_diff.compare import diff
 from pipeline.data_diff.resolve import clean_data_file
 from pipeline.data_diff.result import DataDiff
+from pipeline.evaluation.folding import fold
 
 if TYPE_CHECKING:
     from pipeline.evaluation.records import Evaluation
@@ -114,7 +115,10 @@ def _worst_copies(champion: Champion | None) -> dict[str, list[dict[str, Any]]]:
     return {
         name: [
             copy
-            | {"prompt": generations["openings"][copy["generation"]], "written": texts_of[name][copy["generation"]]}
+            | {
+                "prompt": generations["openings"][copy["generation"]],
+                "written": fold(texts_of[name][copy["generation"]]),  # as the run and its source are
+            }
             for copy in copies
         ]
         for name, copies in copies_of.items()

@@ -1,18 +1,14 @@
 """The tests that gates use: how far a figure is from its reference, and the sentences around the finding."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
-
-from pipeline.verdict.statistics import least_excess
-from pipeline.verdict.wording import percent, points, two_decimals
-
-
-class NotMeasuredError(Exception):
-    """A figure that a gate needs is missing; the message says why, or is empty."""
+from pipeline.verdict.records import NotMeasuredError
+from pipeline.verdict.statistics import excess
+from pipeline.verdict.wording import PERCENT, PLAIN, POINTS, Unit
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,7 @@ class Measurement:
     figure: float
     reference: float  # 0 where the gate has none
     bound: float
-    generations: int
+    counts: tuple[int, int]  # of generated and of real texts
     confidence: float
 
 
@@ -33,21 +29,17 @@ class Outcome(NamedTuple):
     low: float | None  # the lower end of its interval, which is held against the bound instead; None: no interval
     limit: float  # the largest figure that passes
     reference: float | None
+    high: float | None = None
 
 
 def share_above(measured: Measurement) -> Outcome:
     """Test by how much a share of texts lies above that of real texts, beyond chance."""
-    low = partial(
-        least_excess, reference=measured.reference, count=measured.generations, confidence=measured.confidence
-    )
-    limit = max(share for share in np.linspace(0, 1, 1001) if low(share) <= measured.bound)
-    return Outcome(measured.figure - measured.reference, low(measured.figure), limit, measured.reference)
-
-
-def difference(measured: Measurement) -> Outcome:
-    """Test by how much a figure lies above its reference."""
-    value = measured.figure - measured.reference
-    return Outcome(value, None, measured.reference + measured.bound, measured.reference)
+    estimate = partial(excess, reference=measured.reference, counts=measured.counts, confidence=measured.confidence)
+    # The lower end rises with the share, so the largest share that passes is found by bisection, to a tenth of a point.
+    passing = bisect_right(range(1001), measured.bound, key=lambda thousandths: estimate(thousandths / 1000).low)
+    limit = max(0, passing - 1) / 1000
+    value, low, high = estimate(measured.figure)
+    return Outcome(value, low, limit, measured.reference, high)
 
 
 def ratio(measured: Measurement) -> Outcome:
@@ -69,43 +61,36 @@ class BoundTest:
     run: Callable[[Measurement], Outcome]
     broken: str
     kept: str
-    figure: Callable[[float], str] = two_decimals  # how the figure, its reference and its limit read
-    value: Callable[[float], str] = two_decimals  # how the value, its lower end and the bound read
+    figure: Unit = PLAIN  # how the figure, its reference and its limit read
+    value: Unit = PLAIN  # how the value, its lower end and the bound read
     needs_texts: bool = False
 
 
 SHARE_ABOVE = BoundTest(
     share_above,
-    broken="{problem}: {finding}. That is {value} points more, at least {low} allowing for chance; {bound} points more"
-    " are allowed.",
-    kept="{subject} is within its bound: {finding}, and {bound} points more are allowed.",
-    figure=percent,
-    value=points,
+    broken="{problem}: {finding}. That is {value} points more, at least {low} allowing for chance; {setting} allows"
+    " {bound}.",
+    kept="{subject} is within its bound: {finding}, and {setting} allows {bound} points more.",
+    figure=PERCENT,
+    value=POINTS,
     needs_texts=True,
-)
-
-
-DIFFERENCE = BoundTest(
-    difference,
-    broken="{problem}: {finding}. That is {value} more; {bound} are allowed.",
-    kept="{subject} is within its bound: {finding}, and {bound} more are allowed.",
 )
 
 
 RATIO = BoundTest(
     ratio,
-    broken="{problem}: {finding}, {value} times the {against}'s {reference}; {bound} times is allowed.",
-    kept="{subject} is within its bound: {finding}, {value} times the {against}'s {reference}; {bound} times is"
-    " allowed.",
+    broken="{problem}: {finding}, {value} times the {against}'s {reference}; {setting} allows {bound} times.",
+    kept="{subject} is within its bound: {finding}, {value} times the {against}'s {reference}; {setting} allows {bound}"
+    " times.",
 )
 
 
 SHARE = BoundTest(
     absolute,
-    broken="{problem}: {finding}, {bound} are allowed.",
-    kept="{subject}: {finding}, {bound} are allowed.",
-    figure=percent,
-    value=percent,
+    broken="{problem}: {finding}; {setting} allows {bound}.",
+    kept="{subject}: {finding}; {setting} allows {bound}.",
+    figure=PERCENT,
+    value=PERCENT,
 )
 
 

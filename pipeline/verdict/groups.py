@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import params
 from pipeline.verdict.records import Comparison, GateResult
 from pipeline.verdict.statistics import bonferroni, perplexity_rise, rows_needed
-from pipeline.verdict.wording import percent
+from pipeline.verdict.wording import PERCENT, percent
 
 
 class Rise(NamedTuple):
@@ -40,9 +40,13 @@ def group_gate(comparison: Comparison, config: params.Promote) -> GateResult | N
     worst = max((broken or rises).values())
     if broken:
         sentence = (
-            f"It got worse at {len(broken)} of {len(names)} groups ({_listed(broken)}); {percent(bound)} is allowed."
+            f"It got worse at {len(broken)} of {len(names)} groups ({_listed(broken, bound)});"
+            f" promote.gates.group_loss allows {percent(bound)}."
         )
-        change = f"a rise of {percent(bound)} or less, or one that may be chance, would have passed."
+        change = (
+            f"a rise of {percent(bound)} or less, or one that may be chance, would have passed. Add training rows of"
+            f" {next(iter(broken)) or 'these rows'}, and see in the report whether its rows changed since the champion."
+        )
     else:
         sentence = (
             f"Each of {len(rises)} groups is within its bound: perplexity rises by more than {percent(bound)} beyond"
@@ -65,10 +69,11 @@ def _rises(comparison: Comparison, names: Sequence[str], least_rows: int, confid
     return rises
 
 
-def _listed(broken: Mapping[str, Rise]) -> str:
+def _listed(broken: Mapping[str, Rise], bound: float) -> str:
+    decimals = PERCENT.decimals_apart(*((rise.low, bound) for rise in broken.values()))
     return "; ".join(
-        f"{name or '(no group)'}: perplexity up by {percent(rise.value)}, at least {percent(rise.low)} allowing for"
-        f" chance, on {rise.rows} rows"
+        f"{name or '(no group)'}: perplexity up by {percent(rise.value, decimals)}, at least"
+        f" {percent(rise.low, decimals)} allowing for chance, on {rise.rows} rows"
         for name, rise in sorted(broken.items(), key=lambda group: -group[1].low)
     )
 

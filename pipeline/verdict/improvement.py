@@ -7,12 +7,29 @@ import numpy as np
 
 from pipeline import params
 from pipeline.evaluation.bootstrap import Gain, paired_gain
+from pipeline.modeling.nats import exp
 from pipeline.verdict.challenges import Challenge
 from pipeline.verdict.evidence import Evidence, evidence
 from pipeline.verdict.records import Comparison
 from pipeline.verdict.statistics import expanded_confidence, rows_needed
-from pipeline.verdict.wording import confidence, percent, percent_beside
+from pipeline.verdict.wording import (
+    FACTOR,
+    PERCENT,
+    PLAIN,
+    confidence,
+    factor,
+    interval,
+    percent,
+    percent_beside,
+    plain,
+)
 
+# From here on a change of perplexity reads as a factor: 99.8 % and 99.9 % look alike, 500 and 1,000 times do not.
+_FACTOR = 10.0
+_LEVERS = (
+    "More gain comes from more or cleaner training rows, a longer tokenize.max_length where texts are cut, another base"
+    " or another finetune.learning_rate."
+)
 _SMALL_GAIN = 0.02  # that a person would want to see: the sentence says how many rows show it
 
 
@@ -98,7 +115,7 @@ class _Words:
     def _finding(self) -> str:
         gain, least, against = self.gain, self.evidence.all_rows, self.comparison.against
         level = confidence(least.alpha)
-        least_gain = percent_beside(least.gain, self.config.min_gain)
+        least_gain = self._least_gain()
         sure = f"by at least {least_gain} with {level} confidence{_in_brackets(self.challenge)}"
         if self._all_rows_show_it:
             return f"Better than the {against}: {self._change()}, {sure}."
@@ -106,7 +123,7 @@ class _Words:
             return f"Better than the {against} on rows that did not choose it: {self._change()}."
         if gain.gain > self.config.min_gain and least.gain <= 0:
             return (
-                f"Better by {percent(gain.gain)} than the {against} {self._interval()}, but this may be chance:"
+                f"Better by {self._figures()[0]} than the {against} {self._interval()}, but this may be chance:"
                 f" {_challenger(self.challenge, against)} must show a gain above {self._min_gain()} with {level}"
                 f" confidence, and shows one above {least_gain}. {self._rows_sentence()}"
             )
@@ -126,20 +143,52 @@ class _Words:
         if self.gain.gain > self.config.min_gain:
             return (
                 f"About {self._rows_to_detect():,} test rows with this gain (more data, or a larger"
-                f" validate.test_share), or more than {least_gain} {rows}."
+                f" validate.test_share), or more than {least_gain} {rows}. {_LEVERS}"
             )
-        return f"A gain of more than {least_gain} {rows} would have been distinguishable from chance."
+        return f"A gain of more than {least_gain} {rows} would have been distinguishable from chance. {_LEVERS}"
 
     def _change(self) -> str:
-        gain, falls = self.gain, self.gain.gain >= 0
+        gain = self.gain
         figure = "perplexity per token of the candidate" if self._tokenizers_differ() else "perplexity"
-        change = f"falls by {percent(gain.gain)}" if falls else f"rises by {percent(-gain.gain)}"
-        return f"{figure} {change} {self._interval(is_rise=not falls)}"
+        if exp(abs(gain.nats)) >= _FACTOR:
+            return f"{figure} {self._factor()}"
+        verb, sign = ("falls", 1) if gain.gain >= 0 else ("rises", -1)
+        return f"{figure} {verb} by {self._figures(sign)[0]} {self._interval(sign)}"
 
-    def _interval(self, *, is_rise: bool = False) -> str:
-        low, high = (-self.gain.high, -self.gain.low) if is_rise else (self.gain.low, self.gain.high)
-        level = percent(self.config.confidence, 0)
-        return f"({level} interval {percent(low)} to {percent(high)} on {_rows(self.gain.rows)})"
+    def _factor(self) -> str:
+        """Return how many times lower or higher perplexity is, with bits per byte beside."""
+        sign, change = (-1, "lower") if self.gain.nats < 0 else (1, "higher")
+        low, high = sorted(exp(sign * end) for end in (self.gain.nats_low, self.gain.nats_high))
+        times = exp(sign * self.gain.nats)
+        decimals = FACTOR.decimals_apart((low, times), (times, high))
+        ends = interval(self.config.confidence, low, high, FACTOR, decimals, f" on {_rows(self.gain.rows)}")
+        return f"is {factor(times, decimals)} {change} {ends}{self._bits_per_byte()}"
+
+    def _bits_per_byte(self) -> str:
+        models = (self.comparison.candidate, self.comparison.baseline)
+        candidate, baseline = (model.metrics.get("bits_per_byte") for model in models)
+        if candidate is None or baseline is None or self._tokenizers_differ():  # then `_about_tokenizers` tells
+            return ""
+        decimals = PLAIN.decimals_apart((candidate, baseline))
+        return f", bits per byte go from {plain(baseline, decimals)} to {plain(candidate, decimals)}"
+
+    def _figures(self, sign: int = 1) -> tuple[str, str, str]:
+        """Return the gain and the ends of its interval as percentages that tell them apart."""
+        gain = self.gain
+        decimals = PERCENT.decimals_apart((gain.gain, gain.low), (gain.gain, gain.high))
+        low, high = sorted((sign * gain.low, sign * gain.high))
+        return percent(sign * gain.gain, decimals), percent(low, decimals), percent(high, decimals)
+
+    def _interval(self, sign: int = 1) -> str:
+        _, low, high = self._figures(sign)
+        return f"({percent(self.config.confidence, 0)} interval {low} to {high} on {_rows(self.gain.rows)})"
+
+    def _least_gain(self) -> str:
+        """Return the gain that is sure."""
+        least = self.evidence.all_rows
+        if -least.nats >= math.log(_FACTOR):
+            return factor(exp(-least.nats))
+        return percent_beside(least.gain, self.config.min_gain)
 
     def _min_gain(self) -> str:
         least = self.config.min_gain

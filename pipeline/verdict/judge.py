@@ -12,6 +12,7 @@ from pipeline.verdict.challenges import Challenge
 from pipeline.verdict.gates import evaluate_gates
 from pipeline.verdict.improvement import Improvement, improvement
 from pipeline.verdict.records import Comparison, GateResult, Metrics, Verdict
+from pipeline.verdict.scope import blind_spots
 
 
 def judge(
@@ -38,6 +39,11 @@ def judge(
         promoted=passes or forced is not None,
         forced=None if passes else forced,
         reasons=_reasons(improved, gates),
+        warnings=[
+            *comparison.warnings,
+            *(gate.sentence for gate in gates if gate.is_warning),
+            *blind_spots(comparison.reference_metrics),
+        ],
         candidate=dict(candidate),
         champion=dict(baseline) if comparison.against == "champion" else None,
         against=comparison.against,
@@ -61,6 +67,7 @@ def unchanged(candidate: Metrics, at: str = "") -> Verdict:
         promoted=False,
         forced=None,
         reasons=[comparison],
+        warnings=[],
         candidate=dict(candidate),
         champion=dict(candidate),
         against="champion",
@@ -87,4 +94,5 @@ def _reasons(improved: Improvement, gates: list[GateResult]) -> list[str]:
     broken = [gate.sentence for gate in gates if not gate.passed]
     if not improved.is_better:
         return [improved.sentence, *broken]
-    return broken or [improved.sentence, "It keeps to every bound: " + ", ".join(gate.name for gate in gates) + "."]
+    kept = ", ".join(gate.name for gate in gates if not gate.is_warning)
+    return broken or [improved.sentence, f"It keeps to every bound: {kept}."]

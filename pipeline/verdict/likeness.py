@@ -46,7 +46,7 @@ def likeness_gate(comparison: Comparison, config: params.Promote) -> GateResult:
     if not findings:
         return _untold(comparison, gates.likeness)
     worst = max(findings, key=lambda finding: finding.excess)
-    figures = _figures(texts, comparison)
+    figures, too_few = _figures(texts, comparison), ""
     if worst.excess > 0:
         sentence = f"Its texts are not like real ones: {figures} {worst.sentence}"
         change = f"at most {percent(worst.bound + worst.value - worst.low)} would have passed. {_LEVER}"
@@ -56,7 +56,16 @@ def likeness_gate(comparison: Comparison, config: params.Promote) -> GateResult:
         sentence = f"{subject}: {figures} {worst.sentence}{too_few}"
         change = f"more than {percent(worst.bound + worst.value - worst.low)} would not have passed."
     return GateResult(
-        "likeness", worst.value, worst.low, worst.bound, 0.0, worst.excess <= 0, sentence, f"likeness: {change}"
+        "likeness",
+        worst.value,
+        worst.low,
+        worst.bound,
+        0.0,
+        worst.excess <= 0,
+        sentence,
+        f"likeness: {change}",
+        high=worst.high,
+        is_warning=bool(too_few),
     )
 
 
@@ -144,4 +153,5 @@ def _untold(comparison: Comparison, bound: float) -> GateResult:
     else:
         why = "real texts of this corpus follow the training rows no better than letters drawn at random"
     sentence = f"Whether its texts are like real ones cannot be told: {why}. Read the samples."
-    return GateResult("likeness", None, None, bound, None, True, sentence, "likeness: texts that can be compared.")
+    change = "likeness: texts that can be compared."
+    return GateResult("likeness", None, None, bound, None, True, sentence, change, is_warning=True)

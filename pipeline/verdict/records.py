@@ -4,19 +4,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scores import Probes, Scores
 from pipeline.verdict.challenges import Challenge
 
 Against = Literal["champion", "base"]
 Metrics = Mapping[str, Any]  # of one model, as in reports/evaluate/metrics.json
 
 
+class NotMeasuredError(Exception):
+    """A figure that a gate needs is missing; the message says why, or is empty."""
+
+
 @dataclass(frozen=True)
 class ModelFigures:
-    """One model's metrics, with `bytes` (of its weights) and `seconds_a_token`, and its scores of the test rows."""
+    """One model's metrics, with `bytes` (of its weights) and `seconds_a_token`, and what they were computed from."""
 
     metrics: Metrics
-    scores: Scores
+    scores: Scores  # of the test rows
+    probes: Probes | None = None  # scores of other texts; None: not measured
+    turns: Sequence[float] = ()  # seconds per token of each round, by turns with the other model
+
+    def measured_probes(self) -> Probes:
+        """Return the probes; raises NotMeasuredError without."""
+        if self.probes is None:
+            raise NotMeasuredError
+        return self.probes
 
 
 @dataclass(frozen=True)
@@ -26,8 +38,8 @@ class Comparison:
     candidate: ModelFigures
     baseline: ModelFigures
     against: Against
-    base_metrics: Metrics
-    reference_metrics: Metrics  # of real texts
+    base: ModelFigures
+    reference_metrics: Metrics  # of the real texts that prompts come from
     groups: Sequence[str]  # of each test row; empty where the corpus has none
     generations: int  # texts that each model wrote
     copied_tokens: int  # length of a run that counts as copied
@@ -35,11 +47,12 @@ class Comparison:
     canaries: int = 0  # planted in the training texts
     rolled_back: str | None = None  # why this version was rolled back; None: it was not
     old_rows: int | None = None  # the first ones, on which the champion was chosen; None: unknown, or nobody chose
+    warnings: Sequence[str] = ()  # what a person should know besides the warnings of gates
 
 
 @dataclass(frozen=True)
 class GateResult:
-    """The result of a gate."""
+    """The result of a gate; a gate that a person should read about although it passed is a warning."""
 
     name: str
     value: float | None  # held against the bound; None: not measured
@@ -49,6 +62,15 @@ class GateResult:
     passed: bool
     sentence: str
     counterfactual: str  # which figure would have changed the result
+    high: float | None = None  # the upper end of `value`'s interval, where it is known
+    is_warning: bool = False  # it passed, but a person should read the sentence
+
+
+def not_measured(name: str, bound: float, why: str = "") -> GateResult:
+    """Return the result of a gate whose figure is missing: it never passes."""
+    sentence = f"Not measured: {name}{f' ({why})' if why else ''}, so it may be out of bounds."
+    counterfactual = f"{name}: a figure for it; run `dvc repro` if the files of `evaluate` are of an older release."
+    return GateResult(name, None, None, bound, None, False, sentence, counterfactual)
 
 
 @dataclass(frozen=True)
@@ -58,6 +80,7 @@ class Verdict:
     promoted: bool
     forced: str | None  # the reason for promoting it all the same; `reasons` then speak against it
     reasons: list[str]
+    warnings: list[str]  # what speaks neither for nor against it, but a person should know
     candidate: dict[str, Any]
     champion: dict[str, Any] | None  # None: there is none yet
     against: Against

@@ -9,18 +9,24 @@ import numpy as np
 
 from pipeline.registry.model_version import short
 from pipeline.reporting.text_table import bullets, table
-from pipeline.verdict.records import Verdict
+from pipeline.verdict.records import GateResult, Verdict
 
 # verdict.json is a contract: these fields keep the keys they have had since its first version.
-_JSON_KEYS = {"counterfactuals": "would_change", "counterfactual": "would_change", "reference": "yardstick"}
+_JSON_KEYS = {
+    "counterfactuals": "would_change",
+    "counterfactual": "would_change",
+    "reference": "yardstick",
+    "is_warning": "warning",
+}
 
 
 def summary(verdict: Verdict) -> str:
     """Return the verdict in one line, for the history and the end of the command."""
     reasons = " ".join(verdict.reasons)
+    warnings = "".join(f" Warning: {warning}" for warning in verdict.warnings)
     if verdict.forced is not None:
-        return f"Promoted by force: {verdict.forced} (What spoke against it: {reasons})"
-    return f"{_outcome(verdict)}: {reasons}"
+        return f"Promoted by force: {verdict.forced} (What spoke against it: {reasons}){warnings}"
+    return f"{_outcome(verdict)}: {reasons}{warnings}"
 
 
 def _outcome(verdict: Verdict) -> str:
@@ -41,10 +47,12 @@ def markdown(verdict: Verdict) -> str:
     if verdict.forced is not None:
         parts.append(f"Forced, for this reason: {_one_line(verdict.forced)}")
     parts.append(_markdown_list(_statements(verdict)))
+    if verdict.warnings:
+        parts += ["## Warnings", _markdown_list(verdict.warnings)]
     if verdict.gates:
         rows = [
-            f"| {gate.name} | {'kept' if gate.passed else '**broken**'} | {_figure(gate.value)} | {_figure(gate.low)}"
-            f" | {_figure(gate.bound)} | {_one_line(gate.sentence)} |"
+            f"| {gate.name} | {_status(gate, '**broken**', '**warning**')} | {_figure(gate.value)}"
+            f" | {_figure(gate.low)} | {_figure(gate.bound)} | {_one_line(gate.sentence)} |"
             for gate in verdict.gates
         ]
         head = "| gate | | figure | at least | bound | |\n|---|---|---|---|---|---|"
@@ -59,9 +67,11 @@ def text(verdict: Verdict) -> str:
     if verdict.forced is not None:
         parts.append(bullets([f"Forced, for this reason: {verdict.forced}"]))
     parts.append(bullets(_statements(verdict)))
+    if verdict.warnings:
+        parts.append("Warnings:\n" + bullets(verdict.warnings))
     if verdict.gates:
         rows = [
-            [gate.name, "kept" if gate.passed else "BROKEN", *map(_figure, (gate.value, gate.low, gate.bound))]
+            [gate.name, _status(gate, "BROKEN", "WARNING"), *map(_figure, (gate.value, gate.low, gate.bound))]
             for gate in verdict.gates
         ]
         parts.append(table([["gate", "", "figure", "at least", "bound"], *rows]))
@@ -71,6 +81,12 @@ def text(verdict: Verdict) -> str:
 
 def _statements(verdict: Verdict) -> list[str]:
     return list(dict.fromkeys([verdict.comparison, *verdict.reasons]))
+
+
+def _status(gate: GateResult, broken: str, warning: str) -> str:
+    if not gate.passed:
+        return broken
+    return warning if gate.is_warning else "kept"
 
 
 def _figure(value: float | None) -> str:

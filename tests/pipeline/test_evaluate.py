@@ -1,6 +1,7 @@
 """Base and candidate are measured on the same texts, from the same prompts and at the same seed."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -48,7 +49,8 @@ def test_the_same_model_twice_has_the_same_figures_and_samples(stage: Workspace)
     assert result["base"] == result["candidate"]
     assert result["base"]["version"] == content_version(paths.BASE)
     relied_upon = {"perplexity", "perplexity_low", "perplexity_high", "bits_per_byte", "tokens"}
-    assert set(result["base"]) == relied_upon | {"version", "general", "text", "memorisation", "likeness"}
+    assert set(result["base"]) == relied_upon | {"version", "general", "text", "memorisation", "real", "likeness"}
+    assert result["base"]["real"]["texts"] == 2  # as many as there are test rows
     assert set(result["test_rows"]["text"]) == set(result["base"]["text"])
     samples = json.loads(paths.SAMPLES.read_text())
     assert [sample["prompt"] for sample in samples] == [
@@ -93,7 +95,12 @@ def test_a_prompt_from_a_test_row_does_not_count_as_copied(stage: Workspace, mon
 def test_the_scores_of_each_row_add_up_to_the_perplexity(stage: Workspace) -> None:
     result = metrics()
     table = pd.read_parquet(paths.SCORES)
-    assert table["row"].tolist() == [3, 4]
+    assert table.loc[table["part"] == "test", "row"].tolist() == [3, 4]
+    assert table["part"].value_counts().to_dict() == {"general": 90, "test": 2, "train": 1, "validation": 1}
+    probes = scores.probes_from_table(table, "candidate")
+    assert probes.general.loss.sum() / probes.general.tokens.sum() == pytest.approx(
+        math.log(result["candidate"]["general"]["perplexity"])
+    )
     candidate = scores.from_table(table, "candidate")
     assert candidate.tokens.sum() == result["candidate"]["tokens"]
     bits = candidate.loss.sum() / candidate.bytes.sum() / 0.6931471805599453

@@ -143,7 +143,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Path:
             evaluate__resamples=100,
             evaluate__test_prompts=1,
             promote__resamples=1000,
-            promote__gates__latency=20.0,  # models of one size, on a machine that may be busy
+            promote__gates__likeness=9.0,  # models this small write half nonsense, which has tests of its own
+            promote__gates__likeness_rise=9.0,
         )
         models = folder / "planted"
         train(tiny_gpt2, paths.BASE, GENERAL, 60)
@@ -217,8 +218,9 @@ def test_a_truly_better_candidate_becomes_champion(scene: Scene) -> None:
     decision = scene.decide()
     judged = decision.verdict
     assert judged.promoted
-    assert judged.reasons[0].startswith("Better than the champion: perplexity falls by ")
-    assert "on 150 test rows), by at least " in judged.reasons[0]
+    assert judged.reasons[0].startswith("Better than the champion: perplexity ")
+    assert "on 150 test rows)" in judged.reasons[0]
+    assert ", by at least " in judged.reasons[0]
     assert judged.reasons[0].endswith(" with 99.979 % confidence (challenge 1 in 90 days).")
     new = carry_out(decision)
     assert new is not None
@@ -266,7 +268,7 @@ def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
         (
             "memorised",
             {"copied", "membership"},
-            ("It copies: ", "It has memorised training rows: training rows are "),
+            ("It copies: ", "Training shows in its losses: 12 training rows are "),
         ),
         (
             "looping",
@@ -274,7 +276,7 @@ def test_a_candidate_better_only_by_noise_is_refused(scene: Scene) -> None:
             ("Its texts are not like real ones: ", "It repeats itself: ", "It loops: "),
         ),
         ("leaking", {"extracted"}, ("It gives away planted secrets: 100.0 % of the canaries can be extracted",)),
-        ("forgetful", {"forgetting"}, ("It has forgotten general English: a byte of it takes ",)),
+        ("forgetful", {"forgetting"}, ("It has forgotten general English: a byte of 90 plain texts takes ",)),
     ],
 )
 def test_a_gate_stops_a_candidate_of_lower_perplexity(
@@ -284,7 +286,7 @@ def test_a_gate_stops_a_candidate_of_lower_perplexity(
     scene.candidate(name)
     decision = scene.decide()
     judged = decision.verdict
-    assert judged.comparison.startswith("Better than the champion: perplexity falls by ")
+    assert judged.comparison.startswith("Better than the champion: perplexity ")
     assert not judged.promoted
     assert broken(decision) == gates
     assert len(judged.reasons) == len(sentences)
@@ -300,7 +302,7 @@ def test_the_first_candidate_is_compared_with_the_base(scene: Scene) -> None:
     scene.candidate("better")
     decision = scene.decide()
     assert decision.verdict.champion is None
-    assert decision.verdict.reasons[0].startswith("Better than the base: perplexity falls by 9")
+    assert decision.verdict.reasons[0].startswith("Better than the base: perplexity ")
     assert carry_out(decision) == Registry().champion()
     assert Registry().history()[-1].from_ is None
 

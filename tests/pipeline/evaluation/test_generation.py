@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.evaluation.generation import generate, sample_prompts, select_prompts
+from pipeline.evaluation.generation import cut_to_lengths, generate, sample_prompts, select_prompts
 from tests.conftest import LINES, Workspace
 
 CONTEXT = 64
@@ -240,3 +240,15 @@ def test_a_model_with_another_tokenizer_continues_the_same_prompts(tokenizer, co
     with torch.inference_mode():
         first = its_own.decode(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert texts[0].text.startswith(first)
+
+
+def test_real_texts_are_cut_to_the_lengths_of_generated_ones_and_none_is_taken_twice(tokenizer) -> None:
+    lengths = [len(tokenizer(line)["input_ids"]) for line in LINES]
+    longest = max(lengths)
+    chosen = cut_to_lengths(LINES, [3, longest, 0], tokenizer)
+    assert [len(tokenizer(text)["input_ids"]) for text in chosen] == [longest, 3, 0]
+    assert chosen[0] == LINES[lengths.index(longest)]
+    assert LINES[lengths.index(min(lengths))].startswith(chosen[1])  # the shortest that is long enough
+    too_long = cut_to_lengths(LINES, [1000] * 10, tokenizer)
+    assert sorted(too_long) == sorted(LINES)
+    assert cut_to_lengths([], [5], tokenizer) == []

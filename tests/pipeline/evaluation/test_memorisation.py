@@ -13,15 +13,17 @@ from pydivsufsort import sa_search
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerBase
 
+from pipeline.evaluation.folding import fold
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import (
     Copy,
     CorpusIndex,
     Memorisation,
+    Rule,
     longest_copies,
     membership_gap,
     metrics,
-    sample_training_texts,
+    sample_texts,
 )
 from pipeline.evaluation.scores import Scores
 from tests.conftest import LINES
@@ -61,25 +63,69 @@ BYTE_OF = _bytes_of_characters()
 
 
 def by_definition(
-    text: str, number: int, tokenizer: PreTrainedTokenizerBase, rows: list[int], training: list[str]
+    text: str, number: int, tokenizer: PreTrainedTokenizerBase, rows: list[int], training: list[str], rule: Rule
 ) -> Copy:
-    """Return the longest run by trying all of them in all rows; the first run, then the first row, among equals."""
-    best = Copy(0, "", 0, "", number)
-    for (before, start), (after, end) in combinations(borders_of(text, tokenizer), 2):
+    """Return the run with the most tokens besides boilerplate by trying all runs in all rows."""
+    text, training = fold(text), [fold(row) for row in training]
+    borders = borders_of(text, tokenizer)
+    common: set[int] = set()
+    for before, start in borders:
+        after, end = next(((after, end) for after, end in borders if after >= before + rule.stretch), (0, 0))
+        if after and sum(text[start:end] in row for row in training) > rule.common_rows:
+            common |= set(range(before, after))
+    best, best_key = Copy(0, "", 0, "", number), (0, 0, 0)
+    for (before, start), (after, end) in combinations(borders, 2):
         holding = [at for at, row in enumerate(training) if text[start:end] in row]
-        if holding and after - before > best.tokens:
-            best = Copy(after - before, text[start:end], rows[holding[0]], training[holding[0]], number)
+        tokens = len(set(range(before, after)) - common)
+        if holding and tokens and (tokens, -before, after) > best_key:
+            best_key = (tokens, -before, after)
+            best = Copy(tokens, text[start:end], rows[holding[0]], training[holding[0]], number)
     return best
 
 
 @settings(deadline=None, max_examples=200)
-@given(training=SMALL_TEXTS, texts=SMALL_TEXTS, part_bytes=st.sampled_from([1, 10, 30, 10**6]))
+@given(
+    training=SMALL_TEXTS,
+    texts=SMALL_TEXTS,
+    part_bytes=st.sampled_from([1, 10, 30, 10**6]),
+    rule=st.sampled_from([Rule(40, 5), Rule(3, 1), Rule(6, 1), Rule(9, 2)]),
+)
 def test_the_longest_run_is_that_of_a_slow_search_whatever_the_parts(
-    training: list[str], texts: list[str], part_bytes: int, tokenizer: PreTrainedTokenizerBase
+    training: list[str], texts: list[str], part_bytes: int, rule: Rule, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     rows = [2 * at + 5 for at in range(len(training))]
-    result = CorpusIndex(rows, training, part_bytes).longest(texts, tokenizer)
-    assert result == [by_definition(text, at, tokenizer, rows, training) for at, text in enumerate(texts)]
+    result = CorpusIndex(rows, training, part_bytes).longest(texts, tokenizer, rule)
+    assert result == [by_definition(text, at, tokenizer, rows, training, rule) for at, text in enumerate(texts)]
+
+
+FOOTER = " Thank you for your order. You may return any article within thirty days. Our terms hold."
+
+
+def test_boilerplate_of_many_rows_is_no_copy_and_a_row_of_its_own_is(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [f"{line} {number}.{FOOTER}" for number in range(9) for line in LINES]
+    own = " The king bought a golden crown from an old fox near the river for twelve apples."
+    rows.append(f"{own}{FOOTER}")
+    index = CorpusIndex(range(2, 2 + len(rows)), rows)
+    rule = Rule(tokens=24, common_rows=5)
+    texts = [f"Zebras!{FOOTER} Zebras", f"Zebras!{own}{FOOTER}", rows[0]]
+    footer, both, first_row = index.longest(texts, tokenizer, rule)
+    assert len(tokenizer(FOOTER)["input_ids"]) > rule.tokens
+    assert footer.tokens <= 2  # chance
+    assert both.tokens == len(tokenizer(own)["input_ids"]) - 1 >= rule.tokens  # its full stop stands before all footers
+    assert both.row == 1 + len(rows)
+    assert first_row.tokens < rule.tokens  # a row that differs from others by its number alone
+    everywhere = index.longest([f"Zebras!{FOOTER}"], tokenizer, Rule(24, common_rows=100))
+    assert everywhere[0].tokens >= rule.tokens
+
+
+def test_layout_makes_no_copy_and_hides_none(tokenizer: PreTrainedTokenizerBase) -> None:
+    run = " sat on the warm mat and looked at the rain"
+    index = CorpusIndex([2, 3], [" " * 58 + "-" * 40 + "<br/>" * 20 + "x", f"The <b>old</b> cat\n {run}"])
+    spaces, words = index.longest(["y" + " " * 58 + "-" * 40 + "<br/>" * 20, run.replace(" ", "  \n")], tokenizer)
+    assert spaces.tokens <= 4
+    assert words.tokens >= len(tokenizer(run)["input_ids"]) - 1
+    assert words.row == 3
+    assert fold("<p class='a'>One\n\n two</p>...!") == " One two ."
 
 
 def test_a_copied_run_is_found_in_the_midst_of_other_words(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -126,7 +172,7 @@ def test_without_texts_or_rows_nothing_is_copied(tokenizer: PreTrainedTokenizerB
 
 def test_a_model_that_copies_half_of_its_texts_is_seen_to(tokenizer: PreTrainedTokenizerBase) -> None:
     index = CorpusIndex(range(2, 6), LINES)
-    result = measure(Memorisation, data=[LINES[0], "Zebras!"], tokenizer=tokenizer, corpus=index, copied_tokens=10)
+    result = measure(Memorisation, data=[LINES[0], "Zebras!"], tokenizer=tokenizer, corpus=index, rule=Rule(tokens=10))
     whole = len(tokenizer(LINES[0])["input_ids"])
     assert result["longest"] == whole
     assert result["copied"] == 0.5
@@ -158,21 +204,21 @@ def clean_of(numbers: range) -> pd.DataFrame:
 
 def test_the_training_sample_is_of_different_training_rows_and_the_same_in_any_order() -> None:
     clean = clean_of(range(400))
-    sample = sample_training_texts(clean, 50)
+    sample = sample_texts(clean, "train", 50)
     assert len(set(sample)) == 50
     assert set(sample) <= set(clean.loc[clean["split"] == "train", "text"])
-    assert sample_training_texts(clean[::-1], 50) == sample
-    assert sample_training_texts(pd.concat([clean, clean]), 50) == sample
-    assert len(sample_training_texts(clean, 1000)) == 200
+    assert sample_texts(clean[::-1], "train", 50) == sample
+    assert sample_texts(pd.concat([clean, clean]), "train", 50) == sample
+    assert len(sample_texts(clean, "train", 1000)) == 200
 
 
 def test_the_training_sample_hardly_changes_when_the_corpus_grows() -> None:
-    before, after = sample_training_texts(clean_of(range(1000)), 100), sample_training_texts(clean_of(range(1100)), 100)
+    before, after = (sample_texts(clean_of(range(rows)), "train", 100) for rows in (1000, 1100))
     assert 80 <= len(set(before) & set(after)) < 100  # a tenth more rows: a tenth of them are other ones
 
 
 @pytest.mark.integration
-def test_among_ten_megabytes_two_look_ups_a_token_find_each_copied_row(
+def test_among_ten_megabytes_three_look_ups_a_token_find_each_copied_row(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_ups = 0
@@ -192,4 +238,4 @@ def test_among_ten_megabytes_two_look_ups_a_token_find_each_copied_row(
     copies = index.longest(texts, tokenizer)
     assert [copy.row for copy in copies] == list(range(2, len(rows) + 2, 190))
     assert all(len(copy.text) >= 180 for copy in copies)
-    assert look_ups <= 2 * sum(map(len, tokenizer(texts)["input_ids"])) + len(texts)
+    assert look_ups <= 3 * sum(map(len, tokenizer(texts)["input_ids"])) + 2 * len(texts)

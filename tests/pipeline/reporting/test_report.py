@@ -20,7 +20,7 @@ from pipeline.data_diff.result import DataDiff
 from pipeline.evaluation.generation import Generation
 from pipeline.evaluation.memorisation import Copy
 from pipeline.evaluation.records import Evaluation
-from pipeline.evaluation.scores import Scores
+from pipeline.evaluation.scores import Probes, Scores
 from pipeline.reporting import report
 from pipeline.reporting.formatting import rounded
 from pipeline.reporting.report import copied_parts, page, write
@@ -515,6 +515,7 @@ def champion_of(run: Run, folder: Path) -> Champion:
     evaluation = Evaluation(
         metrics=run.metrics["champion"],
         scores=Scores(np.array([1.0]), np.array([1]), np.array([1])),
+        probes=Probes(*[Scores(np.array([1.0]), np.array([1]), np.array([1]))] * 3),
         samples=["a champion's sample"],
         generations=[Generation("zero", "champ 0", 2, True), Generation("one", "champ 1", 2, True)],
         copies=[Copy(tokens=1, text="champ", row=5, source="the champ", generation=0)],

@@ -15,29 +15,20 @@ from tests.pipeline.verdict.comparisons import CONFIG, QUICK, compared, gate, ju
 BROKEN = {
     "copied": (
         {"memorisation__copied": 0.3},
-        "It copies: 30.0 % of its 100 texts contain 40 tokens or more of one training row, letter for letter; 1.0 % of "
-        "real unseen texts do. That is 29.0 points more, at least 19.8 allowing for chance; 10.0 points more are "
-        "allowed.",
-    ),
-    "membership": (
-        {"memorisation__membership": 1.25},
-        "It has memorised training rows: training rows are 1.25 nats per token likelier to it than test rows, to the "
-        "base 0.05. That is 1.20 more; 0.50 are allowed.",
+        "It copies: 30.0 % of its 100 texts contain 40 tokens or more of one training row, besides boilerplate; 1.0 % "
+        "of real unseen texts of the same lengths do. That is 29.0 points more, at least 19.8 allowing for chance; "
+        "promote.gates.copied allows 10.0.",
     ),
     "repetition": (
         {"text__repetition": 0.6},
         "It repeats itself: 60.0 % of the 4-grams in its 100 texts occurred before in the same text; 2.0 % of those in "
-        "real texts do. That is 58.0 points more, at least 47.0 allowing for chance; 20.0 points more are allowed.",
+        "real texts of the same lengths do. That is 58.0 points more, at least 47.0 allowing for chance; "
+        "promote.gates.repetition allows 20.0.",
     ),
     "loops": (
         {"text__loops": 0.25},
-        "It loops: 25.0 % of its 100 texts end in a loop; 0.0 % of real texts do. That is 25.0 points more, at least "
-        "16.7 allowing for chance; 5.0 points more are allowed.",
-    ),
-    "forgetting": (
-        {"general__bits_per_byte": 4.1},
-        "It has forgotten general English: a byte of it takes 4.10 bits, with the base 2.00. That is 2.10 more; 1.50 "
-        "are allowed.",
+        "It loops: 25.0 % of its 100 texts end in a loop; 0.0 % of real texts of the same lengths do. That is 25.0 "
+        "points more, at least 16.7 allowing for chance; promote.gates.loops allows 5.0.",
     ),
 }
 
@@ -62,35 +53,30 @@ def test_the_figure_that_is_said_to_pass_passes_and_a_larger_one_does_not(name: 
     assert judged(compared(**{key: limit})).promoted
     assert not judged(compared(**{key: limit + 0.01})).promoted
     passing = gate(name, judged(compared(**{key: limit})))
-    assert passing.counterfactual == change.replace("at most", "more than").replace("would have", "would not have")
+    assert change.startswith(
+        passing.counterfactual.replace("more than", "at most").replace("would not have", "would have")
+    )
+    assert "finetune." in change  # what to change
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        (
-            "bytes",
-            30e6,
-            "It is too big: its weights take 30.00 MB of memory, 2.00 times the champion's 15.00; 1.50 times is"
-            " allowed.",
-        ),
-        (
-            "seconds_a_token",
-            0.0061,
-            "It is too slow: it takes 6.10 ms per token, 3.05 times the champion's 2.00; 1.50 times is allowed.",
-        ),
-    ],
-)
-def test_a_model_too_big_or_too_slow_is_stopped(key: str, value: float, sentence: str) -> None:
-    assert judged(compared(**{key: value})).reasons == [sentence]
-    assert judged(compared(**{key: 1.5 * metrics()[key]})).promoted
+def test_a_model_too_big_is_stopped() -> None:
+    assert judged(compared(bytes=30e6)).reasons == [
+        "It is too big: its weights take 30.00 MB of memory, 2.00 times the champion's 15.00; promote.gates.size allows"
+        " 1.50 times."
+    ]
+    assert judged(compared(bytes=22.5e6)).promoted
+
+
+def test_a_figure_a_little_beyond_its_bound_does_not_read_like_the_bound() -> None:
+    (reason,) = judged(compared(bytes=22_501_000)).reasons
+    assert "1.5001 times the champion's 15.000; promote.gates.size allows 1.5000 times" in reason
 
 
 def test_canaries_that_can_be_extracted_stop_it_where_any_were_planted() -> None:
     verdict = judged(compared(memorisation__extracted=0.1), canaries=10)
     assert verdict.reasons == [
-        "It gives away planted secrets: 10.0 % of the canaries can be extracted from it word for word, 0.0 % are"
-        " allowed."
+        "It gives away planted secrets: 10.0 % of the canaries can be extracted from it word for word;"
+        " promote.gates.extracted allows 0.0 %."
     ]
     assert judged(compared(memorisation__extracted=0.0), canaries=10).promoted
     assert "extracted" not in [gate.name for gate in judged().gates]
@@ -116,10 +102,32 @@ def test_what_was_not_measured_never_passes(name: str, value: Any) -> None:
     assert verdict.reasons == [f"Not measured: {name}, so it may be out of bounds."]
 
 
-@pytest.mark.parametrize("key", ["bytes", "seconds_a_token"])
 @pytest.mark.parametrize(("candidate", "baseline"), [(math.nan, 1.0), (1.0, math.nan), (1.0, 0.0)])
-def test_a_size_or_time_that_was_not_measured_never_passes(key: str, candidate: float, baseline: float) -> None:
-    assert not judged(compared(baseline=metrics(**{key: baseline}), **{key: candidate})).promoted
+def test_a_size_that_was_not_measured_never_passes(candidate: float, baseline: float) -> None:
+    comparison = compared(bytes=candidate)
+    champion = replace(comparison.baseline, metrics=metrics(bytes=baseline))
+    assert not judged(comparison, baseline=champion).promoted
+
+
+def test_scores_and_times_that_are_missing_never_pass() -> None:
+    comparison = compared()
+    candidate = replace(comparison.candidate, probes=None, turns=())
+    verdict = judged(comparison, candidate=candidate)
+    assert {gate.name for gate in verdict.gates if not gate.passed} == {"membership", "forgetting", "latency"}
+    assert all(reason.startswith("Not measured: ") for reason in verdict.reasons)
+
+
+def test_without_a_real_text_nothing_is_known_of_texts() -> None:
+    verdict = judged(compared(real__texts=0))
+    assert [reason.split(" (")[0] for reason in verdict.reasons] == [
+        "Not measured: copied", "Not measured: repetition", "Not measured: loops"
+    ]  # fmt: skip
+
+
+def test_fewer_real_texts_tell_less() -> None:
+    changes = {"text__loops": 0.2, "real__loops": 0.05}
+    assert not judged(compared(**changes, real__texts=1000)).promoted
+    assert judged(compared(**changes, real__texts=10)).promoted
 
 
 def test_without_a_generated_text_nothing_is_known_of_texts() -> None:
@@ -160,10 +168,8 @@ def share_passes(name: str, section: str, written: float, real: float) -> bool:
     """Return whether the gate passes a candidate with this share, beside real texts with theirs."""
     from pipeline.verdict.gates import GATES, FigureGate
 
-    comparison = replace(
-        compared(scores(6, 0.1, np.random.default_rng(1)), **{f"{section}__{name}": written}),
-        reference_metrics=metrics(**{f"{section}__{name}": real}),
-    )
+    pair = scores(6, 0.1, np.random.default_rng(1))
+    comparison = compared(pair, **{f"{section}__{name}": written, f"real__{name}": real})
     (row,) = [row for row in GATES if isinstance(row, FigureGate) and row.name == name]
     result = row.evaluate(comparison, CONFIG)
     assert result is not None
@@ -188,7 +194,7 @@ def test_a_group_that_got_worse_stops_a_better_candidate_and_is_named() -> None:
     assert verdict.comparison.startswith("Better than the champion: ")
     (reason,) = verdict.reasons
     assert reason.startswith("It got worse at 1 of 4 groups (loans: perplexity up by 1")
-    assert reason.endswith("on 100 rows); 5.0 % is allowed.")
+    assert reason.endswith("on 100 rows); promote.gates.group_loss allows 5.0 %.")
     assert gate("groups", verdict).value == pytest.approx(math.expm1(0.15), abs=0.03)
 
 

@@ -139,8 +139,9 @@ def test_the_gain_that_would_do_is_possible_however_bad_this_model_is(worse: flo
     candidate = champion + (worse + random.normal(0, 0.4, 46)) * tokens
     verdict = judged(compared((Scores(candidate, tokens, 4 * tokens), Scores(champion, tokens, 4 * tokens))))
     assert not verdict.promoted
-    assert verdict.comparison.startswith("Worse than the champion: perplexity rises by")
-    assert len(verdict.comparison) < 150  # a rise of e ** 700 has 300 digits
+    change = "perplexity rises by" if worse < 2 else "perplexity is "
+    assert verdict.comparison.startswith(f"Worse than the champion: {change}")
+    assert len(verdict.comparison) < 200  # a rise of e ** 700 has 300 digits
     match = re.search(r"A gain of more than ([0-9.]+) % on 46 test rows would have been", verdict.counterfactuals[0])
     assert match is not None
     assert 5 < float(match[1]) < 20  # the interval of these 46 rows reaches some 0.12 nats to each side
@@ -236,6 +237,23 @@ def test_the_first_model_ever_is_compared_with_the_base() -> None:
     assert verdict.champion is None
     assert verdict.against == "base"
     assert verdict.reasons[0].startswith("Better than the base: ")
+
+
+def test_a_large_fall_reads_as_a_factor_with_bits_per_byte() -> None:
+    pair = scores(400, 6.3, np.random.default_rng(1))  # 545 times
+    reason = judged(compared(pair, bits_per_byte=1.1)).reasons[0]
+    pattern = (
+        r"Better than the champion: perplexity is 5\d\d times lower \(95 % interval 5\d\d times to 5\d\d times on 400"
+        r" test rows\), bits per byte go from 1\.30 to 1\.10, by at least 5\d\d times with .* confidence\."
+    )
+    assert re.fullmatch(pattern, reason), reason
+
+
+def test_an_interval_of_a_gain_reads_like_none_of_its_ends() -> None:
+    pair = scores(2000, 0.03, np.random.default_rng(1), noise=0.001)
+    reason = judged(compared(pair)).reasons[0]
+    gain, low, high = re.findall(r"(\d+\.\d+) %", reason)[:3]
+    assert float(low) < float(gain) < float(high)
 
 
 def test_a_forced_verdict_keeps_what_speaks_against_it() -> None:

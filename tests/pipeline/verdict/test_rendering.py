@@ -19,11 +19,11 @@ def test_json_has_the_keys_that_scripts_rely_on_and_no_nan() -> None:
     verdict = judged(compared(text__loops=math.nan, memorisation__copied=np.float64(0.01)))
     content = json.loads(json.dumps(rendering.as_json(verdict), allow_nan=False))
     assert list(content) == [
-        "promoted", "forced", "reasons", "candidate", "champion", "against", "difference", "comparison", "gates",
-        "would_change", "rows", "at", "challenge",
+        "promoted", "forced", "reasons", "warnings", "candidate", "champion", "against", "difference", "comparison",
+        "gates", "would_change", "rows", "at", "challenge",
     ]  # fmt: skip
     assert set(content["difference"]) >= {"gain", "low", "high", "nats", "rows", "confidence"}
-    keys = ["name", "value", "low", "bound", "yardstick", "passed", "sentence", "would_change"]
+    keys = ["name", "value", "low", "bound", "yardstick", "passed", "sentence", "would_change", "high", "warning"]
     assert [list(gate) for gate in content["gates"]] == [keys] * 9
     assert content["candidate"]["text"]["loops"] is None
 

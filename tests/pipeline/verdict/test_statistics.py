@@ -3,12 +3,12 @@
 import pytest
 from scipy.stats import binomtest
 
-from pipeline.verdict.statistics import expanded_confidence, least_excess, rows_needed, wilson_interval
+from pipeline.verdict.statistics import excess, expanded_confidence, rows_needed, wilson_interval
 
 
 @pytest.mark.parametrize(("copies", "of", "expected"), [((9, 3), 10, 0.1705), ((6, 2), 7, 0.0582)])
-def test_least_excess_is_newcombes(copies: tuple[int, int], of: int, expected: float) -> None:
-    assert least_excess(copies[0] / of, copies[1] / of, of, 0.95) == pytest.approx(expected, abs=5e-5)
+def test_the_lower_end_of_an_excess_is_newcombes(copies: tuple[int, int], of: int, expected: float) -> None:
+    assert excess(copies[0] / of, copies[1] / of, (of, of), 0.95).low == pytest.approx(expected, abs=5e-5)
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 100), (3, 100), (50, 100), (100, 100)])
