@@ -1,6 +1,7 @@
 """Simulate the verdict over quarters of nights: `python -m bench.verdict [--quick] [--json]`.
 
 Scores are made up, with the noise that was measured between real fine-tunes; what judges them is what judges real ones.
+The gate on texts is measured on real texts of several scripts, see `bench.verdict_likeness`.
 Peers: each night by itself at 2.5 %, as before there was a budget; LORD++; e-values; Student's bound.
 """
 
@@ -12,6 +13,7 @@ from bench import harness
 from bench import verdict_simulations as simulations
 from bench.harness import FRESH, Row
 from bench.simulated_scores import BANKING77, TALES
+from bench.verdict_likeness import likeness_table
 from bench.verdict_simulations import STUDENT, Judge, Nightly, Rule, Share
 from pipeline import params
 from pipeline.command import arg_parser, run, warn
@@ -65,6 +67,7 @@ def main() -> None:
         "few test rows": partial(_tiny, judge, rules[FRESH], sizes),
         "a lucky champion": partial(_lucky, judge, sizes),
         "pairs of equal models": partial(_calibration, sizes),
+        "real texts and nonsense": partial(likeness_table, quick=arguments.quick),
     }
     parts = []
     for name, part in simulate.items():

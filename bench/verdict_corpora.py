@@ -9,6 +9,7 @@ import re
 import sysconfig
 import textwrap
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 _SHARED = Path("../shared/data")
@@ -18,10 +19,16 @@ _PACKAGES = Path("/var/lib/dpkg/status")
 _LONGEST = 500  # characters
 
 
-def corpora() -> dict[str, list[str]]:
-    """Return the texts of each corpus that this machine has, in random order."""
-    found = {name: sorted(set(read()), key=_digest) for name, read in _READERS.items()}
-    return {name: texts for name, texts in found.items() if texts}
+def corpora(fewest: int, most: int | None = None, first: int | None = None) -> dict[str, list[str]]:
+    """Return the texts of each corpus of which this machine has enough, in random order.
+
+    Args:
+        fewest: How many texts are enough.
+        most: How many corpora to read; None reads all.
+        first: How many texts of each to read; None reads all.
+    """
+    found = {name: sorted(set(islice(read(), first)), key=_digest) for name, read in list(_READERS.items())[:most]}
+    return {name: texts for name, texts in found.items() if len(texts) >= fewest}
 
 
 def _digest(text: str) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pipeline import params
 from pipeline.verdict.records import Comparison, GateResult
 from pipeline.verdict.statistics import rows_to_detect
-from pipeline.verdict.wording import percent, points
+from pipeline.verdict.wording import PERCENT, POINTS, percent, points
 
 _LEVER = (
     "Start from a base that knows the language and kind of these texts (base: smollm2, or a model of the hub), train on"
@@ -79,10 +79,11 @@ def _against_real(texts: Mapping[str, Any], bound: float) -> list[Finding]:
             entry["high"],
             bound,
             "promote.gates.likeness",
-            f"That is {percent(entry['distance'])} of the way from real texts to nonsense, at least"
-            f" {percent(entry['low'])} allowing for chance; promote.gates.likeness allows {percent(bound)}.",
+            f"That is {percent(entry['distance'], decimals)} of the way from real texts to nonsense, at least"
+            f" {percent(entry['low'], decimals)} allowing for chance; promote.gates.likeness allows"
+            f" {percent(bound, decimals)}.",
         )
-        for entry in entries
+        for entry, decimals in ((entry, PERCENT.decimals_apart((entry["low"], bound))) for entry in entries)
     ]
 
 
@@ -102,11 +103,12 @@ def _against_champion(comparison: Comparison, bound: float) -> list[Finding]:
         rise = one["distance"] - other["distance"]
         low = rise - math.hypot(one["distance"] - one["low"], other["high"] - other["distance"])
         high = rise + math.hypot(one["high"] - one["distance"], other["distance"] - other["low"])
+        decimals = POINTS.decimals_apart((low, bound))
         sentence = (
             f"They are {percent(one['distance'])} of the way from real texts to nonsense, the champion's"
-            f" {percent(other['distance'])}: {points(rise)} points more, at least {points(low)} allowing for"
-            f" chance;"
-            f" promote.gates.likeness_rise allows {percent(bound)}."
+            f" {percent(other['distance'])}: {points(rise, decimals)} points more, at least"
+            f" {points(low, decimals)} allowing for chance; promote.gates.likeness_rise allows"
+            f" {points(bound, decimals)}."
         )
         findings.append(Finding(rise, low, high, bound, "promote.gates.likeness_rise", sentence))
     return findings

@@ -8,6 +8,7 @@ import pytest
 
 from bench import verdict, verdict_simulations
 from bench.simulated_scores import NOISE, SimulatedRows, nats
+from bench.verdict_likeness import likeness_table
 from bench.verdict_simulations import Judge, Nightly
 from pipeline import params
 from pipeline.verdict.challenges import DAYS
@@ -59,3 +60,12 @@ def test_the_command_ends_in_a_line_of_json(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["name"] == "verdict"
     assert set(result["rows"][0]) == {"variant", "metric", "figure", "unit", "low", "high", "peer", "ratio"}
+    assert {row["variant"] for row in result["rows"]} >= {"prose (the sample): chain of bytes by 3"}
+
+
+def test_real_texts_keep_to_the_bound_on_texts_and_nonsense_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    _, rows = likeness_table(quick=True)
+    low = {row.variant.partition(": ")[2]: row.low for row in rows if row.variant.startswith("prose")}
+    assert max(low["1 word in 20 missing"], low["1 letter in 100 wrong"], low["new texts of a chain of words"]) < 0.3
+    assert min(low[kind] for kind in ("chain of bytes by 3", "by 2", "by 1", "shuffled letters", "random bytes")) > 0.6

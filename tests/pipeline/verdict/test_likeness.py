@@ -52,7 +52,7 @@ def test_a_candidate_whose_texts_are_much_worse_than_the_champions_is_stopped() 
     verdict = judged(worse)
     assert verdict.reasons[0].endswith(
         "They are 40.0 % of the way from real texts to nonsense, the champion's 0.0 %: 40.0 points more, at least 35.0"
-        " allowing for chance; promote.gates.likeness_rise allows 20.0 %."
+        " allowing for chance; promote.gates.likeness_rise allows 20.0."
     )
     assert judged(worse, against="base").promoted
     assert judged(compared(baseline=champion, likeness=likeness((0.3, 0.0, 0.6)))).promoted
@@ -81,6 +81,11 @@ def test_a_corpus_whose_rows_are_nonsense_themselves_is_told_apart_from_nothing(
     assert "cannot be told: real texts of this corpus follow the training rows no better" in result.sentence
     result = gate("likeness", judged(replace(compared(likeness=untold), generations=1)))
     assert "a single text tells nothing" in result.sentence
+
+
+def test_a_lower_end_just_above_the_bound_does_not_read_like_it() -> None:
+    (reason,) = judged(compared(likeness=likeness((0.9, 0.5002, 1.3))), against="base").reasons
+    assert "at least 50.02 % allowing for chance; promote.gates.likeness allows 50.00 %." in reason
 
 
 def test_the_bounds_are_settings() -> None:
