@@ -143,8 +143,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Path:
             evaluate__resamples=100,
             evaluate__test_prompts=1,
             promote__resamples=1000,
-            promote__gates__likeness=9.0,  # models this small write half nonsense, which has tests of its own
-            promote__gates__likeness_rise=9.0,
         )
         models = folder / "planted"
         train(tiny_gpt2, paths.BASE, GENERAL, 60)
@@ -353,10 +351,11 @@ def test_a_forced_promotion_keeps_its_reason_and_what_spoke_against_it(scene: Sc
     assert new == Registry().champion()
     entry = Registry().history()[-1]
     assert entry.action == "force"
-    assert entry.why.startswith("Promoted by force: for the demonstration (What spoke against it: It repeats itself: ")
+    assert entry.why.startswith("Promoted by force: for the demonstration (What spoke against it: ")
+    assert "It repeats itself: " in entry.why
     written = json.loads(paths.VERDICT.read_text())
     assert written["forced"] == "for the demonstration"
-    assert written["reasons"][1].startswith("It loops: ")
+    assert written["reasons"][-1].startswith("It loops: ")
 
 
 def test_of_two_concurrent_promotions_the_later_one_fails(scene: Scene) -> None:
