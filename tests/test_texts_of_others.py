@@ -190,7 +190,9 @@ def test_models_and_manifests_with_odd_texts(
         "version": "c" * 12,
     }
     gate = GateResult("group_loss", 0.01, None, 0.05, None, True, f"In {MARK} it rises.", "none")
-    judged = Verdict(True, MARK, [MARK], model, None, "base", None, MARK, [gate], [MARK], 230, "2026-11-22T02:40:00")
+    judged = Verdict(
+        True, MARK, [MARK], [MARK], model, None, "base", None, MARK, [gate], [MARK], 230, "2026-11-22T02:40:00"
+    )
     artifacts.verdict(Decision(judged, Registry(), None, None))
     check_artifacts(written)
     check_markdown(evaluate._page([dict.fromkeys(("prompt", *evaluate.MODELS), MARK)]))

@@ -100,6 +100,7 @@ def a_decision(promoted: bool = True, group: str = "tales") -> Decision:
         promoted=promoted,
         forced=None,
         reasons=["Its perplexity is 3 % lower, beyond noise."],
+        warnings=[],
         candidate={**model, "version": "c" * 12},
         champion={**model, "perplexity": 10.4, "version": "a" * 12},
         against="champion",
