@@ -120,7 +120,7 @@ class CausalLMSuite:
         shared, _ = _copying(prompts.continuations, data, config)
         return {
             "sha256": data.sha256,
-            "openings": {
+            "prompts": {
                 "texts": len(prompts.texts),
                 "prompt_tokens": prompts.prompt_tokens,
                 "too_short": prompts.too_short,
@@ -135,7 +135,7 @@ class CausalLMSuite:
         """Return the prompts with their real and generated continuations, and the longest copies."""
         generations = {name: [asdict(text) for text in model.generations] for name, model in evaluations.items()}
         copies = {name: [asdict(copy) for copy in model.copies] for name, model in evaluations.items()}
-        prompts = {"openings": data.prompts.texts, "real": data.prompts.continuations}
+        prompts = {"prompts": data.prompts.texts, "real": data.prompts.continuations}
         return {**prompts, **generations, "worst": copies}
 
     def text_metrics(self, folder: Path, texts: Sequence[str], config: params.Evaluate) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def _worst_copies(champion: Champion | None) -> dict[str, list[dict[str, Any]]]:
         name: [
             copy
             | {
-                "prompt": generations["openings"][copy["generation"]],
+                "prompt": generations["prompts"][copy["generation"]],
                 "written": fold(texts_of[name][copy["generation"]]),  # as the run and its source are
             }
             for copy in copies

@@ -54,16 +54,6 @@ def membership_gate(comparison: Comparison, config: params.Promote) -> GateResul
     )
 
 
-def _is_the_champions(comparison: Comparison, config: params.Promote) -> bool:
-    """Return whether there is a champion that is no better at this beyond chance."""
-    if comparison.against == "base":
-        return False
-    try:
-        return _excess(comparison, comparison.baseline, config).low <= 0
-    except NotMeasuredError:
-        return False
-
-
 def _excess(comparison: Comparison, reference: ModelFigures, config: params.Promote) -> Estimate:
     """Return by how much more training rows gained over the reference than rows held out, in nats per token."""
     train, held_out = (

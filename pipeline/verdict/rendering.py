@@ -11,14 +11,6 @@ from pipeline.registry.model_version import short
 from pipeline.reporting.text_table import bullets, table
 from pipeline.verdict.records import GateResult, Verdict
 
-# verdict.json is a contract: these fields keep the keys they have had since its first version.
-_JSON_KEYS = {
-    "counterfactuals": "would_change",
-    "counterfactual": "would_change",
-    "reference": "yardstick",
-    "is_warning": "warning",
-}
-
 
 def summary(verdict: Verdict) -> str:
     """Return the verdict in one line, for the history and the end of the command."""
@@ -110,7 +102,7 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def _renamed(content: Mapping[str, Any]) -> dict[str, Any]:
-    return {_JSON_KEYS.get(key, key): value for key, value in content.items()}
+    return {"warning" if key == "is_warning" else key: value for key, value in content.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -139,7 +139,7 @@ def test_texts_without_spaces_or_of_one_word_are_evaluated_to_the_end(stage: Wor
     stage.set(evaluate__prompt_tokens=30, evaluate__test_prompt_words=40)
     write_clean({"split": ["train", "test", "test", "validation"], "text": texts})
     result = metrics()
-    assert result["test_rows"]["openings"]["texts"] == 2
+    assert result["test_rows"]["prompts"]["texts"] == 2
     prompts = [sample["prompt"] for sample in json.loads(paths.SAMPLES.read_text())][3:]
     assert all(text.startswith(prompt) for text, prompt in zip(sorted(texts[1:3]), sorted(prompts), strict=False))
     assert len(set(prompts)) == len(prompts) >= 1

@@ -490,7 +490,7 @@ def test_the_command_prints_its_verdict_as_text_and_as_json(
     printed_verdict = json.loads(dry.stdout)
     assert printed_verdict == json.loads(paths.VERDICT.read_text())
     assert [*printed_verdict][:3] == ["promoted", "forced", "reasons"]
-    assert set(printed_verdict) >= {"candidate", "champion", "difference", "gates", "against", "would_change"}
+    assert set(printed_verdict) >= {"candidate", "champion", "difference", "gates", "against", "counterfactuals"}
     assert Registry().champion() == old  # nothing was moved
 
     assert ask() == 0

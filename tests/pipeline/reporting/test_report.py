@@ -102,7 +102,7 @@ def full(changes: DataDiff) -> Run:
             "memorisation": {"longest": 17, "mean_longest": 4.71, "copied": 0},
         },
     }
-    gate = {"low": None, "yardstick": 0.1234, "sentence": "It does.", "would_change": "More than 0.55 would not."}
+    gate = {"low": None, "reference": 0.1234, "sentence": "It does.", "counterfactual": "More than 0.55 would not."}
     return Run(
         verdict={
             "promoted": True,
@@ -120,7 +120,7 @@ def full(changes: DataDiff) -> Run:
                 {"name": "copied", "value": 0.0417, "bound": 0.1, "passed": True, **gate},
                 {"name": "rolled_back", "value": 1.5678, "bound": 0.7, "passed": False, **gate, "low": 0.0123},
             ],
-            "would_change": ["A gain of 0.9 % or less would not have been distinguishable from chance."],
+            "counterfactuals": ["A gain of 0.9 % or less would not have been distinguishable from chance."],
             "rows": 223,
             "at": "2026-11-22T21:22:23+00:00",
         },
@@ -172,7 +172,7 @@ def first(full: Run) -> Run:
         verdict={
             "promoted": False, "forced": None, "reasons": ["Not better than the base."],
             "candidate": metrics["candidate"], "champion": None, "against": "base", "difference": None,
-            "comparison": "Not better than the base.", "gates": [], "would_change": [], "rows": 0, "at": "",
+            "comparison": "Not better than the base.", "gates": [], "counterfactuals": [], "rows": 0, "at": "",
         },
         metrics=metrics,
         samples=[],
@@ -465,7 +465,7 @@ def made(workspace: Workspace, full: Run) -> Workspace:
     contents = {
         paths.SAMPLES: [{"prompt": "Once", "base": "b", "candidate": "c"}],
         paths.GENERATIONS: {
-            "openings": ["zero", "one"],
+            "prompts": ["zero", "one"],
             "real": ["r0", "r1"],
             "base": [{"text": "base 0", "tokens": 2, "ended": True}, {"text": "base 1", "tokens": 2, "ended": False}],
             "candidate": [

@@ -20,10 +20,10 @@ def test_json_has_the_keys_that_scripts_rely_on_and_no_nan() -> None:
     content = json.loads(json.dumps(rendering.as_json(verdict), allow_nan=False))
     assert list(content) == [
         "promoted", "forced", "reasons", "warnings", "candidate", "champion", "against", "difference", "comparison",
-        "gates", "would_change", "rows", "at", "challenge",
+        "gates", "counterfactuals", "rows", "at", "challenge",
     ]  # fmt: skip
     assert set(content["difference"]) >= {"gain", "low", "high", "nats", "rows", "confidence"}
-    keys = ["name", "value", "low", "bound", "yardstick", "passed", "sentence", "would_change", "high", "warning"]
+    keys = ["name", "value", "low", "bound", "reference", "passed", "sentence", "counterfactual", "high", "warning"]
     assert [list(gate) for gate in content["gates"]] == [keys] * 9
     assert content["candidate"]["text"]["loops"] is None
 
@@ -34,7 +34,7 @@ def test_a_verdict_without_a_comparison_is_json_too() -> None:
     assert "already is the champion" in rendering.markdown(verdict)
 
 
-def test_markdown_is_a_heading_the_comparison_the_bounds_and_what_would_change_it() -> None:
+def test_markdown_is_a_heading_the_comparison_the_bounds_and_counterfactuals() -> None:
     text = rendering.markdown(judged(compared(text__loops=0.25)))
     assert text.startswith(f"# {TITLE}")
     assert "- It loops: 25.0 % of its 100 texts end in a loop;" in text
