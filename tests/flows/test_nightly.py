@@ -127,7 +127,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
         promote__resamples=1000,
     )
     clone.set(watch__every_seconds=0)  # it would start runs of its own while the test changes the corpus
-    clone.set(promote__gates__latency=20.0)  # of a model this small, chance decides how long a token takes
+    clone.set(promote__gates__likeness=100.0, promote__gates__likeness_rise=100.0)  # a model this small writes nonsense
     clone.commit()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -455,8 +455,8 @@ def test_size_and_speed_are_measured_on_this_machine(scene: Scene) -> None:
     weights = AutoModelForCausalLM.from_pretrained(paths.CANDIDATE)
     floats = sum(each.numel() for each in weights.parameters())
     assert candidate.bytes == base.bytes == pytest.approx(4 * floats, rel=0.3)  # and its masks
-    assert 0 < candidate.seconds_a_token < 1
-    assert candidate.seconds_a_token / base.seconds_a_token == pytest.approx(1, abs=0.9)
+    assert len(candidate.turns) == len(base.turns) >= 12
+    assert all(seconds > 0 for seconds in (*candidate.turns, *base.turns))
 
 
 # The command
