@@ -341,7 +341,7 @@ def test_while_there_is_no_champion_it_says_what_to_do_and_then_names_the_verdic
     assert tab.value("document.getElementById('prompt').value") == "My card has not"  # of the model's own corpus
     tab.fill("prompt", "mine")
     tab.run()  # which asks for what is served again
-    assert server.asked[-1]["prompt"] == tab.value("document.getElementById('prompt').value") == "mine"
+    assert server.requests[-1]["prompt"] == tab.value("document.getElementById('prompt').value") == "mine"
 
 
 @needs_chromium
