@@ -34,9 +34,9 @@ up: .venv/installed
 why: .venv/installed
 	@fresh why
 
-# Two test workers, one OpenMP thread each: most tests wait for a server or a stage.
+# Three test workers on two cores, one OpenMP thread each: most tests wait for a server or a stage.
 test: .venv/installed
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 serve: .venv/installed
 	@fresh serve
