@@ -156,7 +156,7 @@ class _Words:
         return f"{figure} {verb} by {self._figures(sign)[0]} {self._interval(sign)}"
 
     def _factor(self) -> str:
-        """Return how many times lower or higher perplexity is, with bits per byte beside."""
+        """Return how many times lower or higher perplexity is, and the bits per byte."""
         sign, change = (-1, "lower") if self.gain.nats < 0 else (1, "higher")
         low, high = sorted(exp(sign * end) for end in (self.gain.nats_low, self.gain.nats_high))
         times = exp(sign * self.gain.nats)

@@ -26,7 +26,7 @@ def judge(
     """Return the verdict on the candidate.
 
     Args:
-        comparison: The candidate beside the model it would replace.
+        comparison: The candidate and the model it would replace.
         config: The section `promote` of params.yaml.
         challenge: What the comparison with a champion may spend; None: one tail of `promote.confidence`.
         forced: Why to promote the candidate whatever speaks against it.

@@ -1,4 +1,4 @@
-"""Rows that end in a label are told from prose; no model is needed."""
+"""Rows that end in a label are distinguished from prose; no model is needed."""
 
 import csv
 import random
