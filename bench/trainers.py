@@ -108,7 +108,7 @@ def load_model(name: str) -> PreTrainedModel:
     torch.manual_seed(SEED)
     if name == "gpt2":
         return GPT2LMHeadModel(GPT2Config(use_cache=False, bos_token_id=0, eos_token_id=0))
-    return TASK.load_for_training(STARTER, dropout=0.1)
+    return TASK.load_for_training(STARTER, 0.1, {})
 
 
 @torch.inference_mode()
@@ -236,7 +236,7 @@ def fresh(precision: Literal["auto", "fp32"]) -> Train:
         clock = _Clock()
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            fast = finetune.build_model(TASK, Path(folder), config, run_config.precision)
+            fast = finetune.ModelBuilder(TASK, Path(folder), config, {})(run_config.precision)
             splits = {"train": _padded(documents), "validation": _padded(documents[:1])}
             trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path(folder, "checkpoints")))
             trainer.add_callback(clock)

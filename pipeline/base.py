@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
-from pipeline.tasks import get_task
+from pipeline.tasks.registry import get_task
 from pipeline.workspace import run_stage
 
 GPT2_WITH_COMMIT = "openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcc7e"

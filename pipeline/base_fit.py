@@ -9,6 +9,7 @@ import csv
 import hashlib
 import heapq
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from pipeline import paths
-from pipeline.modeling.context import context_of
+from pipeline.modeling.context import context_of, encoded_as_text
+from pipeline.modeling.loading import load_tokenizer
 from pipeline.modeling.loss_model import LossModel
-from pipeline.tasks import Task
+from pipeline.tasks.protocol import Task
 
 _GENERAL = Path(__file__).parent / "evaluation" / "general.csv"
 _TOKENIZED = 1000  # training rows through the tokenizer
@@ -30,6 +32,7 @@ _GENERAL_SCORED = 16  # general texts read by the base: a figure to compare with
 _BYTES = 256  # of a scored text at most
 _MAX_FRAGMENTS = 0.1  # share of the tokens that are parts of a character
 _MAX_TRUNCATED = 0.05  # share of the tokens that max_length cuts off
+_AROUND = 2  # tokens, before and after a text
 _STEP = 8  # lengths that are advised are multiples of it, as GPUs prefer
 
 
@@ -42,8 +45,8 @@ class BaseFit:
     fragments: float  # share of the tokens that are parts of a character, or unknown
     truncated: float  # share of the tokens that max_length cuts off
     length: int  # the max_length that would cut off at most 5 % of the tokens
-    bits_per_byte: float  # of the base on the corpus
-    general_bits_per_byte: float  # likewise on plain English
+    bits_per_byte: float | None  # of the base on the corpus; None: it has no loss on texts
+    general_bits_per_byte: float | None  # likewise on plain English
     frequency_bits_per_byte: float  # of guessing each byte of the corpus by its frequency
 
 
@@ -58,27 +61,40 @@ def measure(texts: Iterable[str], task: Task, truncated: float) -> BaseFit | Non
     sample = sample_of(texts)
     if not sample:
         return None
+    tokenizer = load_tokenizer(paths.BASE)
+    ids = encoded_as_text(tokenizer, sample)["input_ids"]
+    corpus_bits, general_bits = _bits_of_base(sample[:_SCORED], task) if task.reads_texts else (None, None)
+    scored = "".join(_first_bytes(text, _BYTES) for text in sample[:_SCORED])
+    return BaseFit(
+        rows=len(sample),
+        tokens_per_character=round(sum(map(len, ids)) / sum(map(len, sample)), 3),
+        fragments=round(_fragments(ids, tokenizer), 3),
+        truncated=round(truncated, 3),
+        length=length_for([len(text) + _AROUND for text in ids]),
+        bits_per_byte=corpus_bits,
+        general_bits_per_byte=general_bits,
+        frequency_bits_per_byte=round(_entropy(scored.encode()), 2),
+    )
+
+
+def _bits_of_base(texts: Sequence[str], task: Task) -> tuple[float, float]:
+    """Return the base's bits per byte on the beginnings of `texts`, and on those of general texts."""
     with _GENERAL.open(encoding="utf-8", newline="") as file:
-        general = [row["text"] for row in csv.DictReader(file)]
+        general = [row["text"] for row in csv.DictReader(file)][:_GENERAL_SCORED]
     model, tokenizer = task.load(paths.BASE)
     # A text has at most as many tokens as bytes, and with the start token they must fit into the context.
     longest = min(_BYTES, context_of(model.config) - 2)
-    scored, general = (
-        [_first_bytes(text, longest) for text in some] for some in (sample[:_SCORED], general[:_GENERAL_SCORED])
-    )
-    ids = task.documents(sample, tokenizer)
-    loss_model = task.loss_model(model).eval()
-    corpus_bits, general_bits = (_bits_per_byte(some, task, loss_model, tokenizer) for some in (scored, general))
-    return BaseFit(
-        rows=len(sample),
-        tokens_per_character=round(sum(len(text) - 2 for text in ids) / sum(map(len, sample)), 3),
-        fragments=round(_fragments(ids, tokenizer), 3),
-        truncated=round(truncated, 3),
-        length=length_for([len(text) for text in ids]),
-        bits_per_byte=round(corpus_bits, 2),
-        general_bits_per_byte=round(general_bits, 2),
-        frequency_bits_per_byte=round(_entropy("".join(scored).encode()), 2),
-    )
+    loss_model = task.loss_model(model, {}).eval()
+    bits = [
+        _bits_per_byte([_first_bytes(text, longest) for text in some], task, loss_model, tokenizer)
+        for some in (texts, general)
+    ]
+    return round(bits[0], 2), round(bits[1], 2)
+
+
+def _documents(task: Task, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    made = task.documents([{"text": text} for text in texts], tokenizer, sys.maxsize, {})
+    return [document.columns["input_ids"] for document in made]
 
 
 def sample_of(texts: Iterable[str]) -> list[str]:
@@ -99,7 +115,7 @@ def _fragments(documents: Sequence[Sequence[int]], tokenizer: PreTrainedTokenize
 
     A token of a byte-level vocabulary that is not whole characters decodes to U+FFFD.
     """
-    counts = Counter(token for document in documents for token in document[1:-1])
+    counts = Counter(token for document in documents for token in document)
     unknown = {tokenizer.unk_token_id} - {tokenizer.eos_token_id}  # GPT-2 has one token for both, and needs no unknown
     lost = sum(n for token, n in counts.items() if token in unknown or "\ufffd" in tokenizer.decode([token]))
     return lost / max(1, counts.total())
@@ -118,7 +134,7 @@ def length_for(lengths: Sequence[int]) -> int:
 def _bits_per_byte(texts: Sequence[str], task: Task, model: LossModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Return the model's bits per byte on texts within its context; their end tokens are not counted."""
     nats = 0.0
-    for document in task.documents(texts, tokenizer):
+    for document in _documents(task, texts, tokenizer):
         ids = document[:-1]
         if len(ids) > 1:
             batch = model.collate([{"input_ids": ids, "attention_mask": [1] * len(ids)}])
@@ -152,7 +168,7 @@ def _language_warning(fit: BaseFit, base: str) -> str:
             f"{_percent(fit.fragments)} of the tokens are parts of a character (at most {_percent(_MAX_FRAGMENTS)} are "
             f"expected), {fit.tokens_per_character:.2f} tokens a character"
         )
-    if fit.bits_per_byte > fit.frequency_bits_per_byte:
+    if fit.bits_per_byte is not None and fit.bits_per_byte > fit.frequency_bits_per_byte:
         signs.append(
             f"it needs {fit.bits_per_byte:.2f} bits per byte, where guessing each byte by its frequency needs "
             f"{fit.frequency_bits_per_byte:.2f} (on plain English it needs {fit.general_bits_per_byte:.2f})"

@@ -27,13 +27,13 @@ def main() -> None:
     cpu.keep_freed_memory()
     all_params = params.load()
     config = all_params.evaluate
-    suite = get_suite(all_params.task)
+    suite = get_suite(all_params.task, all_params.task_config)
     data = suite.load_data(config)
     if data.warning:
         warn(data.warning)
     evaluations = {}
     for name, folder in MODELS.items():
-        warn(f"{name}: scoring {len(data.texts)} test rows, generating {data.generations} texts")
+        warn(f"{name}: {data.work()}")
         evaluations[name] = suite.evaluate(folder, data, config)
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     metrics["test_rows"] = suite.reference_metrics(data, config)
@@ -53,9 +53,13 @@ def main() -> None:
 
 
 def side_by_side(data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> list[dict[str, str]]:
-    """Return a dictionary per sample prompt: the prompt, and each model's continuation."""
+    """Return a dictionary per sample prompt: the prompt, the right answer if there is one, and each model's."""
     return [
-        {"prompt": prompt, **{name: evaluation.samples[index] for name, evaluation in evaluations.items()}}
+        {
+            "prompt": prompt,
+            **({"expected": data.expected[index]} if data.expected else {}),
+            **{name: evaluation.samples[index] for name, evaluation in evaluations.items()},
+        }
         for index, prompt in enumerate(data.sample_prompts)
     ]
 
@@ -63,10 +67,17 @@ def side_by_side(data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> li
 def _score_table(data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
     """Return a row per scored text: its part, number, group and bytes, and each model's loss (nats) and tokens.
 
-    The part is test, or the name of a probe, whose texts have neither number nor group here.
+    The part is test, or the name of a probe, whose texts have neither number nor group here. Test texts also have the
+    models' further figures.
     """
     groups = data.groups or [""] * len(data.rows)
-    tables = [pd.DataFrame({"part": "test", "row": data.rows, "group": groups} | _columns(evaluations, "scores"))]
+    further = {
+        f"{name}_{figure}": values
+        for name, evaluation in evaluations.items()
+        for figure, values in evaluation.row_figures.items()
+    }
+    test = {"part": "test", "row": data.rows, "group": groups} | _columns(evaluations, "scores") | further
+    tables = [pd.DataFrame(test)]
     for part in Probes._fields:
         columns = _columns({name: evaluation.probes for name, evaluation in evaluations.items()}, part)
         tables.append(pd.DataFrame({"part": part, "row": 0, "group": ""} | columns))
@@ -90,6 +101,8 @@ def _page(samples: list[dict[str, str]]) -> str:
     parts = ["# The same prompts, base and candidate"]
     for sample in samples:
         parts.append(f"## {escape.markdown(sample['prompt'])} …")
+        if "expected" in sample:
+            parts.append(f"**expected**: {escape.markdown(sample['expected'])}")
         parts.extend(f"**{name}**: … {escape.markdown(sample[name]) or BLANK}" for name in MODELS)
     return "\n\n".join(parts) + "\n"
 

@@ -12,7 +12,7 @@ import math
 import platform
 import shutil
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, TrainerState
+from transformers import PreTrainedModel, TrainerState
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline import params, paths
+from pipeline import fit_warnings, params, paths
 from pipeline.command import warn
 from pipeline.modeling import cpu, lora
-from pipeline.modeling.context import check_prompts, context_of
+from pipeline.modeling.context import check_prompts
+from pipeline.modeling.loading import load_config, load_tokenizer
 from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
-from pipeline.tasks import Task, get_task
+from pipeline.tasks import registry
+from pipeline.tasks.protocol import CorpusInfo, Task
 from pipeline.training import checkpoints, curve, devices, estimate, optimizer, precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
@@ -66,16 +68,15 @@ def _train_and_write() -> None:
     all_params = params.load()
     config = all_params.finetune
     # `tokenize` checks the prompts too, but DVC skips it where only the section `evaluate` has changed.
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
-    model_config = AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
-    check_prompts(all_params.evaluate.prompts, tokenizer, context_of(model_config))
+    task = registry.get_task(all_params.task, all_params.task_config)
+    check_prompts(all_params.evaluate.prompts, load_tokenizer(paths.BASE), task.context(load_config(paths.BASE)))
     tokens = DatasetDict.load_from_disk(paths.TOKENS)
     cpu.use_physical_cores()
     store = Checkpoints(paths.CHECKPOINTS / run_key(all_params))
-    task = get_task(all_params.task)
-    run_config = devices.broadcast_object(lambda: _run_config(task, store, tokens["train"], config))
+    build = ModelBuilder(task, paths.BASE, config, corpus_info())
+    run_config = devices.broadcast_object(lambda: _run_config(build, store, tokens["train"], config))
 
-    model = build_model(task, paths.BASE, config, run_config.precision)
+    model = build(run_config.precision)
     trainer = build_trainer(model, tokens, config, run_config, store)
     try:
         trainer.resume()
@@ -89,7 +90,8 @@ def _train_and_write() -> None:
         lora.merge(model.model)
     with checkpoints.disk_errors("the results", Path(), "free some space, then `dvc repro` only writes them again"):
         metrics = _write_curves(trainer.state)
-        _save_candidate(model.model, all_params, run_config, metrics)
+        settings = task.settings_of(model, tokens["validation"], build.info)
+        _save_candidate(model.model, settings, all_params, run_config, metrics)
     shutil.rmtree(paths.CHECKPOINTS)
 
 
@@ -102,12 +104,19 @@ def _silence_libraries() -> None:
 
 def _repeat_warnings() -> None:
     """Say again what `tokenize` warned of: DVC may have skipped it. Not a dependency: it changes no result."""
-    if paths.BASE_FIT.is_file():
-        for sentence in json.loads(paths.BASE_FIT.read_text(encoding="utf-8"))["warnings"].values():
-            warn(sentence)
+    for sentence in fit_warnings.read().values():
+        warn(sentence)
 
 
-def _run_config(task: Task, store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:
+def corpus_info() -> CorpusInfo:
+    """Return what `tokenize` found that the task must know of the whole corpus."""
+    if not paths.CORPUS_INFO.exists():
+        return {}
+    info: CorpusInfo = json.loads(paths.CORPUS_INFO.read_text(encoding="utf-8"))
+    return info
+
+
+def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:
     """Return the run config of the run that this one resumes, or else one from measurements, with an estimate.
 
     Raises UserError where the run cannot fit into memory.
@@ -116,7 +125,7 @@ def _run_config(task: Task, store: Checkpoints, rows: Dataset, config: params.Fi
     if last := store.last():
         return RunConfig(**saved_run_config(last))
     chosen = precision.choose(config.precision)
-    model = build_model(task, paths.BASE, config, chosen).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(chosen).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if config.batch_size == "auto" else config.batch_size // config.devices  # rows per step of one process
     with precision.autocast(chosen):
         measurement = estimate.measure(model, rows, optimizer.class_and_settings(config.learning_rate), share)
@@ -129,16 +138,28 @@ def _run_config(task: Task, store: Checkpoints, rows: Dataset, config: params.Fi
     return RunConfig(chosen, share * config.devices)
 
 
-def build_model(task: Task, folder: Path, config: params.Finetune, chosen: Precision) -> LossModel:
-    """Return the base, ready for the recipe's training; with adapters where these are trained."""
-    precision.use(chosen)
-    model = task.loss_model(task.load_for_training(folder, config.dropout))
-    if config.lora_rank:
-        torch.manual_seed(config.seed)  # of the adapters' initial weights
-        lora.add(model.model, config.lora_rank)
-    if config.activation_checkpointing:
-        model.model.activation_checkpointing_enable({"use_reentrant": False})
-    return model
+@dataclass(frozen=True)
+class ModelBuilder:
+    """Makes the base ready for the recipe's training; the same weights each time."""
+
+    task: Task
+    folder: Path
+    config: params.Finetune
+    info: CorpusInfo
+
+    def __call__(self, chosen: Precision) -> LossModel:
+        """Return the model with its loss; with adapters where these are trained."""
+        precision.use(chosen)
+        torch.manual_seed(self.config.seed)  # of the weights that the base does not have
+        model = self.task.loss_model(
+            self.task.load_for_training(self.folder, self.config.dropout, self.info), self.info
+        )
+        if self.config.lora_rank:
+            torch.manual_seed(self.config.seed)  # of the adapters' initial weights
+            lora.add(model.model, self.config.lora_rank)
+        if self.config.activation_checkpointing:
+            model.model.activation_checkpointing_enable({"use_reentrant": False})
+        return model
 
 
 def _write_curves(state: TrainerState) -> dict[str, Any]:
@@ -173,13 +194,19 @@ def _write_curves(state: TrainerState) -> dict[str, Any]:
 
 
 def _save_candidate(
-    model: PreTrainedModel, all_params: params.Params, run_config: RunConfig, metrics: dict[str, Any]
+    model: PreTrainedModel,
+    settings: dict[str, Any],
+    all_params: params.Params,
+    run_config: RunConfig,
+    metrics: dict[str, Any],
 ) -> None:
-    """Write weights, tokenizer, generation config and `manifest.json`, which records the model's inputs."""
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
-    model.config.use_cache = model.generation_config.use_cache = True
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.eos_token_id
+    """Write weights, tokenizer, the task's settings and `manifest.json`, which records the model's inputs."""
+    tokenizer = load_tokenizer(paths.BASE)
+    if model.can_generate():
+        model.config.use_cache = model.generation_config.use_cache = True
+        if not model.config.is_encoder_decoder:  # these have a token for padding
+            model.generation_config.eos_token_id = tokenizer.eos_token_id
+            model.generation_config.pad_token_id = tokenizer.eos_token_id
     budget = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))
     manifest = {
         "base": all_params.base,
@@ -188,6 +215,7 @@ def _save_candidate(
         "data": budget["data"],
         "clean_md5": budget["clean_md5"],  # `data_diff` finds the clean data by it
         "params": {
+            **_of_task(all_params),
             "tokenize": all_params.tokenize.model_dump(),
             "finetune": all_params.finetune.model_dump(exclude=NON_SEMANTIC_KEYS) | asdict(run_config),
         },
@@ -198,9 +226,17 @@ def _save_candidate(
     paths.clear(paths.CANDIDATE)
     model.save_pretrained(paths.CANDIDATE)
     tokenizer.save_pretrained(paths.CANDIDATE)
+    if settings:
+        paths.TASK_SETTINGS.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in paths.CANDIDATE.iterdir():
         file.chmod(0o644)  # safetensors writes files for the owner alone; a container runs as another user
     paths.MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _of_task(all_params: params.Params) -> dict[str, Any]:
+    """Return the task and its settings, for the manifest; nothing where there is nothing to set."""
+    settings = all_params.task_config.model_dump()
+    return {"task": all_params.task, all_params.task: settings} if settings else {}
 
 
 def run_key(all_params: params.Params) -> str:
@@ -211,10 +247,11 @@ def run_key(all_params: params.Params) -> str:
         Path(__file__),
         *(root / "training").glob("*.py"),
         *(root / "modeling").glob("*.py"),
-        *(root / "tasks").glob("*.py"),
+        *(file for file in (root / "tasks").glob("*.py") if file.stem not in {*registry.NAMES} - {all_params.task}),
     ]
     parts = [
         all_params.task,
+        all_params.task_config.model_dump_json(),
         all_params.finetune.model_dump_json(exclude=NON_SEMANTIC_KEYS),
         _hash_of_folder(paths.BASE),
         _hash_of_folder(paths.TOKENS),

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     Field,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -36,6 +39,8 @@ from pipeline.param_types import (
     clipped,
     is_origin,
 )
+from pipeline.tasks import registry
+from pipeline.tasks.columns import Columns
 from pipeline.yaml_file import read_yaml
 
 
@@ -85,6 +90,12 @@ class Validate(Section):
     validation_share: Annotated[float, Field(gt=0, lt=1)]
     test_share: Annotated[float, Field(gt=0, lt=1)]
     rules: Rules
+    _columns: Columns = PrivateAttr(default=Columns())
+
+    @property
+    def columns(self) -> Columns:
+        """What the task needs of the corpus's columns; `Params` fills it in."""
+        return self._columns
 
     @model_validator(mode="after")
     def _leaves_something(self) -> "Validate":
@@ -264,10 +275,25 @@ class Service(Section):
         return self
 
 
+def _checked_task(name: str) -> str:
+    if name not in registry.NAMES:
+        close = difflib.get_close_matches(name, registry.NAMES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"found {clipped(name)}; expected one of {', '.join(registry.NAMES)}{hint}")
+    return name
+
+
+# The section `tasks`: what each task has to set. Defaults, so that a file needs to hold those of its own task alone.
+_CONFIGS: dict[str, Any] = {name: registry.task_class(name).Config for name in registry.NAMES}
+_FIELDS: dict[str, Any] = {name: (config, config()) for name, config in _CONFIGS.items()}
+Tasks: Any = create_model("Tasks", __base__=Section, __doc__="The settings of each task.", **_FIELDS)
+
+
 class Params(Section):
     """All of `params.yaml`."""
 
-    task: Literal["causal_lm"] = "causal_lm"  # a default, for the files of before there was a choice
+    task: Annotated[str, AfterValidator(_checked_task)] = "causal_lm"  # a default, for the files of before a choice
+    tasks: Tasks = Tasks()
     base: PathName
     data: Data
     validate_: Annotated[Validate, Field(alias="validate")]  # pydantic's BaseModel has a `validate` of its own
@@ -279,6 +305,29 @@ class Params(Section):
     retrain: Retrain
     watch: Watch
     service: Service
+
+    @property
+    def task_config(self) -> Section:
+        """The settings of the task."""
+        config: Section = getattr(self.tasks, self.task)
+        return config
+
+    @model_validator(mode="after")
+    def _give_columns(self) -> "Params":
+        """Tell `validate` which columns the task needs."""
+        columns = registry.get_task(self.task, self.task_config).columns()
+        if columns.texts and self.validate_.template != "none":
+            raise ValueError(
+                f"validate.template: found {clipped(self.validate_.template)}, but the texts of {self.task} come from"
+                f" {' and '.join(filter(None, map(columns.key_of, columns.texts)))}; set it to none"
+            )
+        if not columns.compares_near_copies:
+            rules = self.validate_.rules
+            ignored = rules.near_duplicate.model_copy(update={"severity": "ignore"})
+            rules = rules.model_copy(update={"near_duplicate": ignored})
+            object.__setattr__(self, "validate_", self.validate_.model_copy(update={"rules": rules}))
+        self.validate_._columns = columns
+        return self
 
     @model_validator(mode="before")
     @classmethod

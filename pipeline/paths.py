@@ -22,11 +22,13 @@ VALIDATE_REPORT = Path("reports/validate/report.html")
 EXPECTATIONS = Path("reports/validate/expectations.json")
 
 TOKENS = Path("data/tokens")
+CORPUS_INFO = TOKENS / "corpus_info.json"  # what the task must know of the whole corpus; absent: nothing
 TOKEN_BUDGET = Path("reports/tokenize/token_budget.json")
 BASE_FIT = Path("reports/tokenize/base_fit.json")
 
 CANDIDATE = Path("models/candidate")
 MANIFEST = CANDIDATE / "manifest.json"
+TASK_SETTINGS = CANDIDATE / "task.json"  # what whoever uses the model must know of its task; absent: nothing
 CHECKPOINTS = Path("models/checkpoints")
 TRAINING_LOSS = Path("reports/finetune/training_loss.csv")
 VALIDATION_LOSS = Path("reports/finetune/validation_loss.csv")

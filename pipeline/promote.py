@@ -68,7 +68,7 @@ def decide(all_params: params.Params, registry: Registry, force: str | None = No
         _write(verdict)  # but no page: the one of the promotion stays
         return Decision(verdict, registry, champion, page=None)
     _check_version(metrics, "base", paths.BASE)
-    held_out = get_suite(all_params.task).load_data(all_params.evaluate)
+    held_out = get_suite(all_params.task, all_params.task_config).load_data(all_params.evaluate)
     comparison, evaluated_champion = _compare(all_params, registry, champion, metrics, held_out)
     budget = all_params.promote.false_promotions
     challenge = next_challenge(registry.history(), budget, now) if champion else None
@@ -129,7 +129,7 @@ def _compare(
 
     disable_progress_bar()  # loading weights takes no time worth a bar
     config = all_params.evaluate
-    suite = get_suite(all_params.task)
+    suite = get_suite(all_params.task, all_params.task_config)
     scores = _read_scores(held_out, metrics)
     candidate, base = (_figures(metrics, scores, name) for name in ("candidate", "base"))
     evaluated = _evaluate(suite, champion, held_out, config) if champion else None
@@ -168,7 +168,7 @@ def _figures(metrics: Mapping[str, Any], scores: Any, name: str) -> ModelFigures
 def _evaluate(
     suite: "EvaluationSuite", champion: Version, held_out: "HeldOutData", config: params.Evaluate
 ) -> "Evaluation":
-    warn(f"{champion.tag}: scoring {len(held_out.texts)} test rows, generating {held_out.generations} texts")
+    warn(f"{champion.tag}: {held_out.work()}")
     return suite.evaluate(champion.folder, held_out, config)
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from pipeline.command import NO, UserError, arg_parser, echo, run
+from pipeline.tasks.registry import NAMES
 
 DVC = Path("dvc.yaml")
+_TASKS = "pipeline/tasks/"
 # Every stage imports these, and none changes what a stage writes: dvc.yaml itself tracks the keys that params.py reads
 # and the paths that paths.py names. As dependencies they would retrain the model for a reworded message.
 NEUTRAL = frozenset(
@@ -117,8 +119,13 @@ def deps_of(stage: str, declared: list[str], root: Path = Path()) -> list[str]:
 
 
 def _folded(stage: str, root: Path) -> set[str]:
-    """Return the code of a stage; a folder replaces its files where the stage depends on all of them."""
+    """Return the code of a stage; a folder replaces its files where the stage depends on all of them.
+
+    Of the tasks a stage depends on the one in use alone, which DVC fills in.
+    """
     code = code_of(f"pipeline.{stage}", root)
+    if any(path.startswith(_TASKS) for path in code):
+        code = code - {f"{_TASKS}{name}.py" for name in NAMES} | {f"{_TASKS}${{task}}.py"}
     for folder in sorted(path for path in (root / "pipeline").iterdir() if path.is_dir()):
         files = {path.relative_to(root).as_posix() for path in folder.rglob("*") if path.is_file()}
         files = {file for file in files if "__pycache__" not in file}

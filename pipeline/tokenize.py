@@ -1,8 +1,9 @@
 """Stage `tokenize`: turns clean texts into token rows of one length, a `datasets.DatasetDict` with three splits.
 
-The task makes a document of each text. `pad` makes a row of each document, truncated or padded (`input_ids`,
+The task makes a document of each clean row. `pad` makes a row of each document, truncated or padded (`input_ids`,
 `attention_mask`). `pack` fills rows with whole documents (`input_ids`, `position_ids`, which restart at each document:
-transformers then keeps attention inside it). Rows are streamed: memory does not grow with the corpus.
+transformers then keeps attention inside it). Rows are streamed: memory does not grow with the corpus. What the task
+must know of the whole corpus, such as its labels, goes into `data/tokens/corpus_info.json`.
 """
 
 import bisect
@@ -10,8 +11,8 @@ import hashlib
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,18 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets.utils.logging import disable_progress_bar
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from pipeline import base_fit, fit_warnings, params, paths
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError, warn
 from pipeline.modeling.batches import TokenRow
-from pipeline.modeling.context import check_prompts, context_of
-from pipeline.tasks import Task, get_task
+from pipeline.modeling.context import check_prompts
+from pipeline.modeling.loading import load_config, load_tokenizer
+from pipeline.tasks.padding import padded_row
+from pipeline.tasks.protocol import CorpusInfo, Document, Task, TokenColumn
+from pipeline.tasks.registry import get_task
 from pipeline.workspace import run_stage
 
 SPLITS = ("train", "validation", "test")
@@ -41,16 +45,13 @@ Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 def main() -> None:
     """Run the stage."""
     all_params = params.load()
-    config, task = all_params.tokenize, get_task(all_params.task)
-    context = context_of(AutoConfig.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False))
-    if config.max_length > context:
-        raise UserError(
-            f"params.yaml: tokenize.max_length: found {config.max_length}, but the base's context is {context} tokens;"
-            f" set it to {context} or less"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(paths.BASE, local_files_only=True, trust_remote_code=False)
+    config, task = all_params.tokenize, get_task(all_params.task, all_params.task_config)
+    context = task.context(load_config(paths.BASE))
+    _check_settings(config, all_params.task, task, context)
+    tokenizer = load_tokenizer(paths.BASE)
     check_prompts(all_params.evaluate.prompts, tokenizer, context)
     planted = _planted_texts(task, tokenizer, config)
+    info = task.corpus_info(_clean(paths.CLEAN))
     disable_progress_bar()
     transformers_logging.disable_progress_bar()
 
@@ -63,32 +64,52 @@ def main() -> None:
         budget["canaries"] = len(planted)  # documents, counted among those of the train split
     with paths.scratch("tokenize") as scratch:
         for split in SPLITS:
-            texts = chain(_texts_of(split), planted if split == "train" else [])
-            identity = "".join([f"{budget['data']} {split}", *(planted if split == "train" else [])])
-            dataset[split], budget["splits"][split] = token_rows(
-                documents(texts, task, tokenizer), tokenizer, config, scratch, identity
-            )
+            rows = chain(_rows_of(split), planted if split == "train" else [])
+            identity = "".join([f"{budget['data']} {split}", *(row["text"] for row in planted if split == "train")])
+            writer = TokenWriter(task, tokenizer, config, info)
+            dataset[split], budget["splits"][split] = writer.dataset(rows, scratch, identity)
         dataset.save_to_disk(paths.TOKENS)
+    if info:
+        paths.CORPUS_INFO.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
     _check_base_fit(all_params, context, budget["splits"].values())
+
+
+def _check_settings(config: params.Tokenize, name: str, task: Task, context: int) -> None:
+    """Raise UserError for settings of `tokenize` that the base or the task excludes, all of them at once."""
+    problems = []
+    if config.max_length > context:
+        problems.append(
+            f"tokenize.max_length: found {config.max_length}, but the base's context is {context} tokens;"
+            f" set it to {context} or less"
+        )
+    if not task.packs:
+        if config.strategy == "pack":
+            problems.append(f"tokenize.strategy: found pack, but a row of {name} is read by itself; set it to pad")
+        if config.canaries:
+            problems.append(f"tokenize.canaries: found {config.canaries}, but {name} repeats no texts; set it to 0")
+    if problems:
+        raise UserError("\n".join(f"params.yaml: {problem}" for problem in problems))
 
 
 def _check_base_fit(all_params: params.Params, context: int, budgets: Iterable[dict[str, int]]) -> None:
     """Warn, and write down, where the base does not know the corpus's language, or rows lose much of the texts."""
     total: Counter[str] = sum(map(Counter, budgets), Counter())
     truncated = total["truncated"] / max(1, total["kept"] + total["truncated"])
-    fit = base_fit.measure(_texts_of("train"), get_task(all_params.task), truncated)
+    task = get_task(all_params.task, all_params.task_config)
+    fit = base_fit.measure((row["text"] for row in _rows_of("train")), task, truncated)
     warnings = base_fit.warnings(fit, all_params.base, all_params.tokenize.max_length, context) if fit else {}
     for sentence in warnings.values():
         warn(sentence)
     fit_warnings.write(asdict(fit) if fit else {}, warnings, all_params)
 
 
-def _planted_texts(task: Task, tokenizer: PreTrainedTokenizerBase, config: params.Tokenize) -> list[str]:
-    """Return the canaries' texts; raises UserError where a row is too short for one to be learned."""
-    planted = texts_to_plant(config.canaries, config.canary_repeats)
-    longest = max(map(len, task.documents(planted, tokenizer)), default=0) if planted else 0
+def _planted_texts(task: Task, tokenizer: PreTrainedTokenizerBase, config: params.Tokenize) -> list[dict[str, str]]:
+    """Return the canaries as rows; raises UserError where a row is too short for one to be learned."""
+    planted = [{"text": text} for text in texts_to_plant(config.canaries, config.canary_repeats)]
+    made = task.documents(planted, tokenizer, config.max_length, {}) if planted else []
+    longest = max((len(document.columns["input_ids"]) for document in made), default=0)
     if longest > config.max_length:
         raise UserError(
             f"params.yaml: tokenize.max_length: found {config.max_length}, but a canary takes up to {longest} tokens; "
@@ -102,88 +123,113 @@ def _md5() -> Any:
     return hashlib.md5(usedforsecurity=False)
 
 
-def _clean(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield split and text of each clean row, in order, with a chunk of rows in memory."""
+def _clean(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield each clean row, in order, with a chunk of rows in memory."""
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as clean:  # else it keeps all that it has read
-        for rows in clean.iter_batches(_TEXTS_PER_CHUNK, columns=["split", "text"]):
-            yield from zip(rows["split"].to_pylist(), rows["text"].to_pylist(), strict=True)
+        names = [name for name in clean.schema_arrow.names if name != "row"]
+        for rows in clean.iter_batches(_TEXTS_PER_CHUNK, columns=names):
+            yield from rows.to_pylist()
 
 
-def _texts_of(split: str) -> Iterator[str]:
-    return (text for its_split, text in _clean(paths.CLEAN) if its_split == split)
+def _rows_of(split: str) -> Iterator[dict[str, Any]]:
+    return (row for row in _clean(paths.CLEAN) if row["split"] == split)
 
 
-def data_hash(clean: Iterable[tuple[str, str]]) -> str:
-    """Return the SHA-256 of the splits and clean texts, in order: "data" in every later record."""
+def data_hash(clean: Iterable[Mapping[str, Any]]) -> str:
+    """Return the SHA-256 of the clean rows, in order: "data" in every later record.
+
+    Split, text and the task's columns count; the groups do not, since no model learns them.
+    """
     digest = hashlib.sha256()
-    for split, text in clean:
-        digest.update(f"{split}\0{text}\0".encode())
+    for row in clean:
+        digest.update(f"{row['split']}\0{row['text']}\0".encode())
+        if further := [row[name] for name in row if name not in ("split", "text", "group")]:
+            digest.update(json.dumps(further, ensure_ascii=False).encode() + b"\0")
     return digest.hexdigest()
 
 
-def token_rows(
-    token_ids: Iterable[list[int]],
-    tokenizer: PreTrainedTokenizerBase,
-    config: params.Tokenize,
-    scratch: Path,
-    identity: str = "",
-) -> tuple[Dataset, dict[str, int]]:
-    """Return rows of `config.max_length` tokens, and the budget: documents, rows, and tokens kept, padding, truncated.
+@dataclass(frozen=True)
+class TokenWriter:
+    """Makes the token rows of a split."""
 
-    The dataset's bytes on disk depend on the documents, the tokenizer and `config` alone: its fingerprint, which
-    `datasets` would derive from paths and times, is a hash of these.
+    task: Task
+    tokenizer: PreTrainedTokenizerBase
+    config: params.Tokenize
+    info: CorpusInfo
 
-    Args:
-        token_ids: The document of each text.
-        tokenizer: Provides the padding token.
-        config: Strategy and length of the rows.
-        scratch: A folder for the dataset's cache, which is mapped into memory.
-        identity: Stands for the documents in the fingerprint.
-    """
-    fill = {"pad": _pad, "pack": _pack}[config.strategy]
-    budget: Counter[str] = Counter(documents=0, rows=0, kept=0, padding=0, truncated=0)
+    def dataset(
+        self, rows: Iterable[Mapping[str, Any]], scratch: Path, identity: str = ""
+    ) -> tuple[Dataset, dict[str, int]]:
+        """Return the token rows, and the budget: documents, rows, and tokens kept, padding, truncated.
 
-    def counted() -> Iterator[list[int]]:
-        for document in token_ids:
-            budget["documents"] += 1
-            yield document
+        The dataset's bytes on disk depend on the rows, the tokenizer and the settings alone: its fingerprint, which
+        `datasets` would derive from paths and times, is a hash of these.
 
-    def rows() -> Iterator[TokenRow]:
-        for row in fill(counted(), config.max_length, tokenizer.eos_token_id, budget):
+        Args:
+            rows: The clean rows.
+            scratch: A folder for the dataset's cache, which is mapped into memory.
+            identity: Stands for the rows in the fingerprint.
+        """
+        budget: Counter[str] = Counter(documents=0, rows=0, kept=0, padding=0, truncated=0)
+        columns = self.task.token_columns(self.tokenizer, self.config.max_length, self.info)
+        # Canaries are documents like others.
+        shape = self.config.model_dump(exclude={"canaries", "canary_repeats"}) | (self.info and {"info": self.info})
+        fingerprint = json.dumps([identity, self.tokenizer.get_vocab(), shape], sort_keys=True)
+
+        def token_rows() -> Iterator[TokenRow]:
+            yield from self._rows(rows, columns, budget)
+
+        dataset = Dataset.from_generator(
+            token_rows,
+            features=_features(columns, self.config.strategy),
+            fingerprint=hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+            cache_dir=tempfile.mkdtemp(dir=scratch),  # a new one: `datasets` would reuse a cache that exists
+        )
+        return dataset, dict(budget)
+
+    def _rows(
+        self, rows: Iterable[Mapping[str, Any]], columns: dict[str, TokenColumn], budget: Counter[str]
+    ) -> Iterator[TokenRow]:
+        documents = self._documents(rows, budget)
+        if self.config.strategy == "pack":
+            ids = (document.columns["input_ids"] for document in documents)
+            filled = _pack(ids, self.config.max_length, columns["input_ids"].fill, budget)
+        else:
+            filled = _pad(documents, columns, budget)
+        for row in filled:
             budget["rows"] += 1
             yield row
 
-    columns = ("input_ids", {"pad": "attention_mask", "pack": "position_ids"}[config.strategy])
-    shape = config.model_dump(exclude={"canaries", "canary_repeats"})  # canaries are documents like others
-    fingerprint = json.dumps([identity, tokenizer.get_vocab(), shape], sort_keys=True)
-    dataset = Dataset.from_generator(
-        rows,
-        features=Features({column: List(Value("int32"), length=config.max_length) for column in columns}),
-        fingerprint=hashlib.sha256(fingerprint.encode("utf-8", "surrogatepass")).hexdigest()[:16],
-        cache_dir=tempfile.mkdtemp(dir=scratch),  # a new one: `datasets` would reuse a cache that exists
-    )
-    return dataset, dict(budget)
+    def _documents(self, rows: Iterable[Mapping[str, Any]], budget: Counter[str]) -> Iterator[Document]:
+        """Yield the document of each row, tokenized in chunks."""
+        remaining = iter(rows)
+        while chunk := list(islice(remaining, _TEXTS_PER_CHUNK)):
+            for document in self.task.documents(chunk, self.tokenizer, self.config.max_length, self.info):
+                budget["documents"] += 1
+                yield document
 
 
-def documents(texts: Iterable[str], task: Task, tokenizer: PreTrainedTokenizerBase) -> Iterator[list[int]]:
-    """Yield the document of each text, tokenized in chunks."""
-    remaining = iter(texts)
-    while chunk := list(islice(remaining, _TEXTS_PER_CHUNK)):
-        yield from task.documents(chunk, tokenizer)
+def _features(columns: Mapping[str, TokenColumn], strategy: str) -> Features:
+    """Return the features of the token rows: the task's columns, and the mask of the padding or the positions."""
+    of_columns = {
+        name: Value(column.dtype) if column.length is None else List(Value(column.dtype), length=column.length)
+        for name, column in columns.items()
+    }
+    mask = {"pad": "attention_mask", "pack": "position_ids"}[strategy]
+    ids = of_columns.pop("input_ids")
+    return Features({"input_ids": ids, mask: ids, **of_columns})
 
 
-def _pad(documents: Iterable[list[int]], length: int, padding: int, budget: Counter[str]) -> Iterator[TokenRow]:
-    """Yield one row per document: truncated to `length`, or filled with `padding` that the mask hides."""
+def _pad(documents: Iterable[Document], columns: Mapping[str, TokenColumn], budget: Counter[str]) -> Iterator[TokenRow]:
+    """Yield one row per document, see `padded_row`."""
+    length = columns["input_ids"].length or 0
     for document in documents:
-        kept = document[:length]
-        missing = length - len(kept)
-        budget["kept"] += len(kept)
-        budget["truncated"] += len(document) - len(kept)
-        budget["padding"] += missing
-        yield {
-            "input_ids": kept + [padding] * missing,
-            "attention_mask": [1] * len(kept) + [0] * missing,
-        }
+        ids = document.columns["input_ids"]
+        kept = min(length, len(ids))
+        budget["kept"] += kept
+        budget["truncated"] += len(ids) - kept + document.truncated
+        budget["padding"] += length - kept
+        yield padded_row(document, columns)
 
 
 def _pack(documents: Iterable[list[int]], length: int, padding: int, budget: Counter[str]) -> Iterator[TokenRow]:

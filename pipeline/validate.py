@@ -41,6 +41,7 @@ from pipeline.intake.rules import (
 from pipeline.intake.sniff import sniff_format
 from pipeline.intake.spill_file import FURTHER_FIELDS, RULE_VALUES, BackgroundWriter, SpillFile
 from pipeline.intake.splits import SPLITS, assign_splits, rows_for_each_split
+from pipeline.intake.task_columns import TaskColumns, fields_of
 from pipeline.intake.text_sample import BottomKSample, context_in, count_tokens
 from pipeline.intake.workers import Inspection, inspect_all
 from pipeline.reporting.intake_report import copies_sentence, page
@@ -75,6 +76,8 @@ def main() -> None:
         if summary.stopped:
             raise UserError(summary.stopped)
         clean.replace(paths.CLEAN)
+    for sentence in summary.labels.warnings():
+        warn(sentence)
     refused = f", the others refused ({_reason_counts(summary)})" if summary.rows_refused else ""
     warn(f"{summary.rows_clean} of {summary.rows_in} rows are clean{refused}; see {paths.VALIDATE_REPORT}")
 
@@ -107,12 +110,16 @@ def first_pass(rows: SpillFile, duplicates: Duplicates, summary: Summary, config
     rules = config.validate_.rules
     checker = Checker(row_suite(rules))
     category = CategoryCheck(summary.file_format, config.validate_)
+    task_columns = TaskColumns(summary.file_format, config.validate_)
     processes = (os.cpu_count() or 1) if summary.size > ONE_PROCESS_BYTES else 0
     batches = read_batches(summary.file_format, config, summary.size)
 
     def checked_columns() -> Iterator[list[Any]]:
         for group in _groups(inspect_all(batches, config.validate_, processes)):
             for batch, inspection, critical, warnings in _check_rows(checker, group, rules):
+                for position, reasons in task_columns.reasons(batch.columns).items():
+                    if position not in batch.broken and position not in batch.headers:
+                        critical[position] = (*critical[position], *reasons)
                 refused = np.array([bool(reasons) for reasons in critical])
                 category.add(batch, refused)
                 duplicates.add(batch.rows, inspection.fingerprints, refused)
@@ -120,7 +127,7 @@ def first_pass(rows: SpillFile, duplicates: Duplicates, summary: Summary, config
                 yield [
                     batch.rows,
                     batch.lengths,
-                    inspection.fingerprints.digests[:, 0],
+                    task_columns.split_keys(batch.columns, inspection.fingerprints.digests[:, 0]),
                     inspection.fingerprints.digests[:, 1],
                     _broken_rule_values(critical, warnings, inspection.metrics),
                     list(map(" ".join, critical)),
@@ -228,7 +235,8 @@ def second_pass(
     columns = dict(zip(rows.fields, summary.file_format.columns, strict=True))  # of the spill file and of the corpus
     if config.data.broken_rows == "quarantine":
         columns[FURTHER_FIELDS] = FURTHER_FIELDS
-    schema = _CLEAN_SCHEMA.append(_GROUP) if rows.category else _CLEAN_SCHEMA
+    task_columns = TaskColumns(summary.file_format, config.validate_)
+    schema = pa.schema([*_CLEAN_SCHEMA, *([_GROUP] if rows.category else []), *fields_of(task_columns.columns)])
     with (
         pq.ParquetWriter(clean, schema) as clean_file,
         Quarantine(paths.QUARANTINE, list(columns.values())) as quarantine,
@@ -236,7 +244,7 @@ def second_pass(
     ):
         for batch in rows.batches():
             decisions = _decide(batch, duplicates, checker, config.validate_)
-            clean_rows = _clean_table(batch, decisions, rows.category, schema)
+            clean_rows = _clean_table(batch, decisions, rows, task_columns, schema)
             background.submit(clean_file.write_table, clean_rows)
             sample.add(batch["key"].to_numpy()[~decisions.refused], clean_rows["text"])
             for position in np.flatnonzero(decisions.refused).tolist():
@@ -273,13 +281,15 @@ def _merge_reasons(earlier: str, further: tuple[str, ...]) -> str:
     return " ".join(sorted((*earlier.split(), *further))) if further else earlier
 
 
-def _clean_table(batch: pa.RecordBatch, decisions: _Decisions, category: str | None, schema: pa.Schema) -> pa.Table:
-    """Return the clean rows of a chunk as they are written; `category` is the column of the groups."""
+def _clean_table(
+    batch: pa.RecordBatch, decisions: _Decisions, rows: SpillFile, task_columns: TaskColumns, schema: pa.Schema
+) -> pa.Table:
+    """Return the clean rows of a chunk as they are written."""
     kept = ~decisions.refused
     columns = [batch["row"].to_numpy()[kept], batch["text"].filter(pa.array(kept)), decisions.splits[kept].tolist()]
-    if category:
-        columns.append(group_names(batch[category], kept))
-    return pa.table(columns, schema=schema)
+    if rows.category:
+        columns.append(group_names(batch[rows.category], kept))
+    return pa.table([*columns, *task_columns.clean(batch, rows.fields, kept)], schema=schema)
 
 
 def _count_decisions(summary: Summary, batch: pa.RecordBatch, decisions: _Decisions, clean_rows: pa.Table) -> None:
@@ -287,6 +297,7 @@ def _count_decisions(summary: Summary, batch: pa.RecordBatch, decisions: _Decisi
     lengths = batch["characters"].to_numpy()
     summary.rows_refused += int(decisions.refused.sum())
     summary.parts.add(batch["row"].to_numpy(), decisions.refused, lengths)
+    summary.labels.add(clean_rows)
     if _GROUP.name in clean_rows.column_names:
         summary.groups.update(clean_rows[_GROUP.name].to_pylist())
     for split in SPLITS:
@@ -355,6 +366,8 @@ def check_corpus(summary: Summary, unaccounted: int) -> tuple[str, Expectations]
             f"or change the rule (validate.rules) or that bound in params.yaml{copies}"
         ), checker.results
     rows_needed = rows_for_each_split(config.validation_share, config.test_share)
+    if problem := summary.labels.problem():
+        return f"{corpus}: {problem}; add rows, or name another column in params.yaml", checker.results
     for split in SPLITS:
         if split in broken:
             return (
@@ -383,6 +396,7 @@ def write_results(summary: Summary, expectations: dict[str, Expectations]) -> No
 def _metrics(summary: Summary) -> dict[str, Any]:
     """Return the stage's metrics: the same numbers in the same order for the same corpus."""
     groups = {} if summary.config.category == "none" else {"groups": dict(sorted(summary.groups.items()))}
+    labels = {"labels": counts} if (counts := summary.labels.as_json()) else {}
     return {
         "corpus": str(summary.file_format.path),
         "corpus_md5": summary.md5,  # as DVC names the file
@@ -394,6 +408,7 @@ def _metrics(summary: Summary) -> dict[str, Any]:
         "fixes": dict(sorted((+summary.fixes).items())),
         "splits": {split: summary.splits[split] for split in SPLITS},
         **groups,
+        **labels,
     }
 
 

@@ -21,7 +21,7 @@ from pipeline import params
 from pipeline.command import arg_parser, echo_json, run
 from pipeline.evaluation.perplexity import Perplexity
 from pipeline.tasks.causal_lm import TASK
-from pipeline.tokenize import documents, token_rows
+from pipeline.tokenize import TokenWriter
 from starter.writers import write
 
 FOLDER = Path(__file__).parent
@@ -126,7 +126,7 @@ def train(texts: list[str], tokenizer: GPT2TokenizerFast) -> tuple[GPT2LMHeadMod
     """Return a GPT-2 trained on `texts`, each read once, and the token budget."""
     scratch = FOLDER.parent / "models" / "starter"
     config = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
-    rows, budget = token_rows(documents(texts, TASK, tokenizer), tokenizer, config, scratch)
+    rows, budget = TokenWriter(TASK, tokenizer, config, {}).dataset(({"text": text} for text in texts), scratch)
     set_seed(SEED)
     model = GPT2LMHeadModel(model_config(tokenizer))
     arguments = training_arguments(scratch)

@@ -35,7 +35,16 @@ def test_a_stage_is_a_module_a_section_of_the_params_and_a_file_of_tests() -> No
 
 def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
     declared = {path for stage in STAGES.values() for path in outputs(stage)}
-    inside_an_output = {str(paths.MANIFEST), str(paths.BASE_CONFIG), str(paths.BASE_TOKENIZER)}
+    inside_an_output = {
+        str(path)
+        for path in (
+            paths.MANIFEST,
+            paths.TASK_SETTINGS,
+            paths.CORPUS_INFO,
+            paths.BASE_CONFIG,
+            paths.BASE_TOKENIZER,
+        )
+    }
     of_no_stage = {
         paths.PARAMS,
         paths.CHECKPOINTS,

@@ -29,14 +29,14 @@ from pipeline.evaluation.scores import Probes, concatenated
 from pipeline.evaluation.scoring import score
 from pipeline.modeling.context import context_of, encoded_as_text
 from pipeline.registry.model_version import content_version
-from pipeline.tasks.causal_lm import TASK
+from pipeline.tasks.protocol import Task
 
 GENERAL = Path(__file__).with_name("general.csv")
 _COPIES = 5  # shown per model
 _TOKENS_PER_WORD = 4  # of a sample prompt at most, for scripts without spaces
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CausalHeldOutData(HeldOutData):
     """What every causal language model is measured on."""
 
@@ -53,6 +53,10 @@ class CausalLMSuite:
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
     plot_metric = "perplexity"
+
+    def __init__(self, task: Task) -> None:
+        """Take the task whose models are measured."""
+        self._task = task
 
     def load_data(self, config: params.Evaluate) -> CausalHeldOutData:
         """Return the test data of the workspace: its clean rows, its base's tokenizer and the general texts."""
@@ -86,7 +90,7 @@ class CausalLMSuite:
 
     def evaluate(self, folder: Path, data: CausalHeldOutData, config: params.Evaluate) -> Evaluation:
         """Return what the model in `folder` makes of `data`; deterministic."""
-        model, tokenizer = TASK.load(folder)
+        model, tokenizer = self._task.load(folder)
         metrics: dict[str, Any] = {"version": content_version(folder)}
         metrics |= _perplexity(model, tokenizer, data.texts, config, groups=data.groups)
         scores = metrics.pop("scores")
@@ -140,16 +144,16 @@ class CausalLMSuite:
 
     def text_metrics(self, folder: Path, texts: Sequence[str], config: params.Evaluate) -> dict[str, Any]:
         """Return the perplexity of the model in `folder` on `texts`, with its interval."""
-        metrics = _perplexity(*TASK.load(folder), texts, config)
+        metrics = _perplexity(*self._task.load(folder), texts, config)
         del metrics["scores"]
         return metrics
 
     def footprints(self, folders: Sequence[Path]) -> list[Footprint]:
         """Return memory and greedy decoding speed of the models in `folders`."""
-        return footprint.footprints(folders)
+        return footprint.footprints(self._task, folders)
 
 
-SUITE = CausalLMSuite()
+SUITE = CausalLMSuite
 
 
 def _perplexity(

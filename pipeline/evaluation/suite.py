@@ -1,13 +1,15 @@
 """Evaluation suites: how models of a task are measured, on the same held-out rows with the same settings.
 
-A suite is a module of this package with the task's name. `evaluate`, `promote` and the drift check get their figures
-from it alone.
+A suite is a module of this package with the task's name; a task without one is measured by its loss alone (`rows`).
+`evaluate`, `promote` and the drift check get their figures from it.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from pipeline.tasks.registry import get_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +18,13 @@ if TYPE_CHECKING:
     from pipeline import params
     from pipeline.evaluation.footprint import Footprint
     from pipeline.evaluation.records import Evaluation, HeldOutData
+    from pipeline.param_types import Section
 
 # `task` in params.yaml -> the module whose SUITE it is, imported when it is needed.
-_MODULES = {"causal_lm": "pipeline.evaluation.causal_lm"}
+_MODULES = {
+    "causal_lm": "pipeline.evaluation.causal_lm",
+}
+_DEFAULT = "pipeline.evaluation.rows"
 
 
 class EvaluationSuite(Protocol):
@@ -45,6 +51,7 @@ class EvaluationSuite(Protocol):
         """Return what the models in `folders` take, measured in turns so that other load hits all of them."""
 
 
-def get_suite(task: str) -> EvaluationSuite:
-    """Return the suite of the task called `task` in params.yaml."""
-    return cast(EvaluationSuite, import_module(_MODULES[task]).SUITE)
+def get_suite(task: str, config: Section | None = None) -> EvaluationSuite:
+    """Return the suite of the task called `task` in params.yaml; `config` is its section there."""
+    suite = import_module(_MODULES.get(task, _DEFAULT)).SUITE
+    return cast("EvaluationSuite", suite(get_task(task, config)))

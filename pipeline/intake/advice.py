@@ -238,7 +238,7 @@ def _text_column(file_format: FileFormat, validate: params.Validate | None, *, m
     """Return the column that holds the texts, "" if none is needed, or None if there is none."""
     if validate is None:
         return ""
-    if validate.template != "none":
+    if validate.template != "none" or validate.columns.texts:
         return "" if set(text_columns(validate)) <= set(file_format.columns) else None
     if file_format.format == "text":
         return TEXT_COLUMN

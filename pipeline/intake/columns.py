@@ -16,14 +16,16 @@ def check_columns(file_format: FileFormat, config: params.Validate) -> None:
     The message has a line for each problem, with what each column holds and which one would do.
     """
     possible = (text_problem(file_format, config), category_problem(file_format, config))
-    problems = [problem for problem in possible if problem]
+    problems = [problem for problem in possible if problem] + task_problems(file_format, config)
     if problems:
         settings = {key: value for problem in problems for key, value in problem.settings.items()}
         raise SettingsError("\n".join(map(str, problems)), settings=settings)
 
 
 def text_problem(file_format: FileFormat, config: params.Validate) -> SettingsError | None:
-    """Return the error for a text column that does not exist, or None."""
+    """Return the error for a text column that does not exist, or None; the task's columns have `task_problems`."""
+    if config.columns.texts:
+        return None
     missing = next((name for name in text_columns(config) if name not in file_format.columns), None)
     if missing is None:
         return None
@@ -93,6 +95,20 @@ def category_problem(file_format: FileFormat, config: params.Validate) -> Settin
         fix = "set validate.category in params.yaml to one whose values group the rows, or none"
     what = _no_such_column(name, "validate.category", file_format, column_kinds(file_format))
     return SettingsError(what, fix, settings)
+
+
+def task_problems(file_format: FileFormat, config: params.Validate) -> list[SettingsError]:
+    """Return an error for each column that the task needs and that does not exist."""
+    problems = []
+    for column in config.columns.kept:
+        if column.source in file_format.columns:
+            continue
+        near = near_name(column.source, file_format)
+        settings = {} if near is None else {column.key: near}
+        fix = f"write {near!r} there, exactly as the header does" if near else f"name the column with the {column.name}"
+        what = _no_such_column(column.source, column.key, file_format, column_kinds(file_format))
+        problems.append(SettingsError(what, fix, settings))
+    return problems
 
 
 def near_name(missing: str, file_format: FileFormat) -> str | None:

@@ -9,11 +9,13 @@ from pipeline.intake.file_format import preview
 
 
 def text_builder(columns: Sequence[str], config: params.Validate) -> Callable[[list[str]], str]:
-    """Return a function from a record's fields to its text: one column, or the template filled in.
+    """Return a function from a record's fields to its text: one column, the template filled in, or the task's columns.
 
-    A text from a template is "" when any column it uses is blank. Line ends stay as they are in the file; callers
+    A text of several columns is "" when any column it uses is blank. Line ends stay as they are in the file; callers
     apply `normalize_newlines`. Raises UserError for a column that does not exist.
     """
+    if config.columns.texts:
+        return _joined([_position(columns, name, config.columns.key_of(name)) for name in config.columns.texts])
     if config.template == "none":
         at = _position(columns, config.column, "validate.column")
         return lambda fields: fields[at]
@@ -36,8 +38,20 @@ def text_builder(columns: Sequence[str], config: params.Validate) -> Callable[[l
     return render
 
 
+def _joined(positions: Sequence[int]) -> Callable[[list[str]], str]:
+    """Return a function from a record's fields to those at `positions`, a line each; "" where one is blank."""
+
+    def join(fields: list[str]) -> str:
+        values = [fields[position] for position in positions]
+        return "\n".join(values) if all(value.strip() for value in values) else ""
+
+    return join
+
+
 def text_columns(config: params.Validate) -> list[str]:
     """Return the columns that make a text."""
+    if config.columns.texts:
+        return list(config.columns.texts)
     if config.template == "none":
         return [config.column]
     return [name for _, name in _parse_template(config.template) if name is not None]

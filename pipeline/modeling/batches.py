@@ -53,6 +53,20 @@ def collate_padded(rows: list[TokenRow], with_mask: bool = True) -> Batch:
     return batch
 
 
+def collate_rows(rows: list[TokenRow]) -> Batch:
+    """Return every column of `rows` as a tensor, lists cut to the last token that the mask of any row shows.
+
+    A column of lists is cut where it is as long as `attention_mask`; labels of another length stay as they are.
+    """
+    mask = torch.tensor([row["attention_mask"] for row in rows])
+    longest = int(mask.any(0).nonzero().max()) + 1
+    batch = {}
+    for name in rows[0]:
+        column = torch.tensor([row[name] for row in rows])
+        batch[name] = column[:, :longest] if column.shape == mask.shape and name != "labels" else column
+    return batch
+
+
 def _positions(row: TokenRow) -> torch.Tensor:
     """Return each token's position in its document; a padded row is one document, its padding has position 0."""
     if "position_ids" in row:

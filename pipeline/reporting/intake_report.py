@@ -28,7 +28,7 @@ def page(summary: Summary) -> str:
         file_format=summary.file_format,
         config=summary.config,
         splits=SPLITS,
-        rules={reason: describe_rule(reason, rules) for reason in {*summary.refused, *summary.warned}},
+        rules={reason: describe_rule(reason, summary.config) for reason in {*summary.refused, *summary.warned}},
         ignored=[name for name, rule in rules if rule.severity == "ignore"],
         length_bars=bars_on_one_axis(summary.lengths),
         tokens=tokens,
@@ -49,7 +49,7 @@ def advice(summary: Summary) -> list[str]:
     sentences = []
     for reason, count in sorted(summary.refused.items(), key=lambda item: (-item[1], item[0])):
         if count / rows >= 0.01 and reason not in _COPIES:
-            rule = describe_rule(reason, summary.config.rules)
+            rule = describe_rule(reason, summary.config)
             sentences.append(
                 f"{reason} ({percent(count / rows)} of the rows): {rule.remedy} Setting: {rule.settings[0]}."
             )

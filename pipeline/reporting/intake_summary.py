@@ -10,6 +10,7 @@ from pipeline.intake import identifiers
 from pipeline.intake.explain import LowestPassing
 from pipeline.intake.file_format import FileFormat
 from pipeline.intake.splits import SPLITS
+from pipeline.intake.task_columns import LabelCounts
 from pipeline.redaction import redact
 from pipeline.reporting.formatting import Mask, excerpt
 from pipeline.reporting.histogram import CorpusParts, Histogram
@@ -84,6 +85,7 @@ class Summary:
     fixes: Counter[str] = field(default_factory=Counter)  # what was changed in texts -> rows
     splits: Counter[str] = field(default_factory=Counter)  # split -> clean rows
     groups: Counter[str] = field(default_factory=Counter)  # value of validate.category -> clean rows
+    labels: LabelCounts = field(init=False)  # where the task has labels
     mask: Mask = field(init=False)
     examples: Examples = field(init=False)  # of refused rows
     warning_examples: Examples = field(init=False)
@@ -103,6 +105,7 @@ class Summary:
     def __post_init__(self) -> None:
         """Mask the personal data that the rules detect."""
         rules = self.config.rules
+        self.labels = LabelCounts(self.config.columns)
         self.mask = partial(redact, region=rules.phone.region, further=identifiers.detectors(rules))
         self.examples, self.warning_examples = Examples(self.mask), Examples(self.mask)
         self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(self.mask), Pairs(self.mask), Pairs(self.mask)

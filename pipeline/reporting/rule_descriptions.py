@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipeline import param_rules
+from pipeline import params
 from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
+from pipeline.intake.task_columns import INVALID, MISSING
+
+_EXPECTED = {"label": "one label", "labels": "a list of labels", "number": "a number from 0 on"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,16 @@ _DESCRIPTIONS = {  # rule: condition and remedy
 }
 
 
-def describe_rule(reason: str, rules: param_rules.Rules) -> RuleDescription:
+def describe_rule(reason: str, config: params.Validate) -> RuleDescription:
     """Return the description of the rule behind `reason`, with its bounds."""
+    rules = config.rules
+    for column in config.columns.kept:
+        if reason == f"{MISSING}{column.name}":
+            remedy = f"Fill in the column {column.source!r}, or delete the row."
+            return RuleDescription("critical", f"the {column.name} is blank", (column.key,), remedy)
+        if reason == f"{INVALID}{column.name}":
+            condition = f"the {column.name} is not {_EXPECTED[column.kind]}"
+            return RuleDescription("critical", condition, (column.key,), "Correct the cell.")
     if reason == BROKEN_ROW:
         return RuleDescription(
             "critical",

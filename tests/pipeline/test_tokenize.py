@@ -35,8 +35,8 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, strategy: str, length: int, scratch: Path):
     config = params.Tokenize(strategy=strategy, max_length=length, canaries=0, canary_repeats=1)
-    documents = tokenize.documents(texts, TASK, tokenizer)
-    dataset, budget = tokenize.token_rows(documents, tokenizer, config, scratch)
+    writer = tokenize.TokenWriter(TASK, tokenizer, config, {})
+    dataset, budget = writer.dataset(({"text": text} for text in texts), scratch)
     return dataset.to_list(), budget
 
 
@@ -108,15 +108,18 @@ def test_the_stage_writes_three_splits_and_the_same_bytes_again(stage: Workspace
     budget = json.loads(paths.TOKEN_BUDGET.read_text())
     assert budget["splits"]["train"]["documents"] == 20
     clean = pd.read_parquet(paths.CLEAN)
-    assert budget["data"] == tokenize.data_hash(zip(clean["split"], clean["text"], strict=True))
+    assert budget["data"] == tokenize.data_hash(clean[["split", "text"]].to_dict("records"))
     assert budget["clean_md5"] == hashlib.md5(paths.CLEAN.read_bytes()).hexdigest()  # noqa: S324 - as DVC names it
     assert not list(paths.TOKENS.parent.glob(".tokens-*"))
 
 
 def test_the_data_hash_follows_the_texts_and_their_splits_alone() -> None:
-    clean = tokenize.data_hash([("train", "a"), ("test", "b")])
+    rows = [{"split": "train", "text": "a"}, {"split": "test", "text": "b"}]
+    clean = tokenize.data_hash(rows)
     assert clean == hashlib.sha256(b"train\0a\0test\0b\0").hexdigest()
-    assert tokenize.data_hash([("test", "a"), ("train", "b")]) != clean != tokenize.data_hash([("train", "a")])
+    assert clean == tokenize.data_hash([{**row, "group": "of no matter"} for row in rows])
+    others = (rows[:1], [{**row, "split": "train"} for row in rows], [{**row, "label": "known"} for row in rows])
+    assert clean not in map(tokenize.data_hash, others)
 
 
 def test_a_length_beyond_the_base_is_refused(stage: Workspace) -> None:

@@ -29,7 +29,7 @@ def load(folder: Path, dropout: float = 0.0) -> PreTrainedModel:
 def rows_of(folder: Path, strategy: str, scratch: Path) -> list[dict[str, list[int]]]:
     config = params.Tokenize(strategy=strategy, max_length=64, canaries=0, canary_repeats=1)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    rows, _ = tokenize.token_rows(TASK.documents(TEXTS, tokenizer), tokenizer, config, scratch)
+    rows, _ = tokenize.TokenWriter(TASK, tokenizer, config, {}).dataset(({"text": text} for text in TEXTS), scratch)
     return rows.to_list()
 
 

@@ -170,9 +170,9 @@ def test_the_same_corpus_gives_the_same_bytes(empty: Callable[..., Summary]) -> 
 
 def test_every_rule_has_a_description_and_names_settings_that_exist(workspace: Workspace) -> None:
     content = YAML(typ="safe").load(ROOT / "params.yaml")
-    rules = params.load().validate_.rules
-    for name in type(rules).model_fields:
-        words = describe_rule(name, rules)
+    config = params.load().validate_
+    for name in type(config.rules).model_fields:
+        words = describe_rule(name, config)
         assert words.condition
         assert "{" not in words.condition
         for setting in words.settings:
