@@ -1,10 +1,9 @@
-"""The BentoML service `gpt2`: `bentoml serve`, `bentoml build`. Its parts are in `serving/`."""
+"""The BentoML service of the project's task: `bentoml serve`, `bentoml build`. Its parts are in `serving/`."""
 
 import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import bentoml
@@ -12,6 +11,7 @@ from starlette.types import ASGIApp
 
 from serving import (
     access,
+    app,
     bentoml_internals,
     errors,
     http_server,
@@ -24,19 +24,19 @@ from serving import (
     specification,
     startup_checks,
     supervisor,
+    tasks,
     telemetry,
 )
 from serving.bento_image import CheckedImage
-from serving.engines.protocol import Engine
 from serving.http_rules import HttpRulesMiddleware
 from serving.keys import Keys
 from serving.served_model import ServedModel
 from serving.shutdown import GracefulShutdown
 from serving.specification import ServedSpecification
-from serving.tasks import causal_lm
 
-NAME = "gpt2"
-SETTINGS = settings.load(settings.ROOT)
+PARAMS = settings.load_params(settings.ROOT)
+SETTINGS = PARAMS.service
+TASK = tasks.get_task(PARAMS.task)
 _LOADING_SECONDS = 10  # before a worker takes requests, so that a restarted one does not answer 503
 _SPARE_SECONDS = 10  # by which BentoML's own timeout, which names no cause, is longer than ours
 
@@ -45,24 +45,20 @@ bentoml_internals.reread_do_not_track()
 logs.configure_logging()
 metrics.service_metrics()
 
+_kind = tasks.model_kind(PARAMS.task, settings.engine_settings(SETTINGS, settings.ROOT))
+
 # A server or a build without a model ends here with one sentence. A worker starts nevertheless, answers 503 and logs
 # the reason, since BentoML would restart it again and again.
 limit_server_shutdown: Callable[[int], None] | None = None
 if bentoml_internals.worker_index() is None:
     supervisor.install()
     with contextlib.suppress(model_folder.CandidateWithheld):  # the workers wait for a champion, and log what to do
-        model_folder.find(settings.ROOT, serve_candidate=SETTINGS.serve_candidate)
+        model_folder.find(settings.ROOT, _kind.unsuitable_reason, serve_candidate=SETTINGS.serve_candidate)
 else:
     limit_server_shutdown = http_server.install(SETTINGS)
 
 
-def _make_engine(folder: Path) -> Engine:
-    from serving.engines import selection  # torch, which BentoML's master does not need
-
-    return selection.make(folder, settings.engine_settings(SETTINGS, settings.ROOT))
-
-
-served = ServedModel(settings.ROOT, _make_engine, SETTINGS)
+served = ServedModel(settings.ROOT, _kind, SETTINGS)
 _specifications: dict[bool, ServedSpecification] = {}  # with and without keys
 
 
@@ -73,17 +69,17 @@ class TextService(bentoml.Service[Any]):
     def openapi_spec(self) -> Any:
         """The specification at /docs.json."""
         if bentoml_internals.worker_index() is None:  # a build, which does not know whether keys will be required
-            return specification.customize(super().openapi_spec)
+            return specification.customize(super().openapi_spec, TASK)
         requires_key = bool(Keys())
         if requires_key not in _specifications:
-            customized = specification.customize(super().openapi_spec)
+            customized = specification.customize(super().openapi_spec, TASK)
             _specifications[requires_key] = ServedSpecification(customized, requires_key)
         return _specifications[requires_key]
 
     @property
     def doc(self) -> str:
         """The description in the specification; BentoML's own has pictures that a browser would fetch elsewhere."""
-        return "A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate to continue it."
+        return TASK.description
 
     def inject_config(self) -> None:
         """Check the configuration before the start: only here is it known which address the service binds."""
@@ -93,27 +89,30 @@ class TextService(bentoml.Service[Any]):
     def to_asgi(self, is_main: bool = True) -> ASGIApp:
         """Wrap the whole app: middleware that is added to a service sits inside what answers 404 and 504."""
         self.add_asgi_middleware(telemetry.RestorePathMiddleware)
-        app: Any = super().to_asgi(is_main)
-        telemetry.trace_whole_requests(app)
-        request_timeout.install(app)
-        guarded = GracefulShutdown(access.wrap(app, SETTINGS), SETTINGS.drain_seconds, limit_server_shutdown)
+        inner: Any = super().to_asgi(is_main)
+        telemetry.trace_whole_requests(inner)
+        request_timeout.install(inner)
+        guarded = GracefulShutdown(access.wrap(inner, SETTINGS), SETTINGS.drain_seconds, limit_server_shutdown)
         formatted = HttpRulesMiddleware(errors.ErrorFormatMiddleware(guarded))
-        observed = telemetry.TelemetryMiddleware(formatted, app.routes)
+        observed = telemetry.TelemetryMiddleware(formatted, inner.routes)
         return proxies.TrustedProxiesMiddleware(observed, proxies.trusted_networks(SETTINGS))
 
 
 @bentoml.service(
-    name=NAME,
+    name=TASK.service_name,
     service_class=TextService,
+    description=TASK.description,
     image=CheckedImage(),
     envs=[{"name": "BENTOML_DO_NOT_TRACK", "value": "True"}],
     traffic={"timeout": SETTINGS.timeout + _SPARE_SECONDS},
     http={"host": "127.0.0.1"},  # other machines need API keys, see serving/access.py
     logging={"access": {"enabled": False}},  # ours has no paths in it, see serving/telemetry.py
 )
-@bentoml.asgi_app(causal_lm.make_app(NAME, served, SETTINGS), path="/")
-class Gpt2:
-    """A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate to continue it."""
+@bentoml.asgi_app(app.make_app(PARAMS.task, served, SETTINGS), path="/")
+class ModelService:
+    """The model of the project's task behind HTTP."""
+
+    __doc__ = TASK.description  # which BentoML shows
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -195,9 +196,11 @@ def _model_problem(root: Path) -> str | None:
     from bentoml.exceptions import BentoMLException
 
     from serving.model_folder import find
+    from serving.tasks import unsuitable_reason
 
+    project = params.load(root / paths.PARAMS)
     try:
-        find(root, serve_candidate=params.load(root / paths.PARAMS).service.serve_candidate)
+        find(root, partial(unsuitable_reason, project.task), serve_candidate=project.service.serve_candidate)
     except BentoMLException as error:
         return str(error)
     return None

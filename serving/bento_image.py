@@ -1,6 +1,7 @@
 """The bento's environment. Making it is BentoML's one hook at build time, so the packed files are checked here."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from bentoml.exceptions import BentoMLException
 from safetensors import SafetensorError, safe_open
 
 from pipeline import paths
-from serving import model_folder
+from serving import model_folder, settings, tasks
 from serving.bentoml_internals import OwnRequirementsImage
 
 # No proxy of the environment: it cannot reach the container's own port.
@@ -58,7 +59,7 @@ class CheckedImage(OwnRequirementsImage):
 
 def _check_model(source: Path) -> None:
     """Raise BentoMLException unless the model in a bento's sources is there, and its weights are not truncated."""
-    model_folder.check_packed(source)
+    model_folder.check_packed(source, partial(tasks.unsuitable_reason, settings.load_params(source).task))
     weights = paths.CANDIDATE / "model.safetensors"
     try:
         with safe_open(source / weights, "np"):  # reads the header alone

@@ -6,7 +6,7 @@ The candidate is served only if the verdict allows it or `service.serve_candidat
 import functools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +26,9 @@ POINTER = paths.REGISTRY / "champion.json"
 _MANIFEST = paths.MANIFEST.name
 _NEEDED = (*REQUIRED_FILES, _MANIFEST)  # files of a model that this project made
 _REASONS = 2  # of a refusal that are repeated; the report has all
+
+# Why the model in a folder is none of the project's task, as the end of a sentence; empty where it is one.
+UnsuitableReason = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,12 @@ class CandidateWithheld(NothingToServe):
 version = content_version  # of the model in a folder
 
 
-def find(root: Path, *, serve_candidate: bool) -> ModelFolder:
+def find(root: Path, unsuitable: UnsuitableReason, *, serve_candidate: bool) -> ModelFolder:
     """Return the model to serve from `root`, service.py's folder.
 
     Args:
         root: The checkout, or the sources of a bento.
+        unsuitable: Says which models are none of the project's task.
         serve_candidate: Whether a candidate is served whatever its verdict, see `service.serve_candidate`.
 
     Raises:
@@ -65,27 +69,30 @@ def find(root: Path, *, serve_candidate: bool) -> ModelFolder:
     if named := os.environ.get("MODEL_DIR"):
         folder = ModelFolder(Path(named).absolute(), "named by the environment variable MODEL_DIR")
         # A model from the hub has no manifest.
-        _refuse_unusable(folder, REQUIRED_FILES, "set MODEL_DIR to a folder with a model in it, or unset it")
+        reason = _unusable_reason(folder.path, REQUIRED_FILES, unsuitable)
+        _refuse(folder, reason, "set MODEL_DIR to a folder with a model in it, or unset it")
         return replace(folder, verdict=model_verdict.of_candidate(root, lambda: _version(folder.path)))
     if is_bento(root):
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
-        _refuse_unusable(folder, _NEEDED, "build the bento again with `bentoml build`")
+        reason = _unusable_reason(folder.path, _NEEDED, unsuitable)
+        _refuse(folder, reason, "build the bento again with `bentoml build`")
         metadata = model_record.packed_metadata(folder.path)
         verdict = model_verdict.of_packed(root, metadata, lambda: _version(folder.path))
         return replace(folder, verdict=verdict, prompts=model_record.prompts(metadata))
     if champion := _champion(root):
-        _refuse_unusable(champion, _NEEDED, "roll back to the previous one with `fresh registry rollback --why ...`")
+        fix = "roll back to the previous one with `fresh registry rollback --why ...`"
+        _refuse(champion, _unusable_reason(champion.path, _NEEDED, unsuitable), fix)
         return champion
-    folder = candidate(root)
+    folder = candidate(root, unsuitable)
     if not (serve_candidate or folder.verdict.lets_serve):
         raise CandidateWithheld(_withheld(folder))
     return folder
 
 
-def candidate(root: Path) -> ModelFolder:
+def candidate(root: Path, unsuitable: UnsuitableReason) -> ModelFolder:
     """Return the candidate of the last `dvc repro`, whatever its verdict; raises NothingToServe."""
     folder = ModelFolder(root / paths.CANDIDATE, "the candidate of the last `dvc repro`", follows=True)
-    if reason := _unusable_reason(folder.path, _NEEDED):
+    if reason := _unusable_reason(folder.path, _NEEDED, unsuitable):
         raise NothingToServe(
             f"no model to serve: {folder.path} ({folder.why}) {reason}; make one with `dvc repro`, or set MODEL_DIR to"
             " a folder with a model in it"
@@ -120,8 +127,9 @@ def _version_at(folder: Path, _fingerprint: "StatFingerprint") -> str:
     return content_version(folder)
 
 
-def _refuse_unusable(folder: ModelFolder, needed: tuple[str, ...], fix: str) -> None:
-    if reason := _unusable_reason(folder.path, needed):
+def _refuse(folder: ModelFolder, reason: str, fix: str) -> None:
+    """Raise BentoMLException where there is a reason."""
+    if reason:
         raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {reason}; {fix}")
 
 
@@ -140,7 +148,7 @@ def _champion(root: Path) -> ModelFolder | None:
     return ModelFolder(champion.folder, why, champion.version, follows=True, verdict=verdict, prompts=prompts)
 
 
-def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder]:
+def comparison_models(root: Path, names: Sequence[str], unsuitable: UnsuitableReason) -> dict[str, ModelFolder]:
     """Return the models out of `base` and `previous` that exist, to compare with the served one."""
     folders = {"base": ModelFolder(root / paths.BASE, "the base that the candidate was trained from")}
     try:
@@ -149,8 +157,11 @@ def comparison_models(root: Path, names: Sequence[str]) -> dict[str, ModelFolder
         folders["previous"] = ModelFolder(previous.folder, why, previous.version)
     except UserError:
         pass  # there is none, or it is damaged
-    usable = {name: folder for name, folder in folders.items() if not _unusable_reason(folder.path, REQUIRED_FILES)}
-    return {name: folder for name, folder in usable.items() if name in names}
+    return {
+        name: folder
+        for name, folder in folders.items()
+        if name in names and not _unusable_reason(folder.path, REQUIRED_FILES, unsuitable)
+    }
 
 
 def pointer_target(root: Path) -> tuple[str | None, Path | None]:
@@ -182,8 +193,8 @@ def stat_fingerprint(path: Path) -> StatFingerprint:
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
-def check_packed(root: Path) -> None:
-    """Raise BentoMLException unless the model in `root`, the sources of a new bento, is complete."""
+def check_packed(root: Path, unsuitable: UnsuitableReason) -> None:
+    """Raise BentoMLException unless the model in `root`, the sources of a new bento, is complete and of its task."""
     folder = root / paths.CANDIDATE
     links = [file.name for file in sorted(folder.rglob("*")) if file.is_symlink()]
     if links:
@@ -191,7 +202,7 @@ def check_packed(root: Path) -> None:
             f"{paths.CANDIDATE}: {', '.join(links)}: links would dangle in the bento; replace them by files "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if reason := _unusable_reason(folder, _NEEDED):
+    if reason := _unusable_reason(folder, _NEEDED, unsuitable):
         raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {reason}; make one with `dvc repro`")
 
 
@@ -204,9 +215,9 @@ def data_hash(folder: Path) -> str | None:
     return data
 
 
-def _unusable_reason(folder: Path, needed: tuple[str, ...]) -> str:
+def _unusable_reason(folder: Path, needed: tuple[str, ...], unsuitable: UnsuitableReason) -> str:
     """Return why `folder` cannot be served, as the end of a sentence; empty when it can be."""
     if not folder.is_dir():
         return "is not a folder" if folder.exists() else "does not exist"
     missing = [name for name in needed if not (folder / name).is_file()]
-    return f"lacks {', '.join(missing)}" if missing else unsafe(folder)
+    return f"lacks {', '.join(missing)}" if missing else unsafe(folder) or unsuitable(folder)

@@ -1,4 +1,4 @@
-"""Load a model from a folder: check its version, make its engine, and test that it generates."""
+"""Load a model from a folder: check its version and task, make its engine, and test that it answers."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,15 @@ import ctypes
 import functools
 import gc
 import logging
-import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 from serving import model_folder
-from serving.engines.protocol import Engine, EngineError, Sampling, unsupported_fields
+from serving.engines.protocol import EngineError, EngineT
 from serving.model_folder import ModelFolder
 
 if TYPE_CHECKING:
@@ -24,17 +23,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("bentoml.serving")
 
 SMOKE_TEST_SECONDS = 60.0
-_SMOKE_TEST_PROMPTS = ("", "The", "1, 2, 3")  # a model must generate after at least one of these
-_SMOKE_TEST_TOKENS = 8
 
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model that can generate."""
+@dataclass(frozen=True)
+class ModelKind(Generic[EngineT]):
+    """How the models of a task are recognised, loaded and tested."""
 
-    engine: Engine
+    unsuitable_reason: Callable[[Path], str]  # why a folder's model is none, as the end of a sentence; empty: it is one
+    make_engine: Callable[[Path], EngineT]
+    smoke_test: Callable[[EngineT], Awaitable[None]]  # raises RefusedError or EngineError
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel(Generic[EngineT]):
+    """A model that can serve."""
+
+    engine: EngineT
     version: str
     data: str | None  # the hash of its training data, where known
     folder: ModelFolder
@@ -45,37 +51,49 @@ class RefusedError(Exception):
     """A model must not serve; the message says why, as a sentence."""
 
 
-class ModelLoader:
+class ModelLoader(Generic[EngineT]):
     """Loads models one after the other in one thread, so that no more of them are in memory than needed."""
 
-    def __init__(self, make_engine: Callable[[Path], Engine]) -> None:
-        """Take what makes an engine from a folder."""
-        self._make_engine = make_engine
+    def __init__(self, kind: ModelKind[EngineT]) -> None:
+        """Take how models are loaded."""
+        self._kind = kind
         self._is_closed = False
-        self._scorers: WeakKeyDictionary[LoadedModel, asyncio.Task[Scorer]] = WeakKeyDictionary()
+        self._scorers: WeakKeyDictionary[LoadedModel[EngineT], asyncio.Task[Scorer]] = WeakKeyDictionary()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="models")
 
     async def run(self, work: Callable[..., _Result], *arguments: object) -> _Result:
         """Return what `work` returns in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(work, *arguments))
 
-    async def load(self, folder: ModelFolder, name: str) -> LoadedModel:
+    async def load(self, folder: ModelFolder, name: str) -> LoadedModel[EngineT]:
         """Return the model in `folder`, loaded and tested; raises RefusedError."""
         loaded = await self.run(self._load, folder, name)
         try:
-            await _smoke_test(loaded.engine)
+            await self._smoke_test(loaded.engine)
         except BaseException:
             await asyncio.to_thread(loaded.engine.close)
             raise
         return loaded
 
-    def _load(self, folder: ModelFolder, name: str) -> LoadedModel:
+    async def _smoke_test(self, engine: EngineT) -> None:
+        """Raise RefusedError unless the engine answers plausibly, and in time."""
         try:
+            async with asyncio.timeout(SMOKE_TEST_SECONDS):
+                await self._kind.smoke_test(engine)
+        except TimeoutError:
+            raise RefusedError(f"its smoke test took more than {SMOKE_TEST_SECONDS:g} s") from None
+        except EngineError as error:
+            raise RefusedError(f"its smoke test failed: {_first_line(error)}") from None
+
+    def _load(self, folder: ModelFolder, name: str) -> LoadedModel[EngineT]:
+        try:
+            if reason := self._kind.unsuitable_reason(folder.path):
+                raise RefusedError(f"{folder.path} {reason}")
             version = model_folder.version(folder.path)
             if folder.version not in (None, version):
                 raise RefusedError(f"{folder.path} holds {version}, not {folder.version}: a file was changed")
             data = model_folder.data_hash(folder.path)
-            engine = self._make_engine(folder.path)
+            engine = self._kind.make_engine(folder.path)
             trim_heap()  # after loading, converting and comparing, a third of the process for GPT-2
         except RefusedError:
             raise
@@ -89,7 +107,7 @@ class ModelLoader:
             raise RefusedError("the service is stopping")
         return LoadedModel(engine, version, data, folder, name)
 
-    async def scorer(self, loaded: LoadedModel) -> "Scorer":
+    async def scorer(self, loaded: LoadedModel[EngineT]) -> "Scorer":
         """Return the scorer of a model, made at the first call.
 
         Raises RefusedError where the files are no longer the model's, or do not load.
@@ -103,7 +121,7 @@ class ModelLoader:
             self.forget_scorer(loaded)
             raise
 
-    def forget_scorer(self, loaded: LoadedModel) -> None:
+    def forget_scorer(self, loaded: LoadedModel[EngineT]) -> None:
         """Free the scorer of a model."""
         self._scorers.pop(loaded, None)
 
@@ -114,38 +132,6 @@ class ModelLoader:
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown(wait=False, cancel_futures=True)
-
-
-async def _smoke_test(engine: Engine) -> None:
-    """Generate greedily after several prompts; raises RefusedError unless the result is plausible."""
-    written = 0
-    try:
-        for prompt in _SMOKE_TEST_PROMPTS:
-            async with asyncio.timeout(SMOKE_TEST_SECONDS):
-                written += await _generate(engine, prompt)
-    except TimeoutError:
-        raise RefusedError(f"its smoke test took more than {SMOKE_TEST_SECONDS:g} s") from None
-    except EngineError as error:
-        raise RefusedError(f"its smoke test failed: {_first_line(error)}") from None
-    if not written:
-        raise RefusedError("its smoke test ended at once after every prompt: the model generates nothing")
-
-
-async def _generate(engine: Engine, prompt: str) -> int:
-    """Return how many tokens the model generates after `prompt`; raises RefusedError for broken weights."""
-    ids = [engine.start, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
-    count = min(_SMOKE_TEST_TOKENS, engine.context - len(ids))
-    logprobs = None if "logprobs" in unsupported_fields(engine) else 0
-    stream = engine.submit(ids, Sampling(count, 0.0, 1.0, 0, 1.0, seed=0, logprobs=logprobs))
-    written = 0
-    try:
-        async for token in stream:
-            written += 1
-            if logprobs is not None and not (token.logprob is not None and math.isfinite(token.logprob)):
-                raise RefusedError(f"its smoke test gave a log-probability of {token.logprob}: broken weights")
-    finally:
-        stream.cancel()
-    return written
 
 
 def _make_scorer(folder: Path, version: str) -> "Scorer":

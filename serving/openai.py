@@ -1,4 +1,4 @@
-"""OpenAI's routes for models and completions, as its SDK and evaluation harnesses expect them."""
+"""OpenAI's routes for completions, as its SDK and evaluation harnesses expect them."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from serving.body import BoundedRoute, parsed
 from serving.errors import ApiError
 from serving.generation import TextGenerator
 from serving.openai_completion import CompletionRun, CompletionService
-from serving.openai_schema import Completion, CompletionRequest, Model, Models, completion_request
+from serving.openai_schema import Completion, CompletionRequest, completion_request
 from serving.schema import errors_of, generated
 from serving.scoring_thread import ScoringThread
 from serving.served_model import ServedModel
@@ -25,9 +25,8 @@ data: [DONE]
 
 
 def router(served: ServedModel, generator: TextGenerator, settings: Service) -> APIRouter:
-    """Return the routes under /v1, which answer with `served`."""
+    """Return the routes under /v1 that generate, with `served`."""
     routes = APIRouter(prefix="/v1", route_class=BoundedRoute)
-    _add_models(routes, served)
     _add_completions(routes, CompletionService(served, generator, ScoringThread(), settings.timeout), settings)
 
     @routes.post("/chat/completions", include_in_schema=False)
@@ -37,24 +36,6 @@ def router(served: ServedModel, generator: TextGenerator, settings: Service) -> 
         raise ApiError(404, message, code="unsupported")
 
     return routes
-
-
-def _add_models(routes: APIRouter, served: ServedModel) -> None:
-    @routes.get("/models", summary="List models", responses=errors_of())
-    async def models() -> Models:
-        """List the served model's version, and the names that may stand for another version later."""
-        async with served.acquire():
-            return Models(data=[_model(name) for name in served.names()])
-
-    @routes.get("/models/{model}", summary="Look up a model", responses=errors_of(404))
-    async def model(model: str) -> Model:
-        """Return the model with this name."""
-        async with served.acquire():
-            names = served.names()
-        if model not in names:
-            message = f"there is no such model; there are {', '.join(names)}"
-            raise ApiError(404, message, code="model_not_found", param="model")
-        return _model(model)
 
 
 def _add_completions(routes: APIRouter, service: CompletionService, settings: Service) -> None:
@@ -79,7 +60,3 @@ def _add_completions(routes: APIRouter, service: CompletionService, settings: Se
         answer = await unless_disconnected(request, run.answer())
         headers = {**run.headers(), "X-Completion-Tokens": str(run.usage.completion_tokens)}
         return Response(answer, media_type="application/json", headers=headers)
-
-
-def _model(name: str) -> Model:
-    return Model(id=name, created=0, owned_by="fresh-gpt2")

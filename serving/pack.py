@@ -1,4 +1,4 @@
-"""Pack a version of the model and the code that serves it as the bento `gpt2:<version>`: `fresh pack`.
+"""Pack a version of the model and the code that serves it as a bento, such as `gpt2:<version>`: `fresh pack`.
 
 The bento is built in a temporary folder under BENTOML_HOME and moved into BentoML's store with one rename: the store
 holds a complete bento or none, even if the command is killed. The next command deletes what a killed one left.
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bentoml.exceptions import BentoMLException
@@ -21,10 +22,10 @@ from pipeline import paths, storage
 from pipeline.command import UserError, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
-from serving import bentoml_internals, model_folder, model_verdict
+from serving import bentoml_internals, model_folder, model_verdict, settings, tasks
+from serving.model_folder import UnsuitableReason
 from serving.model_verdict import NOT_JUDGED, ModelVerdict
 
-_NAME = "gpt2"  # of the bento, as in bentofile.yaml
 _BENTOFILE = "bentofile.yaml"
 _CODE = (
     _BENTOFILE,
@@ -68,19 +69,21 @@ def pack(root: Path, name: str | None = None) -> str:
     Raises:
         UserError: The model is missing, linked or damaged, or no bento can be made.
     """
-    model = _find_model(root, name)
+    task = _task(root)
+    bento_name = tasks.get_task(task).service_name
+    model = _find_model(root, name, partial(tasks.unsuitable_reason, task))
     has_verdict = model.verdict != NOT_JUDGED
-    tag = f"{_NAME}:{model.version}"
+    tag = f"{bento_name}:{model.version}"
     try:
         with _workspace() as workspace:
             code = _stage(root, workspace.context, [*_CODE, *([str(paths.VERDICT)] if has_verdict else [])])
-            place = bentoml_internals.bento_store() / _NAME / model.version
+            place = bentoml_internals.bento_store() / bento_name / model.version
             exists = place.exists()
             if exists and _is_complete(place, workspace.context, code, model.version):
                 return f"the bento {tag} exists already: {model.description}, with the current code"
             target = workspace.context / paths.CANDIDATE
             shutil.copytree(model.folder, target, symlinks=True, ignore=shutil.ignore_patterns(".*"))
-            bento = _build(workspace, model.version)
+            bento = _build(workspace, bento_name, model.version)
             if not _is_complete(bento, workspace.context, code, model.version):
                 raise UserError(f"{model.folder} changed while it was being packed; run the command again")
             _put(bento, place, workspace.staging)
@@ -90,13 +93,20 @@ def pack(root: Path, name: str | None = None) -> str:
     return f"packed {model.description} as the bento {tag}{again}"
 
 
-def _find_model(root: Path, name: str | None) -> _Model:
+def _task(root: Path) -> str:
+    try:
+        return settings.load_params(root).task
+    except BentoMLException as error:
+        raise UserError(str(error)) from None
+
+
+def _find_model(root: Path, name: str | None, unsuitable: UnsuitableReason) -> _Model:
     registry = Registry(root)
     if name is None:
         name = "champion" if registry.champion() else "candidate"
     if name == "candidate":
         try:
-            model_folder.check_packed(root)
+            model_folder.check_packed(root, unsuitable)
         except BentoMLException as error:
             raise UserError(str(error)) from None
         folder = root / paths.CANDIDATE
@@ -106,6 +116,8 @@ def _find_model(root: Path, name: str | None) -> _Model:
         return _Model(folder, candidate_version, description, verdict)
     version = registry.get(name)
     registry.verify(version.tag)
+    if reason := unsuitable(version.folder):
+        raise UserError(f"no model to pack: {version.folder} {reason}")
     description = "the champion" if name == "champion" else f"the version {version.version}"
     return _Model(version.folder, version.version, description)
 
@@ -156,7 +168,7 @@ def _is_complete(bento: Path, context: Path, code: list[str], version: str) -> b
     )
 
 
-def _build(workspace: _Workspace, version: str) -> Path:
+def _build(workspace: _Workspace, name: str, version: str) -> Path:
     """Run `bentoml build` with a store of its own, and return the bento."""
     home = workspace.staging / "home"
     home.mkdir()
@@ -175,11 +187,11 @@ def _build(workspace: _Workspace, version: str) -> Path:
     if result.returncode:
         output = result.stdout.rpartition("`build` failed: ")[2]  # all of it, without a message of BentoML's own
         raise UserError(f"`bentoml build` made no bento: {' '.join(output.split()) or 'it ended without output'}")
-    return home / "bentos" / _NAME / version
+    return home / "bentos" / name / version
 
 
 def _put(bento: Path, place: Path, staging: Path) -> None:
-    """Move a bento into the store, and point `gpt2:latest` to it."""
+    """Move a bento into the store, and point its name's `latest` to it."""
     place.parent.mkdir(exist_ok=True)
     if place.exists():
         place.rename(staging / "replaced")

@@ -4,6 +4,7 @@ Bounds and defaults that params.yaml configures come in with `generate_request(s
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
@@ -130,17 +131,6 @@ class GenerateAnswer(BaseModel):
     engine: str
 
 
-class Links(BaseModel):
-    """The service's other routes."""
-
-    generate: str = "/generate"
-    playground: str = "/playground"
-    health: str = "/health"
-    docs: str = "/docs"
-    schema_: Annotated[str, Field(alias="schema")] = "/docs.json"
-    metrics: str = "/metrics"
-
-
 class RefusedVersion(BaseModel):
     """A version that was refused; the one before stays in service."""
 
@@ -173,7 +163,17 @@ class About(BaseModel):
     prompts: Annotated[list[str], Field(description="Beginnings of texts like those it was trained on, to try")]
     refused: RefusedVersion | None
     swaps: Annotated[int, Field(description="How many versions this worker has swapped in since it started")]
-    links: Links = Links()
+
+
+def about_model(routes: Sequence[str]) -> type[About]:
+    """Return About with links to the first of the task's `routes`, and to those of every task."""
+    pages = {"playground": "/playground", "health": "/health", "docs": "/docs"}
+    links: dict[str, Any] = {path.strip("/").replace("-", "_"): (str, path) for path in routes[:1]}
+    links |= {name: (str, path) for name, path in pages.items()}
+    links["schema_"] = (Annotated[str, Field(alias="schema")], "/docs.json")
+    links["metrics"] = (str, "/metrics")
+    links_type = create_model("Links", __doc__="The service's other routes.", **links)
+    return create_model("About", __base__=About, __doc__=About.__doc__, links=(links_type, links_type()))
 
 
 class Health(BaseModel):

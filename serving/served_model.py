@@ -10,11 +10,11 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal
 
 from bentoml.exceptions import BentoMLException
 
@@ -22,10 +22,10 @@ from pipeline import paths
 from pipeline.params import Service
 from pipeline.registry.model_version import short
 from serving import metrics, model_folder
-from serving.engines.protocol import Engine
+from serving.engines.protocol import EngineT
 from serving.errors import ApiError
 from serving.model_folder import ModelFolder, NothingToServe, StatFingerprint
-from serving.model_loader import LoadedModel, ModelLoader, RefusedError, trim_heap
+from serving.model_loader import LoadedModel, ModelKind, ModelLoader, RefusedError, trim_heap
 
 if TYPE_CHECKING:
     from serving.engines.scoring import Scorer  # torch, which BentoML's master does not need
@@ -46,10 +46,10 @@ class Refusal:
     at: str  # UTC, ISO 8601, seconds
 
 
-class RefCountedModel:
+class RefCountedModel(Generic[EngineT]):
     """A loaded model, and how many requests use it."""
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel[EngineT]) -> None:
         """Start without requests."""
         self.loaded = loaded
         self.leases = 0
@@ -58,7 +58,7 @@ class RefCountedModel:
         self.last_used = time.monotonic()
 
     @contextlib.contextmanager
-    def lease(self) -> Iterator[LoadedModel]:
+    def lease(self) -> Iterator[LoadedModel[EngineT]]:
         """Keep the engine until the end of the block."""
         self.leases += 1
         self.unused.clear()
@@ -71,14 +71,14 @@ class RefCountedModel:
                 self.unused.set()
 
 
-class ServedModel:
+class ServedModel(Generic[EngineT]):
     """Finds, loads and follows the model to serve from the project in `root`, and lends models to requests.
 
     Everything but reading, loading and freeing happens on the event loop's thread.
     """
 
-    def __init__(self, root: Path, make_engine: Callable[[Path], Engine], settings: Service) -> None:
-        """Take where to look, and what makes an engine from a folder; `run` starts."""
+    def __init__(self, root: Path, kind: ModelKind[EngineT], settings: Service) -> None:
+        """Take where to look, and how models of the project's task are loaded; `run` starts."""
         self.status: Literal["loading", "up", "waiting", "failed"] = "loading"
         self.waiting_for: str | None = None  # why there is nothing to serve yet and what to do, as a sentence
         self.folder: ModelFolder | None = None  # of the served model; before, of the one being loaded
@@ -86,11 +86,12 @@ class ServedModel:
         self.swaps = 0
         self._root = root
         self._settings = settings
-        self._loader = ModelLoader(make_engine)
-        self._served: RefCountedModel | None = None
+        self._kind = kind
+        self._loader = ModelLoader(kind)
+        self._served: RefCountedModel[EngineT] | None = None
         self._comparisons: dict[str, ModelFolder] = {}  # other models that requests may name
-        self._comparing: dict[str, asyncio.Task[RefCountedModel]] = {}  # those that were requested
-        self._open: set[RefCountedModel] = set()  # all whose engines are not closed
+        self._comparing: dict[str, asyncio.Task[RefCountedModel[EngineT]]] = {}  # those that were requested
+        self._open: set[RefCountedModel[EngineT]] = set()  # all whose engines are not closed
         self._retiring: set[asyncio.Task[None]] = set()  # each waits for the last request of a model, to free it
         self._watched: tuple[Path, ...] = ()  # what is watched besides the pointer
         self._fingerprints: tuple[StatFingerprint, ...] | None = None  # of the pointer and of these
@@ -100,7 +101,7 @@ class ServedModel:
         self._closing: asyncio.Task[None] | None = None
 
     @property
-    def loaded(self) -> LoadedModel | None:
+    def loaded(self) -> LoadedModel[EngineT] | None:
         """The served model, for its attributes; `acquire` it to use it."""
         return self._served.loaded if self._served else None
 
@@ -127,7 +128,7 @@ class ServedModel:
     # Lending
 
     @contextlib.asynccontextmanager
-    async def acquire(self, name: str | None = None) -> AsyncIterator[LoadedModel]:
+    async def acquire(self, name: str | None = None) -> AsyncIterator[LoadedModel[EngineT]]:
         """Lend a model until the end of the block: the served one, without a name or by its version, or another.
 
         Raises ApiError: 503 while there is none or where another one cannot be loaded, 404 for unknown names.
@@ -141,14 +142,14 @@ class ServedModel:
         served = [self._served.loaded.version, "champion"] if self._served else []
         return [*served, *self._comparisons]
 
-    async def scorer(self, loaded: LoadedModel) -> "Scorer":
+    async def scorer(self, loaded: LoadedModel[EngineT]) -> "Scorer":
         """Return the scorer of `loaded`, which must be acquired; made at the first call. Raises ApiError 503."""
         try:
             return await self._loader.scorer(loaded)
         except RefusedError as error:
             raise ApiError(503, str(error), code="model_failed", headers={"Retry-After": "60"}) from None
 
-    async def _find(self, name: str | None) -> RefCountedModel:
+    async def _find(self, name: str | None) -> RefCountedModel[EngineT]:
         """Return the model with this name; the caller leases it before it awaits anything else."""
         served = self._available()
         if name in (None, "champion", served.loaded.version, short(served.loaded.version)):
@@ -167,7 +168,7 @@ class ServedModel:
             if self._comparing.get(other) is task:  # else it was freed in this very moment
                 return model
 
-    def _available(self) -> RefCountedModel:
+    def _available(self) -> RefCountedModel[EngineT]:
         """Return the served model; raises ApiError 503."""
         if self._closing:
             raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"})
@@ -180,7 +181,7 @@ class ServedModel:
             raise ApiError(503, "the model is still being loaded", code="model_loading", headers={"Retry-After": "1"})
         return self._served
 
-    async def _load_comparison(self, name: str) -> RefCountedModel:
+    async def _load_comparison(self, name: str) -> RefCountedModel[EngineT]:
         """Load another model. A failure is kept for a minute, so that further requests are cheap."""
         try:
             return self._add(await self._loader.load(self._comparisons[name], name))
@@ -277,8 +278,9 @@ class ServedModel:
             metrics.record_served_model(self._served.loaded.version, self._served.loaded.engine.name)
 
     def _find_folders(self) -> tuple[ModelFolder, dict[str, ModelFolder]]:
-        comparisons = model_folder.comparison_models(self._root, self._settings.beside)
-        return model_folder.find(self._root, serve_candidate=self._settings.serve_candidate), comparisons
+        unsuitable = self._kind.unsuitable_reason
+        comparisons = model_folder.comparison_models(self._root, self._settings.beside, unsuitable)
+        return model_folder.find(self._root, unsuitable, serve_candidate=self._settings.serve_candidate), comparisons
 
     async def _swap(self, folder: ModelFolder) -> None:
         """Load the model in `folder` beside the served one and replace that; raises RefusedError."""
@@ -313,10 +315,10 @@ class ServedModel:
             refused = version or "what the registry names"
             logger.error("keeping model %s: %s was refused: %s", self._served.loaded.version, refused, reason)
 
-    def _note_newer_candidate(self, loaded: LoadedModel) -> None:
+    def _note_newer_candidate(self, loaded: LoadedModel[EngineT]) -> None:
         """Say in `folder` where the candidate is no longer the one that is served, else what its verdict is now."""
         try:
-            candidate = model_folder.candidate(self._root)
+            candidate = model_folder.candidate(self._root, self._kind.unsuitable_reason)
         except NothingToServe:  # one is being made
             return
         if model_folder.version(candidate.path) == loaded.version:
@@ -326,18 +328,18 @@ class ServedModel:
 
     # Freeing
 
-    def _add(self, loaded: LoadedModel) -> RefCountedModel:
+    def _add(self, loaded: LoadedModel[EngineT]) -> RefCountedModel[EngineT]:
         model = RefCountedModel(loaded)
         self._open.add(model)
         return model
 
-    def _retire(self, model: RefCountedModel) -> None:
+    def _retire(self, model: RefCountedModel[EngineT]) -> None:
         """Free a model after its last request."""
         task = asyncio.create_task(self._free(model))
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
-    async def _free(self, model: RefCountedModel) -> None:
+    async def _free(self, model: RefCountedModel[EngineT]) -> None:
         await model.unused.wait()
         self._loader.forget_scorer(model.loaded)
         self._open.discard(model)
@@ -365,5 +367,5 @@ class ServedModel:
         self._loader.close()
 
 
-def _has_result(task: asyncio.Task[RefCountedModel]) -> bool:
+def _has_result(task: asyncio.Task[RefCountedModel[EngineT]]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None

@@ -8,7 +8,7 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline import params, paths
 from pipeline.command import UserError
-from pipeline.params import Service
+from pipeline.params import Params, Service
 
 ROOT = Path(__file__).absolute().parent.parent  # of the checkout, or of the bento's copy of it
 
@@ -26,8 +26,13 @@ class EngineSettings:
 
 def load(root: Path) -> Service:
     """Return the settings in the params.yaml of `root`; raises BentoMLException."""
+    return load_params(root).service
+
+
+def load_params(root: Path) -> Params:
+    """Return the params.yaml of `root`; raises BentoMLException."""
     try:
-        return params.load(root / paths.PARAMS).service
+        return params.load(root / paths.PARAMS)
     except UserError as error:
         raise BentoMLException(str(error)) from None  # the one kind that `bentoml` prints without a traceback
 

@@ -6,17 +6,20 @@ import attrs
 
 from serving import access
 from serving.bentoml_internals import OpenAPISpecification
-from serving.tasks import causal_lm
+from serving.tasks import ServingTask
+
+VERSION = "1.0"  # of the routes and their bodies; every answer has the model's version
 
 
-def customize(specification: OpenAPISpecification) -> OpenAPISpecification:
-    """Return BentoML's specification with our title, version and tag; FastAPI's part of it is in OpenAPI 3.1."""
+def customize(specification: OpenAPISpecification, task: ServingTask[Any]) -> OpenAPISpecification:
+    """Return BentoML's specification with the task's title and tag; FastAPI's part of it is in OpenAPI 3.1."""
     infrastructure = [tag for tag in specification.tags if tag.name == "Infrastructure"]
-    tag = attrs.evolve(infrastructure[0], name=causal_lm.TAG, description="Generate text with the served models.")
+    name, description = task.tag
+    tag = attrs.evolve(infrastructure[0], name=name, description=description)
     return attrs.evolve(
         specification,
         openapi="3.1.0",
-        info=attrs.evolve(specification.info, title=causal_lm.TITLE, version=causal_lm.VERSION, contact=None),
+        info=attrs.evolve(specification.info, title=task.title, version=VERSION, contact=None),
         tags=[tag, *infrastructure],
     )
 

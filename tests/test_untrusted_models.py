@@ -166,7 +166,7 @@ def test_a_folder_that_names_other_code_or_weights_is_neither_taken_in_nor_serve
         base.import_base(str(planted.folder), planted.folder.parent / "base", "causal_lm")
     monkeypatch.setenv("MODEL_DIR", str(planted.folder))
     with pytest.raises(BentoMLException, match=reason):
-        model_folder.find(planted.folder.parent, serve_candidate=True)
+        model_folder.find(planted.folder.parent, lambda _: "", serve_candidate=True)
 
 
 def test_a_chat_template_runs_in_a_sandbox(planted: Planted) -> None:

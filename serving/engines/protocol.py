@@ -1,4 +1,4 @@
-"""The `Engine` protocol: what runs a model, interchangeable behind the same HTTP service."""
+"""The protocols of engines: what runs a model, interchangeable behind the same HTTP service."""
 
 import asyncio
 from collections import deque
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from tokenizers import Tokenizer
+from typing_extensions import TypeVar
 
 FinishReason = Literal["stop", "length"]
 
@@ -113,8 +114,18 @@ class Stream:
             await self._changed.wait()
 
 
-class Engine(Protocol):
-    """A loaded model that serves many requests at once, fairly between short and long ones."""
+class ModelEngine(Protocol):
+    """A loaded model of any task. What requests call differs by the task."""
+
+    name: str
+    context: int  # the most tokens that a request may have
+
+    def close(self) -> None:
+        """End running requests with an EngineError, and return once the engine's memory is free."""
+
+
+class Engine(ModelEngine, Protocol):
+    """A loaded model that generates text for many requests at once, fairly between short and long ones."""
 
     name: str
     context: int  # tokens, prompt and completion together
@@ -137,8 +148,8 @@ class Engine(Protocol):
     def running(self) -> int:
         """Requests in the batch."""
 
-    def close(self) -> None:
-        """End running requests with an EngineError, and return once the engine's memory is free."""
+
+EngineT = TypeVar("EngineT", bound=ModelEngine, default=Engine)
 
 
 def unsupported_fields(engine: Engine) -> frozenset[str]:

@@ -1,36 +1,26 @@
-"""The HTTP routes of a causal language model, as an app that BentoML mounts at `/`."""
+"""Causal language models for the service: they continue texts."""
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from pipeline.params import Service
-from serving import errors, openai, playground
+from serving import openai, playground
 from serving.body import BoundedRoute, parsed
-from serving.engines.protocol import FinishReason
+from serving.engines.protocol import Engine, FinishReason, Sampling, unsupported_fields
 from serving.generation import Generation, TextGenerator
-from serving.http_rules import policy, wants_page
-from serving.schema import (
-    About,
-    GenerateAnswer,
-    GenerateRequest,
-    Health,
-    RefusedVersion,
-    Usage,
-    Verdict,
-    errors_of,
-    generate_request,
-    generated,
-)
+from serving.model_loader import RefusedError
+from serving.schema import GenerateAnswer, GenerateRequest, Usage, errors_of, generate_request, generated
 from serving.served_model import ServedModel
+from serving.settings import EngineSettings
 from serving.streaming import EventStream, RequestResources, unless_disconnected
 
-TITLE = "Text generation"  # of the specification, and so of Swagger's page
-VERSION = "1.0"  # of the routes and their bodies; every answer has the model's version
-TAG = "Generation"
+_SMOKE_TEST_PROMPTS = ("", "The", "1, 2, 3")  # a model must generate after at least one of these
+_SMOKE_TEST_TOKENS = 8
 
 _EVENTS = """data: {"text":" there was"}
 
@@ -42,86 +32,63 @@ data: [DONE]
 """
 
 
-def make_app(name: str, served: ServedModel, settings: Service) -> FastAPI:
-    """Return the app named `name` that answers with `served`."""
-    # BentoML has a specification of its own at /docs.json, which includes these routes.
-    app = FastAPI(title=name, openapi_url=None, docs_url=None, redoc_url=None)
-    app.router.route_class = BoundedRoute
-    errors.install(app)
-    generator = TextGenerator(settings)
-    body_type = generate_request(settings)
-    page = playground.response(body_type, settings.timeout)
-    app.include_router(_status_routes(name, served, page), tags=[TAG])
-    app.include_router(openai.router(served, generator, settings), tags=[TAG])
-    app.include_router(_pages(page))
-    app.include_router(_generate_routes(served, generator, body_type, settings.timeout), tags=[TAG])
-    return app
+class CausalLM:
+    """See `serving.tasks.ServingTask`."""
+
+    service_name = "gpt2"
+    title = "Text generation"
+    description = "A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate to continue it."
+    tag = ("Generation", "Generate text with the served models.")
+    routes = ("/generate", "/v1/completions")
+    other_routes = ("/generate/", "/v1/chat/completions")
+
+    def unsuitable_reason(self, _folder: Path) -> str:
+        """Return nothing: engines say which architectures they run."""
+        return ""
+
+    def make_engine(self, folder: Path, settings: EngineSettings) -> Engine:
+        """Return the engine that the settings name; raises EngineError."""
+        from serving.engines import selection  # torch, which BentoML's master does not need
+
+        return selection.make(folder, settings)
+
+    async def smoke_test(self, engine: Engine) -> None:
+        """Generate greedily after several prompts; raises RefusedError unless the result is plausible."""
+        written = 0
+        for prompt in _SMOKE_TEST_PROMPTS:
+            written += await _generate(engine, prompt)
+        if not written:
+            raise RefusedError("its smoke test ended at once after every prompt: the model generates nothing")
+
+    def routers(self, served: ServedModel, settings: Service) -> Sequence[APIRouter]:
+        """Return the routes of OpenAI's API, and /generate."""
+        generator = TextGenerator(settings)
+        own = _generate_routes(served, generator, generate_request(settings), settings.timeout)
+        return openai.router(served, generator, settings), own
+
+    def page(self, settings: Service) -> HTMLResponse:
+        """Return the playground."""
+        return playground.response(generate_request(settings), settings.timeout)
 
 
-def _status_routes(name: str, served: ServedModel, page: HTMLResponse) -> APIRouter:
-    routes = APIRouter(route_class=BoundedRoute)
-
-    @routes.get("/", summary="The service and its model", response_model=About, responses=errors_of())
-    async def about(request: Request, response: Response) -> About | Response:
-        """Say which model is served, from where and why; a browser gets the playground."""
-        if wants_page(request.scope):
-            return page
-        response.headers["Vary"] = "Accept"
-        loaded, folder = served.loaded, served.folder
-        return About(
-            name=name,
-            status=served.status,
-            model=loaded.version if loaded else None,
-            data=loaded.data if loaded else None,
-            folder=str(folder.path) if folder else None,
-            why=folder.why if folder else served.waiting_for,
-            verdict=_verdict(served),
-            engine=loaded.engine.name if loaded else None,
-            context=loaded.engine.context if loaded else None,
-            models=served.names(),
-            prompts=list(folder.prompts) if loaded and folder else [],
-            refused=_refused(served),
-            swaps=served.swaps,
-        )
-
-    @routes.get("/health", summary="Whether it can generate", responses=errors_of())
-    async def health() -> Health:
-        """Answer 200 when a model is loaded, else 503 with the reason."""
-        async with served.acquire() as loaded:
-            return Health(
-                status=served.status,
-                model=loaded.version,
-                data=loaded.data,
-                verdict=_verdict(served),
-                refused=_refused(served),
-            )
-
-    return routes
+TASK = CausalLM()
 
 
-def _pages(page: HTMLResponse) -> APIRouter:
-    routes = APIRouter(include_in_schema=False)
-
-    @routes.get("/playground")
-    async def show_playground() -> HTMLResponse:
-        """Show the playground."""
-        return page
-
-    @routes.get("/docs")
-    async def docs() -> HTMLResponse:
-        """Show the specification with the files of BentoML: nothing is fetched from elsewhere."""
-        swagger = get_swagger_ui_html(
-            openapi_url="/docs.json",
-            title=TITLE,
-            swagger_js_url="/static_content/swagger-ui-bundle.js",
-            swagger_css_url="/static_content/swagger-ui.css",
-            swagger_favicon_url="/static_content/favicon-light-32x32.png",
-        )
-        sources = ("style-src 'self' 'unsafe-inline'", "img-src 'self' data:")  # Swagger sets inline styles
-        swagger.headers["Content-Security-Policy"] = policy(bytes(swagger.body).decode(), *sources)
-        return swagger
-
-    return routes
+async def _generate(engine: Engine, prompt: str) -> int:
+    """Return how many tokens the model generates after `prompt`; raises RefusedError for broken weights."""
+    ids = [engine.start, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
+    count = min(_SMOKE_TEST_TOKENS, engine.context - len(ids))
+    logprobs = None if "logprobs" in unsupported_fields(engine) else 0
+    stream = engine.submit(ids, Sampling(count, 0.0, 1.0, 0, 1.0, seed=0, logprobs=logprobs))
+    written = 0
+    try:
+        async for token in stream:
+            written += 1
+            if logprobs is not None and not (token.logprob is not None and math.isfinite(token.logprob)):
+                raise RefusedError(f"its smoke test gave a log-probability of {token.logprob}: broken weights")
+    finally:
+        stream.cancel()
+    return written
 
 
 def _generate_routes(
@@ -176,15 +143,3 @@ def _answer(generation: Generation, text: str, reason: FinishReason) -> Generate
         seed=generation.seed,
         engine=loaded.engine.name,
     )
-
-
-def _verdict(served: ServedModel) -> Verdict | None:
-    if served.loaded is None or served.folder is None:
-        return None
-    verdict = served.folder.verdict
-    return Verdict(outcome=verdict.outcome, reasons=list(verdict.reasons), at=verdict.at)
-
-
-def _refused(served: ServedModel) -> RefusedVersion | None:
-    refusal = served.refusal
-    return RefusedVersion(version=refusal.version, reason=refusal.reason, at=refusal.at) if refusal else None

@@ -65,9 +65,9 @@ def client(model: Path) -> "Iterator[TestClient]":
 
     import service
 
-    gpt2: Any = service.Gpt2
+    the_service: Any = service.ModelService
     local = "http://localhost"  # without API keys it answers to no other name
-    with TestClient(gpt2.to_asgi(), local, raise_server_exceptions=False, follow_redirects=False) as client:
+    with TestClient(the_service.to_asgi(), local, raise_server_exceptions=False, follow_redirects=False) as client:
         for _ in range(3000):
             if "model_loading" not in (health := client.get("/health")).text:
                 break

@@ -14,6 +14,10 @@ from serving.model_verdict import NOT_JUDGED, ModelVerdict
 from tests.serving.conftest import DATA, REPOSITORY, write_verdict
 
 
+def any_task(_: Path) -> str:
+    return ""
+
+
 @pytest.fixture(autouse=True)
 def no_model_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MODEL_DIR", raising=False)
@@ -21,7 +25,7 @@ def no_model_dir(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def found(root: Path, *, serve_candidate: bool = True) -> ModelFolder:
-    return model_folder.find(root, serve_candidate=serve_candidate)
+    return model_folder.find(root, any_task, serve_candidate=serve_candidate)
 
 
 def put(model: Path, root: Path) -> Path:
@@ -170,7 +174,7 @@ def test_a_candidate_that_lacks_a_file_is_refused(tmp_path: Path, model: Path, n
     with pytest.raises(BentoMLException, match=f"lacks {name}"):
         found(tmp_path)
     with pytest.raises(BentoMLException, match=f"lacks {name}"):
-        model_folder.check_packed(tmp_path)
+        model_folder.check_packed(tmp_path, any_task)
 
 
 def test_model_dir_is_never_silently_replaced(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +190,7 @@ def test_links_are_served_but_not_packed(tmp_path: Path, model: Path) -> None:
     weights.symlink_to(tmp_path / "cached")
     assert found(tmp_path).path == weights.parent
     with pytest.raises(BentoMLException, match=r"model\.safetensors: links would dangle"):
-        model_folder.check_packed(tmp_path)
+        model_folder.check_packed(tmp_path, any_task)
 
 
 def test_the_version_is_that_of_the_content(tmp_path: Path, model: Path) -> None:
@@ -204,18 +208,18 @@ def test_the_data_hash_is_the_manifests(model: Path) -> None:
 
 
 def test_the_other_models_are_those_that_are_there_and_wanted(tmp_path: Path, model: Path) -> None:
-    assert model_folder.comparison_models(tmp_path, ["base", "previous"]) == {}
+    assert model_folder.comparison_models(tmp_path, ["base", "previous"], any_task) == {}
     base = Path(shutil.copytree(model, tmp_path / "models" / "base"))
     first = promote(model, tmp_path)
-    assert [*model_folder.comparison_models(tmp_path, ["base", "previous"])] == ["base"]
+    assert [*model_folder.comparison_models(tmp_path, ["base", "previous"], any_task)] == ["base"]
     (base / "manifest.json").unlink()  # a base that was fetched has none
     (put(model, tmp_path) / "manifest.json").write_text("{}", encoding="utf-8")
     second = Registry(tmp_path).add(tmp_path / "models" / "candidate", {}, {})
     Registry(tmp_path).move(second, expected=first.tag, action="promote", why="the second")
-    result = model_folder.comparison_models(tmp_path, ["base", "previous"])
+    result = model_folder.comparison_models(tmp_path, ["base", "previous"], any_task)
     assert (result["base"].path, result["previous"].path) == (base, first.folder)
     assert result["previous"].version == first.version
-    assert [*model_folder.comparison_models(tmp_path, ["previous"])] == ["previous"]
+    assert [*model_folder.comparison_models(tmp_path, ["previous"], any_task)] == ["previous"]
 
 
 def test_a_damaged_pointer_or_version_still_gives_what_is_known(tmp_path: Path, model: Path) -> None:

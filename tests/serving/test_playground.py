@@ -647,7 +647,7 @@ def test_code_and_text_are_copied(tab: Tab, server: Server) -> None:
 
 @needs_chromium
 def test_with_the_real_service_playground_and_docs_work_offline(chromium: Tab, checkout: Path, tmp_path: Path) -> None:
-    with serving("service:Gpt2", checkout, "/health") as real:
+    with serving("service:ModelService", checkout, "/health") as real:
         chromium.visit(f"{real.url}/", 360)
         chromium.until("document.getElementById('about').textContent.includes('model')")
         chromium.value("document.getElementById('settings').open = true")  # closed on a phone

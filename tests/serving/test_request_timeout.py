@@ -47,8 +47,8 @@ def _timers() -> list[asyncio.TimerHandle]:
 def test_the_service_uses_it_in_place_of_bentomls(client: TestClient) -> None:
     import service
 
-    gpt2: Any = service.Gpt2
-    layer: Any = gpt2.to_asgi()
+    the_service: Any = service.ModelService
+    layer: Any = the_service.to_asgi()
     layers = set()
     while layer is not None:
         layers.add(type(layer).__name__)

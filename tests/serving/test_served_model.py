@@ -23,8 +23,9 @@ from pipeline.registry.versions import Version
 from serving import model_folder, model_loader, served_model
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.errors import ApiError
-from serving.model_loader import LoadedModel
+from serving.model_loader import LoadedModel, ModelKind
 from serving.served_model import ServedModel
+from serving.tasks import causal_lm, unsuitable_reason
 from tests.serving.conftest import REPOSITORY, service_settings, write_verdict
 
 QUICK = service_settings(serve_candidate=True, follow_seconds=0.01, drain_seconds=0.3, beside_minutes=60)
@@ -77,6 +78,9 @@ class FakeEngine:
         FakeEngine.alive.remove(self)
 
 
+KIND = ModelKind(functools.partial(unsuitable_reason, "causal_lm"), FakeEngine, causal_lm.TASK.smoke_test)
+
+
 @pytest.fixture(autouse=True)
 def no_engines() -> None:
     FakeEngine.alive, FakeEngine.made = [], 0
@@ -122,7 +126,7 @@ def project(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Pro
 @asynccontextmanager
 async def following(project: Project, **limits: Any) -> AsyncIterator[ServedModel]:
     """Run a served model, once it has tried to load, until the end of the block."""
-    served = ServedModel(project.root, FakeEngine, QUICK.model_copy(update=limits))
+    served = ServedModel(project.root, KIND, QUICK.model_copy(update=limits))
     task = asyncio.create_task(served.run())
     try:
         await until(lambda: served.status != "loading")
@@ -446,7 +450,7 @@ async def test_model_dir_is_never_replaced(project: Project, monkeypatch: pytest
 
 @in_loop
 async def test_while_the_first_model_loads_requests_are_503_with_retry_after(project: Project) -> None:
-    served = ServedModel(project.root, FakeEngine, QUICK)
+    served = ServedModel(project.root, KIND, QUICK)
     with pytest.raises(ApiError) as caught:
         async with served.acquire():
             pass
@@ -461,7 +465,7 @@ async def test_while_the_first_model_loads_requests_are_503_with_retry_after(pro
 @in_loop
 async def test_a_worker_can_wait_for_its_model_before_it_listens(project: Project) -> None:
     project.promote("first")
-    served = ServedModel(project.root, FakeEngine, QUICK)
+    served = ServedModel(project.root, KIND, QUICK)
     await served.wait_for_first_attempt(0.01)  # nobody loads: it does not wait for ever
     assert served.status == "loading"
     task = asyncio.create_task(served.run())

@@ -12,11 +12,11 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
+from serving import app as app_module
 from serving import errors, streaming
 from serving.engines.protocol import EngineError
 from serving.model_folder import ModelFolder
 from serving.model_loader import LoadedModel
-from serving.tasks import causal_lm
 from tests.serving.conftest import DATA, PROMPT, service_settings
 from tests.serving.test_generation import ScriptedEngine, run
 
@@ -144,8 +144,8 @@ def served(engine: ScriptedEngine) -> FakeServedModel:
 
 
 def make_app(served: FakeServedModel, **limits: Any) -> Any:
-    make: Any = causal_lm.make_app
-    app: FastAPI = make("test", served, service_settings(**limits))
+    make: Any = app_module.make_app
+    app: FastAPI = make("causal_lm", served, service_settings(**limits))
     return errors.ErrorFormatMiddleware(app)
 
 

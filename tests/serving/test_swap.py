@@ -26,7 +26,9 @@ from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from serving.engines import int8, selection
 from serving.engines.protocol import Engine
+from serving.model_loader import ModelKind
 from serving.served_model import ServedModel
+from serving.tasks import causal_lm
 from tests.serving.conftest import PROMPT, Server, engine_settings, service_settings, serving
 
 pytestmark = pytest.mark.integration
@@ -291,8 +293,10 @@ def test_a_model_that_was_replaced_is_gone_and_its_memory_with_it(
         made.append(weakref.ref(new))
         return new
 
+    kind = ModelKind(causal_lm.TASK.unsuitable_reason, make, causal_lm.TASK.smoke_test)
+
     async def swap() -> list[int]:
-        served = ServedModel(project.folder, make, service_settings(follow_seconds=0.05))
+        served = ServedModel(project.folder, kind, service_settings(follow_seconds=0.05))
         following = asyncio.create_task(served.run())
         await served.wait_for_first_attempt(300)
         sizes = []

@@ -302,8 +302,9 @@ def test_the_service_makes_one_span_a_request_and_none_for_each_message_of_it(
 ) -> None:
     import service
 
-    gpt2: Any = service.Gpt2
-    again = TestClient(gpt2.to_asgi(), "http://localhost")  # `client` has loaded its model, and registered its metrics
+    the_service: Any = service.ModelService
+    # `client` has loaded its model, and registered its metrics.
+    again = TestClient(the_service.to_asgi(), "http://localhost")
     body = {"prompt": "a", "max_new_tokens": 5, "stream": True}
     with BentoMLContainer.metrics_client.patch(MagicMock()), again.stream("POST", "/generate", json=body) as answer:
         assert len(list(answer.iter_lines())) > 5

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig
 
+from serving import app, tasks
 from serving.engines import agreement, ctranslate2, selection
 from serving.engines.protocol import EngineError, Sampling, Stream
 from serving.errors import ApiError
 from serving.served_model import ServedModel
-from serving.tasks.causal_lm import make_app
 from tests.serving.conftest import engine_settings, service_settings
 
 pytest.importorskip("ctranslate2", reason="an optional package")
@@ -164,12 +164,12 @@ def test_unsupported_fields_are_refused_by_name(engine: Ctranslate2Engine, name:
 def test_over_http_a_seed_is_refused_and_the_answer_has_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_DIR", str(folder))
     settings = service_settings()
-    served = ServedModel(folder.parent, lambda model: selection.make(model, engine_settings("ctranslate2")), settings)
+    served = ServedModel(folder.parent, tasks.model_kind("causal_lm", engine_settings("ctranslate2")), settings)
 
     async def ask() -> None:
         following = asyncio.create_task(served.run())
         await served.wait_for_first_attempt(300)
-        transport = httpx.ASGITransport(make_app("gpt2", served, settings))
+        transport = httpx.ASGITransport(app.make_app("causal_lm", served, settings))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             body = {"prompt": "Once upon a time", "max_new_tokens": 4}
             answer = await client.post("/generate", json=body)

@@ -379,7 +379,7 @@ def test_the_specification_says_which_routes_require_a_key(client: TestClient, m
     monkeypatch.setattr(server_context, "worker_index", 1)
     monkeypatch.setenv("API_KEYS", keys.new("alice")[1])
     document = client.get("/docs.json").json()
-    assert service.Gpt2.openapi_spec.asdict() is service.Gpt2.openapi_spec.asdict()  # made once
+    assert service.ModelService.openapi_spec.asdict() is service.ModelService.openapi_spec.asdict()  # made once
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     assert document["security"] == [{"key": []}]
     assert document["paths"]["/livez"]["get"]["security"] == []
