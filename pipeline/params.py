@@ -169,6 +169,14 @@ class Gates(Section):
     group_loss: Share
     size: Positive
     latency: Positive
+    # Of tasks besides causal_lm: defaults, for the files of before them.
+    recall: Share = 0.0
+    calibration: Share = 0.02
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    ndcg: Share = 0.0
+    source_copied: Share = 0.25
+    empty: Share = 0.02
+    forgetting_masked: Positive = 1.5
 
 
 class Promote(Section):

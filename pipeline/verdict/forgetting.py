@@ -24,9 +24,14 @@ _LEVER = (
 )
 
 
-def forgetting_gate(comparison: Comparison, config: params.Promote) -> GateResult:
-    """Return whether the candidate has lost more plain English than the margin against the champion or the base."""
+def forgetting_gate(comparison: Comparison, config: params.Promote) -> GateResult | None:
+    """Return whether the candidate has lost more plain English than the margin against the champion or the base.
+
+    None where no general texts were scored, as models of this task do not read plain text.
+    """
     name, margin = "forgetting", config.gates.forgetting
+    if not _applies(comparison):
+        return None
     try:
         candidate, baseline = (_bits(model, config) for model in (comparison.candidate, comparison.baseline))
         loss = _loss(comparison.candidate, comparison.baseline, config)
@@ -66,7 +71,7 @@ def forgetting_gate(comparison: Comparison, config: params.Promote) -> GateResul
 def forgetting_cap_gate(comparison: Comparison, config: params.Promote) -> GateResult | None:
     """Return whether the candidate has lost more plain English since the base than a person allows."""
     name, cap = "forgetting_cap", config.gates.forgetting_cap
-    if cap is None:
+    if cap is None or not _applies(comparison):
         return None
     try:
         loss = _loss(comparison.candidate, comparison.base, config)
@@ -93,6 +98,12 @@ def forgetting_cap_gate(comparison: Comparison, config: params.Promote) -> GateR
         else f"{name}: at most {limit} would have passed. {_LEVER}, or raise the cap.",
         high=loss.high,
     )
+
+
+def _applies(comparison: Comparison) -> bool:
+    """Return whether general texts were scored, or should have been."""
+    probes = comparison.candidate.probes
+    return probes is None or len(probes.general.loss) > 0
 
 
 def _finding(

@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline import params
 from pipeline.verdict.records import Comparison, GateResult
+from pipeline.verdict.sampling import numbered
 from pipeline.verdict.statistics import bonferroni, perplexity_rise, rows_needed
 from pipeline.verdict.wording import PERCENT, percent
 
@@ -30,17 +31,18 @@ def group_gate(comparison: Comparison, config: params.Promote) -> GateResult | N
     bound = config.gates.group_loss
     confidence = bonferroni(config.confidence, len(names))
     least_rows = rows_needed(confidence)
+    rows, quantity = comparison.quantity.rows, comparison.quantity.name
     rises = _rises(comparison, names, least_rows, confidence)
     if not rises:
-        sentence = f"All {len(names)} groups have fewer than {least_rows} test rows, too few to compare any of them."
-        return _result(None, bound, sentence, f"at least {least_rows} test rows in one.", passed=True)
+        sentence = f"All {len(names)} groups have fewer than {least_rows} test {rows}, too few to compare any of them."
+        return _result(None, bound, sentence, f"at least {least_rows} test {rows} in one.", passed=True)
     too_small = len(names) - len(rises)
-    remark = f" {too_small} of fewer than {least_rows} rows are too small to tell." if too_small else ""
+    remark = f" {too_small} of fewer than {least_rows} {rows} are too small to tell." if too_small else ""
     broken = {name: rise for name, rise in rises.items() if not rise.low <= bound}  # so that NaN breaks it
     worst = max((broken or rises).values())
     if broken:
         sentence = (
-            f"It got worse at {len(broken)} of {len(names)} groups ({_listed(broken, bound)});"
+            f"It got worse at {len(broken)} of {len(names)} groups ({_listed(broken, bound, comparison)});"
             f" promote.gates.group_loss allows {percent(bound)}."
         )
         change = (
@@ -49,7 +51,7 @@ def group_gate(comparison: Comparison, config: params.Promote) -> GateResult | N
         )
     else:
         sentence = (
-            f"Each of {len(rises)} groups is within its bound: perplexity rises by more than {percent(bound)} beyond"
+            f"Each of {len(rises)} groups is within its bound: {quantity} rises by more than {percent(bound)} beyond"
             " chance in none."
         )
         change = f"a rise beyond chance of more than {percent(bound)} in one would not have passed."
@@ -57,23 +59,29 @@ def group_gate(comparison: Comparison, config: params.Promote) -> GateResult | N
 
 
 def _rises(comparison: Comparison, names: Sequence[str], least_rows: int, confidence: float) -> dict[str, Rise]:
-    """Return the rise in each group that has rows enough."""
+    """Return the rise in each group that has rows, or clusters of them, enough."""
     groups = np.array(comparison.groups, dtype=object)
     losses = comparison.candidate.scores.loss - comparison.baseline.scores.loss
     tokens = comparison.candidate.scores.tokens
+    cluster = None if comparison.clusters is None else numbered(comparison.clusters)
     rises = {}
     for name in names:
         rows = groups == name
-        if rows.sum() >= least_rows:
-            rises[name] = Rise(*perplexity_rise(losses[rows], tokens[rows], confidence), int(rows.sum()))
+        sums = [losses[rows], tokens[rows]]
+        if cluster is not None:
+            own = np.unique(cluster[rows], return_inverse=True)[1].ravel()
+            sums = [np.bincount(own, weights=values) for values in sums]
+        if len(sums[0]) >= least_rows:
+            rises[name] = Rise(*perplexity_rise(sums[0], sums[1], confidence), len(sums[0]))
     return rises
 
 
-def _listed(broken: Mapping[str, Rise], bound: float) -> str:
+def _listed(broken: Mapping[str, Rise], bound: float, comparison: Comparison) -> str:
     decimals = PERCENT.decimals_apart(*((rise.low, bound) for rise in broken.values()))
+    quantity = comparison.quantity
     return "; ".join(
-        f"{name or '(no group)'}: perplexity up by {percent(rise.value, decimals)}, at least"
-        f" {percent(rise.low, decimals)} allowing for chance, on {rise.rows} rows"
+        f"{name or '(no group)'}: {quantity.name} up by {percent(rise.value, decimals)}, at least"
+        f" {percent(rise.low, decimals)} allowing for chance, on {rise.rows} {quantity.rows}"
         for name, rise in sorted(broken.items(), key=lambda group: -group[1].low)
     )
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline import params
-from pipeline.evaluation.bootstrap import Gain, paired_gain
+from pipeline.evaluation.bootstrap import Gain
 from pipeline.modeling.nats import exp
 from pipeline.verdict.challenges import Challenge
-from pipeline.verdict.evidence import Evidence, evidence
+from pipeline.verdict.class_rows import rows_to_judge, too_few
+from pipeline.verdict.evidence import Evidence, sample_evidence
+from pipeline.verdict.gains import shown_gain
 from pipeline.verdict.records import Comparison
-from pipeline.verdict.statistics import expanded_confidence, rows_needed
+from pipeline.verdict.sampling import sample_of
+from pipeline.verdict.statistics import rows_needed
 from pipeline.verdict.wording import (
     FACTOR,
     PERCENT,
@@ -30,6 +33,7 @@ _LEVERS = (
     "More gain comes from more or cleaner training rows, a longer tokenize.max_length where texts are cut, another base"
     " or another finetune.learning_rate."
 )
+_NO_GAIN = Gain(math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, rows=0, tokens=0)
 _SMALL_GAIN = 0.02  # that a person would want to see: the sentence says how many rows show it
 
 
@@ -53,7 +57,10 @@ def improvement(comparison: Comparison, config: params.Promote, challenge: Chall
         challenge: What this comparison may spend; None: one tail of `promote.confidence`.
     """
     alpha = challenge.alpha if challenge else (1 - config.confidence) / 2
-    gain = _gain(comparison, config)
+    if not comparison.quantity.any_tokenizer and _tokenizers_differ(comparison):
+        return Improvement(_NO_GAIN, None, False, *_incomparable(comparison))
+    sample = sample_of(comparison)
+    gain = shown_gain(sample, config, comparison.seed)
     if not all(map(math.isfinite, (gain.gain, gain.low, gain.high))):
         return Improvement(
             gain,
@@ -62,26 +69,40 @@ def improvement(comparison: Comparison, config: params.Promote, challenge: Chall
             f"No verdict is possible: a loss on the test rows is not a number (the gain is {gain.gain}).",
             "A candidate whose losses are numbers; a lower finetune.learning_rate, if training diverged.",
         )
-    needed = rows_needed(1 - 2 * alpha)
-    if gain.rows < needed:
-        return Improvement(
-            gain,
-            None,
-            False,
-            f"{_rows(gain.rows)} cannot tell a better model from chance: at least {needed} are needed for"
-            f" {confidence(alpha)} confidence{_in_brackets(challenge)}.",
-            f"At least {needed} test rows: more data, or a larger validate.test_share.",
-        )
-    sure = evidence(comparison.candidate.scores, comparison.baseline.scores, alpha, comparison.old_rows)
+    if refusal := _too_few_rows(comparison, config, challenge, gain.rows):
+        return Improvement(gain, None, False, *refusal)
+    sure = sample_evidence(sample, alpha)
     words = _Words(comparison, config, challenge, gain, sure)
     return Improvement(gain, sure, words.is_better, words.sentence(), words.counterfactual())
 
 
-def _gain(comparison: Comparison, config: params.Promote) -> Gain:
-    """Return the gain with its interval at promote.confidence, which is shown."""
-    candidate, baseline = comparison.candidate.scores, comparison.baseline.scores
-    expanded = expanded_confidence(config.confidence, len(candidate.loss))
-    return paired_gain(candidate, baseline, config.resamples, expanded, comparison.seed)
+def _too_few_rows(
+    comparison: Comparison, config: params.Promote, challenge: Challenge | None, rows: int
+) -> tuple[str, str] | None:
+    """Return why these rows, or those of the rarer classes, are too few for any verdict, and what would do."""
+    alpha = challenge.alpha if challenge else (1 - config.confidence) / 2
+    needed = rows_needed(1 - 2 * alpha)
+    if rows < needed:
+        return (
+            f"{comparison.quantity.count(rows)} cannot tell a better model from chance: at least {needed} are needed"
+            f" for {confidence(alpha)} confidence{_in_brackets(challenge)}.",
+            f"At least {needed} test {comparison.quantity.rows}: more data, or a larger validate.test_share.",
+        )
+    level = f"{confidence(alpha)} confidence{_in_brackets(challenge)}"
+    return too_few(comparison, rows_to_judge(alpha, config.confidence), level)
+
+
+def _incomparable(comparison: Comparison) -> tuple[str, str]:
+    """Return why losses under different tokenizers cannot be compared, and what would do."""
+    return (
+        f"No verdict is possible: the candidate and the {comparison.against} have different tokenizers, and"
+        f" {comparison.quantity.name} is of each tokenizer's own {comparison.quantity.unit}s.",
+        f"A candidate with the {comparison.against}'s tokenizer; or --force with the reason why it may replace it.",
+    )
+
+
+def _tokenizers_differ(comparison: Comparison) -> bool:
+    return not np.array_equal(comparison.candidate.scores.tokens, comparison.baseline.scores.tokens)
 
 
 @dataclass(frozen=True)
@@ -135,21 +156,24 @@ class _Words:
 
     def counterfactual(self) -> str:
         """Return which figure would have changed the outcome."""
-        least_gain, rows = percent(self._detectable_gain()), f"on {_rows(self.gain.rows)}"
+        least_gain, rows = percent(self._detectable_gain()), f"on {self._rows()}"
         if self._all_rows_show_it:
             return f"A gain of {least_gain} or less {rows} would not have been distinguishable from chance."
         if self.is_better:
-            return "New test rows that show less of a gain."
+            return f"New test {self.comparison.quantity.rows} that show less of a gain."
         if self.gain.gain > self.config.min_gain:
             return (
-                f"About {self._rows_to_detect():,} test rows with this gain (more data, or a larger"
-                f" validate.test_share), or more than {least_gain} {rows}. {_LEVERS}"
+                f"About {self._rows_to_detect():,} test {self.comparison.quantity.rows} with this gain (more data, or a"
+                f" larger validate.test_share), or more than {least_gain} {rows}. {_LEVERS}"
             )
         return f"A gain of more than {least_gain} {rows} would have been distinguishable from chance. {_LEVERS}"
 
     def _change(self) -> str:
         gain = self.gain
-        figure = "perplexity per token of the candidate" if self._tokenizers_differ() else "perplexity"
+        quantity = self.comparison.quantity
+        figure = quantity.name
+        if _tokenizers_differ(self.comparison):
+            figure += f" per {quantity.unit} of the candidate"
         if exp(abs(gain.nats)) >= _FACTOR:
             return f"{figure} {self._factor()}"
         verb, sign = ("falls", 1) if gain.gain >= 0 else ("rises", -1)
@@ -161,13 +185,13 @@ class _Words:
         low, high = sorted(exp(sign * end) for end in (self.gain.nats_low, self.gain.nats_high))
         times = exp(sign * self.gain.nats)
         decimals = FACTOR.decimals_apart((low, times), (times, high))
-        ends = interval(self.config.confidence, low, high, FACTOR, decimals, f" on {_rows(self.gain.rows)}")
+        ends = interval(self.config.confidence, low, high, FACTOR, decimals, f" on {self._rows()}")
         return f"is {factor(times, decimals)} {change} {ends}{self._bits_per_byte()}"
 
     def _bits_per_byte(self) -> str:
         models = (self.comparison.candidate, self.comparison.baseline)
         candidate, baseline = (model.metrics.get("bits_per_byte") for model in models)
-        if candidate is None or baseline is None or self._tokenizers_differ():  # then `_about_tokenizers` tells
+        if candidate is None or baseline is None or _tokenizers_differ(self.comparison):  # `_about_tokenizers` tells
             return ""
         decimals = PLAIN.decimals_apart((candidate, baseline))
         return f", bits per byte go from {plain(baseline, decimals)} to {plain(candidate, decimals)}"
@@ -181,7 +205,7 @@ class _Words:
 
     def _interval(self, sign: int = 1) -> str:
         _, low, high = self._figures(sign)
-        return f"({percent(self.config.confidence, 0)} interval {low} to {high} on {_rows(self.gain.rows)})"
+        return f"({percent(self.config.confidence, 0)} interval {low} to {high} on {self._rows()})"
 
     def _least_gain(self) -> str:
         """Return the gain that is sure."""
@@ -196,7 +220,7 @@ class _Words:
 
     def _rows_sentence(self) -> str:
         """Return how many rows would show this gain, and a small one."""
-        text = f"About {self._rows_to_detect():,} test rows would show such a gain"
+        text = f"About {self._rows_to_detect():,} test {self.comparison.quantity.rows} would show such a gain"
         distance = self._asked_nats() - math.log1p(-_SMALL_GAIN)
         if distance <= 0:
             return f"{text}."
@@ -213,17 +237,19 @@ class _Words:
     def _rows_to_detect(self) -> int:
         return self.evidence.all_rows.rows_for(self._asked_nats() - self.gain.nats)
 
+    def _rows(self) -> str:
+        return self.comparison.quantity.count(self.gain.rows)
+
     def _asked_nats(self) -> float:
         return math.log1p(-self.config.min_gain)
 
-    def _tokenizers_differ(self) -> bool:
-        return not np.array_equal(self.comparison.candidate.scores.tokens, self.comparison.baseline.scores.tokens)
-
     def _about_tokenizers(self) -> str:
-        if not self._tokenizers_differ():
+        if not _tokenizers_differ(self.comparison):
             return ""
         models = (self.comparison.candidate, self.comparison.baseline)
-        candidate, baseline = (model.metrics["bits_per_byte"] for model in models)
+        candidate, baseline = (model.metrics.get("bits_per_byte") for model in models)
+        if candidate is None or baseline is None:
+            return f" The tokenizers differ, so the losses of whole {self.comparison.quantity.rows} are compared."
         return f" The tokenizers differ, so bits per byte are compared: {candidate:.3f} against {baseline:.3f}."
 
     def _about_new_rows(self) -> str:
@@ -232,8 +258,9 @@ class _Words:
         if new is None:
             return ""
         return (
-            f" On the {_rows(new.rows)} that are new since the champion was chosen, where luck has not helped it, the"
-            f" gain is {percent(new.estimate)}, and above {percent_beside(new.gain, self.config.min_gain)} with"
+            f" On the {self.comparison.quantity.count(new.rows)} that are new since the champion was chosen, where luck"
+            f" has not helped it, the gain is {percent(new.estimate)}, and"
+            f" above {percent_beside(new.gain, self.config.min_gain)} with"
             f" {confidence(new.alpha)} confidence."
         )
 
@@ -247,7 +274,3 @@ def _challenger(challenge: Challenge | None, against: str) -> str:
 
 def _in_brackets(challenge: Challenge | None) -> str:
     return f" (challenge {challenge.number} in {challenge.days} days)" if challenge else ""
-
-
-def _rows(rows: int) -> str:
-    return f"{rows:,} test row{'s' * (rows != 1)}"

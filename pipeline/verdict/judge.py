@@ -4,12 +4,13 @@ Pure: figures in, a verdict with its sentences out; no model, no file, no clock.
 promote.min_gain beyond chance (`improvement`), and within bounds if it passes every gate (`gates`).
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from pipeline import params
 from pipeline.registry.model_version import short
 from pipeline.verdict.challenges import Challenge
-from pipeline.verdict.gates import evaluate_gates
+from pipeline.verdict.gate import GateTable
+from pipeline.verdict.gates import TABLE, evaluate_gates
 from pipeline.verdict.improvement import Improvement, improvement
 from pipeline.verdict.records import Comparison, GateResult, Metrics, Verdict
 from pipeline.verdict.scope import blind_spots
@@ -19,6 +20,7 @@ def judge(
     comparison: Comparison,
     config: params.Promote,
     *,
+    table: GateTable = TABLE,
     challenge: Challenge | None = None,
     forced: str | None = None,
     at: str = "",
@@ -28,11 +30,13 @@ def judge(
     Args:
         comparison: The candidate and the model it would replace.
         config: The section `promote` of params.yaml.
+        table: What is compared, and the gates: the task's, by default that of causal language models.
         challenge: What the comparison with a champion may spend; None: one tail of `promote.confidence`.
         forced: Why to promote the candidate whatever speaks against it.
         at: The time, for the record.
     """
-    improved, gates = improvement(comparison, config, challenge), evaluate_gates(comparison, config)
+    comparison = replace(comparison, quantity=table.quantity)
+    improved, gates = improvement(comparison, config, challenge), evaluate_gates(comparison, config, table.gates)
     passes = improved.is_better and all(gate.passed for gate in gates)
     candidate, baseline = comparison.candidate.metrics, comparison.baseline.metrics
     return Verdict(

@@ -13,7 +13,7 @@ _NAME = "latency"
 
 
 def latency_gate(comparison: Comparison, config: params.Promote) -> GateResult:
-    """Return whether a token takes the candidate longer than the bound allows."""
+    """Return whether a token, or a row, takes the candidate longer than the bound allows."""
     bound = config.gates.latency
     turns = comparison.candidate.turns, comparison.baseline.turns
     if not len(turns[0]) or len(turns[0]) != len(turns[1]) or not min(map(min, turns)) > 0:
@@ -21,12 +21,13 @@ def latency_gate(comparison: Comparison, config: params.Promote) -> GateResult:
     ratio = median_ratio(turns[0], turns[1], config.confidence)
     slow, unsettled = ratio.low > bound, ratio.low <= bound < ratio.high
     decimals = PLAIN.decimals_apart((ratio.low, bound), (ratio.high, bound), (ratio.value, bound))
-    seconds = [model.metrics.get("seconds_a_token", 0.0) for model in (comparison.candidate, comparison.baseline)]
+    what = "token" if "seconds_a_token" in comparison.candidate.metrics else "row"
+    seconds = [model.metrics.get(f"seconds_a_{what}", 0.0) for model in (comparison.candidate, comparison.baseline)]
     beginning = "It is too slow" if slow else "Latency is within its bound"
     if unsettled:
         beginning = "This machine was too busy to tell whether it is too slow"
     sentence = (
-        f"{beginning}: a token takes {plain(1e3 * seconds[0])} ms, the {comparison.against} {plain(1e3 * seconds[1])};"
+        f"{beginning}: a {what} takes {plain(1e3 * seconds[0])} ms, the {comparison.against} {plain(1e3 * seconds[1])};"
         f" that is {plain(ratio.value, decimals)} times as long"
         f" {interval(config.confidence, ratio.low, ratio.high, PLAIN, decimals)} in {ratio.rounds} rounds by turns;"
         f" promote.gates.latency allows {plain(bound, decimals)} times."

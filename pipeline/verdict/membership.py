@@ -38,6 +38,7 @@ def membership_gate(comparison: Comparison, config: params.Promote) -> GateResul
         over and comparison.against == "champion" and _excess(comparison, comparison.baseline, config).low <= 0
     )
     limit = plain(bound + excess.value - excess.low, PLAIN.decimals)
+    finding = _finding((_gap(samples[0]), _gap(samples[1])), rows, excess, config, comparison.quantity.unit)
     return GateResult(
         name=_NAME,
         value=excess.value,
@@ -45,7 +46,7 @@ def membership_gate(comparison: Comparison, config: params.Promote) -> GateResul
         bound=bound,
         reference=_gap(samples[1]),
         passed=not over or is_champions,
-        sentence=_sentence((_gap(samples[0]), _gap(samples[1])), rows, excess, config, (over, is_champions)),
+        sentence=f"{_beginning(over=over, is_champions=is_champions)}: {finding}",
         counterfactual=f"{_NAME}: at most about {limit} nats above the base's would have passed. {_LEVER}."
         if over and not is_champions
         else f"{_NAME}: more than about {limit} nats above the base's would not have passed.",
@@ -81,24 +82,20 @@ def _gap(sample: Sequence[Scores]) -> float:
     return float(held_out.loss.sum() / held_out.tokens.sum() - train.loss.sum() / train.tokens.sum())
 
 
-def _sentence(
-    gaps: tuple[float, float],
-    rows: Sequence[int],
-    excess: Estimate,
-    config: params.Promote,
-    outcome: tuple[bool, bool],
+def _beginning(*, over: bool, is_champions: bool) -> str:
+    if is_champions:
+        return "Training shows in its losses, but no more than in the champion's beyond chance"
+    return "Training shows in its losses" if over else "Memorising is within its bound"
+
+
+def _finding(
+    gaps: tuple[float, float], rows: Sequence[int], excess: Estimate, config: params.Promote, unit: str
 ) -> str:
-    over, is_champions = outcome
     bound = config.gates.membership
     decimals = PLAIN.decimals_apart((excess.low, bound), (excess.value, bound))
     candidate, base = (plain(gap, decimals) for gap in gaps)
-    beginning = "Memorising is within its bound"
-    if over:
-        beginning = "Training shows in its losses"
-    if is_champions:
-        beginning = "Training shows in its losses, but no more than in the champion's beyond chance"
     return (
-        f"{beginning}: {rows[0]:,} training rows are {candidate} nats per token likelier to it than {rows[1]:,} rows"
+        f"{rows[0]:,} training rows are {candidate} nats per {unit} likelier to it than {rows[1]:,} rows"
         f" held out, to the base {base}. That is {plain(excess.value, decimals)} more"
         f" {interval(config.confidence, excess.low, excess.high, PLAIN, decimals)}; promote.gates.membership allows"
         f" {plain(bound, decimals)}."

@@ -1,8 +1,11 @@
 """What a verdict is made from, and what it is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.evaluation.scores import Probes, Scores
 from pipeline.verdict.challenges import Challenge
@@ -11,24 +14,49 @@ Against = Literal["champion", "base"]
 Metrics = Mapping[str, Any]  # of one model, as in reports/evaluate/metrics.json
 
 
+@dataclass(frozen=True)
+class Quantity:
+    """What the verdict compares, e to the loss per unit of weight, and how it is called."""
+
+    name: str = "perplexity"
+    unit: str = "token"  # of the weight
+    row: str = "row"  # what chance draws
+    rows: str = "rows"
+    any_tokenizer: bool = True  # whether the losses of models with different tokenizers compare
+
+    def count(self, rows: int) -> str:
+        """Return "1 test row" or "1,200 test rows"."""
+        return f"{rows:,} test {self.row if rows == 1 else self.rows}"
+
+
+PERPLEXITY = Quantity()
+
+
 class NotMeasuredError(Exception):
     """A figure that a gate needs is missing; the message says why, or is empty."""
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """One model's metrics, with `bytes` (of its weights) and `seconds_a_token`, and what they were computed from."""
+    """One model's metrics, with `bytes` (of its weights) and `seconds_a_token` or `seconds_a_row`, and sources."""
 
     metrics: Metrics
     scores: Scores  # of the test rows
     probes: Probes | None = None  # scores of other texts; None: not measured
-    turns: Sequence[float] = ()  # seconds per token of each round, by turns with the other model
+    turns: Sequence[float] = ()  # seconds per token or row of each round, by turns with the other model
+    row_figures: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)  # (test rows,); NaN: has none
 
     def measured_probes(self) -> Probes:
         """Return the probes; raises NotMeasuredError without."""
         if self.probes is None:
             raise NotMeasuredError
         return self.probes
+
+    def measured_rows(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a figure of each test row, (test rows,); raises NotMeasuredError without."""
+        if name not in self.row_figures:
+            raise NotMeasuredError
+        return np.asarray(self.row_figures[name], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -48,6 +76,10 @@ class Comparison:
     rolled_back: str | None = None  # why this version was rolled back; None: it was not
     old_rows: int | None = None  # the first ones, on which the champion was chosen; None: unknown, or nobody chose
     warnings: Sequence[str] = ()  # what a person should know besides the warnings of gates
+    quantity: Quantity = PERPLEXITY
+    clusters: Sequence[str] | None = None  # of each test row, where rows of one (a query's) depend on each other
+    classes: Sequence[str] | None = None  # of each test row, where rows have labels: chance is taken within each
+    test_share: float | None = None  # of the corpus's rows that are test rows, for how large a corpus would do
 
 
 @dataclass(frozen=True)
