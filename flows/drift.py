@@ -1,14 +1,16 @@
-"""Drift: whether new texts are harder for the champion than the test rows were at its promotion, beyond noise.
+"""Drift: whether new rows are harder for the champion than the test rows were at its promotion, beyond noise.
 
 The service keeps no texts, so drift is measured on rows of the corpus that the last validate has not seen, or on a file
-of texts that somebody names.
+of rows that somebody names. What is hard depends on the task: a text is, where the model continues texts, and a label
+is, where it classifies them.
 """
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,24 +32,26 @@ from pipeline.intake.text_builder import normalize_newlines, text_builder
 from pipeline.modeling.nats import exp
 from pipeline.registry.versions import Version
 
-_SAMPLE = 1000  # texts to score: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough
+Row = Mapping[str, Any]  # its text, and the columns of the task
+_SAMPLE = 1000  # rows to score: GPT-2 takes 2 minutes for them on 2 cores, and the interval is narrow enough
 _METRICS = ("perplexity", "perplexity_low", "perplexity_high")
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The ratio of two perplexities of the champion, of new texts and of the test rows, with its interval.
+    """The ratio of two perplexities of the champion, of new rows and of the test rows, with its interval.
 
     Args:
         ratio: The ratio.
         low: The lower end of its confidence interval.
         high: The upper end.
-        rows: The number of new texts.
+        rows: The number of new rows.
         bound: `watch.drift`.
         drifted: Whether `low` is above the bound.
         champion: The champion's version.
-        perplexity: Of the new texts.
+        perplexity: Of the new rows.
         reference: Of the test rows, at the champion's promotion.
+        quantity: What perplexity is called in this task.
     """
 
     ratio: float
@@ -59,47 +63,49 @@ class Drift:
     champion: str
     perplexity: float
     reference: float
+    quantity: str = "perplexity"
 
     @property
     def sentence(self) -> str:
         """The ratio and the bound in a few words."""
         comparison = ">" if self.drifted else "not beyond noise above"
-        return f"drift {self.ratio:.2f} {comparison} {self.bound:.2f}"
+        of = "" if self.quantity == "perplexity" else f" of the {self.quantity}"
+        return f"drift{of} {self.ratio:.2f} {comparison} {self.bound:.2f}"
 
     def markdown(self, source: str) -> str:
         """Return the figures as a page; `source` names the texts."""
         title = "Drift" if self.drifted else "No drift"
         return (
             f"# {title} in {escape.markdown(source)}\n\n| | |\n|---|---|\n"
-            f"| ratio of perplexities (interval) | {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}) |\n"
+            f"| ratio of {self.quantity} (interval) | {self.ratio:.3f} ({self.low:.3f} to {self.high:.3f}) |\n"
             f"| bound (`watch.drift`) for the lower end of the interval | {self.bound:.3f} |\n"
-            f"| perplexity of these texts | {self.perplexity:.2f} |\n"
-            f"| perplexity of the test rows at promotion | {self.reference:.2f} |\n"
-            f"| texts | {self.rows:,} |\n| champion | {escape.markdown(self.champion)} |\n"
+            f"| {self.quantity} of these rows | {self.perplexity:.2f} |\n"
+            f"| {self.quantity} of the test rows at promotion | {self.reference:.2f} |\n"
+            f"| rows | {self.rows:,} |\n| champion | {escape.markdown(self.champion)} |\n"
         )
 
 
-def new_texts(root: Path, config: params.Params) -> list[str]:
-    """Return a sample of the corpus's texts that the last validate has not seen and that pass all rules for one row.
+def new_rows(root: Path, config: params.Params) -> list[Row]:
+    """Return a sample of the corpus's rows that the last validate has not seen and that pass all rules for one row.
 
-    The sample is the 1,000 texts with the smallest hashes, so it is deterministic and independent of their order.
-    Raises UserError if the corpus cannot be read.
+    The sample is the 1,000 rows whose texts have the smallest hashes, so it is deterministic and independent of their
+    order. Raises UserError if the corpus cannot be read.
     """
     seen = np.sort(np.fromiter(map(_digest, _validated_texts(root, config)), np.uint64))
-    return _sample(_read_texts(root / config.data.path, config), seen, config)
+    return _sample(_read_rows(root / config.data.path, config), seen, config)
 
 
-def read_texts(path: Path, config: params.Params) -> list[str]:
-    """Return such a sample of the texts of a file in the form of the corpus; raises UserError if it cannot be read."""
-    return _sample(_read_texts(path, config), np.zeros(0, np.uint64), config)
+def read_rows(path: Path, config: params.Params) -> list[Row]:
+    """Return such a sample of the rows of a file in the form of the corpus; raises UserError if it cannot be read."""
+    return _sample(_read_rows(path, config), np.zeros(0, np.uint64), config)
 
 
-def measure_drift(texts: list[str], config: params.Params, champion: Version) -> Drift | None:
-    """Return the drift of `texts`; None if there are fewer than `watch.drift_rows`.
+def measure_drift(rows: Sequence[Row], config: params.Params, champion: Version) -> Drift | None:
+    """Return the drift of `rows`; None if there are fewer than `watch.drift_rows`.
 
     Raises UserError if the champion was registered without its metrics.
     """
-    if len(texts) < config.watch.drift_rows:
+    if len(rows) < config.watch.drift_rows:
         return None
     recorded = champion.metadata.get("figures", {})
     if missing := [name for name in _METRICS if name not in recorded]:
@@ -107,18 +113,20 @@ def measure_drift(texts: list[str], config: params.Params, champion: Version) ->
             f"{champion.tag} was registered without {', '.join(missing)}, with which drift is compared; promote a "
             "model with `fresh promote`"
         )
-    metrics = get_suite(config.task).text_metrics(champion.folder, texts, config.evaluate)
+    suite = get_suite(config.task, config.task_config)
+    metrics = suite.row_metrics(champion.folder, rows, config.evaluate)
     ratio, low, high = perplexity_ratio(metrics, recorded)
     return Drift(
         ratio=ratio,
         low=low,
         high=high,
-        rows=len(texts),
+        rows=len(rows),
         bound=config.watch.drift,
         drifted=low > config.watch.drift,
         champion=champion.version,
         perplexity=metrics["perplexity"],
         reference=recorded["perplexity"],
+        quantity=suite.quantity.name,
     )
 
 
@@ -137,12 +145,19 @@ def perplexity_ratio(metrics: Mapping[str, float], reference: Mapping[str, float
     return exp(difference), exp(low), exp(high)
 
 
-def _read_texts(path: Path, config: params.Params) -> Iterator[str]:
+def _read_rows(path: Path, config: params.Params) -> Iterator[Row]:
+    """Yield the rows of a file whose columns of the task can be read; `validate` refuses the others."""
     file = sniff_format(path, config.data, config.validate_)
     check_columns(file, config.validate_)
     text = text_builder(file.columns, config.validate_)
+    kept = [(column, file.columns.index(column.source)) for column in config.validate_.columns.kept]
     for chunk in read_chunks(file, config.data):
-        yield from map(normalize_newlines, map(text, chunk.fields))
+        for fields in chunk.fields:
+            try:
+                values = {column.name: column.read(fields[place]) for column, place in kept}
+            except ValueError:
+                continue
+            yield {"text": normalize_newlines(text(fields)), **values}
 
 
 def _validated_texts(root: Path, config: params.Params) -> Iterator[str]:
@@ -161,23 +176,24 @@ def _validated_texts(root: Path, config: params.Params) -> Iterator[str]:
                 yield text([unescape_formula(row[column]) for column in columns])
 
 
-def _sample(texts: Iterable[str], seen: npt.NDArray[np.uint64], config: params.Params) -> list[str]:
-    """Return the texts with the smallest digests that are not in `seen` (sorted) and pass all rules for one row."""
-    kept: dict[int, str] = {}
-    for text in texts:
-        digest = _digest(text)
+def _sample(rows: Iterable[Row], seen: npt.NDArray[np.uint64], config: params.Params) -> list[Row]:
+    """Return the rows with the smallest digests that are not in `seen` (sorted) and pass all rules for one row."""
+    kept: dict[int, Row] = {}
+    for row in rows:
+        digest = _digest(row["text"])
         position = int(np.searchsorted(seen, np.uint64(digest)))
         if position < len(seen) and int(seen[position]) == digest:
             continue
-        kept.setdefault(digest, text)
+        kept.setdefault(digest, row)
         if len(kept) > 4 * _SAMPLE:
             kept = dict(sorted(kept.items())[: 2 * _SAMPLE])
-    candidates = [text for _, text in sorted(kept.items())][: 2 * _SAMPLE]
+    candidates = [kept[digest] for digest in sorted(kept)][: 2 * _SAMPLE]
     if not candidates:
         return []
     rules = config.validate_.rules
-    critical, _ = Checker(row_suite(rules)).check(pd.DataFrame(compute_row_metrics(candidates, rules)))
-    return [text for text, reasons in zip(candidates, critical, strict=True) if not reasons][:_SAMPLE]
+    row_metrics = compute_row_metrics([row["text"] for row in candidates], rules)
+    critical, _ = Checker(row_suite(rules)).check(pd.DataFrame(row_metrics))
+    return [row for row, reasons in zip(candidates, critical, strict=True) if not reasons][:_SAMPLE]
 
 
 def _digest(text: str) -> int:

@@ -7,6 +7,7 @@ it has seen is kept by `flows.runtime.watch_state`. `flows.runtime.watcher` star
 import hashlib
 import json
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -145,7 +146,7 @@ class _Check:
             return line
         from flows import drift
 
-        drifted = self._measure_drift("the corpus's new rows", drift.new_texts(ROOT, self._config))
+        drifted = self._measure_drift("the corpus's new rows", drift.new_rows(ROOT, self._config))
         if drifted:
             return drifted
         self._report.append(f"{line}: fewer than {self._new_rows:,}, so they wait for the schedule")
@@ -161,7 +162,7 @@ class _Check:
         stamp = watch_state.texts_stamp(path, self._config)
         if self._memory.get("texts") == stamp:
             return
-        drifted = self._measure_drift(str(path), drift.read_texts(path, self._config))
+        drifted = self._measure_drift(str(path), drift.read_rows(path, self._config))
         if drifted:
             md5 = watch_state.file_md5(ROOT / self._config.data.path)
             if md5 != watch_state.validated_md5():
@@ -174,12 +175,12 @@ class _Check:
                 )
         self._remember(texts=stamp)
 
-    def _measure_drift(self, source: str, texts: list[str]) -> str | None:
-        """Measure, record and show the drift of texts; return it as a sentence if it is beyond noise."""
+    def _measure_drift(self, source: str, rows: list[Mapping[str, Any]]) -> str | None:
+        """Measure, record and show the drift of rows; return it as a sentence if it is beyond noise."""
         from flows import drift
 
         champion = Registry(ROOT, self._config.registry.name).champion()
-        result = drift.measure_drift(texts, self._config, champion) if champion else None
+        result = drift.measure_drift(rows, self._config, champion) if champion else None
         if result is None:
             return None
         at = datetime.now(UTC).isoformat(timespec="seconds")

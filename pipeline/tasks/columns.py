@@ -19,6 +19,12 @@ class Column:
     separator: str = ""  # of `labels`: json for a list in JSON, else what stands between two
     min_rows: int = 0  # of labels: one that fewer clean rows have is reported
 
+    def read(self, cell: str) -> Value:
+        """Return the value of any cell; raises ValueError for a blank one too."""
+        if not cell.strip():
+            raise ValueError(f"a {self.name}")
+        return self.parse(cell)
+
     def parse(self, cell: str) -> Value:
         """Return the value of a cell that is not blank; raises ValueError, whose text says what is expected."""
         if self.kind == "text":

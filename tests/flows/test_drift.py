@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from flows.drift import measure_drift, new_texts, perplexity_ratio, read_texts
+from flows.drift import measure_drift, new_rows, perplexity_ratio, read_rows
 from pipeline import params, paths
 from pipeline.command import UserError
 from pipeline.evaluation.perplexity import metrics
@@ -60,6 +60,10 @@ def perplexity_of(folder: Path, texts: list[str]) -> float:
     return math.exp(loss / tokens)
 
 
+def rows_of(texts: list[str]) -> list[dict[str, str]]:
+    return [{"text": text} for text in texts]
+
+
 @pytest.fixture
 def champion(trained: Path) -> Version:
     """Return a champion with the metrics that a promotion records."""
@@ -75,12 +79,12 @@ def config(workspace: Workspace) -> params.Params:
 
 
 def test_unfamiliar_texts_drift_and_familiar_ones_do_not(champion: Version, config: params.Params) -> None:
-    same = measure_drift(SEEN[80:], config, champion)
+    same = measure_drift(rows_of(SEEN[80:]), config, champion)
     assert same is not None
     assert not same.drifted
     assert 0.8 < same.ratio < 1.2
     assert same.sentence.endswith(" not beyond noise above 1.20")
-    other = measure_drift(ODD, config, champion)
+    other = measure_drift(rows_of(ODD), config, champion)
     assert other is not None
     assert other.drifted
     assert other.low < other.ratio < other.high
@@ -93,23 +97,23 @@ def test_unfamiliar_texts_drift_and_familiar_ones_do_not(champion: Version, conf
 
 def test_a_ratio_within_noise_of_the_bound_is_no_drift(champion: Version, config: params.Params) -> None:
     mixed = SEEN[80:140] + ODD[:1]
-    result = measure_drift(mixed, config, champion)
+    result = measure_drift(rows_of(mixed), config, champion)
     assert result is not None
     bound = (result.low + result.ratio) / 2
     close = config.model_copy(update={"watch": config.watch.model_copy(update={"drift": bound})})
-    again = measure_drift(mixed, close, champion)
+    again = measure_drift(rows_of(mixed), close, champion)
     assert again is not None
     assert again.ratio > bound
     assert not again.drifted
 
 
 def test_too_few_texts_are_not_judged(champion: Version, config: params.Params) -> None:
-    assert measure_drift(ODD[:49], config, champion) is None
+    assert measure_drift(rows_of(ODD[:49]), config, champion) is None
 
 
 def test_a_champion_without_metrics_is_an_error(champion: Version, config: params.Params) -> None:
     with pytest.raises(UserError, match="was registered without perplexity, perplexity_low"):
-        measure_drift(ODD, config, replace(champion, metadata={}))
+        measure_drift(rows_of(ODD), config, replace(champion, metadata={}))
 
 
 def test_the_interval_of_the_ratio_has_its_nominal_coverage() -> None:
@@ -142,18 +146,18 @@ def test_new_texts_are_unseen_and_pass_the_rules(workspace: Workspace) -> None:
     with Quarantine(paths.QUARANTINE, ["text"]) as file:
         for row, text in enumerate(refused, 22):
             file.add(row, "email", "", [text])
-    assert sorted(new_texts(Path(), params.load())) == sorted(ODD[:10])
+    assert sorted(row["text"] for row in new_rows(Path(), params.load())) == sorted(ODD[:10])
 
 
 def test_a_file_of_texts_is_sampled_deterministically(workspace: Workspace) -> None:
     corpus = workspace.write_corpus(
         "text\n" + "".join(f"A text that says number {number}.\n" for number in range(5000))
     )
-    result = read_texts(corpus, params.load())
-    assert len(set(result)) == 1000
-    numbers = [int(text.split()[-1][:-1]) for text in result]
+    result = read_rows(corpus, params.load())
+    numbers = [int(row["text"].split()[-1][:-1]) for row in result]
+    assert len(set(numbers)) == 1000
     assert 2000 < np.mean(numbers) < 3000  # as good as drawn at random
-    assert result == read_texts(corpus, params.load())
+    assert result == read_rows(corpus, params.load())
     workspace.set(validate__column="other")
     with pytest.raises(UserError, match="there is no column 'other'"):
-        read_texts(corpus, params.load())
+        read_rows(corpus, params.load())
