@@ -8,7 +8,7 @@ page, `carry_out` does what the verdict says; `fresh promote` does both.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
+from pipeline.reporting.headline import Headline, headline_of
 from pipeline.verdict import rendering
 from pipeline.verdict.challenges import next_challenge
 from pipeline.verdict.judge import judge, unchanged
@@ -43,6 +44,7 @@ class Decision:
     champion: Version | None  # when the candidate was compared with it
     page: Path | None  # of the report; None where nothing was compared
     test_rows: Mapping[str, int | str] | None = None  # a fingerprint of those that it was judged on
+    headline: Headline = field(default_factory=Headline)  # the figures that the history keeps besides perplexity
 
 
 def decide(all_params: params.Params, registry: Registry, force: str | None = None) -> Decision:
@@ -75,7 +77,7 @@ def decide(all_params: params.Params, registry: Registry, force: str | None = No
     verdict = judge(comparison, all_params.promote, challenge=challenge, forced=force, at=now)
     _write(verdict)
     page = _write_page(verdict, registry, champion, metrics, evaluated_champion)
-    return Decision(verdict, registry, champion, page, fingerprint(held_out.texts))
+    return Decision(verdict, registry, champion, page, fingerprint(held_out.texts), headline_of(metrics))
 
 
 def carry_out(decision: Decision, *, who: str | None = None, why: str | None = None) -> Version | None:
@@ -96,7 +98,7 @@ def carry_out(decision: Decision, *, who: str | None = None, why: str | None = N
     if verdict.difference is None:
         return None  # nothing was compared, so there is nothing to record
     summary = rendering.summary(verdict) + (f" ({why})" if why else "")
-    figures = _history_figures(verdict)
+    figures = _history_figures(verdict, decision.headline)
     version: str = verdict.candidate["version"]
     if not verdict.promoted:
         _write(verdict)  # again: a person may have rejected what `decide` wrote
@@ -239,12 +241,12 @@ def _write_page(
     return report.write(run_data.collect(rendering.as_json(verdict), metrics, champion_run, history))
 
 
-def _history_figures(verdict: Verdict) -> dict[str, float | str | None]:
+def _history_figures(verdict: Verdict, headline: Headline) -> dict[str, float | str | None]:
     """Return the figures that the history keeps."""
     gain = verdict.difference or {}
     return {
         **{key: verdict.candidate.get(key) for key in ("perplexity", "perplexity_low", "perplexity_high")},
-        "bits_per_byte": verdict.candidate.get("bits_per_byte"),
+        **headline.values(verdict.candidate),
         "gain": gain.get("gain"),
         "gain_low": gain.get("low"),
         "gain_high": gain.get("high"),

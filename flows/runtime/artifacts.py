@@ -26,6 +26,7 @@ from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from pipeline.reporting.charts import judged_entries, perplexity_history
 from pipeline.reporting.formatting import rounded
+from pipeline.reporting.headline import headline_of, label_of
 from pipeline.verdict import rendering
 from pipeline.verdict.records import Verdict
 
@@ -71,15 +72,21 @@ def write_all(
 def verdict(decision: Decision) -> None:
     """Write the verdict with the figures of base, champion and candidate."""
     judged = decision.verdict
-    base = _read(paths.EVALUATE_METRICS).get("base") if paths.EVALUATE_METRICS.is_file() else None
+    metrics = _read(paths.EVALUATE_METRICS) if paths.EVALUATE_METRICS.is_file() else {}
+    base = metrics.get("base")
+    headline = headline_of(metrics)
     rows = [
         f"| {name} | {short(figures.get('version', _DASH))} | {rounded(figures.get('perplexity'))}"
         f" | {rounded(figures.get('perplexity_low'))} to {rounded(figures.get('perplexity_high'))}"
-        f" | {rounded(figures.get('bits_per_byte'))} |"
+        f" | {' | '.join(map(rounded, headline.values(figures).values()))} |"
         for name, figures in (("base", base), ("champion", judged.champion), ("candidate", judged.candidate))
         if figures
     ]
-    head = ["| model | version | perplexity | its interval | bits per byte |", "|---|---|---|---|---|"]
+    names = " | ".join(map(label_of, headline.figures))
+    head = [
+        f"| model | version | {headline.quantity} | its interval | {names} |",
+        f"|{'---|' * (4 + len(headline.figures))}",
+    ]
     table = "\n".join([*head, *rows])
     title, rest = safe_verdict(judged).split("\n", 1)
     gain = judged.difference
@@ -122,7 +129,8 @@ def samples() -> None:
     """Write what each model wrote after the same prompts, side by side."""
     records: list[dict[str, str]] = _read(paths.SAMPLES)
     region = _region()
-    columns = [name for name in ("prompt", "base", "champion", "candidate") if any(name in one for one in records)]
+    known = ("prompt", "expected", "base", "champion", "candidate")
+    columns = [name for name in known if any(name in record for record in records)]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for record in records[:_MAX_SAMPLES]:
         lines.append(f"| {' | '.join(_wrapped(plain(record.get(name, ''), region)) for name in columns)} |")

@@ -24,6 +24,7 @@ from pipeline.evaluation.likeness import Likeness, Texts
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import Copy, CorpusIndex, Memorisation, Rule
 from pipeline.evaluation.perplexity import Perplexity
+from pipeline.evaluation.quantity import Quantity
 from pipeline.evaluation.records import Evaluation, HeldOutData
 from pipeline.evaluation.scores import Probes, concatenated
 from pipeline.evaluation.scoring import score
@@ -53,6 +54,7 @@ class CausalLMSuite:
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
     plot_metric = "perplexity"
+    quantity = Quantity()
 
     def __init__(self, task: Task) -> None:
         """Take the task whose models are measured."""
@@ -142,9 +144,9 @@ class CausalLMSuite:
         prompts = {"prompts": data.prompts.texts, "real": data.prompts.continuations}
         return {**prompts, **generations, "worst": copies}
 
-    def text_metrics(self, folder: Path, texts: Sequence[str], config: params.Evaluate) -> dict[str, Any]:
-        """Return the perplexity of the model in `folder` on `texts`, with its interval."""
-        metrics = _perplexity(*self._task.load(folder), texts, config)
+    def row_metrics(self, folder: Path, rows: Sequence[Mapping[str, Any]], config: params.Evaluate) -> dict[str, Any]:
+        """Return the perplexity of the model in `folder` on the texts of `rows`, with its interval."""
+        metrics = _perplexity(*self._task.load(folder), [row["text"] for row in rows], config)
         del metrics["scores"]
         return metrics
 

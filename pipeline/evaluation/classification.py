@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn import metrics
 
 from pipeline.evaluation.bootstrap import interval
-from pipeline.evaluation.decision import (
+from pipeline.modeling.decision import (
     Costs,
     Decision,
     Floats,

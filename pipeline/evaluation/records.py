@@ -47,5 +47,6 @@ class Evaluation:
     samples: list[str]  # for `HeldOutData.sample_prompts`
     generations: list[Generation] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)  # the longest from training rows among its generations
+    details: Mapping[str, Any] = field(default_factory=dict)  # what charts are drawn from, for `paths.GENERATIONS`
     # Further figures of each text of `HeldOutData.texts`, by name, (rows,); NaN where a text has none.
     row_figures: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)

@@ -20,6 +20,7 @@ import torch
 from pipeline import paths
 from pipeline.evaluation import footprint
 from pipeline.evaluation.perplexity import group_metrics, metrics
+from pipeline.evaluation.quantity import Quantity
 from pipeline.evaluation.records import Evaluation, HeldOutData
 from pipeline.evaluation.scores import Probes, Scores
 from pipeline.modeling.loading import load_config
@@ -69,6 +70,8 @@ class RowSuite:
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
     plot_metric: ClassVar = "perplexity"
+    quantity: ClassVar = Quantity("perplexity", "row")
+    headline: ClassVar[tuple[str, ...]] = ()  # the figures that people see first, besides perplexity; dotted keys
 
     def __init__(self, task: Task) -> None:
         """Take the task whose models are measured."""
@@ -134,6 +137,7 @@ class RowSuite:
             scores,
             probes,
             self.samples(model, shown, data.shown, data),
+            details=self.chart_data(model, answers, data, config),
             row_figures=self.row_figures(model, answers, data),
         )
 
@@ -166,6 +170,10 @@ class RowSuite:
         """Return the figures of the task's own."""
         return {}
 
+    def chart_data(self, model: Any, answers: Any, data: RowHeldOutData, config: params.Evaluate) -> dict[str, Any]:
+        """Return what charts are drawn from."""
+        return {}
+
     def row_figures(self, model: Any, answers: Any, data: RowHeldOutData) -> dict[str, Any]:
         """Return further figures of each test row, by name."""
         return {}
@@ -175,17 +183,37 @@ class RowSuite:
         return [""] * len(rows)
 
     def reference_metrics(self, data: RowHeldOutData, config: params.Evaluate) -> dict[str, Any]:
-        """Return what identifies the test rows."""
-        return {"sha256": data.sha256, "rows": len(data.test)}
+        """Return what identifies the test rows, and how the figures are to be shown."""
+        return {
+            "sha256": data.sha256,
+            "rows": len(data.test),
+            "quantity": self.quantity.name,
+            "headline": list(self.headline),
+        }
 
     def details(self, data: RowHeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
-        """Return the content of `paths.GENERATIONS`."""
-        return {}
+        """Return the content of `paths.GENERATIONS`: what charts are drawn from, by model."""
+        return {"charts": {name: dict(evaluation.details) for name, evaluation in evaluations.items()}}
 
-    def text_metrics(self, folder: Path, rows: Sequence[Row], config: params.Evaluate) -> dict[str, Any]:
+    def row_metrics(self, folder: Path, rows: Sequence[Row], config: params.Evaluate) -> dict[str, Any]:
         """Return how hard any rows are for the model in `folder`, with an interval."""
-        scores = token_scores(self.task, self.loaded(folder), rows, {}, config.batch_tokens)
-        return loss_metrics(scores, None, config)
+        info = self.task.corpus_info([{"split": "train", **row} for row in rows])
+        data = RowHeldOutData(
+            rows=[],
+            texts=[row["text"] for row in rows],
+            groups=None,
+            sample_prompts=[],
+            generations=0,
+            sha256="",
+            warning="",
+            test=list(rows),
+            train=[],
+            validation=[],
+            shown=[],
+            info=info,
+        )
+        answers = self.answers(self.load(folder, data), data.test, data, config)
+        return loss_metrics(self.scores(answers, data.test, data), None, config)
 
     def footprints(self, folders: Sequence[Path]) -> list[Footprint]:
         """Return memory and speed of the models in `folders`: a row at a time."""

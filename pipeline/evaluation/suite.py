@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
     from pipeline import params
     from pipeline.evaluation.footprint import Footprint
+    from pipeline.evaluation.quantity import Quantity
     from pipeline.evaluation.records import Evaluation, HeldOutData
     from pipeline.param_types import Section
 
 # `task` in params.yaml -> the module whose SUITE it is, imported when it is needed.
 _MODULES = {
     "causal_lm": "pipeline.evaluation.causal_lm",
+    "classify": "pipeline.evaluation.classify",
 }
 _DEFAULT = "pipeline.evaluation.rows"
 
@@ -31,6 +33,7 @@ class EvaluationSuite(Protocol):
     """How models of one task are measured."""
 
     plot_metric: str  # the figure of the bar chart, a key of `Evaluation.metrics`
+    quantity: Quantity  # what the loss is called
 
     def load_data(self, config: params.Evaluate) -> HeldOutData:
         """Return the test data of the workspace: its clean rows and its base's tokenizer."""
@@ -44,8 +47,8 @@ class EvaluationSuite(Protocol):
     def details(self, data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
         """Return the content of `paths.GENERATIONS`."""
 
-    def text_metrics(self, folder: Path, texts: Sequence[str], config: params.Evaluate) -> dict[str, Any]:
-        """Return how hard any texts are for the model in `folder`, with an interval."""
+    def row_metrics(self, folder: Path, rows: Sequence[Mapping[str, Any]], config: params.Evaluate) -> dict[str, Any]:
+        """Return how hard any rows are for the model in `folder`, with an interval."""
 
     def footprints(self, folders: Sequence[Path]) -> list[Footprint]:
         """Return what the models in `folders` take, measured in turns so that other load hits all of them."""

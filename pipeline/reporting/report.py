@@ -15,7 +15,9 @@ from pipeline import escape, paths
 from pipeline.data_diff.lengths import interpret_psi
 from pipeline.redaction import redact
 from pipeline.reporting.charts import gain_axis, has_perplexity, interval_chart, judged_entries, perplexity_history
+from pipeline.reporting.figures import charts_of, own_figures
 from pipeline.reporting.formatting import LONGEST_IDENTIFIER, cut_middle, rounded
+from pipeline.reporting.headline import headline_of, label_of
 from pipeline.reporting.pages import render
 from pipeline.reporting.run_data import Run
 
@@ -46,6 +48,7 @@ _FIGURE_LABELS = {  # a figure's key in the metrics: its label, and its kind as 
     "extracted": ("planted secrets that can be extracted", "share"),
     "bytes": ("bytes of its weights in memory", ""),
     "seconds_a_token": ("seconds per token, on this machine", ""),
+    "seconds_a_row": ("seconds per row, on this machine", ""),
     "exposure": ("exposure of the planted secrets, in bits, mean", ""),
 }
 
@@ -61,6 +64,7 @@ def page(run: Run) -> str:
     """Return the page: one HTML file without scripts that needs no network; equal for an equal run."""
     measured = {name: run.metrics[name] for name in MODELS if name in run.metrics}
     gain = run.verdict.get("difference")
+    headline = headline_of(run.metrics)
     return render(
         "report.html",
         run=run,
@@ -69,6 +73,12 @@ def page(run: Run) -> str:
         gain_axis=gain_axis(gain),
         models=list(measured),
         measured=measured,
+        quantity=headline.quantity,
+        headline=headline,
+        headline_label=label_of,
+        own_figures=own_figures(measured),
+        classes=_classes(measured),
+        figure_charts=[(title, _inline_svg(svg, title)) for title, svg in charts_of(run.chart_data)],
         size_and_speed=_size_and_speed(run.verdict),
         perplexity=interval_chart({name: {name: figures} for name, figures in measured.items()}),
         **_groups(measured),
@@ -85,6 +95,14 @@ def page(run: Run) -> str:
     )
 
 
+def _classes(measured: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """Return the classes with the figures of each model, the largest first; empty for a task without classes."""
+    of_candidate = measured["candidate"].get("classes", {})
+    order = sorted(of_candidate, key=lambda name: (-of_candidate[name]["support"], name))
+    with_classes = {model: of["classes"] for model, of in measured.items() if "classes" in of}
+    return [(name, {model: classes.get(name) for model, classes in with_classes.items()}) for name in order]
+
+
 def figure_label(key: str) -> tuple[str, str]:
     """Return the label of the figure with this key, and its kind as `rounded` takes it."""
     return _FIGURE_LABELS.get(key, (key.replace("_", " "), ""))
@@ -92,7 +110,7 @@ def figure_label(key: str) -> tuple[str, str]:
 
 def _size_and_speed(verdict: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return {
-        name: {key: verdict[name][key] for key in ("bytes", "seconds_a_token") if key in verdict[name]}
+        name: {key: verdict[name][key] for key in ("bytes", "seconds_a_token", "seconds_a_row") if key in verdict[name]}
         for name in ("champion", "candidate")
         if verdict.get(name)
     }

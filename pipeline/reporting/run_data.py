@@ -37,6 +37,7 @@ class Run:
     data_changes: DataDiff | None  # since the champion's data
     data_changes_reason: str  # why there are none, in one sentence
     reproduce: dict[str, Any]  # git_revision, files (path and md5 each), libraries, commands
+    chart_data: dict[str, Any] = field(default_factory=dict)  # of the candidate's charts
     fit_warnings: dict[str, str] = field(default_factory=dict)  # of `tokenize`, by what they are about
     region: str = "none"  # of the rule `phone`, which texts are redacted by
 
@@ -82,6 +83,7 @@ def collect(
         data_changes=changes,
         data_changes_reason=reason,
         reproduce=_reproduce(manifest),
+        chart_data=_read(paths.GENERATIONS, "evaluate").get("charts", {}).get("candidate", {}),
         fit_warnings=fit_warnings.read(),
         region=region,
     )
@@ -107,9 +109,9 @@ def _samples(champion: Champion | None) -> list[dict[str, str]]:
 def _worst_copies(champion: Champion | None) -> dict[str, list[dict[str, Any]]]:
     """Return each model's longest copies, with the prompt and the text that they are in."""
     generations = _read(paths.GENERATIONS, "evaluate")
-    copies_of = generations["worst"]
+    copies_of = generations.get("worst", {})
     texts_of = {name: [text["text"] for text in generations[name]] for name in copies_of}
-    if champion:
+    if champion and copies_of:
         copies_of["champion"] = [asdict(copy) for copy in champion.evaluated.copies]
         texts_of["champion"] = [text.text for text in champion.evaluated.generations]
     return {

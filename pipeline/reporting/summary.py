@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import fit_warnings, params, paths
 from pipeline.command import UserError
+from pipeline.reporting.headline import headline_of, label_of
 
 
 def summary() -> list[tuple[str, str]]:
@@ -14,13 +15,19 @@ def summary() -> list[tuple[str, str]]:
         _metrics(path) for path in (paths.VALIDATE_METRICS, paths.FINETUNE_METRICS, paths.EVALUATE_METRICS)
     )
     base, candidate = evaluate["base"], evaluate["candidate"]
+    headline = headline_of(evaluate)
     return [
         ("corpus", f"{validate['corpus']}: {validate['rows_in']:,} rows, {validate['rows_clean']:,} clean"),
         ("quarantined", f"{validate['rows_quarantined']:,} rows, see {paths.QUARANTINE}"),
         ("base", params.load().base),
         ("training", f"{finetune['steps']:,} steps, best of {finetune['epochs']} epochs: {finetune['best_epoch']}"),
-        ("perplexity", f"{_perplexity(base)} -> {_perplexity(candidate)}, on the test rows"),
-        ("bits per byte", f"{base['bits_per_byte']:.2f} -> {candidate['bits_per_byte']:.2f}"),
+        (headline.quantity, f"{_perplexity(base)} -> {_perplexity(candidate)}, on the test rows"),
+        *(
+            (label_of(key), f"{_two_digits(before)} -> {_two_digits(after)}")
+            for (key, before), after in zip(
+                headline.values(base).items(), headline.values(candidate).values(), strict=True
+            )
+        ),
         *fit_warnings.read().items(),
         ("candidate", str(paths.CANDIDATE)),
         ("samples", str(paths.SAMPLES_PAGE)),
@@ -42,6 +49,10 @@ def _metrics(path: Path) -> dict[str, Any]:
 def _perplexity(figures: dict[str, Any]) -> str:
     low, middle, high = (_three_digits(figures[f"perplexity{end}"]) for end in ("_low", "", "_high"))
     return f"{middle} ({low} to {high})"
+
+
+def _two_digits(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
 
 
 def _three_digits(value: float) -> str:

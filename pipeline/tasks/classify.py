@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.param_types import Count, Name, Section
+from pipeline.command import UserError, warn
+from pipeline.param_types import Count, Name, Section, clipped
 from pipeline.tasks import encoder
 from pipeline.tasks.columns import Column, Columns
 from pipeline.tasks.protocol import CorpusInfo, Document, TokenColumn
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from pipeline.modeling.decision import Rule
     from pipeline.modeling.loss_model import LossModel
 
 MODEL = "AutoModelForSequenceClassification"
+_NOTES = 5  # shown
 
 
 class ClassifyConfig(Section):
@@ -89,7 +92,37 @@ class Classify:
             for label in labels:
                 counts[label] = counts.get(label, 0) + is_training
         labels = sorted(counts)
-        return {"labels": labels, "counts": [counts[label] for label in labels], "rows": total}
+        info: CorpusInfo = {"labels": labels, "counts": [counts[label] for label in labels], "rows": total}
+        self.rule(info)
+        return info
+
+    def positive(self, info: CorpusInfo) -> str | None:
+        """Return the label to find: the one that params.yaml names, or of two the rarer one; None without one.
+
+        Raises UserError for a label that no row has.
+        """
+        labels, name = info["labels"], self.config.positive
+        if self.config.is_multi_label:
+            return None
+        if name != "auto":
+            if name not in labels:
+                raise UserError(
+                    f"params.yaml: tasks.classify.positive: found {name!r}, but no row has this label; expected auto or"
+                    f" one of {clipped(labels)}"
+                )
+            return name
+        return labels[info["counts"].index(min(info["counts"]))] if len(labels) == 2 else None
+
+    def rule(self, info: CorpusInfo) -> Rule:
+        """Return how labels are decided; raises UserError for costs of labels that no row has."""
+        from pipeline.modeling.decision import Rule, cost_matrix
+
+        try:
+            cost_matrix(self.config.costs, info["labels"])
+        except ValueError as error:
+            raise UserError(f"params.yaml: tasks.classify.{error}") from None
+        positive = self.positive(info) if self.config.decide == "f1" or len(info["labels"]) == 2 else None
+        return Rule(self.config.decide, positive, self.config.costs)
 
     def token_columns(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, info: CorpusInfo
@@ -109,7 +142,7 @@ class Classify:
         """Return the tokens of each text, cut so that its end token stays, and its label."""
         index = {label: at for at, label in enumerate(info.get("labels", ()))}
         documents = encoder.documents(tokenizer, max_length, [row["text"] for row in rows])
-        for document, row in zip(documents, rows, strict=True):
+        for document, row in zip(documents, rows, strict=True) if index else ():
             document.columns["labels"] = (
                 [float(label in row["label"]) for label in index] if self.config.is_multi_label else index[row["label"]]
             )
@@ -150,12 +183,16 @@ class Classify:
     def settings_of(self, model: LossModel, validation: Dataset, info: CorpusInfo) -> dict[str, Any]:
         """Return temperature and thresholds, chosen on the validation split."""
         from pipeline.modeling import row_loss
+        from pipeline.modeling.decision import choose_decision
 
         logits, truth = row_loss.logits_and_labels(model, validation)
-        return {"task": "classify", **self._decision(logits, truth, info)}
-
-    def _decision(self, logits: Any, truth: Any, info: CorpusInfo) -> dict[str, Any]:
-        raise NotImplementedError
+        arrays = logits.double().numpy(), truth.long().numpy()
+        decision, notes = choose_decision(*arrays, info["labels"], self.rule(info))
+        for note in notes[:_NOTES]:
+            warn(f"warning: {note}")
+        if len(notes) > _NOTES:
+            warn(f"warning: {len(notes) - _NOTES} more such sentences are left out")
+        return {"task": "classify", **decision.as_json(), "max_length": len(validation[0]["input_ids"])}
 
 
 TASK = Classify()

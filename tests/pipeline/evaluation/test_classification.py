@@ -19,7 +19,7 @@ from pipeline.evaluation.classification import (
     reliability_bins,
     row_figures,
 )
-from pipeline.evaluation.decision import Decision, probabilities
+from pipeline.modeling.decision import Decision, probabilities
 
 TWO = ("legit", "fraud")
 FAST = Settings(resamples=100)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score
 
-from pipeline.evaluation.decision import (
+from pipeline.modeling.decision import (
     Decision,
     Rule,
     choose_decision,
