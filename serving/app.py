@@ -61,7 +61,7 @@ def _status_routes(task: ServingTask[EngineT], served: ServedModel[EngineT], pag
             swaps=served.swaps,
         )
 
-    @routes.get("/health", summary="Whether it can generate", responses=errors_of())
+    @routes.get("/health", summary=f"Whether it can {task.ability}", responses=errors_of())
     async def health() -> Health:
         """Answer 200 when a model is loaded, else 503 with the reason."""
         async with served.acquire() as loaded:

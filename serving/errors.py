@@ -18,6 +18,7 @@ from serving import metrics
 logger = logging.getLogger("bentoml.serving")
 
 _MAX_NAME_LENGTH = 100  # of a field that the caller made up
+_ABOUT_FIELDS = ("too_many_fields", "one_of")  # problems of a whole body that is an object
 _MAX_PROBLEMS = 10  # that one answer reports
 
 
@@ -103,7 +104,7 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         reason = problems[0]["ctx"]["error"]
         return ApiError(400, f"the body is not valid JSON: {reason} at character {problems[0]['loc'][-1]}", "bad_json")
     places = [_place(problem) for problem in problems[:_MAX_PROBLEMS]]
-    if not places[0] and problems[0]["type"] != "too_many_fields":
+    if not places[0] and problems[0]["type"] not in _ABOUT_FIELDS:
         return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", "bad_body")
     messages = [f"{place or 'the body'}: {_reason(problem)}" for place, problem in zip(places, problems, strict=False)]
     return ApiError(400, "; ".join(messages), code=problems[0]["type"], param=_joined(_names(problems[0])) or None)

@@ -128,6 +128,28 @@ class GenerationSpan:
         self._span.end()
 
 
+class EncodingSpan:
+    """The metrics and the trace span of a request whose texts are only read, from the engine's call to its end."""
+
+    def __init__(self, version: str, texts: int, tokens: int) -> None:
+        """Count texts that wait."""
+        self._metrics = service_metrics()
+        self._texts = texts
+        self._metrics.prompt_tokens.inc(tokens)
+        self._metrics.waiting.inc(texts)
+        self._span = bentoml_internals.tracer("serving").start_span(
+            "read_texts", attributes={"gen_ai.request.model": version, "gen_ai.usage.input_tokens": tokens}
+        )
+
+    def end(self, outcome: Outcome) -> None:
+        """End; call it once."""
+        self._metrics.waiting.dec(self._texts)
+        self._metrics.texts.labels(outcome).inc(self._texts)
+        if outcome == "error":
+            self._span.set_status(Status(StatusCode.ERROR))
+        self._span.end()
+
+
 def count_error(status: int, code: str | None) -> None:
     """Count an answer that is an error."""
     metrics = service_metrics()

@@ -1,20 +1,42 @@
-"""The page at /playground: one file that holds everything it needs and talks to this server only."""
+"""The page at /playground: one file that holds everything it needs and talks to this server only.
+
+`playground.html` is the page of models that generate, `panel.html` that of models whose answer is shown as a whole.
+Both get their style and what they share from files beside them.
+"""
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from fastapi.responses import HTMLResponse
+from pydantic import BaseModel
 
 from serving.http_rules import source_hash
 from serving.schema import GenerateRequest
 
-_PLACEHOLDER = "{{ settings }}"
-
 
 def response(body_type: type[GenerateRequest], timeout: float) -> HTMLResponse:
     """Return the page, with a policy under which it runs its own script and no other."""
-    html = page(body_type, timeout)
+    return _response(page(body_type, timeout))
+
+
+def panel(task: str, body_type: type[BaseModel]) -> HTMLResponse:
+    """Return the page of a task that has a panel in `panel.html`, with the fields of its request's body in it."""
+    return _response(panel_page(task, body_type))
+
+
+def page(body_type: type[GenerateRequest], timeout: float) -> str:
+    """Return the page, with the bounds, defaults and descriptions of the body of POST /generate in it."""
+    return _assemble("playground.html", {"fields": body_type.model_json_schema()["properties"], "timeout": timeout})
+
+
+def panel_page(task: str, body_type: type[BaseModel]) -> str:
+    """Return the page of a task, see `panel`."""
+    return _assemble("panel.html", {"task": task, "fields": body_type.model_json_schema()["properties"]})
+
+
+def _response(html: str) -> HTMLResponse:
     headers = {
         "Content-Security-Policy": policy(html),
         "Referrer-Policy": "no-referrer",
@@ -25,11 +47,17 @@ def response(body_type: type[GenerateRequest], timeout: float) -> HTMLResponse:
     return HTMLResponse(html, headers=headers)
 
 
-def page(body_type: type[GenerateRequest], timeout: float) -> str:
-    """Return the page, with the bounds, defaults and descriptions of the body of POST /generate in it."""
-    settings = {"fields": body_type.model_json_schema()["properties"], "timeout": timeout}
+def _assemble(name: str, settings: dict[str, Any]) -> str:
     data = json.dumps(settings).replace("<", "\\u003c")  # so that nothing in it closes its element
-    return Path(__file__).with_name("playground.html").read_text(encoding="utf-8").replace(_PLACEHOLDER, data)
+    parts = {"style": _read("playground.css").rstrip("\n"), "shared": _read("playground.js").rstrip("\n")}
+    html = _read(name)
+    for part, content in {**parts, "settings": data}.items():
+        html = html.replace(f"{{{{ {part} }}}}", content)
+    return html
+
+
+def _read(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def policy(html: str) -> str:

@@ -39,6 +39,12 @@ class RequestModel(BaseModel):
         return value
 
 
+ModelName = Annotated[
+    str | None,
+    Field(max_length=200, description="champion, base, previous or a version, as GET / lists them; null: champion"),
+]
+
+
 class GenerateRequest(RequestModel):
     """A prompt, and how to continue it."""
 
@@ -64,10 +70,7 @@ class GenerateRequest(RequestModel):
         float, Field(ge=-2, le=2, description="Likewise, for each time that they occur in the completion")
     ] = 0.0
     stream: Annotated[bool, Field(description="Send the text as server-sent events while it is generated")] = False
-    model: Annotated[
-        str | None,
-        Field(max_length=200, description="champion, base, previous or a version, as GET / lists them; null: champion"),
-    ] = None
+    model: ModelName = None
 
     def sampling(self) -> Sampling:
         """Return how to sample; without a seed, a random one."""
@@ -108,6 +111,13 @@ def generate_request(settings: Service) -> type[GenerateRequest]:
         top_k=(Annotated[int, top_k], settings.top_k),
         repetition_penalty=(Annotated[float, penalty], settings.repetition_penalty),
     )
+
+
+class TokensRead(BaseModel):
+    """Tokens read, with the special ones of the model."""
+
+    prompt_tokens: int
+    total_tokens: int
 
 
 class Usage(BaseModel):
@@ -235,6 +245,15 @@ _HEADERS = {
     "X-Prompt-Tokens": "Tokens read",
     "X-Completion-Tokens": "Tokens generated; a stream reports them in its last event",
 }
+
+
+ENCODER_HEADERS = ("X-Model-Version", "X-Data-Hash", "X-Engine", "X-Prompt-Tokens")
+
+
+def read_texts() -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of the headers of an answer about texts that were read."""
+    headers = {name: {"description": _HEADERS[name], "schema": {"type": "string"}} for name in ENCODER_HEADERS}
+    return {200: {"headers": headers}}
 
 
 def generated(example: str) -> dict[int | str, dict[str, Any]]:

@@ -20,6 +20,11 @@ def read(folder: Path) -> dict[str, Any]:
     return content
 
 
+def exists(folder: Path) -> bool:
+    """Return whether a folder has a task.json."""
+    return (folder / NAME).is_file()
+
+
 def unsuitable_reason(folder: Path, task: str) -> str:
     """Return why the model in `folder` is none of `task`, as the end of a sentence; empty where nothing says so."""
     try:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from serving.settings import EngineSettings
 
 # `task` in params.yaml -> the module whose TASK it is, imported when it is needed.
-_MODULES = {"causal_lm": "serving.tasks.causal_lm"}
+_MODULES = {
+    "causal_lm": "serving.tasks.causal_lm",
+    "classify": "serving.tasks.classify",
+    "rank": "serving.tasks.rank",
+    "masked_lm": "serving.tasks.masked_lm",
+}
 
 
 class ServingTask(Protocol[EngineT]):
@@ -36,6 +41,7 @@ class ServingTask(Protocol[EngineT]):
     title: str  # of the specification, and so of Swagger's page
     description: str  # of the service, in one sentence
     tag: tuple[str, str]  # of the routes in the specification: its name and description
+    ability: str  # what a loaded model can do: generate
     routes: tuple[str, ...]  # the paths that people are told; all take POST
     other_routes: tuple[str, ...]  # further paths
 

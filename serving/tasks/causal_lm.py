@@ -39,6 +39,7 @@ class CausalLM:
     title = "Text generation"
     description = "A fine-tuned GPT-2 behind HTTP: POST a prompt to /generate to continue it."
     tag = ("Generation", "Generate text with the served models.")
+    ability = "generate"
     routes = ("/generate", "/v1/completions")
     other_routes = ("/generate/", "/v1/chat/completions")
 
