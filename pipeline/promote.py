@@ -8,14 +8,14 @@ page, `carry_out` does what the verdict says; `fresh promote` does both.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import params, paths, storage
 from pipeline.command import UserError, warn
-from pipeline.evaluation.scores import from_table, probes_from_table
+from pipeline.evaluation.scores import from_table, probes_from_table, row_figures_from_table
 from pipeline.evaluation.suite import get_suite
 from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
@@ -26,6 +26,7 @@ from pipeline.verdict.challenges import next_challenge
 from pipeline.verdict.judge import judge, unchanged
 from pipeline.verdict.known_rows import fingerprint, known_rows
 from pipeline.verdict.records import Comparison, ModelFigures, Verdict
+from pipeline.verdict.tables import load_table
 
 if TYPE_CHECKING:  # at run time it imports torch, which a refusal can do without
     from pipeline.evaluation.records import Evaluation, HeldOutData
@@ -70,11 +71,14 @@ def decide(all_params: params.Params, registry: Registry, force: str | None = No
         _write(verdict)  # but no page: the one of the promotion stays
         return Decision(verdict, registry, champion, page=None)
     _check_version(metrics, "base", paths.BASE)
-    held_out = get_suite(all_params.task, all_params.task_config).load_data(all_params.evaluate)
+    suite = get_suite(all_params.task, all_params.task_config)
+    held_out = suite.load_data(all_params.evaluate)
     comparison, evaluated_champion = _compare(all_params, registry, champion, metrics, held_out)
     budget = all_params.promote.false_promotions
     challenge = next_challenge(registry.history(), budget, now) if champion else None
-    verdict = judge(comparison, all_params.promote, challenge=challenge, forced=force, at=now)
+    verdict = judge(
+        comparison, all_params.promote, table=load_table(suite.gates), challenge=challenge, forced=force, at=now
+    )
     _write(verdict)
     page = _write_page(verdict, registry, champion, metrics, evaluated_champion)
     return Decision(verdict, registry, champion, page, fingerprint(held_out.texts), headline_of(metrics))
@@ -136,12 +140,13 @@ def _compare(
     candidate, base = (_figures(metrics, scores, name) for name in ("candidate", "base"))
     evaluated = _evaluate(suite, champion, held_out, config) if champion else None
     if champion and evaluated:
-        baseline, folder = ModelFigures(evaluated.metrics, evaluated.scores, evaluated.probes), champion.folder
+        figures = evaluated.metrics, evaluated.scores, evaluated.probes
+        baseline, folder = ModelFigures(*figures, row_figures=evaluated.row_figures), champion.folder
     else:
         baseline, folder = base, paths.BASE
     warn("measuring size and speed")
     candidate, baseline = (
-        ModelFigures({**model.metrics, **footprint.metrics()}, model.scores, model.probes, footprint.turns)
+        replace(model, metrics={**model.metrics, **footprint.metrics()}, turns=footprint.turns)
         for model, footprint in zip((candidate, baseline), suite.footprints([paths.CANDIDATE, folder]), strict=True)
     )
     rollback = registry.rolled_back(candidate.metrics["version"])
@@ -157,6 +162,9 @@ def _compare(
         seed=config.seed,
         canaries=_read_json(paths.MANIFEST).get("params", {}).get("tokenize", {}).get("canaries", 0),
         rolled_back=f"{rollback.why} ({rollback.at})" if rollback else None,
+        clusters=held_out.clusters,
+        classes=held_out.classes,
+        test_share=all_params.validate_.test_share,
         old_rows=known_rows(held_out.texts, champion.metadata.get("test_rows")) if champion else None,
     )
     return comparison, evaluated
@@ -164,7 +172,12 @@ def _compare(
 
 def _figures(metrics: Mapping[str, Any], scores: Any, name: str) -> ModelFigures:
     """Return what the stage `evaluate` made of the base or the candidate."""
-    return ModelFigures(metrics[name], from_table(scores, name), probes_from_table(scores, name))
+    return ModelFigures(
+        metrics[name],
+        from_table(scores, name),
+        probes_from_table(scores, name),
+        row_figures=row_figures_from_table(scores, name),
+    )
 
 
 def _evaluate(

@@ -24,7 +24,7 @@ from pipeline.evaluation.likeness import Likeness, Texts
 from pipeline.evaluation.measure import measure
 from pipeline.evaluation.memorisation import Copy, CorpusIndex, Memorisation, Rule
 from pipeline.evaluation.perplexity import Perplexity
-from pipeline.evaluation.quantity import Quantity
+from pipeline.evaluation.quantity import PERPLEXITY
 from pipeline.evaluation.records import Evaluation, HeldOutData
 from pipeline.evaluation.scores import Probes, concatenated
 from pipeline.evaluation.scoring import score
@@ -54,7 +54,8 @@ class CausalLMSuite:
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
     plot_metric = "perplexity"
-    quantity = Quantity()
+    quantity = PERPLEXITY
+    gates = "gates"
 
     def __init__(self, task: Task) -> None:
         """Take the task whose models are measured."""

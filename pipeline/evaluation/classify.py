@@ -15,7 +15,7 @@ import torch
 from scipy.special import expit, log_softmax, logsumexp
 
 from pipeline.evaluation import classification
-from pipeline.evaluation.quantity import Quantity
+from pipeline.evaluation.quantity import LABEL_PERPLEXITY
 from pipeline.evaluation.rows import LoadedModel, Row, RowHeldOutData, RowSuite, batches_by_length, sizes_of
 from pipeline.evaluation.scores import Scores
 from pipeline.modeling.batches import collate_rows
@@ -51,7 +51,8 @@ class Classifier:
 class ClassifySuite(RowSuite):
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
-    quantity: ClassVar = Quantity("label perplexity", "row")
+    quantity: ClassVar = LABEL_PERPLEXITY
+    gates: ClassVar = "classify_gates"
     headline: ClassVar = ("accuracy", "macro_f1", "pr_auc", "ece")
 
     @property

@@ -9,10 +9,18 @@ class Quantity:
 
     name: str = "perplexity"
     unit: str = "token"  # of the weight
-    row: str = "test row"  # what chance draws
-    rows: str = "test rows"
+    row: str = "row"  # what chance draws
+    rows: str = "rows"
     any_tokenizer: bool = True  # whether the losses of models with different tokenizers compare
 
     def count(self, rows: int) -> str:
         """Return "1 test row" or "1,200 test rows"."""
-        return f"{rows:,} {self.row if rows == 1 else self.rows}"
+        return f"{rows:,} test {self.row if rows == 1 else self.rows}"
+
+
+PERPLEXITY = Quantity()
+ROW_PERPLEXITY = Quantity("perplexity", "row")
+LABEL_PERPLEXITY = Quantity("label perplexity", "row")
+LABEL_PERPLEXITY_BY_QUERY = Quantity("label perplexity", "row", "query", "queries")
+TARGET_PERPLEXITY = Quantity("target perplexity", "target token")
+PSEUDO_PERPLEXITY = Quantity("pseudo-perplexity", "masked token", any_tokenizer=False)

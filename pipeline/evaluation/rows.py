@@ -20,7 +20,7 @@ import torch
 from pipeline import paths
 from pipeline.evaluation import footprint
 from pipeline.evaluation.perplexity import group_metrics, metrics
-from pipeline.evaluation.quantity import Quantity
+from pipeline.evaluation.quantity import ROW_PERPLEXITY
 from pipeline.evaluation.records import Evaluation, HeldOutData
 from pipeline.evaluation.scores import Probes, Scores
 from pipeline.modeling.loading import load_config
@@ -70,7 +70,8 @@ class RowSuite:
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
     plot_metric: ClassVar = "perplexity"
-    quantity: ClassVar = Quantity("perplexity", "row")
+    quantity: ClassVar = ROW_PERPLEXITY
+    gates: ClassVar = "shared_gates"
     headline: ClassVar[tuple[str, ...]] = ()  # the figures that people see first, besides perplexity; dotted keys
 
     def __init__(self, task: Task) -> None:

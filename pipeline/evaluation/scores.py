@@ -36,6 +36,14 @@ def probes_from_table(table: "pd.DataFrame", name: str) -> Probes:
     return Probes(*(from_table(table, name, part) for part in Probes._fields))
 
 
+def row_figures_from_table(table: "pd.DataFrame", name: str) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the further figures of the test rows of the model called `name` from the table in `paths.SCORES`."""
+    rows = table[table["part"] == "test"]
+    known = {f"{name}_loss", f"{name}_tokens"}
+    columns = [column for column in table.columns if column.startswith(f"{name}_") and column not in known]
+    return {column.removeprefix(f"{name}_"): rows[column].to_numpy(np.float64) for column in columns}
+
+
 def concatenated(*parts: Scores) -> Scores:
     """Return the scores of several sets of texts as one."""
     return Scores(*(np.concatenate(field) for field in zip(*parts, strict=True)))

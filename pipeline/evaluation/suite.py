@@ -34,6 +34,7 @@ class EvaluationSuite(Protocol):
 
     plot_metric: str  # the figure of the bar chart, a key of `Evaluation.metrics`
     quantity: Quantity  # what the loss is called
+    gates: str  # the module of pipeline.verdict with the task's gates
 
     def load_data(self, config: params.Evaluate) -> HeldOutData:
         """Return the test data of the workspace: its clean rows and its base's tokenizer."""

@@ -157,11 +157,11 @@ def _loss_curves(run: Run) -> Markup | None:
     return _inline_svg(run.loss_svg, label)
 
 
-_SVG_ELEMENTS = {"svg", "rect", "path", "text", "polyline", "circle"}  # all that `pipeline.reporting.plot` draws
+_SVG_ELEMENTS = {"svg", "g", "rect", "path", "text", "polyline", "circle"}  # all that `pipeline.reporting` draws
 
 
 def _inline_svg(svg: str, label: str) -> Markup | None:
-    """Return an SVG file as part of a page; None if it has anything that `pipeline.reporting.plot` does not draw."""
+    """Return an SVG file as part of a page; None if it has anything that `pipeline.reporting` does not draw."""
     if not svg.startswith("<svg ") or set(re.findall(r"<[/\s]*([^\s/>]*)", svg)) - _SVG_ELEMENTS:
         return None
     if re.search(r"[\s\"'/](on\w+|(xlink:)?href|style)\s*=", svg):

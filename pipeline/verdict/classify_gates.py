@@ -1,10 +1,10 @@
 """The gates of classifiers: no class given up, no false confidence, no dearer decisions."""
 
+from pipeline.evaluation.quantity import LABEL_PERPLEXITY
 from pipeline.verdict.calibration import calibration_gate
 from pipeline.verdict.gate import FunctionGate, Gate, GateTable
 from pipeline.verdict.paired_means import PairedMeanGate
 from pipeline.verdict.recall import recall_gate
-from pipeline.verdict.records import Quantity
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
 
 GATES: tuple[Gate, ...] = (
@@ -24,4 +24,4 @@ GATES: tuple[Gate, ...] = (
     MEMBERSHIP,
     *SERVING,
 )
-TABLE = GateTable(Quantity("label perplexity", "row"), GATES)
+TABLE = GateTable(LABEL_PERPLEXITY, GATES)

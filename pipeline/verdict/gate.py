@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipeline import params
+from pipeline.evaluation.quantity import Quantity
 from pipeline.verdict.bound_tests import BoundTest, Measurement, Outcome
-from pipeline.verdict.records import Comparison, GateResult, Metrics, NotMeasuredError, Quantity, not_measured
+from pipeline.verdict.records import Comparison, GateResult, Metrics, NotMeasuredError, not_measured
 
 Figure = Callable[[Comparison], float | None]
 

@@ -6,11 +6,12 @@ A gate is one row of `GATES`: the figure, what it is compared with, the test, an
 from collections.abc import Sequence
 
 from pipeline import params
+from pipeline.evaluation.quantity import PERPLEXITY
 from pipeline.verdict.bound_tests import SHARE, SHARE_ABOVE
 from pipeline.verdict.forgetting import forgetting_cap_gate, forgetting_gate
 from pipeline.verdict.gate import FigureGate, FunctionGate, Gate, GateTable, candidate, real_texts
 from pipeline.verdict.likeness import likeness_gate
-from pipeline.verdict.records import PERPLEXITY, Comparison, GateResult
+from pipeline.verdict.records import Comparison, GateResult
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
 
 __all__ = ["GATES", "TABLE", "FigureGate", "evaluate_gates"]

@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from pipeline import params
+from pipeline.evaluation.quantity import PSEUDO_PERPLEXITY
 from pipeline.verdict.gate import FunctionGate, Gate, GateTable
-from pipeline.verdict.records import Comparison, GateResult, NotMeasuredError, Quantity, not_measured
+from pipeline.verdict.records import Comparison, GateResult, NotMeasuredError, not_measured
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
 from pipeline.verdict.statistics import Estimate, ratio_estimate
 from pipeline.verdict.wording import PLAIN, interval, plain
@@ -68,4 +69,4 @@ def _measure(comparison: Comparison, config: params.Promote) -> tuple[tuple[floa
 
 
 GATES: tuple[Gate, ...] = (FunctionGate(masked_forgetting_gate), MEMBERSHIP, *SERVING)
-TABLE = GateTable(Quantity("pseudo-perplexity", "masked token", any_tokenizer=False), GATES)
+TABLE = GateTable(PSEUDO_PERPLEXITY, GATES)

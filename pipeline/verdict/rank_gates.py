@@ -1,8 +1,8 @@
 """The gates of rankers: a better loss of pairs must not order the passages of a query worse."""
 
+from pipeline.evaluation.quantity import LABEL_PERPLEXITY_BY_QUERY
 from pipeline.verdict.gate import Gate, GateTable
 from pipeline.verdict.paired_means import PairedMeanGate
-from pipeline.verdict.records import Quantity
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
 
 GATES: tuple[Gate, ...] = (
@@ -20,4 +20,4 @@ GATES: tuple[Gate, ...] = (
     MEMBERSHIP,
     *SERVING,
 )
-TABLE = GateTable(Quantity("label perplexity", "row", "query", "queries"), GATES)
+TABLE = GateTable(LABEL_PERPLEXITY_BY_QUERY, GATES)

@@ -7,29 +7,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.evaluation.quantity import PERPLEXITY, Quantity
 from pipeline.evaluation.scores import Probes, Scores
 from pipeline.verdict.challenges import Challenge
 
 Against = Literal["champion", "base"]
 Metrics = Mapping[str, Any]  # of one model, as in reports/evaluate/metrics.json
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """What the verdict compares, e to the loss per unit of weight, and how it is called."""
-
-    name: str = "perplexity"
-    unit: str = "token"  # of the weight
-    row: str = "row"  # what chance draws
-    rows: str = "rows"
-    any_tokenizer: bool = True  # whether the losses of models with different tokenizers compare
-
-    def count(self, rows: int) -> str:
-        """Return "1 test row" or "1,200 test rows"."""
-        return f"{rows:,} test {self.row if rows == 1 else self.rows}"
-
-
-PERPLEXITY = Quantity()
 
 
 class NotMeasuredError(Exception):

@@ -1,7 +1,7 @@
 """The gates of models that write a target for a source: no lazy copies, no empty answers, no loops."""
 
+from pipeline.evaluation.quantity import TARGET_PERPLEXITY
 from pipeline.verdict.gate import Gate, GateTable
-from pipeline.verdict.records import Quantity
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
 from pipeline.verdict.text_shares import TextShareGate
 
@@ -34,4 +34,4 @@ GATES: tuple[Gate, ...] = (
     MEMBERSHIP,
     *SERVING,
 )
-TABLE = GateTable(Quantity("target perplexity", "target token"), GATES)
+TABLE = GateTable(TARGET_PERPLEXITY, GATES)

@@ -1,7 +1,8 @@
 """The gates that every task's table has, whatever its models do."""
 
+from pipeline.evaluation.quantity import ROW_PERPLEXITY
 from pipeline.verdict.bound_tests import NEVER, RATIO
-from pipeline.verdict.gate import FigureGate, FunctionGate, Gate, baseline, candidate, megabytes
+from pipeline.verdict.gate import FigureGate, FunctionGate, Gate, GateTable, baseline, candidate, megabytes
 from pipeline.verdict.groups import group_gate
 from pipeline.verdict.latency import latency_gate
 from pipeline.verdict.membership import membership_gate
@@ -32,3 +33,4 @@ ROLLED_BACK = FigureGate(
 )
 # At the end of every table.
 SERVING: tuple[Gate, ...] = (GROUPS, SIZE, LATENCY, ROLLED_BACK)
+TABLE = GateTable(ROW_PERPLEXITY, (MEMBERSHIP, *SERVING))  # of a task without a table of its own

@@ -1,4 +1,4 @@
-"""Finds the gate table of a task by its dotted name, so that a task's own module need not import the verdict."""
+"""Finds the gate table of a task by name, so that how its models are measured need not import the verdict."""
 
 from importlib import import_module
 
@@ -6,13 +6,12 @@ from pipeline.verdict.gate import GateTable
 
 
 def load_table(name: str) -> GateTable:
-    """Return the table called `module:NAME`, such as `pipeline.verdict.classify_gates:TABLE`.
+    """Return the TABLE of the module of this package called `name`, such as classify_gates.
 
     Raises:
-        TypeError: What has this name is no gate table.
+        TypeError: It is no gate table.
     """
-    module, _, attribute = name.partition(":")
-    table = getattr(import_module(module), attribute)
+    table = import_module(f"pipeline.verdict.{name}").TABLE
     if not isinstance(table, GateTable):
         raise TypeError(f"{name} is a {type(table).__name__}; expected a GateTable")
     return table

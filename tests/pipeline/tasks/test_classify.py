@@ -9,9 +9,10 @@ import torch
 from datasets import DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline import evaluate, finetune, params, paths, tokenize, validate
+from pipeline import finetune, params, paths, promote, tokenize, validate
 from pipeline.command import UserError
 from pipeline.evaluation.suite import get_suite
+from pipeline.registry.store import Registry
 from pipeline.tasks.classify import Classify, ClassifyConfig
 from tests.conftest import Workspace
 from tests.pipeline.tasks.stages import SETTINGS, killed_at_step, outputs, run_stages
@@ -231,7 +232,19 @@ def test_class_weights_make_each_label_count_alike() -> None:
     assert task._class_weights({"labels": ["a", "b"], "counts": [30, 10], "rows": 40}) == [40 / 60, 40 / 20]
 
 
-def test_the_report_shows_the_figures_of_the_task(project: Workspace) -> None:
+def test_the_verdict_and_its_page_speak_of_labels(project: Workspace) -> None:
+    project.set(validate__test_share=0.3)
     run_stages()
-    evaluate.main()
+    decision = promote.decide(params.load(), Registry(Path()))
+    names = [gate.name for gate in decision.verdict.gates]
+    assert {"recall", "calibration", "cost", "membership", "size", "latency", "rolled_back"} <= set(names)
+    assert "label perplexity" in decision.verdict.comparison
+    assert decision.verdict.promoted, decision.verdict.reasons
+    page = paths.REPORT.read_text()
+    assert "Label perplexity" in page
+    assert "Confusion on the test split" in page
+    assert "Precision and recall of each label" in page
     assert "**expected**" in paths.SAMPLES_PAGE.read_text()
+    promote.carry_out(decision)
+    entry = Registry(Path()).history()[-1]
+    assert entry.figures["accuracy"] == metrics()["accuracy"]
