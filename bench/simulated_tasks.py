@@ -2,7 +2,7 @@
 
 Two models of one task differ by noise of their own, row by row, as two fine-tunes that differ only in their seed do; a
 model that is truly better has more signal. Noise of texts is as measured (`bench.simulated_scores`); that of logits,
-0.5 for each, is a guess on the high side.
+and of a ranker's signal, is a guess on the high side.
 """
 
 import math
@@ -18,6 +18,7 @@ from pipeline.evaluation.scores import Scores
 
 Floats = npt.NDArray[np.float64]
 LOGIT_NOISE = 0.5
+QUERY_NOISE = 0.15  # of a ranker's signal, from query to query
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,17 @@ class Outcome:
 class TaskRows(Protocol):
     """Test rows of a task."""
 
-    clusters: Sequence[str] | None
-    classes: Sequence[str] | None
-    reference: Mapping[str, float]  # of real targets
+    @property
+    def clusters(self) -> Sequence[str] | None:
+        """What each row belongs to, where rows depend on each other."""
+
+    @property
+    def classes(self) -> Sequence[str] | None:
+        """The label of each row."""
+
+    @property
+    def reference(self) -> Mapping[str, float]:
+        """The figures of real targets."""
 
     def outcome(self, better: float = 0.0) -> Outcome:
         """Return what a model makes of them whose signal is larger by this share than an ordinary one's."""
@@ -99,11 +108,11 @@ class RankRows:
         self._hardness = random.normal(0, 1, queries * self.passages) + np.repeat(random.normal(0, 1, queries), 10)
 
     def logits(self, better: float = 0.0) -> Floats:
-        """Return the logits of a model: half of its noise is of the query, so rows of a query err together."""
-        rows = len(self.relevance)
-        own = self._random.normal(0, 1, rows) + np.repeat(self._random.normal(0, 1, self.queries), self.passages)
-        signal = self._signal * (1 + better)
-        return -2.2 + self._hardness + signal * (2 * self.relevance - 1) + LOGIT_NOISE * own
+        """Return the logits of a model, which knows more of some queries than of others: their rows err together."""
+        own = LOGIT_NOISE * self._random.normal(0, 1, len(self.relevance))
+        known = np.repeat(self._random.normal(0, QUERY_NOISE, self.queries), self.passages)
+        signal = self._signal * (1 + better + known)
+        return -2.2 + self._hardness + signal * (2 * self.relevance - 1) + own
 
     def outcome(self, better: float = 0.0) -> Outcome:
         """Return what a model makes of the rows."""
