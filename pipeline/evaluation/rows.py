@@ -23,7 +23,7 @@ from pipeline.evaluation.perplexity import group_metrics, metrics
 from pipeline.evaluation.quantity import ROW_PERPLEXITY
 from pipeline.evaluation.records import Evaluation, HeldOutData
 from pipeline.evaluation.scores import Probes, Scores
-from pipeline.modeling.loading import load_config
+from pipeline.modeling.loading import load_config, new_weights_expected
 from pipeline.registry.model_version import content_version
 from pipeline.tasks.padding import padded_row
 
@@ -218,7 +218,8 @@ class RowSuite:
 
     def footprints(self, folders: Sequence[Path]) -> list[Footprint]:
         """Return memory and speed of the models in `folders`: a row at a time."""
-        models = [self.task.load(folder)[0] for folder in folders]
+        with new_weights_expected():
+            models = [self.task.load(folder)[0] for folder in folders]
         return footprint.measured(models, [partial(_seconds_a_row, model) for model in models], "row")
 
 

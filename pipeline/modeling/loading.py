@@ -1,5 +1,8 @@
 """Loads models and tokenizers from a folder: weights as safetensors only, and never code that comes with them."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,18 @@ def load_for_inference(auto_class: str, folder: Path) -> tuple[PreTrainedModel, 
     model = load_model(auto_class, folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), load_tokenizer(folder)
+
+
+@contextmanager
+def new_weights_expected() -> Iterator[None]:
+    """Keep transformers from reporting weights that a base does not have, such as those of a new head."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def set_dropout(config: PreTrainedConfig, dropout: float) -> None:
