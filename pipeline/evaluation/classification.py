@@ -12,17 +12,8 @@ import numpy.typing as npt
 from sklearn import metrics
 
 from pipeline.evaluation.bootstrap import interval
-from pipeline.modeling.decision import (
-    Costs,
-    Decision,
-    Floats,
-    Ints,
-    cost_matrix,
-    decide,
-    probabilities,
-    row_losses,
-    shown,
-)
+from pipeline.modeling.decision import Costs, Decision, Floats, Ints, cost_matrix, decide, probabilities, shown
+from pipeline.modeling.decision_fit import row_losses
 
 Bools = npt.NDArray[np.bool_]
 

@@ -19,7 +19,8 @@ from pipeline.evaluation.quantity import LABEL_PERPLEXITY
 from pipeline.evaluation.rows import LoadedModel, Row, RowHeldOutData, RowSuite, batches_by_length, sizes_of
 from pipeline.evaluation.scores import Scores
 from pipeline.modeling.batches import collate_rows
-from pipeline.modeling.decision import Decision, decide, row_losses
+from pipeline.modeling.decision import Decision, decide
+from pipeline.modeling.decision_fit import row_losses
 from pipeline.tasks.classify import Classify, ClassifyConfig
 from pipeline.tasks.padding import padded_row
 

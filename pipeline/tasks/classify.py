@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from pipeline.modeling.decision import Rule
+    from pipeline.modeling.decision_fit import Rule
     from pipeline.modeling.loss_model import LossModel
 
 MODEL = "AutoModelForSequenceClassification"
@@ -115,7 +115,8 @@ class Classify:
 
     def rule(self, info: CorpusInfo) -> Rule:
         """Return how labels are decided; raises UserError for costs of labels that no row has."""
-        from pipeline.modeling.decision import Rule, cost_matrix
+        from pipeline.modeling.decision import cost_matrix
+        from pipeline.modeling.decision_fit import Rule
 
         try:
             cost_matrix(self.config.costs, info["labels"])
@@ -183,7 +184,7 @@ class Classify:
     def settings_of(self, model: LossModel, validation: Dataset, info: CorpusInfo) -> dict[str, Any]:
         """Return temperature and thresholds, chosen on the validation split."""
         from pipeline.modeling import row_loss
-        from pipeline.modeling.decision import choose_decision
+        from pipeline.modeling.decision_fit import choose_decision
 
         logits, truth = row_loss.logits_and_labels(model, validation)
         arrays = logits.double().numpy(), truth.long().numpy()

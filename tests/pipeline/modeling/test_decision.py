@@ -10,16 +10,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import f1_score
 
-from pipeline.modeling.decision import (
-    Decision,
+from pipeline.modeling.decision import Decision, cost_matrix, decide, probabilities
+from pipeline.modeling.decision_fit import (
     Rule,
     choose_decision,
     choose_thresholds,
-    cost_matrix,
-    decide,
     elkan_threshold,
     fit_temperature,
-    probabilities,
     row_losses,
 )
 
