@@ -89,7 +89,7 @@ def _train_and_write() -> None:
     if config.lora_rank:
         lora.merge(model.model)
     with checkpoints.disk_errors("the results", Path(), "free some space, then `dvc repro` only writes them again"):
-        metrics = _write_curves(trainer.state)
+        metrics = _write_curves(trainer.state, task.unit)
         settings = task.settings_of(model, tokens["validation"], build.info)
         _save_candidate(model.model, settings, all_params, run_config, metrics)
     shutil.rmtree(paths.CHECKPOINTS)
@@ -162,7 +162,7 @@ class ModelBuilder:
         return model
 
 
-def _write_curves(state: TrainerState) -> dict[str, Any]:
+def _write_curves(state: TrainerState, unit: str) -> dict[str, Any]:
     """Write the two loss curves as CSV and as a chart, and the stage's metrics; return the metrics."""
     history = pd.DataFrame(state.log_history)
     training = history.loc[history["loss"].notna(), ["step", "epoch", "loss"]].reset_index(drop=True)
@@ -186,7 +186,7 @@ def _write_curves(state: TrainerState) -> dict[str, Any]:
     paths.TRAINING_LOSS.parent.mkdir(parents=True, exist_ok=True)
     training[["step", "loss"]].to_csv(paths.TRAINING_LOSS, index=False, lineterminator="\n")
     paths.LOSS_CURVE.write_text(
-        curve.draw(training[["epoch", "loss"]], validation, best_epoch), encoding="utf-8", newline="\n"
+        curve.draw(training[["epoch", "loss"]], validation, best_epoch, unit), encoding="utf-8", newline="\n"
     )
     validation.to_csv(paths.VALIDATION_LOSS, index=False, lineterminator="\n")
     paths.FINETUNE_METRICS.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

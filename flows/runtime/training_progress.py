@@ -98,7 +98,7 @@ def _markdown(progress: TrainingProgress) -> str:
         speed = f"{tokens * progress.steps_per_second:,.0f} tokens per second ({speed})"
     rows = [
         ("step", f"{progress.step:,} of {progress.steps:,}"),
-        ("loss, nats per token", _number(progress.loss)),
+        ("loss, nats", _number(progress.loss)),
         ("speed", speed),
         ("time left", f"at most {_duration(progress.seconds_left)}"),
     ]

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]  # a clean row
 _SHARES = ("perplexity", "perplexity_low", "perplexity_high")
+_TIMED = 64  # tokens of the row whose time is taken
 _LONGEST = 512  # tokens that a base reads of a row; what was trained says so itself
 _NOTHING = Scores(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
@@ -189,6 +190,7 @@ class RowSuite:
             "sha256": data.sha256,
             "rows": len(data.test),
             "quantity": self.quantity.name,
+            "unit": self.quantity.unit,
             "headline": list(self.headline),
         }
 
@@ -220,7 +222,8 @@ class RowSuite:
         """Return memory and speed of the models in `folders`: a row at a time."""
         with new_weights_expected():
             models = [self.task.load(folder)[0] for folder in folders]
-        return footprint.measured(models, [partial(_seconds_a_row, model) for model in models], "row")
+        tokens = min(_TIMED, *(self.task.context(model.config) for model in models))
+        return footprint.measured(models, [partial(_seconds_a_row, model, tokens) for model in models], "row")
 
 
 def loss_metrics(scores: Scores, groups: Sequence[str] | None, config: params.Evaluate) -> dict[str, Any]:
@@ -294,9 +297,9 @@ def _sha256(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _seconds_a_row(model: PreTrainedModel) -> float:
-    """Return how long a row of 64 tokens takes."""
-    ids = torch.full((1, 64), 1, device=model.device)
+def _seconds_a_row(model: PreTrainedModel, tokens: int) -> float:
+    """Return how long a row of so many tokens takes."""
+    ids = torch.ones((1, tokens), dtype=torch.long, device=model.device)
     inputs = {"decoder_input_ids": ids[:, :1]} if model.config.is_encoder_decoder else {}
     began = time.perf_counter()
     model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits.tolist()  # waits for a GPU

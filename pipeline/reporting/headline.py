@@ -10,6 +10,7 @@ class Headline:
     """How the figures of a task are shown."""
 
     quantity: str = "perplexity"
+    unit: str = "token"
     figures: tuple[str, ...] = ("bits_per_byte",)  # dotted keys of a model's metrics
 
     def values(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def headline_of(metrics: Mapping[str, Any]) -> Headline:
     shown = metrics.get("test_rows", {})
     if "headline" not in shown:
         return Headline()
-    return Headline(shown["quantity"], tuple(shown["headline"]))
+    return Headline(shown["quantity"], shown["unit"], tuple(shown["headline"]))
 
 
 def label_of(key: str) -> str:

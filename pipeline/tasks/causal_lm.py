@@ -34,6 +34,7 @@ class CausalLM:
 
     Config: ClassVar = CausalLMConfig
     starter: ClassVar = "starter"
+    unit: ClassVar = "token"
     packs: ClassVar = True
     reads_texts: ClassVar = True
 

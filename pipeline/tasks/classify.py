@@ -63,6 +63,7 @@ class Classify:
 
     Config: ClassVar = ClassifyConfig
     starter: ClassVar = "starter/roberta"
+    unit: ClassVar = "row"
     packs: ClassVar = False
     reads_texts: ClassVar = False
 

@@ -9,8 +9,8 @@ from pipeline.reporting.plot import BLUE, GREY, RED, Axis, Margins, Plot
 _POINTS = 300  # of the training curve: more than its pixels show
 
 
-def draw(training: pd.DataFrame, validation: pd.DataFrame, best_epoch: int) -> str:
-    """Return the picture of `training` (epoch, loss) and `validation` (epoch, loss), in nats per token.
+def draw(training: pd.DataFrame, validation: pd.DataFrame, best_epoch: int, unit: str = "token") -> str:
+    """Return the picture of `training` (epoch, loss) and `validation` (epoch, loss), in nats per `unit`.
 
     The training curve is the mean over windows of equally many steps. A line marks the best epoch.
     """
@@ -30,10 +30,11 @@ def draw(training: pd.DataFrame, validation: pd.DataFrame, best_epoch: int) -> s
         if epoch == int(epoch):
             plot.text(plot.x(epoch), 368, f"{epoch:g}")
     plot.text(360, 388, "epoch")
-    plot.text(60, 24, "loss (nats a token):", anchor="start")
-    plot.text(185, 24, "training", anchor="start", colour=BLUE)
-    plot.text(245, 24, "validation", anchor="start", colour=RED)
-    plot.text(315, 24, f"best epoch: {best_epoch}", anchor="start", colour=GREY)
+    plot.text(60, 24, f"loss (nats a {unit}):", anchor="start")
+    further = 7 * (len(unit) - len("token"))  # about 7 pixels a character
+    plot.text(185 + further, 24, "training", anchor="start", colour=BLUE)
+    plot.text(245 + further, 24, "validation", anchor="start", colour=RED)
+    plot.text(315 + further, 24, f"best epoch: {best_epoch}", anchor="start", colour=GREY)
     plot.vertical_marker(best_epoch, GREY)
     plot.line(_finite_points(means), BLUE)
     plot.line(_finite_points(validation), RED)

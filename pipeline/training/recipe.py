@@ -105,7 +105,7 @@ def _training_arguments(
 
 
 class _TokenLoss:
-    """The mean loss per token in nats, summed batch by batch; Trainer's `eval_loss` is the mean over batches."""
+    """The mean loss in nats, summed batch by batch; Trainer's `eval_loss` is the mean over batches."""
 
     def __init__(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)  # loss, tokens
@@ -119,7 +119,7 @@ class _TokenLoss:
         if not loss / count <= MAX_NATS:  # also true of NaN
             raise UserError(
                 "params.yaml: finetune.learning_rate: training diverged, the validation loss is "
-                f"{loss / count:.4g} nats per token; lower it (or take another base, if no step was trained yet)"
+                f"{loss / count:.4g} nats; lower it (or take another base, if no step was trained yet)"
             )
         return {"token_loss": loss / count}
 

@@ -310,7 +310,7 @@ def test_the_progress_artifacts_follow_a_training(prefect: Prefect, store: Works
     assert [round(one["training-progress"]["data"], 1) for one in seen] == [0.2, 56.4, 100.0]
     assert all(one["training-progress"]["task_run_id"] for one in seen)
     live = seen[1]["training-live"]["data"]
-    assert "| loss, nats per token | 4.1780 |" in live
+    assert "| loss, nats | 4.1780 |" in live
     assert re.search(r"\| speed \| [\d,]+ tokens per second \(\d+\.\d\d steps per second\) \|", live)
     assert "| time left | at most " in live
     assert "- epoch 1: validation loss 3.5853" in seen[2]["training-live"]["data"]
