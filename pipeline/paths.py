@@ -62,7 +62,10 @@ OUTPUTS = (
 )
 # The project's own files; the drop folder must not be one of these.
 PROJECT = tuple(
-    map(Path, (".dvc", ".git", ".venv", "bench", "deploy", "flows", "pipeline", "serving", "starter", "tests"))
+    map(
+        Path,
+        (".dvc", ".git", ".venv", "bench", "deploy", "examples", "flows", "pipeline", "serving", "starter", "tests"),
+    )
 )
 _NO_CORPUS = tuple(
     map(Path, (".git", "dvc.lock", "dvc.yaml", "params.yaml"))
