@@ -107,7 +107,7 @@ def share(case: Case, config: params.Promote, better: float, times: int, *, alon
         times: Simulations.
         alone: Whether clusters and classes are left out, gates too.
     """
-    random, table = np.random.default_rng(7), load_table(f"pipeline.verdict.{case.table}_gates:TABLE")
+    random, table = np.random.default_rng(7), load_table(f"{case.table}_gates")
     hits = 0
     for _ in range(times):
         rows = case.rows(random)

@@ -51,7 +51,7 @@ def compared(rows: TaskRows, candidate: Outcome, baseline: Outcome, **changes: A
 
 def judged(task: str, comparison: Comparison, config: params.Promote = QUICK, **arguments: Any) -> Verdict:
     """Return the verdict on a comparison by the table of a task."""
-    return judge(comparison, config, table=load_table(f"pipeline.verdict.{task}_gates:TABLE"), **arguments)
+    return judge(comparison, config, table=load_table(f"{task}_gates"), **arguments)
 
 
 def broken(verdict: Verdict) -> list[str]:
