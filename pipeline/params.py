@@ -300,7 +300,7 @@ Tasks: Any = create_model("Tasks", __base__=Section, __doc__="The settings of ea
 class Params(Section):
     """All of `params.yaml`."""
 
-    task: Annotated[str, AfterValidator(_checked_task)] = "causal_lm"  # a default, for the files of before a choice
+    task: Annotated[str, AfterValidator(_checked_task)]
     tasks: Tasks = Tasks()
     base: PathName
     data: Data
