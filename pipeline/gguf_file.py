@@ -64,6 +64,7 @@ def _load(folder: Path) -> tuple[Any, Any, list[str]]:
     model, loading = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(
         folder,
         gguf_file=_NAME,
+        quantization_config=transformers.GgufConfig(dequantize=True),  # else, with some package, they stay packed
         dtype=torch.bfloat16,
         output_loading_info=True,
         local_files_only=True,
@@ -76,7 +77,8 @@ def _load(folder: Path) -> tuple[Any, Any, list[str]]:
 def _save(model: Any, tokenizer: Any, destination: Path) -> None:
     """Save the model as one that was never quantized; by itself transformers refuses to."""
     model.hf_quantizer, model.is_quantized = None, False
-    del model.config.quantization_config
+    if hasattr(model.config, "quantization_config"):  # not where no weight is quantized
+        del model.config.quantization_config
     model.save_pretrained(destination)
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.save_pretrained(destination)

@@ -85,6 +85,7 @@ def train(texts: list[str]) -> pretraining.Trained:
     tokenizer = learn_tokenizer(texts)
     config = params.Tokenize(strategy="pack", max_length=CONTEXT, canaries=0, canary_repeats=1)
     writer = TokenWriter(TASK, tokenizer, config, {})
+    pretraining.SCRATCH.mkdir(parents=True, exist_ok=True)
     rows, budget = writer.dataset(({"text": text} for text in texts), pretraining.SCRATCH)
     set_seed(SEED)
     model = GPT2LMHeadModel(model_config(tokenizer))
