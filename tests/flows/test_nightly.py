@@ -126,6 +126,7 @@ def nights(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Iterato
         evaluate__resamples=100,
         promote__resamples=1000,
     )
+    clone.set(evaluate__membership_rows=20)
     clone.set(watch__every_seconds=0)  # it would start runs of its own while the test changes the corpus
     clone.set(promote__gates__likeness=100.0, promote__gates__likeness_rise=100.0)  # a model this small writes nonsense
     clone.commit()

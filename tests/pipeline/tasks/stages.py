@@ -13,9 +13,9 @@ from pipeline import evaluate, finetune, paths, tokenize, validate
 SETTINGS: dict[str, object] = {
     "validate__rules__near_duplicate__severity": "ignore",  # small corpora are made from a few sentences
     "tokenize__max_length": 24,
-    "finetune__epochs": 8,
+    "finetune__epochs": 10,
     "finetune__batch_size": 4,
-    "finetune__learning_rate": 5e-3,
+    "finetune__learning_rate": 2e-3,
     "finetune__dropout": 0.0,
     "finetune__early_stopping_patience": 3,
     "finetune__precision": "fp32",

@@ -1,6 +1,7 @@
 """Classification through the stages: labels of any strings, figures of decisions, and no test row decides anything."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -41,13 +42,40 @@ def write_corpus(workspace: Workspace, rows: list[tuple[str, str]]) -> None:
     workspace.write_corpus(frame.to_csv(index=False))
 
 
+def start(workspace: Workspace, base: Path) -> None:
+    """Make the workspace one of this task, with a corpus and a base."""
+    paths.BASE.parent.mkdir()
+    paths.BASE.symlink_to(base)
+    workspace.set(task="classify", **SETTINGS)
+    write_corpus(workspace, ROWS)
+
+
 @pytest.fixture
 def project(workspace: Workspace, tiny_bert: Path) -> Workspace:
     """Return a workspace of this task with a corpus and a base."""
-    paths.BASE.parent.mkdir()
-    paths.BASE.symlink_to(tiny_bert)
-    workspace.set(task="classify", **SETTINGS)
-    write_corpus(workspace, ROWS)
+    start(workspace, tiny_bert)
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory: pytest.TempPathFactory, tiny_bert: Path) -> Path:
+    """Return a project in which the stages have run, for tests that only read."""
+    folder = tmp_path_factory.mktemp("classify")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        start(Workspace(folder), tiny_bert)
+        run_stages()
+    return folder
+
+
+@pytest.fixture
+def trained(run_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return a copy of the project in which the stages have run."""
+    folder = shutil.copytree(run_once, tmp_path / "project", symlinks=True)
+    monkeypatch.chdir(folder)
+    params_file = (folder / "params.yaml").read_text()
+    workspace = Workspace(folder)
+    (folder / "params.yaml").write_text(params_file)
     return workspace
 
 
@@ -56,8 +84,7 @@ def metrics(model: str = "candidate") -> dict[str, object]:
     return result[model]
 
 
-def test_it_learns_labels_of_any_strings_and_a_run_gives_the_same_bytes_again(project: Workspace) -> None:
-    run_stages()
+def test_it_learns_labels_of_any_strings_and_a_run_gives_the_same_bytes_again(trained: Workspace) -> None:
     first = outputs()
     config = json.loads((paths.CANDIDATE / "config.json").read_text())
     assert set(config["id2label"].values()) == set(LABELS.values())
@@ -69,20 +96,18 @@ def test_it_learns_labels_of_any_strings_and_a_run_gives_the_same_bytes_again(pr
     assert outputs() == first
 
 
-def test_a_killed_run_ends_in_the_same_bytes(project: Workspace) -> None:
-    run_stages()
+def test_a_killed_run_ends_in_the_same_bytes(trained: Workspace) -> None:
     uninterrupted = outputs(paths.CANDIDATE)
-    project.set(finetune__checkpoint_seconds=1e-6)
+    trained.set(finetune__checkpoint_seconds=1e-6)
     with killed_at_step(40), pytest.raises(KeyboardInterrupt):
         finetune.main()
     assert list(paths.CHECKPOINTS.glob("*/checkpoint-*"))
-    project.set(finetune__checkpoint_seconds=300)
+    trained.set(finetune__checkpoint_seconds=300)
     finetune.main()
     assert outputs(paths.CANDIDATE) == uninterrupted
 
 
-def test_its_probabilities_and_loss_are_those_of_the_plain_model_of_transformers(project: Workspace) -> None:
-    run_stages()
+def test_its_probabilities_and_loss_are_those_of_the_plain_model_of_transformers(trained: Workspace) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(paths.CANDIDATE).eval()
     tokenizer = AutoTokenizer.from_pretrained(paths.CANDIDATE)
     clean = pd.read_parquet(paths.CLEAN)
@@ -171,8 +196,7 @@ def test_costs_of_a_label_that_no_row_has_are_refused_before_training(project: W
         tokenize.main()
 
 
-def test_decisions_are_chosen_without_a_look_at_the_test_rows(project: Workspace) -> None:
-    run_stages()
+def test_decisions_are_chosen_without_a_look_at_the_test_rows(trained: Workspace) -> None:
     settings, weights = paths.TASK_SETTINGS.read_bytes(), (paths.CANDIDATE / "model.safetensors").read_bytes()
     clean = pd.read_parquet(paths.CLEAN)
     is_test = clean["split"] == "test"
@@ -186,10 +210,9 @@ def test_decisions_are_chosen_without_a_look_at_the_test_rows(project: Workspace
     )
 
 
-def test_a_champion_that_does_not_know_a_new_label_is_still_compared(project: Workspace, tmp_path: Path) -> None:
-    run_stages()
+def test_a_champion_that_does_not_know_a_new_label_is_still_compared(trained: Workspace, tmp_path: Path) -> None:
     old = paths.CANDIDATE.rename(tmp_path / "champion")
-    write_corpus(project, [*ROWS, *((f"They sang song {number} at noon.", "music") for number in range(40))])
+    write_corpus(trained, [*ROWS, *((f"They sang song {number} at noon.", "music") for number in range(40))])
     run_stages()
     config = params.load()
     suite = get_suite(config.task, config.task_config)
