@@ -77,6 +77,7 @@ def main() -> None:
         case_rows, line = _case(case, config, sizes)
         rows += case_rows
         lines.append(line)
+        warn("; ".join(line))
     heads = ["promoted, %", "of equal models", ROWS_ALONE, "of better ones", "their loss is lower by"]
     warn("simulating few rows of a class")
     few_rows, few = _few(sizes)
