@@ -107,7 +107,7 @@ def convert(folder: Path) -> None:
 
 LOADERS: dict[str, Callable[[Path], object]] = {
     "base": lambda folder: base.import_base(str(folder), folder.parent / "base", "causal_lm"),
-    "finetune": lambda folder: TASK.load_for_training(folder, 0.1),
+    "finetune": lambda folder: TASK.load_for_training(folder, 0.1, {}),
     "evaluate": TASK.load,
     "transformers": transformers.load_model,
     "tokenizer": transformers.load_tokenizer,
@@ -143,7 +143,7 @@ def test_the_folders_own_generation_never_runs(planted: Planted) -> None:
 def test_weights_come_from_safetensors_alone(planted: Planted) -> None:
     (planted.folder / "model.safetensors").unlink()
     torch.save({}, planted.folder / "pytorch_model.bin")
-    for load in (TASK.load, transformers.load_model, lambda folder: TASK.load_for_training(folder, 0.1)):
+    for load in (TASK.load, transformers.load_model, lambda folder: TASK.load_for_training(folder, 0.1, {})):
         with pytest.raises(OSError, match=r"model\.safetensors"):
             load(planted.folder)
 

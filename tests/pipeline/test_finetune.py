@@ -221,8 +221,8 @@ def test_a_checkpoint_that_finds_no_room_is_said_in_one_sentence(stage: Workspac
 def test_training_that_diverges_says_so_in_one_sentence(
     stage: Workspace, monkeypatch: pytest.MonkeyPatch, weight: float, loss: str
 ) -> None:
-    def broken(_task: CausalLM, folder: Path, dropout: float):
-        model = load(TASK, folder, dropout)
+    def broken(_task: CausalLM, folder: Path, dropout: float, info: dict[str, object]):
+        model = load(TASK, folder, dropout, info)
         model.transformer.ln_f.weight.data.fill_(weight)
         return model
 
@@ -260,7 +260,7 @@ def test_each_way_to_train_learns_and_ends_in_a_plain_model(stage: Workspace, se
 
 
 def test_dropout_comes_from_the_params(tiny_gpt2: Path) -> None:
-    model = TASK.load_for_training(tiny_gpt2, dropout=0.3)
+    model = TASK.load_for_training(tiny_gpt2, 0.3, {})
     rates = {module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)}
     assert rates == {0.3}
 
