@@ -148,7 +148,7 @@ def _entropy(content: bytes) -> float:
     return -sum(n / len(content) * math.log2(n / len(content)) for n in Counter(content).values())
 
 
-def warnings(fit: BaseFit, base: str, max_length: int, context: int) -> dict[str, str]:
+def warnings(fit: BaseFit, base: str, max_length: int, context: int, *, packs: bool = True) -> dict[str, str]:
     """Return what speaks against training the base on this corpus, by what it is about: language or length.
 
     Args:
@@ -156,8 +156,9 @@ def warnings(fit: BaseFit, base: str, max_length: int, context: int) -> dict[str
         base: As in params.yaml.
         max_length: `tokenize.max_length`.
         context: The base's.
+        packs: Whether the task's texts can be packed.
     """
-    found = {"language": _language_warning(fit, base), "length": _length_warning(fit, max_length, context)}
+    found = {"language": _language_warning(fit, base), "length": _length_warning(fit, max_length, context, packs)}
     return {about: sentence for about, sentence in found.items() if sentence}
 
 
@@ -182,17 +183,36 @@ def _language_warning(fit: BaseFit, base: str) -> str:
     )
 
 
-def _length_warning(fit: BaseFit, max_length: int, context: int) -> str:
+def _length_warning(fit: BaseFit, max_length: int, context: int, packs: bool) -> str:
     if fit.truncated <= _MAX_TRUNCATED:
         return ""
-    longer = ""
+    fixes = []
     if max_length < min(fit.length, context):
         reach = f"which cuts off at most {_percent(_MAX_TRUNCATED)}" if fit.length <= context else "the base's context"
-        longer = f"it to {min(fit.length, context)}, {reach}, or "
+        fixes.append(f"it to {min(fit.length, context)}, {reach}")
+    if packs:
+        fixes.append("tokenize.strategy to pack, which continues a long text in another row")
+    fix = f"set {', or '.join(fixes)}" if fixes else "shorten the texts, or take a base with a larger context"
+    return f"{_cut_off('tokenize.max_length', max_length, fit.truncated)}; {fix}"
+
+
+def target_warning(key: str, limit: int, kept: int, truncated: int) -> str:
+    """Return what speaks against the length of targets, which the key of params.yaml sets; "" where nothing does.
+
+    Args:
+        key: Of params.yaml.
+        limit: Its value.
+        kept: Tokens within the limit.
+        truncated: Tokens beyond it.
+    """
+    share = truncated / max(1, kept + truncated)
+    return f"{_cut_off(key, limit, share)}; raise it" if share > _MAX_TRUNCATED else ""
+
+
+def _cut_off(key: str, limit: int, share: float) -> str:
     return (
-        f"warning: tokenize.max_length ({max_length}) cuts off {_percent(fit.truncated)} of the tokens of the corpus "
-        f"(at most {_percent(_MAX_TRUNCATED)} are expected), so the model never sees how these texts go on; set "
-        f"{longer}tokenize.strategy to pack, which continues a long text in another row"
+        f"warning: {key} ({limit}) cuts off {_percent(share)} of the tokens of the corpus (at most "
+        f"{_percent(_MAX_TRUNCATED)} are expected), so the model never sees how these texts go on"
     )
 
 

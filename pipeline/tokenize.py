@@ -73,7 +73,8 @@ def main() -> None:
         paths.CORPUS_INFO.write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     paths.TOKEN_BUDGET.parent.mkdir(parents=True, exist_ok=True)
     paths.TOKEN_BUDGET.write_text(json.dumps(budget, indent=2) + "\n", encoding="utf-8")
-    _check_base_fit(all_params, context, budget["splits"].values())
+    columns = task.token_columns(tokenizer, config.max_length, info)
+    _check_base_fit(all_params, context, columns, budget["splits"].values())
 
 
 def _check_settings(config: params.Tokenize, name: str, task: Task, context: int) -> None:
@@ -93,16 +94,32 @@ def _check_settings(config: params.Tokenize, name: str, task: Task, context: int
         raise UserError("\n".join(f"params.yaml: {problem}" for problem in problems))
 
 
-def _check_base_fit(all_params: params.Params, context: int, budgets: Iterable[dict[str, int]]) -> None:
+def _check_base_fit(
+    all_params: params.Params, context: int, columns: Mapping[str, TokenColumn], budgets: Iterable[dict[str, int]]
+) -> None:
     """Warn, and write down, where the base does not know the corpus's language, or rows lose much of the texts."""
     total: Counter[str] = sum(map(Counter, budgets), Counter())
     truncated = total["truncated"] / max(1, total["kept"] + total["truncated"])
     task = get_task(all_params.task, all_params.task_config)
     fit = base_fit.measure((row["text"] for row in _rows_of("train")), task, truncated)
-    warnings = base_fit.warnings(fit, all_params.base, all_params.tokenize.max_length, context) if fit else {}
+    warnings = (
+        base_fit.warnings(fit, all_params.base, all_params.tokenize.max_length, context, packs=task.packs)
+        if fit
+        else {}
+    ) | _target_warnings(columns, total)
     for sentence in warnings.values():
         warn(sentence)
     fit_warnings.write(asdict(fit) if fit else {}, warnings, all_params)
+
+
+def _target_warnings(columns: Mapping[str, TokenColumn], total: Mapping[str, int]) -> dict[str, str]:
+    """Return the warnings about columns with a length of their own, by the column."""
+    found = {
+        name: base_fit.target_warning(column.key, column.length or 0, total[f"{name}_kept"], total[f"{name}_truncated"])
+        for name, column in columns.items()
+        if column.key
+    }
+    return {name: sentence for name, sentence in found.items() if sentence}
 
 
 def _planted_texts(task: Task, tokenizer: PreTrainedTokenizerBase, config: params.Tokenize) -> list[dict[str, str]]:
@@ -229,6 +246,11 @@ def _pad(documents: Iterable[Document], columns: Mapping[str, TokenColumn], budg
         budget["kept"] += kept
         budget["truncated"] += len(ids) - kept + document.truncated
         budget["padding"] += length - kept
+        for name, column in columns.items():
+            if column.key:
+                tokens = len(document.columns[name])
+                budget[f"{name}_kept"] += min(column.length or 0, tokens)
+                budget[f"{name}_truncated"] += max(0, tokens - (column.length or 0))
         yield padded_row(document, columns)
 
 

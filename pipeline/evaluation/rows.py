@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from pipeline import params
     from pipeline.evaluation.footprint import Footprint
     from pipeline.modeling.loss_model import LossModel
-    from pipeline.tasks.protocol import CorpusInfo, Task
+    from pipeline.tasks.protocol import CorpusInfo, Task, TokenColumn
 
 Row = dict[str, Any]  # a clean row
 _SHARES = ("perplexity", "perplexity_low", "perplexity_high")
 _TIMED = 64  # tokens of the row whose time is taken
 _LONGEST = 512  # tokens that a base reads of a row; what was trained says so itself
-_NOTHING = Scores(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
+NOTHING = Scores(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +84,10 @@ class RowSuite:
         clean = pd.read_parquet(paths.CLEAN)
         rows = {split: _as_rows(clean[clean["split"] == split]) for split in ("train", "validation", "test")}
         train, validation = (
-            _sample(rows[split], config.membership_rows, config.seed) for split in ("train", "validation")
+            sample_rows(rows[split], config.membership_rows, config.seed) for split in ("train", "validation")
         )
         test = rows["test"]
-        shown = _sample(test, config.test_prompts, config.seed)
+        shown = sample_rows(test, config.test_prompts, config.seed)
         return RowHeldOutData(
             rows=[row["row"] for row in test],
             texts=[row["text"] for row in test],
@@ -166,7 +166,7 @@ class RowSuite:
 
     def general_scores(self, model: Any, data: RowHeldOutData, config: params.Evaluate) -> Scores:
         """Return the scores of plain English, where a model of this task could forget it."""
-        return _NOTHING
+        return NOTHING
 
     def metrics(self, model: Any, answers: Any, data: RowHeldOutData, config: params.Evaluate) -> dict[str, Any]:
         """Return the figures of the task's own."""
@@ -248,9 +248,15 @@ def token_scores(task: Task, model: LoadedModel, rows: Sequence[Row], info: Corp
         padded_row(document, columns) for document in task.documents(rows, model.tokenizer, model.max_length, info)
     ]
     sums = np.zeros((len(rows), 2))
-    for batch in batches_by_length([sum(row["attention_mask"]) for row in token_rows], batch_tokens):
+    for batch in batches_by_length([_size(row, columns) for row in token_rows], batch_tokens):
         sums[batch] = _batch_scores(loss_model, [token_rows[at] for at in batch])
     return Scores(sums[:, 0], sums[:, 1].astype(np.int64), sizes_of(rows))
+
+
+def _size(row: Row, columns: Mapping[str, TokenColumn]) -> int:
+    """Return how many tokens a token row holds, with those of a target, which has a length of its own."""
+    targets = (sum(token != column.fill for token in row[name]) for name, column in columns.items() if column.key)
+    return int(sum(row["attention_mask"]) + sum(targets))
 
 
 def sizes_of(rows: Sequence[Row]) -> npt.NDArray[np.int64]:
@@ -283,7 +289,7 @@ def _as_rows(frame: pd.DataFrame) -> list[Row]:
     return rows
 
 
-def _sample(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
+def sample_rows(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """Return a bottom-k hash sample, in the corpus's order: the same rows as long as the corpus only grows."""
 
     def key(row: Row) -> bytes:

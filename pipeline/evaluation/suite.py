@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "causal_lm": "pipeline.evaluation.causal_lm",
     "classify": "pipeline.evaluation.classify",
+    "seq2seq": "pipeline.evaluation.seq2seq",
 }
 _DEFAULT = "pipeline.evaluation.rows"
 

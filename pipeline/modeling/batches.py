@@ -67,6 +67,18 @@ def collate_rows(rows: list[TokenRow]) -> Batch:
     return batch
 
 
+def collate_pairs(rows: list[TokenRow]) -> Batch:
+    """Return the sources and targets of `rows`, each cut to the longest: as `DataCollatorForSeq2Seq` without a model.
+
+    Returns:
+        `input_ids` and `attention_mask`, (rows, tokens of the longest source), and `labels`, (rows, tokens of the
+        longest target).
+    """
+    batch = collate_rows(rows)
+    longest = int((batch["labels"] != IGNORED_LABEL).any(0).nonzero().max()) + 1
+    return {**batch, "labels": batch["labels"][:, :longest].contiguous()}
+
+
 def _positions(row: TokenRow) -> torch.Tensor:
     """Return each token's position in its document; a padded row is one document, its padding has position 0."""
     if "position_ids" in row:

@@ -57,7 +57,7 @@ class LossModel(torch.nn.Module):
         logits = self.model(input_ids, **kwargs).logits[:, :-1]
         counted = labels[:, 1:] != IGNORED_LABEL
         losses = torch.nn.functional.cross_entropy(logits[counted].float(), labels[:, 1:][counted], reduction="none")
-        return _loss_and_scores(losses, counted)
+        return loss_and_scores(losses, counted)
 
 
 class FusedLossModel(LossModel):
@@ -79,10 +79,10 @@ class FusedLossModel(LossModel):
         if self.training:
             total = counted.sum() if num_items_in_batch is None else num_items_in_batch
             return {"loss": summed_loss(states[counted], weight, targets[counted]) / total}
-        return _loss_and_scores(token_losses(states[counted], weight, targets[counted]), counted, row_lengths)
+        return loss_and_scores(token_losses(states[counted], weight, targets[counted]), counted, row_lengths)
 
 
-def _loss_and_scores(losses: torch.Tensor, counted: torch.Tensor, row_lengths: torch.Tensor | None = None) -> Batch:
+def loss_and_scores(losses: torch.Tensor, counted: torch.Tensor, row_lengths: torch.Tensor | None = None) -> Batch:
     """Return the output of an evaluation.
 
     Args:

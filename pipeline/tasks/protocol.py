@@ -33,6 +33,7 @@ class TokenColumn(NamedTuple):
     dtype: str  # of `datasets.Value`
     length: int | None = None  # to which lists are padded or cut; None: one number a row
     fill: int = 0  # what pads them
+    key: str = ""  # of params.yaml, which sets `length`, where that is not tokenize.max_length
 
 
 class Task(Protocol):

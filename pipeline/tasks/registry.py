@@ -10,6 +10,7 @@ from pipeline.tasks.protocol import Task
 _MODULES = {
     "causal_lm": "pipeline.tasks.causal_lm",
     "classify": "pipeline.tasks.classify",
+    "seq2seq": "pipeline.tasks.seq2seq",
 }
 NAMES = tuple(_MODULES)
 
