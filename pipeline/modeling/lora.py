@@ -4,6 +4,7 @@ Call `add` before the optimizer is created and `merge` before the model is saved
 parameters with `requires_grad` are trained, and only they are in checkpoints.
 """
 
+import torch
 from peft import LoraConfig, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
@@ -15,18 +16,39 @@ _ADAPTER = "default"
 def add(model: PreTrainedModel, rank: int) -> PreTrainedModel:
     """Add adapters of `rank` to all linear layers of the blocks, in place, and freeze the rest; return the model.
 
-    New adapters change no output. Alpha is twice the rank, so that the learning rate does not depend on the rank.
+    New adapters change no output. Alpha is twice the rank, so that the learning rate does not depend on the rank. The
+    head of a classifier is trained as a whole: its weights are new, so there is nothing to adapt.
     """
     conv1d = any(isinstance(module, Conv1D) for module in model.modules())
+    head = _new_head(model)
     config = LoraConfig(
-        task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=2 * rank,
         target_modules=["c_attn", "c_proj", "c_fc"] if conv1d else "all-linear",
+        exclude_modules=[name for part in head for name in _linear_layers(model, part)],
         fan_in_fan_out=conv1d,  # GPT-2 keeps its weights as (in, out)
     )
     LoraModel(model, config, _ADAPTER)
+    for part in head:
+        model.get_submodule(part).requires_grad_(True)
     return model
+
+
+def _new_head(model: PreTrainedModel) -> list[str]:
+    """Return the modules that a pre-trained encoder or decoder may lack; none where it has learned to predict tokens.
+
+    They are those around the blocks, and BERT's pooler, which masked language modelling does without.
+    """
+    if model.get_output_embeddings() is not None:
+        return []
+    body = model.base_model_prefix
+    around = [name for name, _ in model.named_children() if name != body]
+    return [*around, *(f"{body}.{name}" for name, _ in model.base_model.named_children() if name == "pooler")]
+
+
+def _linear_layers(model: PreTrainedModel, part: str) -> list[str]:
+    layers = model.get_submodule(part).named_modules(prefix=part)
+    return [name for name, module in layers if isinstance(module, torch.nn.Linear)]
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
