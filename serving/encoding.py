@@ -16,6 +16,7 @@ from serving.errors import ApiError
 from serving.metrics import EncodingSpan, Outcome
 from serving.model_loader import LoadedModel
 from serving.schema import ENCODER_HEADERS, TokensRead
+from serving.settings import EngineSettings
 from serving.streaming import unless_disconnected
 
 if TYPE_CHECKING:
@@ -87,6 +88,19 @@ class EncoderRequests:
         finally:
             self._open -= 1
             span.end(outcome)
+
+
+def make_engine(
+    folder: Path, auto_class: str, settings: EngineSettings, *, names_special_tokens: bool = False
+) -> "EncoderEngine":
+    """Return the engine of the encoder in `folder`, see there; raises EngineError where the settings name another."""
+    from serving.engines.encoder import EncoderEngine  # torch, which BentoML's master does not need
+
+    if settings.name not in ("auto", EncoderEngine.name):
+        raise EngineError(
+            f"service.engine is {settings.name}, expected auto or {EncoderEngine.name}, which runs models of this task"
+        )
+    return EncoderEngine(folder, auto_class, names_special_tokens=names_special_tokens)
 
 
 def usage(encoded: "Sequence[Encoded]") -> TokensRead:

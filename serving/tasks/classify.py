@@ -1,7 +1,6 @@
 """Classifiers for the service: which label a text has, or which labels, with all probabilities."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, BeforeValidator, Field, create_model
 
+from pipeline.modeling.decision import Decision, cost_matrix, decide, probabilities
 from pipeline.params import Service
 from serving import encoding, playground, task_json
 from serving.body import BoundedRoute, parsed
@@ -72,6 +72,10 @@ class LabelDecision(BaseModel):
         dict[str, float],
         Field(description="A label with a threshold is chosen at or above it; without, the likeliest of the others is"),
     ]
+    costs: Annotated[
+        dict[str, dict[str, float]],
+        Field(description="Of each answer for each true label; with them, the label of the least expected cost"),
+    ]
     temperature: Annotated[float, Field(description="By which logits were divided, to calibrate the probabilities")]
     multi_label: Annotated[bool, Field(description="Whether a text can have several labels")]
 
@@ -87,52 +91,43 @@ class ClassifyAnswer(BaseModel):
     engine: str
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The labels of a model, and its task.json; a model without one takes the likeliest label."""
+def decision_of(engine: "EncoderEngine") -> Decision:
+    """Return how a loaded model decides, by its task.json; a model without one takes the likeliest label."""
+    settings = engine.settings
+    is_multi_label = bool(settings.get("multi_label", engine.is_multi_label))
+    default = dict.fromkeys(engine.labels, 0.5) if is_multi_label else {}
+    thresholds = {**default, **settings.get("thresholds", {})}
+    return Decision.from_task({**settings, "multi_label": is_multi_label, "thresholds": thresholds}, engine.labels)
 
-    labels: Sequence[str]
-    temperature: float
-    thresholds: Mapping[str, float]
-    by: str
-    multi_label: bool
 
-    @classmethod
-    def of(cls, engine: "EncoderEngine") -> "Decision":
-        """Return the decision of a loaded model."""
-        settings = engine.settings
-        is_multi_label = bool(settings.get("multi_label", engine.is_multi_label))
-        default = dict.fromkeys(engine.labels, 0.5) if is_multi_label else {}
-        thresholds = {**default, **settings.get("thresholds", {})}
-        temperature = float(settings.get("temperature", 1.0))
-        return cls(engine.labels, temperature, thresholds, str(settings.get("by", "argmax")), is_multi_label)
+def results_of(decision: Decision, logits: "Sequence[Logits]", top_k: int | None = None) -> list[TextLabels]:
+    """Return what the model says of each text; decided by the probabilities as they are sent."""
+    shares = probabilities(np.stack(logits), decision.temperature, multi_label=decision.multi_label)  # (texts, labels)
+    shares = shares.round(DIGITS)
+    results = []
+    for row, decided in zip(shares, decide(shares, decision), strict=True):
+        chosen: Any = np.flatnonzero(decided) if decision.multi_label else [decided]
+        labels = [decision.labels[at] for at in chosen]
+        listed = [
+            LabelProbability(label=decision.labels[at], probability=float(row[at]))
+            for at in np.argsort(-row, kind="stable")[:top_k]
+        ]
+        results.append(
+            TextLabels(label=None if decision.multi_label else labels[0], labels=labels, probabilities=listed)
+        )
+    return results
 
-    def probabilities(self, logits: "Logits") -> list[float]:
-        """Return the probability of each label, in the order of the labels: softmax, or sigmoid for several labels."""
-        scaled = logits.astype(np.float64) / self.temperature  # (labels,)
-        if self.multi_label:
-            shares = np.exp(-np.logaddexp(0.0, -scaled))  # a sigmoid that does not overflow
-        else:
-            shares = np.exp(scaled - scaled.max())
-            shares /= shares.sum()
-        return [round(float(share), DIGITS) for share in shares]
 
-    def choose(self, probabilities: Sequence[float]) -> list[str]:
-        """Return the labels of a text: as many as there are of several, exactly one otherwise."""
-        by_label = dict(zip(self.labels, probabilities, strict=True))
-        reached = [label for label in self.labels if by_label[label] >= self.thresholds.get(label, np.inf)]
-        if self.multi_label or reached:
-            return reached
-        others = [label for label in self.labels if label not in self.thresholds]
-        return [max(others, key=lambda label: by_label[label])]
-
-    def result(self, logits: "Logits", top_k: int | None) -> TextLabels:
-        """Return what the model says of a text."""
-        probabilities = self.probabilities(logits)
-        labels = self.choose(probabilities)
-        ranked = sorted(zip(self.labels, probabilities, strict=True), key=lambda pair: -pair[1])
-        listed = [LabelProbability(label=label, probability=share) for label, share in ranked[:top_k]]
-        return TextLabels(label=None if self.multi_label else labels[0], labels=labels, probabilities=listed)
+def _check(decision: Decision) -> None:
+    """Raise EngineError for a decision that does not fit the model's labels."""
+    cost_matrix(decision.costs, decision.labels)
+    unknown = sorted(set(decision.thresholds) - set(decision.labels))
+    if unknown or not decision.temperature > 0 or (not decision.multi_label and len(decision.thresholds) > 1):
+        raise EngineError(
+            f"{task_json.NAME} does not fit the labels in config.json: expected a temperature above 0, and"
+            f" thresholds of at most one label, or of several for several labels; found temperature"
+            f" {decision.temperature}, and thresholds of {', '.join(map(repr, unknown or decision.thresholds))}"
+        )
 
 
 class Classify:
@@ -154,20 +149,14 @@ class Classify:
             return "holds a model with one output, which scores but does not classify"
         return ""
 
-    def make_engine(self, folder: Path, _settings: EngineSettings) -> "EncoderEngine":
+    def make_engine(self, folder: Path, settings: EngineSettings) -> "EncoderEngine":
         """Return the engine; raises EngineError where task.json does not fit the model."""
-        from serving.engines.encoder import EncoderEngine  # torch, which BentoML's master does not need
-
-        engine = EncoderEngine(folder, "AutoModelForSequenceClassification")
-        decision = Decision.of(engine)
-        unknown = sorted(set(decision.thresholds) - set(engine.labels))
-        if unknown or not decision.temperature > 0 or (not decision.multi_label and len(decision.thresholds) > 1):
+        engine = encoding.make_engine(folder, "AutoModelForSequenceClassification", settings)
+        try:
+            _check(decision_of(engine))
+        except BaseException:
             engine.close()
-            raise EngineError(
-                f"{task_json.NAME} does not fit the labels in config.json: expected a temperature above 0, and"
-                f" thresholds of at most one label, or of several for several labels; found thresholds of"
-                f" {', '.join(map(repr, unknown or decision.thresholds))}"
-            )
+            raise
         return engine
 
     async def smoke_test(self, engine: "EncoderEngine") -> None:
@@ -207,12 +196,13 @@ def _routes(served: "ServedModel[EncoderEngine]", settings: Service) -> APIRoute
         loaded: LoadedModel[Any] = await resources.enter_async_context(served.acquire(body.model))
         encoded = await requests.encode(loaded.engine, body.text, "text", truncate=body.truncate)
         logits = await requests.logits(request, loaded, encoded)
-        decision = Decision.of(loaded.engine)
+        decision = decision_of(loaded.engine)
         answer = ClassifyAnswer(
-            results=[decision.result(of_text, body.top_k) for of_text in logits],
+            results=results_of(decision, logits, body.top_k),
             decision=LabelDecision(
                 by=decision.by,
                 thresholds=dict(decision.thresholds),
+                costs={true: dict(costs) for true, costs in decision.costs.items()},
                 temperature=decision.temperature,
                 multi_label=decision.multi_label,
             ),

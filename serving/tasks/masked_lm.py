@@ -107,11 +107,9 @@ class MaskedLM:
         """Return why the model fills no gaps."""
         return encoding.architecture_reason(folder, "ForMaskedLM", "filling gaps")
 
-    def make_engine(self, folder: Path, _settings: EngineSettings) -> "EncoderEngine":
+    def make_engine(self, folder: Path, settings: EngineSettings) -> "EncoderEngine":
         """Return the engine; raises EngineError for a tokenizer without a mask."""
-        from serving.engines.encoder import EncoderEngine  # torch, which BentoML's master does not need
-
-        engine = EncoderEngine(folder, "AutoModelForMaskedLM", names_special_tokens=True)
+        engine = encoding.make_engine(folder, "AutoModelForMaskedLM", settings, names_special_tokens=True)
         if engine.pretrained_tokenizer.mask_token is None:
             engine.close()
             raise EngineError("its tokenizer names no mask_token; set it in tokenizer_config.json")

@@ -166,11 +166,9 @@ class Rank:
         outputs = encoding.outputs_of(folder)
         return "" if outputs == 1 else f"holds a model with {outputs} outputs, expected one, the relevance of a pair"
 
-    def make_engine(self, folder: Path, _settings: EngineSettings) -> "EncoderEngine":
+    def make_engine(self, folder: Path, settings: EngineSettings) -> "EncoderEngine":
         """Return the engine."""
-        from serving.engines.encoder import EncoderEngine  # torch, which BentoML's master does not need
-
-        return EncoderEngine(folder, "AutoModelForSequenceClassification")
+        return encoding.make_engine(folder, "AutoModelForSequenceClassification", settings)
 
     async def smoke_test(self, engine: "EncoderEngine") -> None:
         """Score a few pairs; raises RefusedError for broken weights."""

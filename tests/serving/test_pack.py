@@ -98,7 +98,9 @@ def another(model: Path, folder: Path) -> Path:
 
 
 def imported(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    # Imports inside functions of `pipeline` are for stages and commands, which a bento does not offer.
+    for node in tree.body if "pipeline" in file.parts else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

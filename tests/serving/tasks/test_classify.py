@@ -12,9 +12,10 @@ import pytest
 from bentoml.exceptions import BentoMLException
 from starlette.testclient import TestClient
 
+from pipeline.modeling.decision import Decision
 from serving import model_folder, tasks
 from serving.engines.protocol import EngineError
-from serving.tasks.classify import MAX_TEXTS, Decision
+from serving.tasks.classify import MAX_TEXTS, results_of
 from tests.serving.conftest import engine_settings, service_settings
 from tests.serving.tasks.encoders import CONTEXT, TEXTS, client_of, error, make_encoder, reference_logits, softmax
 
@@ -59,7 +60,13 @@ def test_an_answer_has_the_probabilities_of_transformers_and_names_what_gave_the
         others = max(("ok", "an unclear one"), key=lambda label: given[label])
         assert result["label"] == ("fraud" if given["fraud"] >= 0.2 else others)
         assert result["labels"] == [result["label"]]
-    assert answer["decision"] == {"by": "f1", "thresholds": {"fraud": 0.2}, "temperature": 1.5, "multi_label": False}
+    assert answer["decision"] == {
+        "by": "f1",
+        "thresholds": {"fraud": 0.2},
+        "costs": {},
+        "temperature": 1.5,
+        "multi_label": False,
+    }
     assert answer["model"] == model_folder.version(folder)
     assert (answer["data"], answer["engine"]) == ("0" * 64, "transformers")
     assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > len(TEXTS)
@@ -156,20 +163,27 @@ def test_above_the_time_limit_requests_are_504(
         assert error(client.post("/classify", json={"text": TEXTS}), 504)["code"] == "timeout"
 
 
-def decision(**changes: Any) -> Decision:
-    settings = {"labels": ["a", "b", "c"], "temperature": 1.0, "thresholds": {}, "by": "argmax", "multi_label": False}
-    return Decision(**{**settings, **changes})
+def labels_of(logits: list[float], **decision: Any) -> list[str]:
+    """Return the labels that a text with these logits gets."""
+    [result] = results_of(Decision(("a", "b", "c"), **decision), [np.array(logits, np.float32)])
+    assert result.label == (None if decision.get("multi_label") else result.labels[0])
+    return result.labels
 
 
-def test_decisions_follow_the_thresholds() -> None:
-    assert decision().choose([0.2, 0.5, 0.3]) == ["b"]
-    assert decision(thresholds={"b": 0.6}).choose([0.2, 0.5, 0.3]) == ["c"]  # the likeliest of the others
-    assert decision(thresholds={"a": 0.2}).choose([0.2, 0.5, 0.3]) == ["a"]
-    several = decision(multi_label=True, thresholds={"a": 0.5, "b": 0.9, "c": 0.5})
-    assert several.choose([0.5, 0.8, 0.7]) == ["a", "c"]
-    assert several.choose([0.1, 0.1, 0.1]) == []
-    assert several.result(np.array([0.0, 1000.0, -1000.0], np.float32), None).label is None
-    assert several.probabilities(np.array([0.0, 1000.0, -1000.0], np.float32)) == [0.5, 1.0, 0.0]
+def test_decisions_follow_thresholds_and_costs() -> None:
+    logits = np.log([0.2, 0.5, 0.3]).tolist()
+    assert labels_of(logits) == ["b"]
+    assert labels_of(logits, thresholds={"b": 0.6}) == ["c"]  # the likeliest of the others
+    assert labels_of(logits, thresholds={"a": 0.15}) == ["a"]
+    assert labels_of(logits, costs={"a": {"b": 9.0, "c": 9.0}}) == ["a"]
+    several = {"multi_label": True, "thresholds": {"a": 0.5, "b": 0.9, "c": 0.5}}
+    assert labels_of([0.0, 1.0, 1.0], **several) == ["a", "c"]
+    assert labels_of([-9.0, -1000.0, -9.0], **several) == []
+
+
+def test_another_engine_than_the_encoders_is_refused_by_name(folder: Path) -> None:
+    with pytest.raises(EngineError, match=r"service\.engine is int8, expected auto or transformers"):
+        tasks.model_kind("classify", engine_settings("int8")).make_engine(folder)
 
 
 def test_a_folder_of_the_hub_without_task_json_takes_the_likeliest_label(
@@ -178,7 +192,13 @@ def test_a_folder_of_the_hub_without_task_json_takes_the_likeliest_label(
     folder = make(tmp_path_factory.mktemp("hub") / "model", None)
     with client_of_folder(monkeypatch, folder, tmp_path_factory) as client:
         answer = client.post("/classify", json={"text": TEXTS}).json()
-    assert answer["decision"] == {"by": "argmax", "thresholds": {}, "temperature": 1.0, "multi_label": False}
+    assert answer["decision"] == {
+        "by": "argmax",
+        "thresholds": {},
+        "costs": {},
+        "temperature": 1.0,
+        "multi_label": False,
+    }
     assert answer["data"] is None
     assert all(result["label"] == result["probabilities"][0]["label"] for result in answer["results"])
 
