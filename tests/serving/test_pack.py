@@ -23,6 +23,7 @@ from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from pipeline.stage_deps import files_of
 from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving, write_verdict
+from tests.serving.tasks.encoders import make_encoder
 from tests.sockets import ports
 
 pytestmark = pytest.mark.integration
@@ -179,6 +180,38 @@ def test_a_bento_is_complete_and_serves_from_elsewhere_without_the_checkout(
         assert (about["why"], about["model"]) == ("packed in this bento", version)
         assert about["verdict"]["outcome"] == "refused"
         assert server.post(prompt=PROMPT, seed=1, max_new_tokens=8).status_code == 200
+
+
+def test_a_classifier_is_packed_under_the_name_of_its_task_and_another_tasks_model_is_refused(
+    checkout: Path, home: Path, tmp_path: Path
+) -> None:
+    params = checkout / "params.yaml"
+    content = params.read_text(encoding="utf-8")
+    params.write_text(content.replace("task: causal_lm", "task: classify"), encoding="utf-8")
+    assert "holds a model of the task causal_lm, while this project's task is classify" in refusal(
+        cwd=checkout, home=home
+    )
+    candidate = checkout / "models" / "candidate"
+    shutil.rmtree(candidate)
+    task = {"task": "classify", "temperature": 2.0, "thresholds": {}, "by": "argmax", "multi_label": False}
+    make_encoder(candidate, "bert", "AutoModelForSequenceClassification", task, num_labels=3)
+    version = content_version(candidate)
+    assert f"as the bento classifier:{version}" in pack(cwd=checkout)
+    shutil.rmtree(checkout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bento = home / "bentos" / "classifier" / version
+    with serving(str(bento), cwd=elsewhere, BENTOML_CONTAINERIZED="true") as server:
+        assert httpx.get(server.url).json()["name"] == "classifier"
+        answer = httpx.post(f"{server.url}/classify", json={"text": "a cat"}, timeout=300).json()
+        assert (answer["model"], answer["decision"]["temperature"]) == (version, 2.0)
+        refused = httpx.post(f"{server.url}/generate", json={"prompt": "a"}, timeout=300)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "other_task")
+        assert "/classify" in httpx.get(f"{server.url}/docs.json").json()["paths"]
+        metrics = httpx.get(f"{server.url}/metrics").text
+        assert 'gpt2_texts_total{end="stop"} 1.0' in metrics
+        log = server.log.read_text(encoding="utf-8")
+    assert "Traceback" not in log
 
 
 def test_the_champion_is_packed_before_the_candidate_or_the_named_version(
