@@ -24,6 +24,7 @@ from pipeline import param_rules, params, paths
 from pipeline.command import UserError, warn
 from pipeline.intake.category import CategoryCheck, group_names
 from pipeline.intake.columns import check_columns
+from pipeline.intake.contradictions import Contradictions
 from pipeline.intake.corpus_batches import CorpusBatch, read_batches
 from pipeline.intake.duplicates import DuplicateMatches, Duplicates
 from pipeline.intake.explain import Explainer
@@ -76,7 +77,7 @@ def main() -> None:
         if summary.stopped:
             raise UserError(summary.stopped)
         clean.replace(paths.CLEAN)
-    for sentence in summary.labels.warnings():
+    for sentence in summary.task_warnings():
         warn(sentence)
     refused = f", the others refused ({_reason_counts(summary)})" if summary.rows_refused else ""
     warn(f"{summary.rows_clean} of {summary.rows_in} rows are clean{refused}; see {paths.VALIDATE_REPORT}")
@@ -236,6 +237,7 @@ def second_pass(
     if config.data.broken_rows == "quarantine":
         columns[FURTHER_FIELDS] = FURTHER_FIELDS
     task_columns = TaskColumns(summary.file_format, config.validate_)
+    contradictions = Contradictions(task_columns, duplicates.duplicate_of)
     schema = pa.schema([*_CLEAN_SCHEMA, *([_GROUP] if rows.category else []), *fields_of(task_columns.columns)])
     with (
         pq.ParquetWriter(clean, schema) as clean_file,
@@ -245,6 +247,7 @@ def second_pass(
         for batch in rows.batches():
             decisions = _decide(batch, duplicates, checker, config.validate_)
             clean_rows = _clean_table(batch, decisions, rows, task_columns, schema)
+            contradictions.add(batch, rows.fields, decisions.reasons, decisions.matches.duplicate_of)
             background.submit(clean_file.write_table, clean_rows)
             sample.add(batch["key"].to_numpy()[~decisions.refused], clean_rows["text"])
             for position in np.flatnonzero(decisions.refused).tolist():
@@ -255,6 +258,7 @@ def second_pass(
             _count_decisions(summary, batch, decisions, clean_rows)
             _keep_examples(summary, batch, explainer, decisions)
     _complete_pairs(summary, duplicates, rows)
+    summary.contradictions = contradictions
     summary.token_counts = count_tokens(sample.texts, paths.BASE_TOKENIZER)
     summary.context = context_in(paths.BASE_CONFIG)
     return checker.results, quarantine.rows
@@ -298,6 +302,7 @@ def _count_decisions(summary: Summary, batch: pa.RecordBatch, decisions: _Decisi
     summary.rows_refused += int(decisions.refused.sum())
     summary.parts.add(batch["row"].to_numpy(), decisions.refused, lengths)
     summary.labels.add(clean_rows)
+    summary.queries.add(clean_rows)
     if _GROUP.name in clean_rows.column_names:
         summary.groups.update(clean_rows[_GROUP.name].to_pylist())
     for split in SPLITS:
@@ -366,7 +371,7 @@ def check_corpus(summary: Summary, unaccounted: int) -> tuple[str, Expectations]
             f"or change the rule (validate.rules) or that bound in params.yaml{copies}"
         ), checker.results
     rows_needed = rows_for_each_split(config.validation_share, config.test_share)
-    if problem := summary.labels.problem():
+    if problem := summary.task_problem():
         return f"{corpus}: {problem}; add rows, or name another column in params.yaml", checker.results
     for split in SPLITS:
         if split in broken:
@@ -396,7 +401,6 @@ def write_results(summary: Summary, expectations: dict[str, Expectations]) -> No
 def _metrics(summary: Summary) -> dict[str, Any]:
     """Return the stage's metrics: the same numbers in the same order for the same corpus."""
     groups = {} if summary.config.category == "none" else {"groups": dict(sorted(summary.groups.items()))}
-    labels = {"labels": counts} if (counts := summary.labels.as_json()) else {}
     return {
         "corpus": str(summary.file_format.path),
         "corpus_md5": summary.md5,  # as DVC names the file
@@ -408,7 +412,7 @@ def _metrics(summary: Summary) -> dict[str, Any]:
         "fixes": dict(sorted((+summary.fixes).items())),
         "splits": {split: summary.splits[split] for split in SPLITS},
         **groups,
-        **labels,
+        **summary.task_metrics(),
     }
 
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from pipeline import paths
+from tests.tiny_models import save_bert, save_roberta
 
 # By default httpx gives up after 5 seconds, less than a busy machine may take; all its functions share this object.
 for _phase in ("connect", "read", "write", "pool"):
@@ -66,6 +67,18 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     GPT2LMHeadModel(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random BERT, context 64, and its tokenizer."""
+    return save_bert(tmp_path_factory.mktemp("tiny_bert"), LINES)
+
+
+@pytest.fixture(scope="session")
+def tiny_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a random RoBERTa, context 64, and its tokenizer."""
+    return save_roberta(tmp_path_factory.mktemp("tiny_roberta"), LINES)
 
 
 @pytest.fixture(autouse=True)

@@ -244,9 +244,7 @@ def token_scores(task: Task, model: LoadedModel, rows: Sequence[Row], info: Corp
     """Return the loss and the number of labels of each row, as training has them; rows of like length share a batch."""
     loss_model = task.loss_model(model.model, info).eval()
     columns = task.token_columns(model.tokenizer, model.max_length, info)
-    token_rows = [
-        padded_row(document, columns) for document in task.documents(rows, model.tokenizer, model.max_length, info)
-    ]
+    token_rows = token_rows_of(task, model, rows, info)
     sums = np.zeros((len(rows), 2))
     for batch in batches_by_length([_size(row, columns) for row in token_rows], batch_tokens):
         sums[batch] = _batch_scores(loss_model, [token_rows[at] for at in batch])
@@ -257,6 +255,29 @@ def _size(row: Row, columns: Mapping[str, TokenColumn]) -> int:
     """Return how many tokens a token row holds, with those of a target, which has a length of its own."""
     targets = (sum(token != column.fill for token in row[name]) for name, column in columns.items() if column.key)
     return int(sum(row["attention_mask"]) + sum(targets))
+
+
+@torch.inference_mode()
+def row_logits(
+    task: Task, model: LoadedModel, rows: Sequence[Row], info: CorpusInfo, batch_tokens: int
+) -> npt.NDArray[np.float64]:
+    """Return the logits of rows with one answer each, (rows, labels), in order."""
+    loss_model = task.loss_model(model.model, info).eval()
+    token_rows = token_rows_of(task, model, rows, info)
+    logits = np.zeros((len(rows), model.model.config.num_labels))
+    for batch in batches_by_length([sum(row["attention_mask"]) for row in token_rows], batch_tokens):
+        inputs = loss_model.collate([token_rows[at] for at in batch])
+        del inputs["labels"]
+        on_device = {name: tensor.to(loss_model.device) for name, tensor in inputs.items()}
+        logits[batch] = loss_model.model(**on_device).logits.double().cpu().numpy()
+    return logits
+
+
+def token_rows_of(task: Task, model: LoadedModel, rows: Sequence[Row], info: CorpusInfo) -> list[dict[str, Any]]:
+    """Return the token row of each row, as training has them."""
+    columns = task.token_columns(model.tokenizer, model.max_length, info)
+    documents = task.documents(rows, model.tokenizer, model.max_length, info)
+    return [padded_row(document, columns) for document in documents]
 
 
 def sizes_of(rows: Sequence[Row]) -> npt.NDArray[np.int64]:

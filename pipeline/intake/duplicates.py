@@ -124,6 +124,11 @@ class Duplicates:
         found = self._matches
         return DuplicateMatches(found.duplicate_of[at], found.near_duplicate_of[at], found.similarity[at])
 
+    @property
+    def duplicate_of(self) -> NDArray[np.int64]:
+        """For each row in order, the row that holds the same text and stays; 0 for none."""
+        return self._matches.duplicate_of
+
     def _append(self, name: str, content: bytes) -> None:
         with (self._scratch / name).open("ab") as file:
             file.write(content)

@@ -64,6 +64,11 @@ def binary_log_losses(logits: torch.Tensor, labels: torch.Tensor, weights: torch
     return losses.mean(-1)
 
 
+def relevance_losses(logits: torch.Tensor, labels: torch.Tensor, _weights: torch.Tensor | None) -> torch.Tensor:
+    """Return the binary log loss of each row; `logits` are (rows, 1), `labels` (rows,) from 0 to 1."""
+    return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, reduction="none")
+
+
 @torch.inference_mode()
 def logits_and_labels(model: LossModel, rows: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the logits (rows, labels) and the labels of token rows, in order."""

@@ -46,7 +46,7 @@ def page(summary: Summary) -> str:
 def advice(summary: Summary) -> list[str]:
     """Return what to do next, a sentence each; what recovers most rows comes first."""
     rows = summary.rows_in
-    sentences = []
+    sentences = [_as_sentence(warning) for warning in summary.task_warnings()]
     for reason, count in sorted(summary.refused.items(), key=lambda item: (-item[1], item[0])):
         if count / rows >= 0.01 and reason not in _COPIES:
             rule = describe_rule(reason, summary.config)
@@ -69,6 +69,11 @@ def advice(summary: Summary) -> list[str]:
             "row number and reasons. Then run dvc repro."
         )
     return sentences
+
+
+def _as_sentence(warning: str) -> str:
+    said = warning.removeprefix("warning: ")
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def _length_sentence(summary: Summary) -> str:

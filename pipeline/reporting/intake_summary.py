@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from pipeline import params
 from pipeline.intake import identifiers
+from pipeline.intake.contradictions import Contradictions
 from pipeline.intake.explain import LowestPassing
 from pipeline.intake.file_format import FileFormat
+from pipeline.intake.query_counts import QueryCounts
 from pipeline.intake.splits import SPLITS
 from pipeline.intake.task_columns import LabelCounts
 from pipeline.redaction import redact
@@ -86,6 +89,8 @@ class Summary:
     splits: Counter[str] = field(default_factory=Counter)  # split -> clean rows
     groups: Counter[str] = field(default_factory=Counter)  # value of validate.category -> clean rows
     labels: LabelCounts = field(init=False)  # where the task has labels
+    queries: QueryCounts = field(init=False)  # where the task has queries
+    contradictions: Contradictions | None = None  # of the second pass
     mask: Mask = field(init=False)
     examples: Examples = field(init=False)  # of refused rows
     warning_examples: Examples = field(init=False)
@@ -106,6 +111,7 @@ class Summary:
         """Mask the personal data that the rules detect."""
         rules = self.config.rules
         self.labels = LabelCounts(self.config.columns)
+        self.queries = QueryCounts(self.config.columns)
         self.mask = partial(redact, region=rules.phone.region, further=identifiers.detectors(rules))
         self.examples, self.warning_examples = Examples(self.mask), Examples(self.mask)
         self.exact_pairs, self.near_pairs, self.close_pairs = Pairs(self.mask), Pairs(self.mask), Pairs(self.mask)
@@ -118,6 +124,21 @@ class Summary:
             for share, row, text in self.low_letters.kept
             if share < 0.5
         ]
+
+    def task_metrics(self) -> dict[str, Any]:
+        """Return the counts of what the task is to learn, for the stage's metrics."""
+        counts = {"labels": labels} if (labels := self.labels.as_json()) else {}
+        contradictions = self.contradictions.as_json() if self.contradictions else {}
+        return {**counts, **self.queries.as_json(), **contradictions}
+
+    def task_problem(self) -> str:
+        """Return why nothing can be learned from these rows, as a clause; "" where something can."""
+        return self.labels.problem() or self.queries.problem()
+
+    def task_warnings(self) -> list[str]:
+        """Return what a person should know of what the task is to learn, a sentence each."""
+        contradictions = self.contradictions.warnings() if self.contradictions else []
+        return [*self.labels.warnings(), *self.queries.warnings(), *contradictions]
 
     @property
     def rows_clean(self) -> int:

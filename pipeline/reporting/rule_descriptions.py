@@ -6,8 +6,6 @@ from pipeline import params
 from pipeline.intake.rules import BROKEN_ROW, REPEATED_HEADER
 from pipeline.intake.task_columns import INVALID, MISSING
 
-_EXPECTED = {"label": "one label", "labels": "a list of labels", "number": "a number from 0 on"}
-
 
 @dataclass(frozen=True)
 class RuleDescription:
@@ -99,7 +97,7 @@ def describe_rule(reason: str, config: params.Validate) -> RuleDescription:
             remedy = f"Fill in the column {column.source!r}, or delete the row."
             return RuleDescription("critical", f"the {column.name} is blank", (column.key,), remedy)
         if reason == f"{INVALID}{column.name}":
-            condition = f"the {column.name} is not {_EXPECTED[column.kind]}"
+            condition = f"the {column.name} is not {column.expected}"
             return RuleDescription("critical", condition, (column.key,), "Correct the cell.")
     if reason == BROKEN_ROW:
         return RuleDescription(

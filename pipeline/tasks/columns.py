@@ -18,6 +18,7 @@ class Column:
     kind: Literal["text", "label", "labels", "number"]
     separator: str = ""  # of `labels`: json for a list in JSON, else what stands between two
     min_rows: int = 0  # of labels: one that fewer clean rows have is reported
+    most: float = math.inf  # of a number
 
     def read(self, cell: str) -> Value:
         """Return the value of any cell; raises ValueError for a blank one too."""
@@ -31,7 +32,22 @@ class Column:
             return cell
         if self.kind == "label":
             return _label(cell)
-        return _number(cell) if self.kind == "number" else _labels(cell, self.separator)
+        return self._number(cell) if self.kind == "number" else _labels(cell, self.separator)
+
+    @property
+    def expected(self) -> str:
+        """What a cell should hold, for a sentence."""
+        number = "a number from 0 on" if math.isinf(self.most) else f"a number from 0 to {self.most:g}"
+        return {"text": "text", "label": "one label", "labels": "a list of labels", "number": number}[self.kind]
+
+    def _number(self, cell: str) -> float:
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and 0 <= value <= self.most):
+            raise ValueError(self.expected)
+        return value
 
 
 def _label(cell: str) -> str:
@@ -55,16 +71,6 @@ def _labels(cell: str, separator: str) -> list[str]:
     if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
         raise ValueError('a list of labels in JSON, such as ["billing", "refund"]')
     return list(dict.fromkeys(label.strip() for label in labels))
-
-
-def _number(cell: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value) or value < 0:
-        raise ValueError("a number from 0 on")
-    return value
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,17 @@ def context_of(auto_class: str, config: PreTrainedConfig) -> int:
     return context - (padding[0] + 1 if padding else 0)
 
 
+def has_head(auto_class: str, folder: Path, labels: int) -> bool:
+    """Return whether the model in `folder` was saved with a head of `auto_class` for so many labels."""
+    import transformers
+
+    from pipeline.modeling.loading import load_config
+
+    config = load_config(folder)
+    model_class = getattr(transformers, auto_class)._model_mapping[type(config)]
+    return model_class.__name__ in (config.architectures or ()) and config.num_labels == labels
+
+
 def token_columns(tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, TokenColumn]:
     """Return the columns of the tokens; the attention mask is added with the padding."""
     columns = {"input_ids": TokenColumn("int32", max_length, padding_of(tokenizer) or 0)}
