@@ -114,3 +114,30 @@ def load_for_training(auto_class: str, folder: Path, dropout: float, **settings:
     if config.pad_token_id is None:  # GPT-2's head reads the last token that is not padding
         config.pad_token_id = padding_of(loading.load_tokenizer(folder))
     return loading.load_model(auto_class, folder, config=config, ignore_mismatched_sizes=True)
+
+
+def load_for_inference(
+    auto_class: str, folder: Path, **settings: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return the model in `folder` with these settings of its config, as `Task.load` does; and its tokenizer.
+
+    Weights that the folder does not have are 0: the new head of a base answers 0 to every row, and that each time.
+    """
+    import torch
+
+    from pipeline.modeling import loading
+
+    config = loading.load_config(folder, **settings)
+    tokenizer = loading.load_tokenizer(folder)
+    if config.pad_token_id is None:  # GPT-2's head reads the last token that is not padding
+        config.pad_token_id = padding_of(tokenizer)
+    with loading.new_weights_expected():
+        model, report = loading.load_model(
+            auto_class, folder, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+    new = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name in new:
+                weights.zero_()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
