@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 from pipeline.params import Service
 from serving.detokenizer import IncrementalDetokenizer
+from serving.engines.prompt_format import prompt_format
 from serving.engines.protocol import (
     Engine,
     EngineError,
@@ -54,7 +55,8 @@ class Generation:
         self.completion_tokens = 0  # so far, with the end token and those of a stop string
         self.has_ended = False
         self._timeout = settings.timeout
-        self._detokenizer = IncrementalDetokenizer(loaded.engine.tokenizer, prompt, stop)
+        preceding = prompt_format(loaded.engine).preceding(prompt)
+        self._detokenizer = IncrementalDetokenizer(loaded.engine.tokenizer, preceding, stop)
         self._stream = loaded.engine.submit(prompt, sampling)
         self._span = GenerationSpan(loaded.version, len(prompt))
         self._began = self._stream.loop.time()
@@ -166,9 +168,10 @@ class TextGenerator:
         Raises ApiError 429 when the queue is full: before the work, not after it.
         """
         self._check_queue(engine)
+        encode = prompt_format(engine).encode
         if len(text) <= _SHORT_TEXT:
-            return _encode(engine, text)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, _encode, engine, text)
+            return encode(text)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode, text)
 
     def start(
         self,
@@ -191,19 +194,11 @@ class TextGenerator:
         Raises:
             ApiError: 400 when prompt and max_new_tokens exceed the context, 429 when the queue is full.
         """
-        engine = loaded.engine
-        ids = with_start(engine, _encode(engine, prompt) if isinstance(prompt, str) else prompt)
+        engine, rules = loaded.engine, prompt_format(loaded.engine)
+        ids = rules.complete(rules.encode(prompt) if isinstance(prompt, str) else prompt)
         if fit_to_context:
-            room = max(1, engine.context - len(ids))
-            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        if len(ids) + sampling.max_new_tokens > engine.context:
-            message = (
-                f"the prompt has {len(ids)} tokens (with the start token) and max_new_tokens is "
-                f"{sampling.max_new_tokens}; together they must not exceed the model's context of {engine.context} "
-                "tokens"
-            )
-            param = "prompt" if len(ids) >= engine.context else "max_new_tokens"
-            raise ApiError(400, message, code="context_length_exceeded", param=param)
+            sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, max(1, rules.room(ids))))
+        rules.check_length(ids, sampling.max_new_tokens)
         self._check_queue(engine)
         generation = Generation(loaded, ids, sampling, stop, self._settings)
         self._engines.add(engine)
@@ -218,18 +213,3 @@ class TextGenerator:
         if max(generations, in_engines) >= self._settings.max_concurrency + self._settings.max_queue:
             message = "the service has as many requests as it can queue; try again later"
             raise ApiError(429, message, code="queue_full", headers={"Retry-After": "1"})
-
-
-def _encode(engine: Engine, text: str) -> list[int]:
-    name = engine.tokenizer.id_to_token(engine.start)  # a text may begin with it; elsewhere it is plain text
-    has_start = name is not None and text.startswith(name)
-    # A batch of one: `encode` holds Python's lock meanwhile.
-    plain = text[len(name or "") :] if has_start else text
-    [encoding] = engine.tokenizer.encode_batch([plain], add_special_tokens=False)
-    ids: list[int] = encoding.ids
-    return [engine.start, *ids] if has_start else ids
-
-
-def with_start(engine: Engine, ids: Sequence[int]) -> list[int]:
-    """Return a prompt's tokens after one start token, as models see documents in training."""
-    return list(ids) if ids and ids[0] == engine.start else [engine.start, *ids]

@@ -25,9 +25,9 @@ data: [DONE]
 
 
 def router(served: ServedModel, generator: TextGenerator, settings: Service) -> APIRouter:
-    """Return the routes under /v1 that generate, with `served`."""
-    routes = APIRouter(prefix="/v1", route_class=BoundedRoute)
-    _add_completions(routes, CompletionService(served, generator, ScoringThread(), settings.timeout), settings)
+    """Return the routes under /v1 that continue prompts, with `served`."""
+    service = CompletionService(served, generator, ScoringThread(), settings.timeout)
+    routes = completions_router(service, completion_request(settings), "Continue prompts, as OpenAI's API does")
 
     @routes.post("/chat/completions", include_in_schema=False)
     async def chat() -> None:
@@ -38,12 +38,13 @@ def router(served: ServedModel, generator: TextGenerator, settings: Service) -> 
     return routes
 
 
-def _add_completions(routes: APIRouter, service: CompletionService, settings: Service) -> None:
-    body_type = completion_request(settings)
+def completions_router(service: CompletionService, body_type: type[CompletionRequest], summary: str) -> APIRouter:
+    """Return /v1/completions with the fields of `body_type`."""
+    routes = APIRouter(prefix="/v1", route_class=BoundedRoute)
 
     @routes.post(
         "/completions",
-        summary="Continue prompts, as OpenAI's API does",
+        summary=summary,
         response_model=Completion,
         responses={**generated(_EVENTS), **errors_of(404, 504)},
     )
@@ -60,3 +61,5 @@ def _add_completions(routes: APIRouter, service: CompletionService, settings: Se
         answer = await unless_disconnected(request, run.answer())
         headers = {**run.headers(), "X-Completion-Tokens": str(run.usage.completion_tokens)}
         return Response(answer, media_type="application/json", headers=headers)
+
+    return routes

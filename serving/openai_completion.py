@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from serving.engines.prompt_format import prompt_format
 from serving.engines.protocol import Engine, Sampling, Token, unsupported_fields
 from serving.errors import ApiError
-from serving.generation import Generation, TextGenerator, with_start
+from serving.generation import Generation, TextGenerator
 from serving.model_loader import LoadedModel
 from serving.openai_logprobs import LogprobsBuilder
 from serving.openai_schema import Choice, Completion, CompletionRequest, Logprobs, OpenAIUsage, prompts_of
@@ -36,7 +37,7 @@ class _Prompt:
 
     def __init__(self, engine: Engine, original: str | list[int], tokens: list[int]) -> None:
         self.tokens = tokens
-        self.ids = with_start(engine, tokens)
+        self.ids = prompt_format(engine).complete(tokens)
         self._original = original
         self._engine = engine
         self._scored: list[Token] | None = None

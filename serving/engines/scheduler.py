@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from serving.engines.prompt_format import prompt_format
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
 from serving.engines.runner import ModelRunner
 from serving.engines.sampling import Sampler, sample
@@ -38,14 +39,14 @@ class _Event:
 class _Sequence:
     """A request in the engine."""
 
-    def __init__(self, prompt: Sequence[int], sampling: Sampling) -> None:
+    def __init__(self, prompt: Sequence[int], preceding: Sequence[int], sampling: Sampling) -> None:
         self.stream = Stream()
         self.sampling = sampling
         self.unread = list(prompt)
         self.length = len(prompt) + sampling.max_new_tokens
         self.is_prefilled = False
         self.written = 0
-        self.sampler = Sampler(prompt, sampling)
+        self.sampler = Sampler(preceding, sampling)
         self.slot: Any = None
 
     @property
@@ -77,6 +78,7 @@ class Scheduler:
         self.start = runner.start
         self.end = runner.end
         self.tokenizer = runner.tokenizer
+        self.prompt_format = prompt_format(runner)
 
     @property
     def waiting(self) -> int:
@@ -90,7 +92,7 @@ class Scheduler:
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
         """Return the stream of generated tokens; see `Engine.submit`."""
-        sequence = _Sequence(prompt, sampling)
+        sequence = _Sequence(prompt, self.prompt_format.preceding(prompt), sampling)
         if sampling.max_new_tokens == 0:
             sequence.stream.end("length")
             return sequence.stream

@@ -1,26 +1,19 @@
 """Causal language models for the service: they continue texts."""
 
-import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter
 from fastapi.responses import HTMLResponse
 
 from pipeline.params import Service
-from serving import openai, playground
-from serving.body import BoundedRoute, parsed
-from serving.engines.protocol import Engine, FinishReason, Sampling, unsupported_fields
-from serving.generation import Generation, TextGenerator
-from serving.model_loader import RefusedError
-from serving.schema import GenerateAnswer, GenerateRequest, Usage, errors_of, generate_request, generated
+from serving import openai, playground, text_routes
+from serving.engines.protocol import Engine
+from serving.generation import TextGenerator
+from serving.schema import GenerateAnswer, generate_request
 from serving.served_model import ServedModel
 from serving.settings import EngineSettings
-from serving.streaming import EventStream, RequestResources, unless_disconnected
-
-_SMOKE_TEST_PROMPTS = ("", "The", "1, 2, 3")  # a model must generate after at least one of these
-_SMOKE_TEST_TOKENS = 8
+from serving.text_routes import GenerateRoute
 
 _EVENTS = """data: {"text":" there was"}
 
@@ -55,17 +48,20 @@ class CausalLM:
 
     async def smoke_test(self, engine: Engine) -> None:
         """Generate greedily after several prompts; raises RefusedError unless the result is plausible."""
-        written = 0
-        for prompt in _SMOKE_TEST_PROMPTS:
-            written += await _generate(engine, prompt)
-        if not written:
-            raise RefusedError("its smoke test ended at once after every prompt: the model generates nothing")
+        await text_routes.smoke_test(engine)
 
     def routers(self, served: ServedModel, settings: Service) -> Sequence[APIRouter]:
         """Return the routes of OpenAI's API, and /generate."""
         generator = TextGenerator(settings)
-        own = _generate_routes(served, generator, generate_request(settings), settings.timeout)
-        return openai.router(served, generator, settings), own
+        own = GenerateRoute(
+            summary="Continue a prompt",
+            description="Continue a prompt: as a whole, or with `stream` while the text is generated.",
+            body_type=generate_request(settings),
+            answer_type=GenerateAnswer,
+            events=_EVENTS,
+        )
+        generate = text_routes.generate_router(served, generator, own, settings.timeout)
+        return openai.router(served, generator, settings), generate
 
     def page(self, settings: Service) -> HTMLResponse:
         """Return the playground."""
@@ -73,74 +69,3 @@ class CausalLM:
 
 
 TASK = CausalLM()
-
-
-async def _generate(engine: Engine, prompt: str) -> int:
-    """Return how many tokens the model generates after `prompt`; raises RefusedError for broken weights."""
-    ids = [engine.start, *engine.tokenizer.encode(prompt, add_special_tokens=False).ids]
-    count = min(_SMOKE_TEST_TOKENS, engine.context - len(ids))
-    logprobs = None if "logprobs" in unsupported_fields(engine) else 0
-    stream = engine.submit(ids, Sampling(count, 0.0, 1.0, 0, 1.0, seed=0, logprobs=logprobs))
-    written = 0
-    try:
-        async for token in stream:
-            written += 1
-            if logprobs is not None and not (token.logprob is not None and math.isfinite(token.logprob)):
-                raise RefusedError(f"its smoke test gave a log-probability of {token.logprob}: broken weights")
-    finally:
-        stream.cancel()
-    return written
-
-
-def _generate_routes(
-    served: ServedModel, generator: TextGenerator, body_type: type[GenerateRequest], timeout: float
-) -> APIRouter:
-    routes = APIRouter(route_class=BoundedRoute)
-
-    @routes.post(
-        "/generate",
-        summary="Continue a prompt",
-        response_model=GenerateAnswer,
-        responses={**generated(_EVENTS), **errors_of(404, 504)},
-    )
-    @routes.post("/generate/", include_in_schema=False)
-    async def generate(
-        body: Annotated[GenerateRequest, parsed(body_type)], request: Request, resources: RequestResources
-    ) -> Response:
-        """Continue a prompt: as a whole, or with `stream` while the text is generated."""
-        loaded = await resources.enter_async_context(served.acquire(body.model))
-        ids = await generator.encode(loaded.engine, body.prompt)
-        fit_to_context = "max_new_tokens" not in body.model_fields_set
-        generation = generator.start(
-            loaded, ids, body.sampling(), tuple(body.stop or ()), fit_to_context=fit_to_context
-        )
-        resources.callback(generation.cancel)
-        if body.stream:
-            return await EventStream.start(request, _events(generation), generation.headers(), timeout)
-        answer = _answer(generation, *await unless_disconnected(request, generation.text()))
-        headers = {**generation.headers(), "X-Completion-Tokens": str(generation.completion_tokens)}
-        return Response(answer.model_dump_json(), media_type="application/json", headers=headers)
-
-    return routes
-
-
-async def _events(generation: Generation) -> AsyncIterator[dict[str, Any]]:
-    """Yield the text while it is generated, and at the end what generated it."""
-    async for delta in generation:
-        if delta.text:
-            yield {"text": delta.text}
-        if delta.finish_reason:
-            yield _answer(generation, "", delta.finish_reason).model_dump()
-
-
-def _answer(generation: Generation, text: str, reason: FinishReason) -> GenerateAnswer:
-    loaded = generation.loaded
-    return GenerateAnswer(
-        text=text,
-        finish_reason=reason,
-        usage=Usage(prompt_tokens=generation.prompt_tokens, completion_tokens=generation.completion_tokens),
-        model=loaded.version,
-        data=loaded.data,
-        seed=generation.seed,
-        engine=loaded.engine.name,
-    )
