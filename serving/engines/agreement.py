@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -74,7 +74,8 @@ class EngineUnderTest:
 
     name: str
     sources: tuple[str, ...]  # its own code, which the result depends on
-    make: Callable[[], Comparable]  # called only where no result is kept
+    make: Callable[[], Any]  # what `compare` takes, here a `Comparable`; called only where no result is kept
+    compare: Callable[[Path, str, str, Any], Agreement] | None = None  # for other kinds of model than `compare` below
 
 
 def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path) -> Agreement:
@@ -86,7 +87,7 @@ def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path) -> Agr
     record = cache / f"{model_version}-{engine.name}-{_fingerprint(engine.sources)}.json"
     result = _read(record)
     if not result:
-        result = compare(folder, model_version, engine.name, engine.make())
+        result = (engine.compare or compare)(folder, model_version, engine.name, engine.make())
         _write(record, result)
         logger.info("compared with the reference: %s", result)
     if result.reason:
@@ -120,6 +121,21 @@ def compare(folder: Path, model_version: str, name: str, engine: Comparable) -> 
     expected = [token.logprob for text in texts for token in reference.score(text)[1:] if token.logprob is not None]
     del reference
     gc.collect()
+    return summary(name, model_version, gaps, logprobs, expected)
+
+
+def summary(
+    name: str, model_version: str, gaps: Sequence[float], logprobs: Sequence[float], expected: Sequence[float]
+) -> Agreement:
+    """Return how far an engine is from the reference.
+
+    Args:
+        name: The engine's.
+        model_version: The version of the model.
+        gaps: By how many nats the reference's own choice was likelier, at each greedy token of the engine.
+        logprobs: Of scored tokens, by the engine.
+        expected: Of the same tokens, by the reference.
+    """
     loss, reference_loss = -sum(logprobs) / len(logprobs), -sum(expected) / len(expected)
     return Agreement(
         engine=name,

@@ -36,7 +36,7 @@ _BATCHES = 2  # at a time
 _KEPT_CONVERSIONS = 3  # the newest ones
 _MIN_DIVISOR = 1e-6
 
-_SamplingKey = tuple[float, float, int]  # temperature, top_p and top_k as CTranslate2 takes them
+SamplingKey = tuple[float, float, int]  # temperature, top_p and top_k as CTranslate2 takes them
 
 
 def unsupported_reason(folder: Path) -> str:
@@ -73,25 +73,26 @@ class Ctranslate2Engine:
 
     name = "ctranslate2"
     tokenizer: Tokenizer
+    start: int
+    end: int
     unsupported_fields: ClassVar = frozenset(
         {"seed", "logprobs", "repetition_penalty", "presence_penalty", "frequency_penalty"}
     )
+    _model_class = "Generator"  # of the package ctranslate2
 
     def __init__(self, folder: Path, conversions: Path, max_concurrency: int) -> None:
         """Load the model in `folder`, for which `unsupported_reason` is empty; keep its conversion in `conversions`."""
         import ctranslate2
         from transformers import AutoConfig
 
-        tokenizer, self.start, self.end = load_tokenizer(folder)
-        self.tokenizer = tokenizer
-        self._id_to_token: Any = tokenizer.id_to_token
+        self._read_tokens(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.context: int = getattr(config, "max_position_embeddings", 2**31 - 1)
         self._vocabulary: int = config.vocab_size
         self._set_random_seed: Callable[[int], None] = ctranslate2.set_random_seed
         cores = psutil.cpu_count(logical=False) or 1
-        with _converted(folder, conversions) as files:
-            self._generator: Any = ctranslate2.Generator(
+        with _converted(folder, conversions, self._convert) as files:
+            self._model: Any = getattr(ctranslate2, self._model_class)(
                 str(files), inter_threads=_BATCHES, intra_threads=max(1, cores // _BATCHES), compute_type="int8"
             )
         self._batch_size = max(1, max_concurrency // _BATCHES)
@@ -105,6 +106,14 @@ class Ctranslate2Engine:
         ]
         for thread in self._threads:
             thread.start()
+
+    def _read_tokens(self, folder: Path) -> None:
+        """Read the tokenizer, and the ids of the start and end tokens."""
+        self.tokenizer, self.start, self.end = load_tokenizer(folder)
+
+    def _convert(self, folder: Path, target: Path) -> None:
+        """Write the model in `folder` to `target`, in CTranslate2's format."""
+        _convert(folder, target)
 
     @property
     def waiting(self) -> int:
@@ -153,7 +162,7 @@ class Ctranslate2Engine:
         for sequence in self._arrived:
             _end(sequence.stream, None, EngineError("the model was taken out of service"))
         self._arrived.clear()
-        del self._generator
+        del self._model
 
     def _run(self, takes_long: bool) -> None:
         """Collect batches and run them, until closed."""
@@ -229,13 +238,13 @@ class Ctranslate2Engine:
         self,
         prompts: Sequence[list[str]],
         max_new_tokens: Sequence[int],
-        sampling_key: _SamplingKey,
+        sampling_key: SamplingKey,
         on_token: Callable[[Any], bool],
     ) -> None:
         """Write after `prompts`; `on_token` gets each token, and returns whether its sequence has ended."""
         temperature, top_p, top_k = sampling_key
         shortest = min(map(len, prompts))
-        self._generator.generate_batch(
+        self._model.generate_batch(
             prompts,
             # Counts steps, including those in which the rest of longer prompts is read.
             max_length=max(len(one) - shortest + count for one, count in zip(prompts, max_new_tokens, strict=True)),
@@ -265,14 +274,15 @@ class Ctranslate2Engine:
 
     def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score `texts`; see `Comparable.score`."""
-        results = self._generator.score_batch([self._tokens(text) for text in texts])
+        results = self._model.score_batch([self._tokens(text) for text in texts])
         return [list(result.log_probs) for result in results]
 
     def _tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self._id_to_token(token) for token in ids]
+        id_to_token: Any = self.tokenizer.id_to_token
+        return [id_to_token(token) for token in ids]
 
 
-def _sampling_key(sampling: Sampling) -> _SamplingKey:
+def _sampling_key(sampling: Sampling) -> SamplingKey:
     if sampling.temperature == 0:
         return 1.0, 1.0, 1
     return max(sampling.temperature, _MIN_DIVISOR), sampling.top_p, sampling.top_k
@@ -292,7 +302,7 @@ def _call_on_loop(stream: Stream, method: Callable[..., None], *arguments: objec
 
 
 @contextmanager
-def _converted(folder: Path, conversions: Path) -> Iterator[Path]:
+def _converted(folder: Path, conversions: Path, convert: Callable[[Path, Path], None]) -> Iterator[Path]:
     """Yield a folder with the model in CTranslate2's format: converted once and kept, else temporary."""
     import ctranslate2
 
@@ -306,10 +316,11 @@ def _converted(folder: Path, conversions: Path) -> Iterator[Path]:
     except OSError as error:
         logger.warning("cannot keep the converted model, so each start converts it again: %s", error)
         with tempfile.TemporaryDirectory() as temporary:
-            yield _convert(folder, Path(temporary) / "model")
+            convert(folder, Path(temporary) / "model")
+            yield Path(temporary) / "model"
         return
     try:
-        _convert(folder, staging / "model")
+        convert(folder, staging / "model")
         try:
             (staging / "model").rename(target)
         except OSError:
@@ -323,8 +334,7 @@ def _converted(folder: Path, conversions: Path) -> Iterator[Path]:
     yield target
 
 
-def _convert(folder: Path, target: Path) -> Path:
+def _convert(folder: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
 
     TransformersConverter(str(folder), trust_remote_code=False).convert(str(target), quantization="int8")
-    return target

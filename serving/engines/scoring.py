@@ -36,11 +36,16 @@ class Scorer:
         cache: dict[str, Any] = {}
         for begin in range(0, len(ids) - 1, self._chunk):
             end = min(begin + self._chunk, len(ids) - 1)
-            logprobs = torch.log_softmax(forward(self._model, cache, ids[begin:end], 0), dim=-1)
-            targets = torch.tensor(ids[begin + 1 : end + 1])
-            own = logprobs.gather(-1, targets[:, None])[:, 0].tolist()
-            values, likeliest = torch.topk(logprobs, min(top, logprobs.shape[-1]))
-            for at, (token, logprob) in enumerate(zip(targets.tolist(), own, strict=True)):
-                best = zip(likeliest[at].tolist(), values[at].tolist(), strict=True)
-                tokens.append(Token(token, logprob, tuple(best)))
+            tokens += scored_tokens(forward(self._model, cache, ids[begin:end], 0), ids[begin + 1 : end + 1], top)
         return tokens
+
+
+def scored_tokens(logits: torch.Tensor, targets: Sequence[int], top: int) -> list[Token]:
+    """Return `targets` with their log-probabilities by `logits`, (targets, vocabulary), and the `top` likeliest."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    own = logprobs.gather(-1, torch.tensor(targets)[:, None])[:, 0].tolist()
+    values, likeliest = torch.topk(logprobs, min(top, logprobs.shape[-1]))
+    tokens = []
+    for token, logprob, ids, of_ids in zip(targets, own, likeliest.tolist(), values.tolist(), strict=True):
+        tokens.append(Token(token, logprob, tuple(zip(ids, of_ids, strict=True))))
+    return tokens

@@ -118,7 +118,7 @@ class TransformersRunner:
         self.context = context_length(self._model)
         on_gpu = self._model.device.type == "cuda"
         self.prefill_tokens = (2048 if on_gpu else 128) if supports_chunked_prefill(self._model) else sys.maxsize
-        self._token_bytes = _token_bytes(self._model)
+        self._token_bytes = token_bytes(self._model)
         self._slots: list[Slot] = []
 
     def open(self, length: int) -> Slot:
@@ -152,12 +152,16 @@ class TransformersRunner:
     def _read(self, slot: Slot) -> torch.Tensor:
         """Return the logits after all chunks of a slot, (1, vocabulary); usually only the last one is not cached."""
         for chunk in slot.chunks[slot.cached :]:
-            logits = forward(self._model, slot.cache, chunk, 1)
+            logits = self._forward(slot, chunk)
             slot.cached += 1
         return logits
 
+    def _forward(self, slot: Slot, chunk: Sequence[int]) -> torch.Tensor:
+        """Return the logits after a chunk, (1, vocabulary)."""
+        return forward(self._model, slot.cache, chunk, 1)
 
-def _token_bytes(model: PreTrainedModel) -> int:
+
+def token_bytes(model: PreTrainedModel) -> int:
     """Return the bytes of a token in the cache: a key and a value for each layer. An upper bound for some models."""
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_attention_heads", 0)
