@@ -183,7 +183,7 @@ def completion_request(settings: Service) -> type[CompletionRequest]:
     most = settings.max_concurrency
     max_tokens = Annotated[Nullable[Annotated[int, Field(ge=0, le=settings.max_new_tokens)]], _MAX_TOKENS]
     n_field = Field(description=f"How many texts to generate for each prompt; {most} in all")
-    prompt: Any = Annotated[_prompt_type(settings.max_prompt_characters, most), _PROMPT]
+    prompt: Any = Annotated[prompt_type(settings.max_prompt_characters, most), _PROMPT]
     model = create_model(
         "CompletionRequest",
         __base__=CompletionRequest,
@@ -206,7 +206,7 @@ _PROMPT = Field(
 )
 
 
-def _prompt_type(max_characters: int, most: int) -> Any:
+def prompt_type(max_characters: int, most: int) -> Any:
     """Return the type of a prompt: texts, or token ids, which are at most as many as characters."""
     some = Field(min_length=1, max_length=most, fail_fast=True)
     text = Annotated[str, Field(min_length=1, max_length=max_characters)]

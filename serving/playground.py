@@ -16,9 +16,15 @@ from serving.http_rules import source_hash
 from serving.schema import GenerateRequest
 
 
-def response(body_type: type[GenerateRequest], timeout: float) -> HTMLResponse:
-    """Return the page, with a policy under which it runs its own script and no other."""
-    return _response(page(body_type, timeout))
+def response(body_type: type[GenerateRequest], timeout: float, *, rewrites: bool = False) -> HTMLResponse:
+    """Return the page, with a policy under which it runs its own script and no other.
+
+    Args:
+        body_type: The body of POST /generate.
+        timeout: Seconds for a whole request.
+        rewrites: Whether the model rewrites its prompt, a source, rather than continue it.
+    """
+    return _response(page(body_type, timeout, rewrites=rewrites))
 
 
 def panel(task: str, body_type: type[BaseModel]) -> HTMLResponse:
@@ -26,9 +32,10 @@ def panel(task: str, body_type: type[BaseModel]) -> HTMLResponse:
     return _response(panel_page(task, body_type))
 
 
-def page(body_type: type[GenerateRequest], timeout: float) -> str:
+def page(body_type: type[GenerateRequest], timeout: float, *, rewrites: bool = False) -> str:
     """Return the page, with the bounds, defaults and descriptions of the body of POST /generate in it."""
-    return _assemble("playground.html", {"fields": body_type.model_json_schema()["properties"], "timeout": timeout})
+    settings = {"fields": body_type.model_json_schema()["properties"], "timeout": timeout, "rewrites": rewrites}
+    return _assemble("playground.html", settings)
 
 
 def panel_page(task: str, body_type: type[BaseModel]) -> str:

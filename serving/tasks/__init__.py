@@ -30,6 +30,7 @@ _MODULES = {
     "causal_lm": "serving.tasks.causal_lm",
     "classify": "serving.tasks.classify",
     "rank": "serving.tasks.rank",
+    "seq2seq": "serving.tasks.seq2seq",
     "masked_lm": "serving.tasks.masked_lm",
 }
 
