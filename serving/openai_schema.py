@@ -14,6 +14,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     create_model,
     field_validator,
 )
@@ -46,12 +47,22 @@ def _null_is_the_default(value: object) -> object:
 Nullable = Annotated[_T, BeforeValidator(_null_is_the_default), _OrNull()]  # OpenAI's fields may all be null
 
 
-def _not_supported(value: object) -> None:
-    if value not in (None, {}, ""):  # which clients send for fields that are not set
-        raise PydanticCustomError("unsupported", "not supported by this service")
+def _refuse_unless(empty: object) -> BeforeValidator:
+    def check(value: object) -> None:
+        if value is not None and (type(value) is not type(empty) or value):
+            raise PydanticCustomError("unsupported", "not supported by this service")
+
+    return BeforeValidator(check)
 
 
-NotSupported = Annotated[None, BeforeValidator(_not_supported), Field(description="Not supported: null, or left out")]
+def _only(empty: dict[str, Any]) -> WithJsonSchema:
+    """Return the schema of a field that is not supported: null, or what clients send where it is not set."""
+    description = "Not supported: empty, null, or left out"
+    return WithJsonSchema({"anyOf": [empty, {"type": "null"}], "default": None, "description": description})
+
+
+NoObject = Annotated[None, _refuse_unless({}), _only({"type": "object", "maxProperties": 0})]
+NoText = Annotated[None, _refuse_unless(""), _only({"type": "string", "maxLength": 0})]
 
 
 def _prompt_form(value: object) -> str:
@@ -141,8 +152,8 @@ class CompletionRequest(RequestModel):
         Field(description="Not OpenAI's: above 1 makes tokens that occurred before less likely; 1 is none"),
     ] = 1.0
     user: Annotated[str | None, Field(max_length=1000, description="Accepted, and neither used nor kept")] = None
-    logit_bias: NotSupported = None
-    suffix: NotSupported = None
+    logit_bias: NoObject = None
+    suffix: NoText = None
 
     @field_validator("max_tokens")
     @classmethod

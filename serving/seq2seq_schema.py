@@ -39,7 +39,7 @@ def source_request(settings: Service) -> type[GenerateRequest]:
 
 
 def _no_echo(value: object) -> object:
-    if value is True:
+    if value is not None and value is not False:
         raise PydanticCustomError("unsupported", "not supported: the answer is the target, which holds no prompt")
     return value
 
