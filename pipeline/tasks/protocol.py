@@ -40,7 +40,7 @@ class Task(Protocol):
     """What the stages need to know of a kind of model. An instance holds the task's section of params.yaml."""
 
     Config: ClassVar[type[Any]]  # of the section tasks.<name>, a `pipeline.param_types.Section`
-    starter: ClassVar[str]  # the folder of the embedded base
+    starter: ClassVar[str]  # the folder of the embedded base; empty: there is none
     unit: ClassVar[str]  # that the loss is a mean over
     packs: ClassVar[bool]  # whether rows can be packed: documents of one kind of token, each read by itself
     reads_texts: ClassVar[bool]  # whether a base has a loss on plain texts, so that `base_fit` can tell what it knows

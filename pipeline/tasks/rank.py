@@ -53,7 +53,7 @@ class Rank:
     config: RankConfig = field(default_factory=RankConfig)
 
     Config: ClassVar = RankConfig
-    starter: ClassVar = "starter/roberta"
+    starter: ClassVar = ""
     packs: ClassVar = False
     reads_texts: ClassVar = False
     unit: ClassVar = "row"
