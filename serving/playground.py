@@ -28,7 +28,10 @@ def response(body_type: type[GenerateRequest], timeout: float, *, rewrites: bool
 
 
 def panel(task: str, body_type: type[BaseModel]) -> HTMLResponse:
-    """Return the page of a task that has a panel in `panel.html`, with the fields of its request's body in it."""
+    """Return the page of a task, with the fields of its request's body in it.
+
+    A task without a panel in `panel.html` gets one that asks for its texts and shows the answer as JSON.
+    """
     return _response(panel_page(task, body_type))
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import Field, create_model
 
 from docs.picture import browser
 from serving import playground
-from serving.tasks.classify import classify_request
+from serving.tasks.classify import Classify, classify_request
 from tests.serving.conftest import service_settings
 from tests.serving.tasks.encoders import CONTEXT, asgi_of, make_encoder
 from tests.serving.test_playground import HOSTILE, Tab, listening, needs_chromium
@@ -121,3 +122,17 @@ def test_gaps_are_filled(chromium: Tab, tmp_path: Path) -> None:
         assert chromium.value("[...document.querySelectorAll('mark')].map(one => one.textContent)") == best
         filled = chromium.value("document.querySelector('.filled').textContent")
         assert filled == f"A {best[0]} cat sat on the {best[1]} mat."
+
+
+@needs_chromium
+def test_a_task_without_a_panel_has_its_texts_and_the_answer_as_json(
+    chromium: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = create_model("Body", text=(str, Field(examples=["a king"])), top_k=(int | None, None))
+    monkeypatch.setattr(Classify, "page", lambda *_: playground.panel("classify/", body))  # a path of its route
+    folder = make_encoder(tmp_path / "model", "bert", CLASSIFIER, TASK, id2label=dict(enumerate(LABELS)))
+    with panel(chromium, "classify", folder) as url:
+        chromium.run()
+        answer = httpx.post(f"{url}/classify", json={"text": "a king"}).json()
+        shown = json.loads(chromium.value("document.querySelector('#answer pre').textContent"))
+        assert shown["results"][0]["label"] == answer["results"][0]["label"]
