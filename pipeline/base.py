@@ -1,8 +1,8 @@
 """Stage `base`: imports the model to start from, so that DVC versions it like any other input.
 
-The task's starter, a model out of an installed package, a local folder, a `.gguf` file or a model of the Hugging Face
-hub at one commit is written to `models/base` when `base` in `params.yaml` changes. After editing a local folder in
-place, or installing another version of a package, run `dvc repro --force base`.
+The task's starter, a model out of an installed package, a local folder, a version of a registry, a `.gguf` file or a
+model of the Hugging Face hub at one commit is written to `models/base` when `base` in `params.yaml` changes. After
+editing a local folder in place, or installing another version of a package, run `dvc repro --force base`.
 """
 
 import os
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import base_hub, base_packages, gguf_file, params, paths
+from pipeline import base_hub, base_packages, base_registry, gguf_file, params, paths, storage
 from pipeline.command import UserError
 from pipeline.modeling.safety import unsafe
 from pipeline.tasks.protocol import Task
@@ -39,11 +39,20 @@ def import_base(base: str, destination: Path, task: str) -> None:
     with _source(base, the_task, destination.with_name(f".{destination.name}.new")) as source:
         _check(base, source, the_task)
         files = sorted(file for pattern in base_hub.MODEL_FILES for file in source.glob(pattern))
+        files = [file for file in files if not _is_of_another_task(file, task)]
         paths.clear(destination)
         destination.mkdir(parents=True)
         for file in files:
             shutil.copyfile(file, destination / file.name)
             (destination / file.name).chmod(0o644)  # safetensors writes for the owner alone
+
+
+def _is_of_another_task(file: Path, task: str) -> bool:
+    """Return whether `file` says how to use a model of another task than `task`, which the base is to become."""
+    if file.name != paths.TASK_SETTINGS.name:
+        return False
+    settings = storage.read_json(file)
+    return not isinstance(settings, dict) or settings.get("task") != task
 
 
 @contextmanager
@@ -57,6 +66,8 @@ def _source(base: str, task: Task, scratch: Path) -> Iterator[Path]:
             yield base_packages.extract(base, scratch)
         elif path.is_dir():
             yield path
+        elif base.startswith(base_registry.PREFIX):
+            yield base_registry.folder_of(base)
         elif path.suffix == ".gguf" and path.is_file():
             gguf_file.convert(base, path, scratch)
             yield scratch

@@ -26,6 +26,7 @@ _MODULES = {
     "causal_lm": "pipeline.evaluation.causal_lm",
     "classify": "pipeline.evaluation.classify",
     "seq2seq": "pipeline.evaluation.seq2seq",
+    "masked_lm": "pipeline.evaluation.masked_lm",
     "rank": "pipeline.evaluation.rank",
 }
 _DEFAULT = "pipeline.evaluation.rows"

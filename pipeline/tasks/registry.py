@@ -11,6 +11,7 @@ _MODULES = {
     "causal_lm": "pipeline.tasks.causal_lm",
     "classify": "pipeline.tasks.classify",
     "seq2seq": "pipeline.tasks.seq2seq",
+    "masked_lm": "pipeline.tasks.masked_lm",
     "rank": "pipeline.tasks.rank",
 }
 NAMES = tuple(_MODULES)
