@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 
 from pipeline import paths
-from pipeline.evaluation.quantity import Quantity
+from pipeline.evaluation.quantity import MASKED_PERPLEXITY
 from pipeline.evaluation.rows import (
+    LONGEST,
     LoadedModel,
     Row,
     RowHeldOutData,
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
     from pipeline import params
 
 GENERAL = Path(__file__).with_name("general.csv")
+_SHOWN_TOKENS = 128  # of a row whose gaps people see
 _PSEUDO_ROWS = 32  # test rows, each of which is read once for every token
 
 
 class MaskedLMSuite(RowSuite):
     """See `pipeline.evaluation.suite.EvaluationSuite`."""
 
-    quantity: ClassVar = Quantity("masked perplexity", "masked token", any_tokenizer=False)
+    quantity: ClassVar = MASKED_PERPLEXITY
     gates: ClassVar = "masked_lm_gates"
     headline: ClassVar = ("pseudo_perplexity",)
 
@@ -53,8 +56,13 @@ class MaskedLMSuite(RowSuite):
         gaps = [_texts_with_gaps(self._tokens(row, tokenizer), tokenizer) for row in data.shown]
         return replace(data, sample_prompts=[masked for masked, _ in gaps], expected=[whole for _, whole in gaps])
 
-    def _tokens(self, row: Row, tokenizer: PreTrainedTokenizerBase, length: int = 128) -> dict[str, Any]:
-        [document] = self.task.documents([row], tokenizer, length, {})
+    def loaded(self, folder: Path) -> LoadedModel:
+        """Return the model in `folder`; all models read as much of a row, so that they have the same masks."""
+        model = super().loaded(folder)
+        return replace(model, max_length=min(model.max_length, _longest()))
+
+    def _tokens(self, row: Row, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        [document] = self.task.documents([row], tokenizer, min(_SHOWN_TOKENS, _longest()), {})
         return document.columns
 
     def task_settings(self) -> dict[str, Any]:
@@ -95,6 +103,12 @@ class MaskedLMSuite(RowSuite):
             text = _decoded(ids.tolist(), model.tokenizer)
             filled.append(f"{text} ({right} of {int(is_masked.sum())} right)")
         return filled
+
+
+def _longest() -> int:
+    """Return how many tokens the workspace's candidate reads of a row."""
+    settings = json.loads(paths.TASK_SETTINGS.read_text(encoding="utf-8")) if paths.TASK_SETTINGS.exists() else {}
+    return int(settings.get("max_length", LONGEST))
 
 
 @torch.inference_mode()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]  # a clean row
 _SHARES = ("perplexity", "perplexity_low", "perplexity_high")
 _TIMED = 64  # tokens of the row whose time is taken
-_LONGEST = 512  # tokens that a base reads of a row; what was trained says so itself
+LONGEST = 512  # tokens that a base reads of a row; what was trained says so itself
 NOTHING = Scores(np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
@@ -153,7 +153,7 @@ class RowSuite:
         file = folder / paths.TASK_SETTINGS.name
         settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         context = self.task.context(load_config(folder))
-        return LoadedModel(folder, model, tokenizer, settings, min(context, settings.get("max_length", _LONGEST)))
+        return LoadedModel(folder, model, tokenizer, settings, min(context, settings.get("max_length", LONGEST)))
 
     def answers(self, model: Any, rows: Sequence[Row], data: RowHeldOutData, config: params.Evaluate) -> Any:
         """Return what the model makes of rows, in their order: here their `Scores`."""

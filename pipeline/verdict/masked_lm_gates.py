@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from pipeline import params
-from pipeline.evaluation.quantity import PSEUDO_PERPLEXITY
+from pipeline.evaluation.quantity import MASKED_PERPLEXITY
 from pipeline.verdict.gate import FunctionGate, Gate, GateTable
 from pipeline.verdict.records import Comparison, GateResult, NotMeasuredError, not_measured
 from pipeline.verdict.shared_gates import MEMBERSHIP, SERVING
@@ -69,4 +69,4 @@ def _measure(comparison: Comparison, config: params.Promote) -> tuple[tuple[floa
 
 
 GATES: tuple[Gate, ...] = (FunctionGate(masked_forgetting_gate), MEMBERSHIP, *SERVING)
-TABLE = GateTable(PSEUDO_PERPLEXITY, GATES)
+TABLE = GateTable(MASKED_PERPLEXITY, GATES)

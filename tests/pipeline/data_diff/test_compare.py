@@ -36,7 +36,7 @@ def test_row_order_changes_only_the_data_hash(tmp_path: Path) -> None:
 
 def test_the_data_hash_is_that_of_the_manifest(tmp_path: Path) -> None:
     old = write(tmp_path / "old.parquet", HARBOUR)
-    assert diff(old, old).old.data == data_hash(pd.read_parquet(old)[["split", "text"]].itertuples(index=False))
+    assert diff(old, old).old.data == data_hash(pd.read_parquet(old)[["split", "text"]].to_dict("records"))
 
 
 def test_rows_only_in_the_new_data_set_are_added(tmp_path: Path) -> None:

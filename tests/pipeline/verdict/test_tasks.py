@@ -33,7 +33,7 @@ NAMES = {
     "classify": "label perplexity falls by",
     "rank": "label perplexity falls by",
     "seq2seq": "target perplexity falls by",
-    "masked_lm": "pseudo-perplexity falls by",
+    "masked_lm": "masked perplexity falls by",
 }
 
 
@@ -240,7 +240,7 @@ def test_a_model_that_copies_says_nothing_or_loops_is_not_promoted(figure: str, 
 # masked_lm
 
 
-def test_pseudo_perplexities_of_different_tokenizers_are_not_compared() -> None:
+def test_masked_perplexities_of_different_tokenizers_are_not_compared() -> None:
     rows, candidate, baseline = pair("masked_lm")
     other = replace(candidate, scores=candidate.scores._replace(tokens=candidate.scores.tokens + 1))
     verdict = judged("masked_lm", compared(rows, other, baseline))
