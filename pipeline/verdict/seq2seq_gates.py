@@ -11,7 +11,7 @@ GATES: tuple[Gate, ...] = (
         "copied",
         problem="It copies its sources",
         subject="Copying",
-        what="of a source's 4-grams stand in its answers",
+        what="of the 4-grams in its answers stand in their sources",
         lever="Train for longer (finetune.epochs), or on rows whose targets say it in other words.",
     ),
     TextShareGate(

@@ -22,7 +22,7 @@ class TextShareGate:
     figure: str  # in `ModelFigures.row_figures`, and under `text` in the figures of real targets
     problem: str
     subject: str
-    what: str  # after the share: "of each source's 4-grams are in its answer"
+    what: str  # after the share: "of the 4-grams in its answers stand in their sources"
     lever: str
 
     def evaluate(self, comparison: Comparison, config: params.Promote) -> GateResult:
