@@ -36,7 +36,7 @@ def import_base(base: str, destination: Path, task: str) -> None:
     weights and a tokenizer.
     """
     the_task = get_task(task)
-    with _source(base, the_task, destination.with_name(f".{destination.name}.new")) as source:
+    with _source(base, the_task, destination.with_name(f".new-{destination.name}")) as source:
         _check(base, source, the_task)
         files = sorted(file for pattern in base_hub.MODEL_FILES for file in source.glob(pattern))
         files = [file for file in files if not _is_of_another_task(file, task)]

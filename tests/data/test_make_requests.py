@@ -15,7 +15,7 @@ def test_a_summary_says_what_its_message_says_in_other_words() -> None:
     for source, target in make_requests.make_rows(random.Random(1))[:200]:
         article, colour = target.split(")")[0].split(" (")
         assert f"{colour} {article}" in source
-        [fault] = [short for long, short in make_requests.FAULTS[article].items() if long in source.lower()]
+        [fault] = [short for long, short in make_requests.FAULTS[article].items() if long.lower() in source.lower()]
         [wish] = [short for long, short in make_requests.WISHES.items() if source.endswith(long)]
         assert target == f"{article} ({colour}): {fault}; wants {wish}"
         assert target not in source

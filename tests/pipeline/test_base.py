@@ -26,7 +26,7 @@ def refusal(name: str, task: str = "causal_lm") -> str:
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("params.yaml: base: ")
     assert not paths.BASE.exists()
-    assert not paths.BASE.with_name(".base.new").exists()
+    assert not paths.BASE.with_name(".new-base").exists()
     return str(caught.value)
 
 
