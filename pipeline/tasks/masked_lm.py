@@ -10,7 +10,6 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from pipeline.command import UserError
@@ -113,6 +112,8 @@ class MaskedLM:
 
     def fixed_masks(self, text: str, can_mask: Sequence[int]) -> set[int]:
         """Return the places of the masks of a text: at least one, the same whenever its tokens are the same."""
+        import numpy as np
+
         places = np.flatnonzero(can_mask)
         count = min(len(places), max(1, round(self.config.mask_share * len(places))))
         digest = hashlib.sha256(b"masks\0" + text.encode(errors="surrogatepass")).digest()
