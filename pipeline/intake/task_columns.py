@@ -125,7 +125,7 @@ class LabelCounts:
         """Return what a person should know of rare labels, a sentence each."""
         if self._column is None:
             return []
-        least = self._column.min_rows
+        least, section = self._column.min_rows, self._column.key.rpartition(".")[0]
         totals = {label: counts.total() for label, counts in sorted(self.counts.items())}
         rare = [f"{label!r} ({total})" for label, total in totals.items() if total < least]
         unlearned = [
@@ -134,12 +134,12 @@ class LabelCounts:
         sentences = []
         if rare:
             sentences.append(
-                f"warning: {_some(rare)} have fewer than {least} clean rows (tasks.classify.min_rows): add rows, or"
-                " give rare labels one name"
+                f"warning: fewer than {least} clean rows ({section}.min_rows) have {_some(rare)}: add rows, or give"
+                " rare labels one name"
             )
         if unlearned:
             sentences.append(
-                f"warning: {_some(unlearned)} have no training row, so no model can learn them: add rows with them"
+                f"warning: no training row has {_some(unlearned)}, so no model can learn it: add rows with it"
             )
         return sentences
 

@@ -132,7 +132,8 @@ def test_rows_without_a_label_are_quarantined_and_labels_that_cannot_be_learned_
     counted = json.loads(paths.VALIDATE_METRICS.read_text())
     assert counted["rows_in"] == counted["rows_clean"] + counted["rows_quarantined"]
     assert sum(counted["labels"]["tool"].values()) == 42
-    assert "the label 'once' (1) have fewer than 10 clean rows (tasks.classify.min_rows)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "fewer than 10 clean rows (tasks.classify.min_rows) have the label 'once' (1): add rows" in told
     assert "the label is blank" in paths.VALIDATE_REPORT.read_text()
 
 
