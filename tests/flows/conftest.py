@@ -220,9 +220,9 @@ class Prefect:
         return messages
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """Start a Prefect server for the session, without telemetry."""
+    """Start a Prefect server for these tests, without telemetry; idle, it would take a tenth of a core from others."""
     folder = tmp_path_factory.mktemp("prefect")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -300,9 +300,9 @@ def working(prefect: Prefect, pool: str, folder: Path) -> Iterator[subprocess.Po
         yield started.process
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def worker(prefect: Prefect, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a worker for the session; return the name of its pool."""
+    """Start a worker for these tests; return the name of its pool."""
     with working(prefect, "tests", tmp_path_factory.mktemp("worker")):
         yield "tests"
 

@@ -124,6 +124,9 @@ def listening(app: Any, lifespan: Literal["on", "off"] = "off") -> Iterator[str]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
+            while not server.started:
+                assert thread.is_alive()
+                thread.join(0.02)
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True

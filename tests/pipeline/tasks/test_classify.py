@@ -52,8 +52,9 @@ def start(workspace: Workspace, base: Path) -> None:
 
 @pytest.fixture
 def project(workspace: Workspace, tiny_bert: Path) -> Workspace:
-    """Return a workspace of this task with a corpus and a base."""
+    """Return a workspace of this task with a corpus and a base, for a short training."""
     start(workspace, tiny_bert)
+    workspace.set(finetune__epochs=2)
     return workspace
 
 

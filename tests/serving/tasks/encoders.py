@@ -122,7 +122,9 @@ def asgi_of(task: str, root: Path, **changes: Any) -> Any:
         following.cancel()
         await served.close()
 
-    outer = Starlette(routes=[Mount("/", app.make_app(task, served, settings))], lifespan=lifespan)
+    routes = app.make_app(task, served, settings)
+    routes.add_api_route("/docs.json", routes.openapi, include_in_schema=False)  # as BentoML publishes it
+    outer = Starlette(routes=[Mount("/", routes)], lifespan=lifespan)
     return errors.ErrorFormatMiddleware(outer)
 
 
