@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from pipeline import base_fit, fit_warnings, params, paths
 from pipeline.canaries import texts_to_plant
 from pipeline.command import UserError, warn
+from pipeline.data_hash import NOT_LEARNED, DataHash
 from pipeline.modeling.batches import TokenRow
 from pipeline.modeling.context import check_prompts
 from pipeline.modeling.loading import load_config, load_tokenizer
@@ -153,16 +154,11 @@ def _rows_of(split: str) -> Iterator[dict[str, Any]]:
 
 
 def data_hash(clean: Iterable[Mapping[str, Any]]) -> str:
-    """Return the SHA-256 of the clean rows, in order: "data" in every later record.
-
-    Split, text and the task's columns count; the groups do not, since no model learns them.
-    """
-    digest = hashlib.sha256()
+    """Return the hash of the clean rows, in order."""
+    data = DataHash()
     for row in clean:
-        digest.update(f"{row['split']}\0{row['text']}\0".encode())
-        if further := [row[name] for name in row if name not in ("split", "text", "group")]:
-            digest.update(json.dumps(further, ensure_ascii=False).encode() + b"\0")
-    return digest.hexdigest()
+        data.add(row["split"], row["text"], [row[name] for name in row if name not in ("split", "text", *NOT_LEARNED)])
+    return data.hexdigest()
 
 
 @dataclass(frozen=True)

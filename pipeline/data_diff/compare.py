@@ -20,15 +20,16 @@ from pipeline.data_diff.near_copies import SIGNATURE_SIZE, Signatures, near_pair
 from pipeline.data_diff.reader import CleanFile
 from pipeline.data_diff.result import Array, DataDiff, DataSet, Rows, Splits
 from pipeline.data_diff.words import WordCounts, vocabulary_drift
+from pipeline.data_hash import DataHash
 from pipeline.intake.splits import normalize_text
 
 
 def diff(old: Path, new: Path, *, names: tuple[str, str] | None = None, region: str = "none") -> DataDiff:
     """Compare two clean data sets.
 
-    A text that both have is unchanged; then one that only differs in case, white space or Unicode form is edited; then
-    what is left of both is paired by similarity, most similar first, and edited from EDIT_THRESHOLD on. The rest is
-    removed or added.
+    A text that both have, with the same label, is unchanged; then one that only differs in its label, in case, white
+    space or Unicode form is edited; then what is left of both is paired by similarity, most similar first, and edited
+    from EDIT_THRESHOLD on. The rest is removed or added.
 
     Args:
         old: A clean Parquet file.
@@ -66,20 +67,23 @@ def _load(side: str, file: CleanFile, database: duckdb.DuckDBPyConnection) -> tu
     database.execute(
         f"CREATE VIEW {side}_left AS SELECT * FROM {side} ANTI JOIN pairs ON {side}.position = pairs.{side}"
     )
-    data_hash, counts = hashlib.sha256(), WordCounts(side, database)
+    data_hash, counts = DataHash(), WordCounts(side, database)
     lengths = np.empty(len(file), np.int32)
     for position, columns in file.batches():
         texts, splits = columns["text"], columns["split"]
+        further = [list(values.values()) for values in columns["further"]]
+        # The task's columns count as much as the text: a row with another label teaches something else.
+        whole = [f"{text}\0{values}" if values else text for text, values in zip(texts, further, strict=True)]
         normalized = [normalize_text(text) for text in texts]
-        for text, split in zip(texts, splits, strict=True):
-            data_hash.update(f"{split}\0{text}\0".encode())
+        for row in zip(splits, texts, further, strict=True):
+            data_hash.add(*row)
         lengths[position : position + len(texts)] = [len(text) for text in texts]
         chunk = pa.table(
             {
                 "position": np.arange(position, position + len(texts)),
                 "row": columns["row"],
                 "split": splits,
-                "identical": [_digest(text) for text in texts],
+                "identical": [_digest(text) for text in whole],
                 "normalized": [_digest(text) for text in normalized],
             }
         )

@@ -38,22 +38,32 @@ def collect_examples(
     mask = partial(redact, region=region)
     return Examples(
         edited=[
-            {"old": row_old, "new": row_new, "parts": mark_changes(mask(old[at_old]), mask(new[at_new]))}
+            {"old": row_old, "new": row_new, "parts": mark_changes(*map(mask, _differing(old[at_old], new[at_new])))}
             for at_old, at_new, row_old, row_new in edited
         ],
-        removed=[{"row": row, "text": excerpt(old[at], mask=mask)} for at, row in left["old"]],
-        added=[{"row": row, "text": excerpt(new[at], mask=mask)} for at, row in left["new"]],
+        removed=[{"row": row, "text": excerpt(old[at][0], mask=mask)} for at, row in left["old"]],
+        added=[{"row": row, "text": excerpt(new[at][0], mask=mask)} for at, row in left["new"]],
         histogram=_histogram(old=lengths[0], new=lengths[1]),
     )
 
 
-def _texts_at(positions: set[int], file: CleanFile) -> dict[int, str]:
-    texts: dict[int, str] = {}
+def _differing(old: tuple[str, str], new: tuple[str, str]) -> tuple[str, str]:
+    """Return the two texts or, where these are the same, the task's columns of each."""
+    return (old[0], new[0]) if old[0] != new[0] else (old[1], new[1])
+
+
+def _texts_at(positions: set[int], file: CleanFile) -> dict[int, tuple[str, str]]:
+    """Return the text at each position, and the task's columns of its row."""
+    texts: dict[int, tuple[str, str]] = {}
     for first, columns in file.batches():
         if len(texts) == len(positions):
             break
         batch = range(first, first + len(columns["text"]))
-        texts |= {position: columns["text"][position - first] for position in positions if position in batch}
+        for position in positions:
+            if position in batch:
+                further = columns["further"][position - first]
+                shown = "; ".join(f"{name}: {value}" for name, value in further.items())
+                texts[position] = columns["text"][position - first], shown
     return texts
 
 

@@ -1,4 +1,4 @@
-"""Reads clean data sets: Parquet files with the columns row, text and split."""
+"""Reads clean data sets: Parquet files with the columns row, text and split, and a task's own beside them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.command import UserError
+from pipeline.data_hash import NOT_LEARNED
 
 _BATCH_ROWS = 4096
 _EXPECTED = "expected row (whole number), text and split, as `dvc repro validate` writes them"
@@ -25,6 +26,7 @@ class CleanFile:
         except pa.ArrowInvalid:
             raise UserError(f"{name}: is no clean data set: not a Parquet file; {_EXPECTED}") from None
         schema = self._file.schema_arrow
+        self._of_task = [name for name in schema.names if name not in ("split", "text", *NOT_LEARNED)]
         types = {"row": pa.types.is_integer, "text": _is_text, "split": _is_text}
         if not all(name in schema.names and fits(schema.field(name).type) for name, fits in types.items()):
             columns = ", ".join(f"{column.name} ({column.type})" for column in schema) or "none"
@@ -35,9 +37,13 @@ class CleanFile:
         return int(self._file.metadata.num_rows)
 
     def batches(self) -> Iterator[tuple[int, dict[str, list[Any]]]]:
-        """Yield the columns of some rows at a time, with the position of the first; raises UserError for a null."""
+        """Yield the columns of some rows at a time, with the position of the first; raises UserError for a null.
+
+        They are `row`, `text`, `split`, and `further`: the task's columns of each row, such as {"label": "fraud"}.
+        """
         position = 0
-        for batch in self._file.iter_batches(_BATCH_ROWS, columns=["row", "text", "split"], use_threads=False):
+        names = ["row", "text", "split", *self._of_task]
+        for batch in self._file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
             columns = batch.to_pydict()
             for column, values in columns.items():
                 if None in values:
@@ -45,6 +51,7 @@ class CleanFile:
                         f"{self._name}: is no clean data set: its column {column} has a missing value in row "
                         f"{position + values.index(None) + 1} of the file; {_EXPECTED}"
                     )
+            columns["further"] = [{name: columns[name][at] for name in self._of_task} for at in range(len(batch))]
             yield position, columns
             position += len(batch)
 

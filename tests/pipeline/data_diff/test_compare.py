@@ -39,6 +39,23 @@ def test_the_data_hash_is_that_of_the_manifest(tmp_path: Path) -> None:
     assert diff(old, old).old.data == data_hash(pd.read_parquet(old)[["split", "text"]].to_dict("records"))
 
 
+def test_a_row_with_another_label_is_edited_and_its_labels_are_shown(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.parquet", HARBOUR) for name in ("old", "new")]
+    for file, first in zip(files, ("calm", "storm"), strict=True):
+        frame = pd.read_parquet(file)
+        frame["label"] = [first, *["calm"] * (len(frame) - 1)]
+        frame["labels"] = [["a", "b"]] * len(frame)
+        frame.to_parquet(file, index=False)
+    result = diff(*files)
+    assert row_counts(result) == (23, 1, 0, 0)
+    [example] = result.examples.edited
+    assert ("removed", "calm") in example["parts"]
+    assert ("added", "storm") in example["parts"]
+    clean = pd.read_parquet(files[1])
+    rows = clean.assign(labels=clean["labels"].map(list)).to_dict("records")
+    assert result.new.data == data_hash(rows) != result.old.data  # that of the manifest
+
+
 def test_rows_only_in_the_new_data_set_are_added(tmp_path: Path) -> None:
     result = compare_texts(tmp_path, HARBOUR, [*HARBOUR, "Something else entirely.", "And yet another thing!"])
     assert row_counts(result) == (24, 0, 0, 2)
