@@ -62,7 +62,7 @@ class Classify:
     config: ClassifyConfig = field(default_factory=ClassifyConfig)
 
     Config: ClassVar = ClassifyConfig
-    starter: ClassVar = "starter"
+    starter: ClassVar = "starter/roberta"
     unit: ClassVar = "row"
     packs: ClassVar = False
     reads_texts: ClassVar = False

@@ -45,7 +45,7 @@ class MaskedLM:
     config: MaskedLMConfig = field(default_factory=MaskedLMConfig)
 
     Config: ClassVar = MaskedLMConfig
-    starter: ClassVar = ""
+    starter: ClassVar = "starter/roberta"
     packs: ClassVar = False
     reads_texts: ClassVar = False  # its loss is of a few tokens, given those on both sides
     unit: ClassVar = "masked token"

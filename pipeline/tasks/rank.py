@@ -53,7 +53,7 @@ class Rank:
     config: RankConfig = field(default_factory=RankConfig)
 
     Config: ClassVar = RankConfig
-    starter: ClassVar = ""
+    starter: ClassVar = "starter/roberta"
     packs: ClassVar = False
     reads_texts: ClassVar = False
     unit: ClassVar = "row"
