@@ -27,6 +27,13 @@ def allocator_environment() -> dict[str, str]:
     return {}
 
 
+def prepare() -> None:
+    """Prepare this process for training and scoring, where no GPU does that."""
+    if not torch.cuda.is_available():
+        keep_freed_memory()
+        use_physical_cores()
+
+
 @functools.cache
 def keep_freed_memory() -> None:
     """Make glibc's malloc keep freed memory, as a preloaded allocator does; without effect on another allocator.

@@ -2,7 +2,8 @@
 
 On a CPU a step of GPT-2 124M is two thirds matrix products; the rest is memory traffic. So texts are packed without
 padding, attention runs inside each text, and the logits are never kept. GPUs take padded batches and torch's own
-kernels, other architectures also their own loss. The results are the plain model's, to float32's rounding.
+kernels, architectures that cannot read packed texts also their own loss. The results are the plain model's, to
+float32's rounding.
 """
 
 import functools
@@ -13,11 +14,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from pipeline.modeling import cpu
 from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, collate_packed, collate_padded
-from pipeline.modeling.cpu import keep_freed_memory, use_physical_cores
 from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
-from pipeline.modeling.packed_attention import supports_packing, use_varlen_attention
+from pipeline.modeling.packed_attention import is_varlen, supports_varlen, use_varlen_attention
 
 Collator = Callable[[list[TokenRow]], Batch]
 
@@ -32,6 +33,7 @@ class LossModel(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, collate: Collator = collate_padded) -> None:
         """Wrap `model`, whose parameters are shared."""
         super().__init__()
+        cpu.prepare()
         self.model = model
         self.collate = collate
         self.train(model.training)
@@ -72,7 +74,7 @@ class FusedLossModel(LossModel):
         **kwargs: Any,
     ) -> Any:
         """Return what `LossModel.forward` does; `row_lengths` (rows,) splits a packed batch into its rows."""
-        states = self.model.base_model(input_ids, **kwargs).last_hidden_state[:, :-1]  # (batch, tokens - 1, hidden)
+        states = output_states(self.model, input_ids=input_ids, **kwargs)[:, :-1]  # (batch, tokens - 1, hidden)
         targets = labels[:, 1:]
         counted = targets != IGNORED_LABEL
         weight = self.model.get_output_embeddings().weight
@@ -101,20 +103,56 @@ def loss_and_scores(losses: torch.Tensor, counted: torch.Tensor, row_lengths: to
     return {"loss": (loss / count).float(), "scores": scores}
 
 
+def output_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
+    """Return what the output layer of `model` would read: its "logits" while that layer hands on what it gets."""
+    layer = model.get_output_embeddings()
+    layer.forward = lambda states: states
+    try:
+        states: torch.Tensor = model(**inputs).logits
+        return states
+    finally:
+        del layer.forward
+
+
 def prepare(model: PreTrainedModel) -> LossModel:
     """Change `model` in place for fast training and wrap it."""
     use_tanh_gelu(model)
-    if not torch.cuda.is_available():
-        keep_freed_memory()
-        use_physical_cores()
-    if not supports_packing(model):
+    on_gpu = torch.cuda.is_available()
+    fast = FusedLossModel(model, functools.partial(collate_padded, with_mask=False) if on_gpu else collate_packed)
+    if not supports_varlen(model) or not (is_varlen(model) or _changes_nothing(fast)):
         return LossModel(model)
-    if torch.cuda.is_available():
-        return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
-    use_varlen_attention(model)
-    use_fast_dropout(model)
-    # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding it
-    # there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
-    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return FusedLossModel(model, collate_packed)
+    if not on_gpu:
+        use_fast_dropout(model)
+        # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding
+        # it there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
+        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+        model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return fast
+
+
+@torch.no_grad()
+def _changes_nothing(fast: FusedLossModel) -> bool:
+    """Tell whether `fast` gives two texts the losses of the plain model; if so, the model now reads its batches.
+
+    Architectures differ in what they do with positions, and between their last state and the logits.
+    """
+    model, is_training = fast.model, fast.training
+    ids = (torch.arange(1, 9) * 7919 % model.config.get_text_config().vocab_size).tolist()  # any tokens
+    rows = [{"input_ids": ids, "attention_mask": [1] * length + [0] * (8 - length)} for length in (8, 5)]
+
+    def scores(loss_model: LossModel) -> torch.Tensor:
+        batch = loss_model.collate([dict(row) for row in rows])
+        result: torch.Tensor = loss_model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()})[
+            "scores"
+        ]
+        return result
+
+    attention = model.config._attn_implementation
+    expected = scores(LossModel(model))
+    if fast.collate is collate_packed:
+        use_varlen_attention(model)
+    is_same = torch.allclose(scores(fast), expected, rtol=1e-4)
+    if not is_same:
+        model.set_attn_implementation(attention)
+    fast.train(is_training)
+    return is_same

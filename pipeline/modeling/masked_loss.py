@@ -1,5 +1,6 @@
 """Masked language models whose output is the loss of the tokens that they have to guess."""
 
+import functools
 from typing import Any
 
 import torch
@@ -7,14 +8,16 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, collate_rows
-from pipeline.modeling.cpu import keep_freed_memory, use_physical_cores
 from pipeline.modeling.loss_model import LossModel
+from pipeline.modeling.packed_encoder import prepare_encoder
 
 _MASKED, _REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay as they are (Devlin et al. 2019, "BERT")
 
 
 class MaskedLossModel(LossModel):
-    """Wraps `model`. In evaluation the tokens with a label are masked; training draws as many of each row anew.
+    """Wraps `model`, which is changed in place for fast training.
+
+    In evaluation the tokens with a label are masked; training draws as many of each row anew.
 
     The draw is part of the forward pass, since a data loader fetches ahead of the step: from there, the random state of
     a checkpoint would already hold the next step's draw, and a resumed run would see other masks.
@@ -23,9 +26,7 @@ class MaskedLossModel(LossModel):
     def __init__(self, model: PreTrainedModel) -> None:
         """Wrap `model`, whose parameters are shared."""
         super().__init__(model, collate_masked)
-        if not torch.cuda.is_available():
-            keep_freed_memory()
-            use_physical_cores()
+        prepare_encoder(model)
 
     def forward(
         self,
@@ -49,7 +50,12 @@ class MaskedLossModel(LossModel):
         else:
             read = torch.where(labels == IGNORED_LABEL, input_ids, mask_token[:, None])
         is_masked = labels != IGNORED_LABEL  # (rows, tokens)
-        logits = self.model(read, **inputs).logits[is_masked].float()  # (masked, vocabulary)
+        # The head reads the masked tokens alone; its logits are the most of a small model's work.
+        kept = self.model.base_model.register_forward_hook(functools.partial(_keep, is_masked))
+        try:
+            logits = self.model(read, **inputs).logits[0].float()  # (masked, vocabulary)
+        finally:
+            kept.remove()
         losses = functional.cross_entropy(logits, labels[is_masked], reduction="none")
         count = is_masked.sum().clamp(min=1)
         if self.training:
@@ -72,6 +78,12 @@ class MaskedLossModel(LossModel):
         read = torch.where(chosen & (fate < _MASKED), mask_token[:, None], ids)
         read = torch.where(chosen & (fate >= _MASKED) & (fate < _MASKED + _REPLACED), others, read)
         return read, ids.masked_fill(~chosen, IGNORED_LABEL)
+
+
+def _keep(chosen: torch.Tensor, _module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+    """Leave the chosen tokens of an encoder's states, as one row."""
+    output.last_hidden_state = output.last_hidden_state[chosen][None]  # (1, chosen, hidden)
+    return output
 
 
 def collate_masked(rows: list[TokenRow]) -> Batch:

@@ -1,4 +1,4 @@
-"""Variable-length attention for a CPU: causal attention inside each document of a packed batch.
+"""Variable-length attention for a CPU: attention inside each document of a packed batch.
 
 transformers has it for GPUs only (flash attention); here torch's own kernels run once per document.
 """
@@ -11,21 +11,34 @@ from transformers import AttentionInterface, PreTrainedModel
 from pipeline.modeling.fast_layers import fast_dropout
 
 _NAME = "varlen"
+# Settings of attention and output layer that the products here leave out.
+_UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "attention_chunk_size")
 
 
-def supports_packing(model: PreTrainedModel) -> bool:
-    """Tell whether the architecture reads packed batches and has a plain output layer: so far GPT-2 alone."""
-    return bool(model.config.model_type == "gpt2")
+def supports_varlen(model: PreTrainedModel) -> bool:
+    """Tell whether all attention of `model` goes through transformers' interface, and is of a kind known here."""
+    config = model.config
+    return bool(model._supports_attention_backend) and not any(getattr(config, name, None) for name in _UNSUPPORTED)
+
+
+def is_varlen(model: PreTrainedModel) -> bool:
+    """Tell whether `use_varlen_attention` has changed `model`."""
+    return bool(model.config._attn_implementation == _NAME)
 
 
 def use_varlen_attention(model: PreTrainedModel) -> None:
-    """Make `model` read batches of `batches.collate_packed`, and no others."""
+    """Make `model` read packed batches, and no others."""
     AttentionInterface.register(_NAME, varlen_attention)
     model.set_attn_implementation(_NAME)
 
 
+def boundaries(kept: torch.Tensor) -> torch.Tensor:
+    """Return where each row's tokens begin and end in a packed batch, (rows + 1,), from where rows have tokens."""
+    return torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
+
+
 def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to every attention
-    module: torch.nn.Module,  # noqa: ARG001
+    module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -33,25 +46,87 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    position_bias: torch.Tensor | None = None,
+    sliding_window: int | None = None,
     **kwargs: object,  # noqa: ARG001
 ) -> tuple[torch.Tensor, None]:
-    """Attend inside each document; `cu_seq_lens_q` (documents + 1,) holds their boundaries."""
+    """Attend inside each document.
+
+    Args:
+        module: The layer; its `is_causal` says whether a token sees later ones.
+        query: (1, heads, tokens, head_dim); `key` and `value` may have fewer heads, each shared by several of these.
+        key: See `query`.
+        value: See `query`.
+        attention_mask: None.
+        dropout: The probability.
+        scaling: The factor of the scores; head_dim ** -0.5 by default.
+        cu_seq_lens_q: The boundaries of the documents, (documents + 1,).
+        cu_seq_lens_k: Those of what a decoder reads, where this is its attention to an encoder.
+        position_bias: Added to the scores of every document, (1, heads, longest, longest); T5's.
+        sliding_window: How many tokens a token sees, itself included.
+        kwargs: What other kinds of attention take.
+    """
     if cu_seq_lens_q is None:
         raise ValueError("varlen attention needs cu_seq_lens_q; expected a batch of `collate_packed`")
+    causal = bool(getattr(module, "is_causal", True))
+    crosses = cu_seq_lens_k is not None and not causal
     lengths = cu_seq_lens_q.diff().tolist()
-    documents = zip(*(torch.split(part, lengths, dim=2) for part in (query, key, value)), strict=True)
-    # Each part is (1, heads, tokens, head_dim).
-    outputs = [_causal_attention(q, k, v, dropout, scaling) for q, k, v in documents]
+    key_lengths = cu_seq_lens_k.diff().tolist() if cu_seq_lens_k is not None and crosses else lengths
+    if (group := query.shape[1] // key.shape[1]) > 1:
+        key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))
+    bias = None if crosses else position_bias
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    documents = zip(
+        *(
+            torch.split(part, sizes, dim=2)
+            for part, sizes in ((query, lengths), (key, key_lengths), (value, key_lengths))
+        ),
+        strict=True,
+    )
+    outputs = [
+        _attention(q, k, v, dropout, scale, causal, _mask(q, k, causal, bias, sliding_window)) for q, k, v in documents
+    ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None  # (1, tokens, heads, head_dim)
 
 
-def _causal_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, scaling: float | None
+def _mask(
+    query: torch.Tensor, key: torch.Tensor, causal: bool, bias: torch.Tensor | None, window: int | None
+) -> torch.Tensor | None:
+    """Return what is added to the scores of a document, (heads or 1, queries, keys); None for nothing but causality."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    is_cut = window is not None and queries > window
+    if bias is None and not is_cut:
+        return None
+    mask = query.new_zeros(1, queries, keys) if bias is None else bias[0, :, :queries, :keys]
+    if causal:
+        mask = mask + _future(queries)
+    if window is not None and is_cut:
+        past = torch.full((queries, keys), -math.inf).tril_(-window)
+        mask = mask + (past if causal else past + past.T)
+    return mask
+
+
+def _future(tokens: int) -> torch.Tensor:
+    return torch.full((tokens, tokens), -math.inf).triu_(1)
+
+
+def _attention(  # noqa: PLR0913
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    dropout: float,
+    scale: float,
+    causal: bool,
+    mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Return the attention of one document; torch's fused CPU kernel has no dropout, so with it the steps are ours."""
     if dropout == 0:
-        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
-    tokens = query.shape[-2]
-    future = torch.full((tokens, tokens), -math.inf).triu_(1)
-    scores = torch.baddbmm(future, query[0], key[0].transpose(1, 2), alpha=scaling or query.shape[-1] ** -0.5)
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, None if mask is None else mask[None], is_causal=causal and mask is None, scale=scale
+        )
+    if mask is None and causal:
+        mask = _future(query.shape[-2])
+    keys = key[0].transpose(1, 2)
+    scores = torch.bmm(query[0] * scale, keys) if mask is None else torch.baddbmm(mask, query[0], keys, alpha=scale)
     return (fast_dropout(scores.softmax(-1), dropout) @ value[0])[None]  # (1, heads, tokens, head_dim)

@@ -9,8 +9,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.modeling.batches import IGNORED_LABEL, collate_rows
-from pipeline.modeling.cpu import keep_freed_memory, use_physical_cores
 from pipeline.modeling.loss_model import LossModel
+from pipeline.modeling.packed_encoder import prepare_encoder
 
 # Takes logits, labels and the labels' weights or None; returns the loss of each row in nats, (rows,).
 RowLoss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
@@ -18,7 +18,7 @@ _ROWS = 64  # scored at once
 
 
 class RowLossModel(LossModel):
-    """Wraps `model`; the loss of a row comes from `row_loss`.
+    """Wraps `model`, which is changed in place for fast training; the loss of a row comes from `row_loss`.
 
     The output is `loss` and, in evaluation, `scores` (rows, 2), each row's loss and 1.
     """
@@ -26,11 +26,9 @@ class RowLossModel(LossModel):
     def __init__(self, model: PreTrainedModel, row_loss: RowLoss, class_weights: Sequence[float] | None = None) -> None:
         """Wrap `model`, whose parameters are shared; `class_weights` count in training alone, one a label."""
         super().__init__(model, collate_rows)
+        prepare_encoder(model)
         self._row_loss = row_loss
         self._class_weights = torch.tensor(class_weights, dtype=torch.float32) if class_weights else None
-        if not torch.cuda.is_available():
-            keep_freed_memory()
-            use_physical_cores()
 
     def forward(
         self,

@@ -130,24 +130,6 @@ def test_autocast_to_bf16_trains_and_scores_like_float32_to_its_rounding(
     assert (scores[:, 0].sum() / scores[:, 1].sum()).item() == pytest.approx(expected.item(), rel=5e-3)
 
 
-def test_another_architecture_gets_padded_batches_and_the_same_loss_and_scores(tmp_path: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, use_cache=False
-    )
-    plain = LlamaForCausalLM(config).train()
-    rows = [{"input_ids": [0, *range(1, n), 0, 0, 0], "attention_mask": [1] * (n + 1) + [0] * 2} for n in (6, 6)]
-    expected = plain(**padded(rows)).loss.item()
-    fast = loss_model.prepare(copy.deepcopy(plain))
-    batch = fast.collate(rows)
-    assert batch["input_ids"].shape == (2, 7)  # no longer than the longest
-    assert fast(**batch)["loss"].item() == pytest.approx(expected, abs=1e-6)
-    scores = fast.eval()(**batch)["scores"]
-    assert (scores[:, 0].sum() / scores[:, 1].sum()).item() == pytest.approx(expected, abs=1e-6)
-
-
 def test_a_packed_model_refuses_padded_batches(tiny_gpt2: Path, tmp_path: Path) -> None:
     fast = loss_model.prepare(load(tiny_gpt2))
     with pytest.raises(ValueError, match="expected a batch of `collate_packed`"):
