@@ -1,6 +1,6 @@
 """What making a starter of any architecture shares: its command, its vocabulary and its optimizer.
 
-A maker (`make`, `make_t5`) adds the tokenizer's frame, the architecture and the objective.
+A maker (`make`, `make_roberta`, `make_t5`) adds the tokenizer's frame, the architecture and the objective.
 """
 
 import math

@@ -148,10 +148,11 @@ class _Reader:
         tensors = {id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}
         self._model = copy.deepcopy(model, tensors).eval()
         fast_layers.use_tanh_gelu(self._model)
-        self.is_packed = _can_pack(model)
-        if self.is_packed:
-            packed_attention.use_varlen_attention(self._model)
-        self._has_plain_head = packed_attention.supports_packing(model) or _has_plain_head(self._model)
+        self._has_plain_head = _has_plain_head(self._model)
+        # GPUs are faster with padded batches.
+        self.is_packed = (
+            self._has_plain_head and model.device.type == "cpu" and packed_attention.reads_packed(self._model)
+        )
 
     def max_tokens(self, batch_tokens: int) -> int:
         """Return how many tokens the model may read at once, `batch_tokens` at most."""
@@ -189,11 +190,6 @@ class _Reader:
         return torch.cat(
             [_cross_entropy(head(rows), chunk) for rows, chunk in _chunks(states, labels, head.weight.shape[0])]
         )
-
-
-def _can_pack(model: PreTrainedModel) -> bool:
-    """Tell whether texts are read in packed batches; GPUs are faster with padded ones."""
-    return packed_attention.supports_packing(model) and model.device.type == "cpu"
 
 
 def _chunks(rows: torch.Tensor, targets: torch.Tensor, vocabulary: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

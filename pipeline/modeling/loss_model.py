@@ -18,7 +18,7 @@ from pipeline.modeling import cpu
 from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, collate_packed, collate_padded
 from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
-from pipeline.modeling.packed_attention import is_varlen, supports_varlen, use_varlen_attention
+from pipeline.modeling.packed_attention import is_varlen, reads_packed
 
 Collator = Callable[[list[TokenRow]], Batch]
 
@@ -117,42 +117,31 @@ def output_states(model: PreTrainedModel, **inputs: Any) -> torch.Tensor:
 def prepare(model: PreTrainedModel) -> LossModel:
     """Change `model` in place for fast training and wrap it."""
     use_tanh_gelu(model)
-    on_gpu = torch.cuda.is_available()
-    fast = FusedLossModel(model, functools.partial(collate_padded, with_mask=False) if on_gpu else collate_packed)
-    if not supports_varlen(model) or not (is_varlen(model) or _changes_nothing(fast)):
+    if not _has_plain_output_layer(model):
         return LossModel(model)
-    if not on_gpu:
-        use_fast_dropout(model)
-        # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding
-        # it there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
-        tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-        model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
-    return fast
+    if torch.cuda.is_available():
+        return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
+    if not reads_packed(model):
+        return LossModel(model)
+    use_fast_dropout(model)
+    # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding it
+    # there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
+    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return FusedLossModel(model, collate_packed)
 
 
 @torch.no_grad()
-def _changes_nothing(fast: FusedLossModel) -> bool:
-    """Tell whether `fast` gives two texts the losses of the plain model; if so, the model now reads its batches.
-
-    Architectures differ in what they do with positions, and between their last state and the logits.
-    """
-    model, is_training = fast.model, fast.training
-    ids = (torch.arange(1, 9) * 7919 % model.config.get_text_config().vocab_size).tolist()  # any tokens
-    rows = [{"input_ids": ids, "attention_mask": [1] * length + [0] * (8 - length)} for length in (8, 5)]
-
-    def scores(loss_model: LossModel) -> torch.Tensor:
-        batch = loss_model.collate([dict(row) for row in rows])
-        result: torch.Tensor = loss_model.eval()(**{name: tensor.to(model.device) for name, tensor in batch.items()})[
-            "scores"
-        ]
-        return result
-
-    attention = model.config._attn_implementation
-    expected = scores(LossModel(model))
-    if fast.collate is collate_packed:
-        use_varlen_attention(model)
-    is_same = torch.allclose(scores(fast), expected, rtol=1e-4)
-    if not is_same:
-        model.set_attn_implementation(attention)
-    fast.train(is_training)
-    return is_same
+def _has_plain_output_layer(model: PreTrainedModel) -> bool:
+    """Tell whether the logits are a product of the output layer's weight, perhaps scaled: no bias, no cap."""
+    if getattr(model.config, "final_logit_softcapping", None):
+        return False
+    is_training = model.training
+    model.eval()
+    inputs = {"input_ids": torch.tensor([[1, 2, 3]], device=model.device), "use_cache": False}
+    if is_varlen(model):
+        inputs["cu_seq_lens_q"] = torch.tensor([0, 3])
+    logits = model(**inputs).logits
+    ours = output_states(model, **inputs) @ model.get_output_embeddings().weight.T
+    model.train(is_training)
+    return torch.allclose(ours, logits, atol=1e-4 * float(logits.abs().max()))

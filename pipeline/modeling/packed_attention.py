@@ -32,6 +32,35 @@ def use_varlen_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(_NAME)
 
 
+@torch.no_grad()
+def reads_packed(model: PreTrainedModel) -> bool:
+    """Make `model` read packed batches if its states of two texts then stay the same; else leave it, and return False.
+
+    What architectures do with positions and attention is so asked of them, not of a list.
+    """
+    if is_varlen(model):
+        return True
+    if not supports_varlen(model):
+        return False
+    attention, is_training = model.config._attn_implementation, model.training
+    texts = torch.split(torch.arange(1, 14) * 7919 % model.config.get_text_config().vocab_size, [8, 5])  # any tokens
+    model.eval()
+    alone = [model.base_model(text[None], use_cache=False)[0][0] for text in texts]  # each (tokens, hidden)
+    use_varlen_attention(model)
+    packed = model.base_model(
+        torch.cat(texts)[None],
+        position_ids=torch.cat([torch.arange(len(text)) for text in texts])[None],
+        use_cache=False,
+        cu_seq_lens_q=torch.tensor([0, 8, 13]),
+    )[0][0]
+    model.train(is_training)
+    expected = torch.cat(alone)
+    is_same = torch.allclose(packed, expected, atol=1e-4 * float(expected.abs().max()))
+    if not is_same:
+        model.set_attn_implementation(attention)
+    return is_same
+
+
 def boundaries(kept: torch.Tensor) -> torch.Tensor:
     """Return where each row's tokens begin and end in a packed batch, (rows + 1,), from where rows have tokens."""
     return torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))

@@ -4,6 +4,7 @@ The model is called as before, with `attention_mask`, and gives the same states 
 """
 
 import inspect
+import os
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ def prepare_encoder(model: PreTrainedModel) -> None:
     if not torch.cuda.is_available():
         use_fast_dropout(model)
         pack_layers(model)
+        # Where the output layer is another tensor or none, a batch's gradient has rows for its own words alone.
+        words, output = model.get_input_embeddings(), model.get_output_embeddings()
+        is_tied = output is not None and output.weight is words.weight
+        words.sparse = not is_tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
 
 
 def pack_layers(model: PreTrainedModel) -> bool:
@@ -47,10 +52,10 @@ def pack_layers(model: PreTrainedModel) -> bool:
 def _layers(model: PreTrainedModel) -> torch.nn.Module | None:
     """Return the module that holds the layers, unless it holds the embeddings too."""
     count = model.config.num_hidden_layers
-    for module in model.base_model.children():
-        for child in module.children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == count:
-                return module
+    for module in model.base_model.modules():
+        lists = [child for child in module.children() if isinstance(child, torch.nn.ModuleList)]
+        if any(len(layers) == count for layers in lists):
+            return None if module is model.base_model else module
     return None
 
 

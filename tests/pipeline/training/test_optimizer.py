@@ -24,3 +24,18 @@ def test_a_step_equals_clip_grad_norm_and_adamw(scale: float) -> None:
         assert clipped.norm.item() == pytest.approx(norm.item(), rel=1e-5)
     for one, other in zip(weights, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_a_sparse_gradient_of_an_embedding_gives_the_steps_of_a_dense_one() -> None:
+    torch.manual_seed(0)
+    sparse, dense = torch.nn.Embedding(20, 4, sparse=True), torch.nn.Embedding(20, 4)
+    dense.load_state_dict(sparse.state_dict())
+    optimizer_class, settings = optimizer.class_and_settings(1e-2)
+    steps = [optimizer_class(layer.parameters(), **settings, weight_decay=0.1) for layer in (sparse, dense)]
+    for words in ([1, 2, 2, 7], [7, 3], [19]):
+        for layer, step in zip((sparse, dense), steps, strict=True):
+            (30 * layer(torch.tensor(words)).square().sum()).backward()  # beyond the norm at which it is clipped
+            step.step()
+            step.zero_grad()
+        assert steps[0].norm.item() == pytest.approx(steps[1].norm.item(), rel=1e-5)
+        torch.testing.assert_close(sparse.weight, dense.weight, atol=1e-6, rtol=1e-5)
