@@ -100,10 +100,11 @@ def _page(samples: list[dict[str, str]]) -> str:
     """Return the samples as Markdown."""
     parts = ["# The same prompts, base and candidate"]
     for sample in samples:
-        parts.append(f"## {escape.markdown(sample['prompt'])} …")
+        goes_on = "" if "expected" in sample else " …"  # an answer is no continuation
+        parts.append(f"## {escape.markdown(sample['prompt'])}{goes_on}")
         if "expected" in sample:
             parts.append(f"**expected**: {escape.markdown(sample['expected'])}")
-        parts.extend(f"**{name}**: … {escape.markdown(sample[name]) or BLANK}" for name in MODELS)
+        parts.extend(f"**{name}**:{goes_on} {escape.markdown(sample[name]) or BLANK}" for name in MODELS)
     return "\n\n".join(parts) + "\n"
 
 
