@@ -37,9 +37,8 @@ def main() -> None:
         evaluations[name] = suite.evaluate(folder, data, config)
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     metrics["test_rows"] = suite.reference_metrics(data, config)
-    for name in MODELS:
-        if blank := metrics[name].get("text", {}).get("blank"):
-            warn(f"{name}: {100 * blank:.1f} % of its {data.generations} texts are blank")
+    for sentence in suite.warnings(metrics):
+        warn(sentence)
 
     paths.EVALUATE_METRICS.parent.mkdir(parents=True, exist_ok=True)
     _write_json(paths.EVALUATE_METRICS, metrics)

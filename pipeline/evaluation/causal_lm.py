@@ -138,6 +138,12 @@ class CausalLMSuite:
             "likeness": data.likeness.reference_metrics(),
         }
 
+    def warnings(self, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return which model wrote blank texts."""
+        texts = metrics["test_rows"]["prompts"]["texts"]
+        blank = {name: metrics[name]["text"]["blank"] for name in ("base", "candidate")}
+        return [f"{name}: {100 * share:.1f} % of its {texts} texts are blank" for name, share in blank.items() if share]
+
     def details(self, data: CausalHeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
         """Return the prompts with their real and generated continuations, and the longest copies."""
         generations = {name: [asdict(text) for text in model.generations] for name, model in evaluations.items()}

@@ -24,7 +24,7 @@ from pipeline.tasks.encoder import has_head
 from pipeline.tasks.rank import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -112,6 +112,17 @@ class RankSuite(RowSuite):
     def reference_metrics(self, data: RowHeldOutData, config: params.Evaluate) -> dict[str, Any]:
         """Return what identifies the test rows, and the ranking figures of words alone."""
         return {**super().reference_metrics(data, config), "tf_idf": _ranking(_tf_idf(data), data, config)}
+
+    def warnings(self, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return that words alone order better than the candidate, where they do: it is then not worth its time."""
+        candidate, words = metrics["candidate"][ranking.NDCG], metrics["test_rows"]["tf_idf"][ranking.NDCG]
+        if candidate is None or words is None or candidate >= words:
+            return []
+        return [
+            "warning: the candidate orders passages worse than their words alone do: nDCG@10 is"
+            f" {candidate:.2f}, that of TF-IDF {words:.2f}; another finetune.learning_rate may help (a lower one where"
+            " the loss did not fall), or more epochs, or more queries"
+        ]
 
     def row_metrics(self, folder: Path, rows: Sequence[Row], config: params.Evaluate) -> dict[str, Any]:
         """Return how hard any rows are for the model in `folder`, with an interval."""

@@ -194,6 +194,10 @@ class RowSuite:
             "headline": list(self.headline),
         }
 
+    def warnings(self, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return nothing."""
+        return []
+
     def details(self, data: RowHeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
         """Return the content of `paths.GENERATIONS`: what charts are drawn from, by model."""
         return {"charts": {name: dict(evaluation.details) for name, evaluation in evaluations.items()}}

@@ -48,6 +48,9 @@ class EvaluationSuite(Protocol):
     def reference_metrics(self, data: HeldOutData, config: params.Evaluate) -> dict[str, Any]:
         """Return the metrics of real texts in the place of generated ones."""
 
+    def warnings(self, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """Return what people should know of these figures, by model and of `test_rows`, at once; a sentence each."""
+
     def details(self, data: HeldOutData, evaluations: Mapping[str, Evaluation]) -> dict[str, Any]:
         """Return the content of `paths.GENERATIONS`."""
 

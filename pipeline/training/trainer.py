@@ -136,6 +136,9 @@ class ResumableTrainer(Trainer):
             pin_memory=self.args.dataloader_pin_memory,
         )
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
+        """Compute none: the optimizer clips by its own, and for a log Trainer would read and write all gradients."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save the complete training state, from the first process."""
         random = {"cpu": torch.get_rng_state()}

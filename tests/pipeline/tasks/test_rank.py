@@ -180,6 +180,17 @@ def test_grades_are_shares_of_the_largest_whatever_the_order() -> None:
 
 
 @pytest.mark.integration
+def test_a_ranker_that_orders_worse_than_words_alone_is_told() -> None:
+    def warnings(candidate: float | None) -> list[str]:
+        return get_suite("rank").warnings(
+            {"candidate": {"ndcg@10": candidate}, "test_rows": {"tf_idf": {"ndcg@10": 0.9}}}
+        )
+
+    assert warnings(0.95) == warnings(None) == []
+    [sentence] = warnings(0.61)
+    assert "worse than their words alone do: nDCG@10 is 0.61, that of TF-IDF 0.90" in sentence
+
+
 def test_a_csv_becomes_a_ranker_that_is_better_than_chance_and_promoted(ranking: Workspace) -> None:
     ranking.write_corpus(as_csv(pairs()))
     run_stages()

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
         ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
         ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
         ("_load_rng_state", ["self", "checkpoint"]),
+        ("_get_grad_norm", ["self", "model", "grad_norm"]),
     ],
 )
 def test_trainer_calls_the_hooks_that_are_overridden(name: str, parameters: list[str]) -> None:
