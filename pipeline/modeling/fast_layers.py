@@ -20,7 +20,7 @@ def use_fast_dropout(model: PreTrainedModel) -> None:
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
-                setattr(module, name, FastDropout(child.p))
+                setattr(module, name, FastDropout(child.p).train(child.training))
 
 
 class FastDropout(torch.nn.Dropout):

@@ -160,6 +160,7 @@ def test_dropout_depends_on_torchs_seed_alone() -> None:
 def test_evaluation_has_no_dropout(tiny_gpt2: Path, tmp_path: Path) -> None:
     batch = batches.collate_packed(rows_of(tiny_gpt2, "pad", tmp_path))
     with_dropout, without = (loss_model.prepare(load(tiny_gpt2, p)) for p in (0.5, 0.0))
+    assert with_dropout(**batch)["loss"] == without(**batch)["loss"]  # their models are loaded for evaluation
     assert with_dropout.train()(**batch)["loss"] != without.train()(**batch)["loss"]
     assert with_dropout.eval()(**batch)["loss"] == without.eval()(**batch)["loss"]
 
