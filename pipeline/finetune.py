@@ -134,7 +134,7 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, config
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
     prediction = estimate.predict(measurement, share, config.epochs, math.ceil(len(rows) / config.devices), kept)
     estimate.check(prediction, measurement, share, config.activation_checkpointing)
-    warn(str(prediction))
+    warn(f"training in {precision.describe(chosen, config.devices)}: {prediction}")
     return RunConfig(chosen, share * config.devices)
 
 

@@ -24,6 +24,13 @@ def choose(setting: Literal["auto", "fp32", "bf16"]) -> Precision:
     return "bf16" if _bf16_speedup() >= _MIN_SPEEDUP else "fp32"
 
 
+def describe(precision: Precision, devices: int) -> str:
+    """Return the precision and the hardware, for people: "bf16 on NVIDIA H100", "fp32 on the CPU"."""
+    if not torch.cuda.is_available():
+        return f"{precision} on the CPU"
+    return f"{precision} on {f'{devices} x ' if devices > 1 else ''}{torch.cuda.get_device_name()}"
+
+
 def use(precision: Precision) -> None:
     """Set the precision of this process's matrix products."""
     torch.set_float32_matmul_precision("medium" if precision == "bf16" else "highest")

@@ -189,6 +189,7 @@ def test_training_stops_early_keeps_the_best_epoch_and_says_when_the_loss_turned
     assert metrics["validation_loss"] == pytest.approx(curve.loc[1:].min())
 
     said = capsys.readouterr().err
+    assert "\ntraining in fp32 on the CPU: " in said
     assert f"warning: the validation loss rose after epoch {metrics['best_epoch']}" in said
     assert said.splitlines()[0] == "warning: the base does not know such texts"  # before hours of training
 

@@ -1,5 +1,6 @@
 """The precision of matrix products: chosen by measurement, set for the process."""
 
+import pytest
 import torch
 
 from pipeline.training import precision
@@ -13,3 +14,11 @@ def test_measuring_gives_the_same_precision_each_time_and_changes_no_switch() ->
 def test_a_set_precision_is_taken_as_it_is() -> None:
     assert precision.choose("fp32") == "fp32"
     assert precision.choose("bf16") == "bf16"
+
+
+def test_precision_and_hardware_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert precision.describe("fp32", 1) == "fp32 on the CPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    assert [precision.describe("bf16", count) for count in (1, 2)] == ["bf16 on NVIDIA H200", "bf16 on 2 x NVIDIA H200"]
