@@ -35,9 +35,16 @@ LINES = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run files with integration tests first, so that no long one is left to run alone at the end."""
+    """Run files with integration tests first, so that no long one is left to run alone at the end.
+
+    Tests marked `gpu` are skipped where there is none.
+    """
     long = {item.path for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: item.path not in long)
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no CUDA device"))
 
 
 @pytest.fixture(scope="session")
