@@ -4,17 +4,24 @@ ENGINE is the service's own (`fresh`) or `CTranslate2`; so many texts at a time,
 The last line is JSON: a `bench.load.LoadResult` for each number of clients.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bench import load
 from bench.harness import FRESH
 from bench.micro_batches import TEMPERATURE, TOP_K, TOP_P, CTranslate2Model, Request, tokenized_prompts
 from pipeline.command import arg_parser, echo, run
+
+if TYPE_CHECKING:
+    from serving.engines.protocol import Engine
 
 ENGINES = (FRESH, "CTranslate2")
 
@@ -37,11 +44,35 @@ async def service_engine(folder: Path, tokens: int, waves: int, clients: Sequenc
     """Return the figures of the engine that the service would choose, behind its scheduler."""
     from serving import settings
     from serving.engines import selection
-    from serving.engines.protocol import Sampling
 
-    prompts = tokenized_prompts(folder)
     engine_settings = settings.engine_settings(settings.load(settings.ROOT), settings.ROOT)
     engine = selection.make(folder, replace(engine_settings, name="auto"))
+    results = await drive(engine, tokenized_prompts(folder), tokens, waves, clients)
+    await asyncio.to_thread(engine.close)
+    return results
+
+
+async def drive(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    tokens: int,
+    waves: int,
+    clients: Sequence[int],
+    seconds: float = math.inf,
+) -> list[load.LoadResult]:
+    """Return the figures of an engine.
+
+    Args:
+        engine: A loaded engine.
+        prompts: As tokens, used in turns.
+        tokens: Of each text.
+        waves: Texts for each client.
+        clients: Numbers of texts at a time.
+        seconds: After which texts are cut, for each of `clients`; the warm-up before it takes a quarter.
+    """
+    from serving.engines.protocol import Sampling
+
+    deadline = math.inf
 
     async def ask(answer: load.Answer, number: int) -> None:
         prompt = prompts[number % len(prompts)]
@@ -53,14 +84,17 @@ async def service_engine(folder: Path, tokens: int, waves: int, clients: Sequenc
                 if not answer.tokens:
                     answer.first = answer.ended
                 answer.tokens += 1
+                if answer.ended > deadline:
+                    break
         finally:
             stream.cancel()
 
     results = []
     for count in clients:
+        deadline = time.perf_counter() + seconds / 4
         await load.closed_loop(ask, count, waves=1)  # warm-up
+        deadline = time.perf_counter() + seconds
         results.append(load.summary(await load.closed_loop(ask, count, waves)))
-    await asyncio.to_thread(engine.close)
     return results
 
 

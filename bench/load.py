@@ -5,6 +5,8 @@ requests arrive at random (Poisson) at a rate, whether or not earlier ones are a
 were due.
 """
 
+from __future__ import annotations
+
 import asyncio
 import csv
 import itertools
@@ -17,15 +19,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 import numpy as np
-import uvloop
 from tokenizers import Tokenizer
 
 from bench import harness
 from pipeline.command import arg_parser, echo, run
+
+if TYPE_CHECKING:
+    import aiohttp
 
 PROMPT_TOKENS = 11  # and the start token
 PERCENTS = (50, 95, 99)
@@ -80,6 +83,8 @@ Ask = Callable[[Answer, int], Awaitable[None]]  # fills in the answer to the req
 
 def main() -> None:
     """Follow the plan and print the figures."""
+    import uvloop
+
     parser = arg_parser()
     parser.add_argument("plan", type=json.loads, help="JSON")
     results = uvloop.run(follow(Plan(**parser.parse_args().plan)))
@@ -88,6 +93,8 @@ def main() -> None:
 
 async def follow(plan: Plan) -> list[LoadResult]:
     """Return the figures of each load, the closed loops first; each has its warm-up."""
+    import aiohttp  # here: engines are also loaded without HTTP, where it may not be installed
+
     texts = prompts(Path(plan.folder))
     results = []
     timeout = aiohttp.ClientTimeout(total=None, sock_read=900)
@@ -187,6 +194,8 @@ def summary(answers: Sequence[Answer], cpu: float = 0.0) -> LoadResult:
 
 async def _post(session: aiohttp.ClientSession, plan: Plan, body: dict[str, Any], answer: Answer) -> None:
     """Send a request and fill in the answer; errors are counted, not raised."""
+    import aiohttp
+
     try:
         async with session.post(plan.url, json=body) as response:
             if response.status != 200:
