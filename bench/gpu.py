@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import IO, Any
@@ -19,11 +20,11 @@ from bench import harness
 from pipeline.command import run, warn
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "triton")
-TESTS = ["-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "tests/gpu"]
-TEST_SECONDS = 110
-GROUPS = {("training",): 155, ("evaluation", "generation", "serving"): 85}  # parts -> seconds
+TESTS = ["-m", "pytest", "-v", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "tests/gpu"]
+TEST_SECONDS = 130
+GROUPS = {("training",): 150, ("evaluation", "generation", "serving"): 75}  # parts -> seconds
 QUICK_SECONDS = 1200  # of all parts together; a minute, but for a busy machine
-_OUTCOME = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+_OUTCOME = re.compile(r" (PASSED|FAILED|SKIPPED|ERROR) +\[ *\d+%\]$", re.MULTILINE)
 _SHOWN = 200  # characters of a reason
 
 
@@ -84,7 +85,12 @@ def _is_installed(name: str) -> bool:
 
 def _output(arguments: Sequence[str], seconds: float) -> tuple[str, str]:
     """Return what a fresh Python prints within `seconds`, and why it ended early, or nothing."""
-    settings = {"PYTHONPATH": str(harness.ROOT), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    settings = {
+        "PYTHONPATH": str(harness.ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
     one_gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     environment = os.environ | settings | {"CUDA_VISIBLE_DEVICES": one_gpu}
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as errors:  # bars would break its lines
@@ -128,11 +134,14 @@ def _json_lines(output: str) -> Iterator[dict[str, Any]]:
 
 def test_figures(output: str, ended: str) -> list[dict[str, Any]]:
     """Return how many tests passed and failed, and a reason for each that failed."""
-    counts = [(int(count), outcome) for count, outcome in _OUTCOME.findall(output.strip().rpartition("\n")[2])]
+    counts = Counter(_OUTCOME.findall(output))  # of each test's line: one that is ended has no summary
     failures = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
     reasons = failures or ([ended] if ended else [])
     return [
-        *({"part": "tests", "variant": outcome, "figure": float(count), "unit": "tests"} for count, outcome in counts),
+        *(
+            {"part": "tests", "variant": outcome.lower(), "figure": float(count), "unit": "tests"}
+            for outcome, count in counts.items()
+        ),
         *({"part": "tests", "variant": "a failure", "reason": reason[:_SHOWN]} for reason in reasons),
     ]
 

@@ -27,11 +27,14 @@ def test_a_variant_is_compared_with_its_peer_and_a_failure_is_a_row_of_its_own()
 
 
 def test_failed_tests_and_a_run_without_tests_have_their_reasons() -> None:
-    output = "...\nFAILED tests/gpu/test_stages.py::test_a - AssertionError\n1 failed, 11 passed, 2 skipped in 9.01s\n"
-    figures = gpu.test_figures(output, "it ended with 1: ...")
+    tests = ["test_a FAILED [ 33%]", "test_b[1] PASSED [ 66%]", "test_c PASSED [100%]"]
+    failure = "FAILED tests/gpu/test_stages.py::test_a - AssertionError"
+    figures = gpu.test_figures("\n".join([*tests, failure, "1 failed, 2 passed in 9.01s"]), "it ended with 1: ...")
     counted = {one["variant"]: one["figure"] for one in figures if "figure" in one}
-    assert counted == {"failed": 1, "passed": 11, "skipped": 2}
-    assert [one["reason"] for one in figures if "reason" in one] == [output.splitlines()[1]]
+    assert counted == {"failed": 1, "passed": 2}
+    assert [one["reason"] for one in figures if "reason" in one] == [failure]
+    [passed, slow] = gpu.test_figures(tests[1], "it took more than 130 s")
+    assert (passed["figure"], slow["reason"]) == (1, "it took more than 130 s")
     [missing] = gpu.test_figures("No module named pytest\n", "it ended with 1: No module named pytest")
     assert missing["reason"] == "it ended with 1: No module named pytest"
 
