@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from bench import harness
 from bench.harness import FRESH
-from bench.trainers import STARTER, load_model
+from bench.train_models import STARTER, load_model
 from pipeline.command import arg_parser, echo, run
 from pipeline.evaluation.scoring import score
 from pipeline.modeling import cpu

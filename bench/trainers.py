@@ -1,24 +1,25 @@
-"""Train in one of the compared ways, in a process of its own: `python -m bench.trainers VARIANT MODEL TEXTS EPOCHS`.
+"""Train in one of the compared ways, in a process of its own: `python -m bench.trainers VARIANT MODEL ROWS EPOCHS`.
 
-The last line is JSON: `tokens` (useful ones, not padding, a second), `loss` (mean over the tokens of the same
-validation texts, scored in the same plain way, in nats), `operations` (floating-point operations a useful token).
+The last line is JSON: `tokens` (useful ones, not padding, a second), `loss` (mean over the labels of the same
+validation rows, scored in the same plain way, in nats), `operations` (floating-point operations a useful token).
 """
 
-import csv
+import contextlib
+import gc
 import itertools
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
     PreTrainedModel,
     ProgressCallback,
     Trainer,
@@ -28,51 +29,53 @@ from transformers import (
 
 from bench import harness
 from bench.harness import FRESH
+from bench.train_models import DROPOUT, LONGEST, MODELS, RECIPE, SEED, Row, Training, losses_of, prepare, useful_tokens
 from pipeline import finetune, params, paths
 from pipeline.command import arg_parser, echo, run
 from pipeline.modeling import cpu
-from pipeline.tasks.causal_lm import TASK
+from pipeline.modeling.batches import IGNORED_LABEL
+from pipeline.modeling.loading import load_tokenizer
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import choose
 from pipeline.training.recipe import RunConfig, build_trainer
 from pipeline.workspace import restart_with
 
-STARTER = harness.ROOT / "starter"
-LENGTHS = (90, 126)  # tokens of a text, without start and end: about 105 on average, none above 128 with them
-VALIDATION = 16  # texts
 BLOCK = 128  # tokens, where texts are strung together and cut
-BATCH = 2
-LEARNING_RATE = 5e-5
-SEED = 42
 LIMITS = {"limit, fp32": "highest", "limit, bf16": "medium"}
 
-Rows = list[list[int]]
-Train = Callable[[PreTrainedModel, Rows, int], float]
+# Returns the trained model and the seconds a useful token.
+Train = Callable[[Training], tuple[PreTrainedModel, float]]
 
 
 def main() -> None:
     """Train and print the figures."""
     parser = arg_parser()
     parser.add_argument("variant", choices=[*LIMITS, *VARIANTS])
-    parser.add_argument("model")
-    parser.add_argument("texts", type=int)
-    parser.add_argument("epochs", type=int)
+    parser.add_argument("model", nargs="?", choices=MODELS, default="starter")
+    parser.add_argument("rows", nargs="?", type=int, default=16)
+    parser.add_argument("epochs", nargs="?", type=int, default=1)
+    parser.add_argument("--base", type=Path, help="the folder of the model's base; by default it is made")
     arguments = parser.parse_args()
     if arguments.variant.startswith(FRESH):
         restart_with(cpu.allocator_environment())  # as the stage does
     if arguments.variant in LIMITS:
         _print({"operations_a_second": gemm_limit(LIMITS[arguments.variant])})
         return
-    documents = tokenized(arguments.texts + VALIDATION)
-    model = load_model(arguments.model)
-    seconds_a_token = VARIANTS[arguments.variant](model, documents[VALIDATION:], arguments.epochs)
-    _print(
-        {
-            "tokens": 1 / seconds_a_token,
-            "loss": validation_loss(model, documents[:VALIDATION]),
-            "operations": 6 * (model.num_parameters() - model.transformer.wpe.weight.numel()),
-        }
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.base is None:
+            arguments.base = Path(folder, "base")
+            MODELS[arguments.model].write_base(arguments.base)
+        training = prepare(arguments.model, arguments.base, arguments.rows, arguments.epochs)
+        _print(figures(training, VARIANTS[arguments.variant]))
+
+
+def figures(training: Training, train: Train) -> dict[str, float]:
+    """Train in one of the ways and return its figures."""
+    model, seconds_a_token = train(training)
+    model.zero_grad()
+    gc.collect()  # else validation may take more memory than training, beside the optimizer's state
+    loss, operations = validate(training, model)
+    return {"tokens": 1 / seconds_a_token, "loss": loss, "operations": operations}
 
 
 def _print(result: dict[str, float]) -> None:
@@ -91,36 +94,26 @@ def gemm_limit(setting: str, size: int = 2048) -> float:
     return 2 * size**3 / min(seconds)
 
 
-def tokenized(count: int) -> Rows:
-    """Return `count` tales of the sample corpus as ids between start and end; raise ValueError if there are fewer."""
-    tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
-    end = tokenizer.eos_token_id
-    with (harness.ROOT / "data" / "tales.csv").open(encoding="utf-8", newline="") as file:
-        ids = tokenizer([row["text"] for row in csv.DictReader(file)], add_special_tokens=False)["input_ids"]
-    documents = [[end, *text, end] for text in ids if LENGTHS[0] <= len(text) <= LENGTHS[1]]
-    if count > len(documents):
-        raise ValueError(f"there are {len(documents)} texts of the right length, not {count}")
-    return documents[:count]
+@torch.no_grad()
+def validate(training: Training, model: PreTrainedModel) -> tuple[float, float]:
+    """Return the mean loss a label, computed by transformers one row at a time, and the operations a useful token.
 
-
-def load_model(name: str) -> PreTrainedModel:
-    """Return GPT-2 of 124 million parameters with random weights, or the starter, with GPT-2's dropout, in float32."""
-    torch.manual_seed(SEED)
-    if name == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(use_cache=False, bos_token_id=0, eos_token_id=0))
-    return TASK.load_for_training(STARTER, 0.1, {})
-
-
-@torch.inference_mode()
-def validation_loss(model: PreTrainedModel, documents: Rows) -> float:
-    """Return the mean loss a token, computed by transformers one document at a time."""
+    Operations are those of the matrix products that a training step needs, counted by torch where they run: forward,
+    and twice as many backward. So each part of a model counts the tokens that pass it, and attention is a full square,
+    as in the PaLM paper's model FLOPs utilization.
+    """
     torch.set_float32_matmul_precision("highest")
-    plain = type(model)(model.config).eval()
+    plain = training.load().eval()
     plain.set_attn_implementation("eager")
     plain.load_state_dict(model.state_dict())
-    losses = [float(plain(ids, labels=ids).loss) for ids in map(torch.tensor, ([one] for one in documents))]
-    counts = [len(one) - 1 for one in documents]
-    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+    losses, labels, tokens = 0.0, 0, 0
+    with FlopCounterMode(display=False) as forward:
+        for row in training.validation:
+            inputs = {name: torch.tensor([value]) for name, value in row.items()}  # a batch of one
+            losses += float(plain(**{"labels": inputs["input_ids"], **inputs}).loss) * losses_of(row)
+            labels += losses_of(row)
+            tokens += useful_tokens(row)
+    return losses / labels, 3 * forward.get_total_flops() / tokens
 
 
 class _Clock(TrainerCallback):
@@ -146,15 +139,17 @@ def _mean(seconds: list[float]) -> float:
     return sum(timed) / len(timed)
 
 
-def _plain_trainer(model: PreTrainedModel, rows: Dataset, epochs: int) -> float:
-    """Train with transformers' Trainer and its defaults; return seconds a step."""
-    clock = _Clock()
+def _plain_trainer(
+    training: Training, rows: list[Row], collate: Callable[[Any], Any] | None = None
+) -> tuple[PreTrainedModel, float]:
+    """Train with transformers' Trainer and its defaults; return the model and the seconds a step."""
+    clock, model = _Clock(), training.load()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=BATCH,
-            num_train_epochs=epochs,
-            learning_rate=LEARNING_RATE,
+            per_device_train_batch_size=training.model.batch,
+            num_train_epochs=training.epochs,
+            learning_rate=training.model.learning_rate,
             lr_scheduler_type="constant",
             weight_decay=0.01,
             save_strategy="no",
@@ -162,107 +157,116 @@ def _plain_trainer(model: PreTrainedModel, rows: Dataset, epochs: int) -> float:
             seed=SEED,
             dataloader_pin_memory=False,
         )
-        trainer = Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[clock])
+        trainer = Trainer(
+            model=model, args=arguments, data_collator=collate, train_dataset=Dataset.from_list(rows), callbacks=[clock]
+        )
         trainer.remove_callback(ProgressCallback)
         trainer.train()
-    return _mean(clock.seconds)
+    return model, _mean(clock.seconds)
 
 
 def recipe(length: int) -> Train:
     """Return the recipe: a row a text, padded to `length`."""
 
-    def train(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
-        rows = Dataset.from_list(
-            [
-                {
-                    "input_ids": one + [0] * (length - len(one)),
-                    "attention_mask": [1] * len(one) + [0] * (length - len(one)),
-                    "labels": [-100, *one[1:]] + [-100] * (length - len(one)),
-                }
-                for one in documents
-            ]
-        )
-        return _plain_trainer(model, rows, epochs) / (BATCH * sum(map(len, documents)) / len(documents))
+    def train(training: Training) -> tuple[PreTrainedModel, float]:
+        rows = []
+        for ids in (row["input_ids"] for row in training.rows):
+            missing = length - len(ids)
+            row = {"input_ids": ids + [0] * missing, "attention_mask": [1] * len(ids) + [0] * missing}
+            rows.append({**row, "labels": [IGNORED_LABEL, *ids[1:]] + [IGNORED_LABEL] * missing})
+        model, seconds = _plain_trainer(training, rows)
+        return model, seconds / training.tokens_a_batch
 
     return train
 
 
-def concatenate_and_chunk(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
+def padded_to_the_longest(training: Training) -> tuple[PreTrainedModel, float]:
+    """Train as usual with Trainer: each batch is padded to its longest row by transformers' collator."""
+    tokenizer = load_tokenizer(training.base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    has_one_label = isinstance(training.rows[0].get("labels"), int)
+    collate = (DataCollatorWithPadding if has_one_label else DataCollatorForSeq2Seq)(tokenizer)
+    rows = []
+    for row in training.rows:
+        ids = row["input_ids"]
+        rows.append({"labels": [IGNORED_LABEL, *ids[1:]], "attention_mask": [1] * len(ids), **row})
+    model, seconds = _plain_trainer(training, rows, collate)
+    return model, seconds / training.tokens_a_batch
+
+
+def concatenate_and_chunk(training: Training) -> tuple[PreTrainedModel, float]:
     """Train like transformers' language-modelling example: all texts concatenated, then cut into blocks."""
-    ids = [token for one in documents for token in one]
+    ids = [token for row in training.rows for token in row["input_ids"]]
     blocks = [ids[at : at + BLOCK] for at in range(0, len(ids) - BLOCK + 1, BLOCK)]
-    rows = Dataset.from_list([{"input_ids": block, "attention_mask": [1] * BLOCK, "labels": block} for block in blocks])
-    return _plain_trainer(model, rows, epochs) / (BATCH * BLOCK)
+    rows = [{"input_ids": block, "attention_mask": [1] * BLOCK, "labels": block} for block in blocks]
+    model, seconds = _plain_trainer(training, rows)
+    return model, seconds / (training.model.batch * BLOCK)
 
 
-def plain_loop(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
+def plain_loop(training: Training) -> tuple[PreTrainedModel, float]:
     """Train like nanoGPT: blocks from random positions of the concatenated texts, in a bare loop."""
-    ids = torch.tensor([token for one in documents for token in one])
+    ids = torch.tensor([token for row in training.rows for token in row["input_ids"]])
+    model, batch_size = training.load().train(), training.model.batch
     weights = [weight for weight in model.parameters() if weight.ndim >= 2]
     others = [weight for weight in model.parameters() if weight.ndim < 2]
     groups = [{"params": weights, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
-    model.train()
+    optimizer = torch.optim.AdamW(groups, lr=training.model.learning_rate, betas=(0.9, 0.95), fused=True)
     ends = []
-    for _ in range(epochs * len(ids) // (BATCH * BLOCK)):
-        starts = torch.randint(len(ids) - BLOCK, (BATCH,))
+    for _ in range(training.epochs * len(ids) // (batch_size * BLOCK)):
+        starts = torch.randint(len(ids) - BLOCK, (batch_size,))
         batch = torch.stack([ids[start : start + BLOCK] for start in starts])
         model(batch, labels=batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ends.append(time.perf_counter())
-    return _mean([after - before for before, after in itertools.pairwise(ends)]) / (BATCH * BLOCK)
+    return model, _mean([after - before for before, after in itertools.pairwise(ends)]) / (batch_size * BLOCK)
 
 
 def fresh(precision: Literal["auto", "fp32"]) -> Train:
     """Return the training of the stage `finetune`, with the learning rate and batch of the others."""
 
-    def train(model: PreTrainedModel, documents: Rows, epochs: int) -> float:
+    def train(training: Training) -> tuple[PreTrainedModel, float]:
         config = params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(
             update={
-                "learning_rate": LEARNING_RATE,
-                "epochs": epochs,
-                "early_stopping_patience": epochs,
+                "learning_rate": training.model.learning_rate,
+                "epochs": training.epochs,
+                "early_stopping_patience": training.epochs,
                 "schedule": "constant",
                 "warmup_share": 0.0,
+                "weight_decay": 0.01,
+                "dropout": DROPOUT,
                 "seed": SEED,
                 "lora_rank": 0,
                 "activation_checkpointing": False,
                 "devices": 1,
             }
         )
-        run_config = RunConfig(choose(precision), BATCH)
-        clock = _Clock()
-        with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
-            fast = finetune.ModelBuilder(TASK, Path(folder), config, {})(run_config.precision)
-            splits = {"train": _padded(documents), "validation": _padded(documents[:1])}
-            trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path(folder, "checkpoints")))
+        run_config = RunConfig(choose(precision), training.model.batch)
+        clock, base = _Clock(), training.base.resolve()
+        # The stage writes its progress below the working directory.
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            fast = finetune.ModelBuilder(training.task, base, config, training.info)(run_config.precision)
+            # The best epoch is kept: by loss on rows that are learned, which is the last one, as in the other ways.
+            splits = {
+                name: Dataset.from_list(training.padded(rows))
+                for name, rows in (("train", training.rows), ("validation", training.rows[: training.model.batch]))
+            }
+            trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path("checkpoints")))
             trainer.add_callback(clock)
             trainer.resume()
-        model.load_state_dict(fast.model.state_dict())
-        return _mean(clock.seconds) / (BATCH * sum(map(len, documents)) / len(documents))
+        return fast.model, _mean(clock.seconds) / training.tokens_a_batch
 
     return train
 
 
-def _padded(documents: Rows) -> Dataset:
-    """Return rows as `pipeline.tokenize` writes them."""
-
-    def rows() -> Iterator[dict[str, list[int]]]:
-        for one in documents:
-            missing = BLOCK - len(one)
-            yield {"input_ids": one + [0] * missing, "attention_mask": [1] * len(one) + [0] * missing}
-
-    return Dataset.from_list(list(rows()))
-
-
 VARIANTS: dict[str, Train] = {
-    "recipe, padded to 128": recipe(128),
+    RECIPE: recipe(128),
     "recipe, padded to 256": recipe(256),
     "concatenate and chunk": concatenate_and_chunk,
     "plain loop": plain_loop,
+    LONGEST: padded_to_the_longest,
     f"{FRESH}, fp32": fresh("fp32"),
     FRESH: fresh("auto"),
 }
