@@ -54,7 +54,7 @@ def training(plan: Plan, emit: Emit) -> None:
 
 
 def _model(quick: bool) -> PreTrainedModel:
-    from bench.trainers import load_model
+    from bench.train_models import load_model
 
     with torch.device(DEVICE):
         return load_model("starter" if quick else "gpt2").eval()
@@ -63,7 +63,7 @@ def _model(quick: bool) -> PreTrainedModel:
 def evaluation(plan: Plan, emit: Emit) -> None:
     """Score texts as evaluate's metric does, and as the stage does with small and large batches."""
     from bench import scorers
-    from bench.trainers import STARTER
+    from bench.train_models import STARTER
     from pipeline.evaluation.scoring import score
 
     tokenizer = AutoTokenizer.from_pretrained(STARTER, local_files_only=True, trust_remote_code=False)
@@ -94,7 +94,7 @@ def evaluation(plan: Plan, emit: Emit) -> None:
 @torch.inference_mode()
 def generation(plan: Plan, emit: Emit) -> None:
     """Generate texts with transformers' `generate` in bf16."""
-    from bench.trainers import tokenized
+    from bench.train_models import tokenized
 
     model = _model(plan.quick).to(torch.bfloat16)
     model.generation_config.pad_token_id = 0
@@ -122,7 +122,7 @@ def serving(plan: Plan, emit: Emit) -> None:
 
 def _save(quick: bool, folder: Path) -> None:
     """Save the model in bf16, with a tokenizer."""
-    from bench.trainers import STARTER
+    from bench.train_models import STARTER
 
     model = _model(quick).to(torch.bfloat16)
     model.config.use_cache = True

@@ -22,7 +22,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bench import harness, nano
 from bench.gpu_figures import DEVICE, Emit, Figure, Plan, synchronized_time
-from bench.trainers import BATCH, BLOCK, LEARNING_RATE, SEED, VALIDATION, Rows, load_model, tokenized, validation_loss
+from bench.train_models import MODELS, SEED, load_model, tokenized
+from bench.trainers import BLOCK
 from pipeline import params, paths
 from pipeline.tasks.causal_lm import TASK
 from pipeline.training import precision, recipe
@@ -31,6 +32,9 @@ from pipeline.training.recipe import RunConfig, build_trainer
 
 DROPOUT = 0.1  # of the runs on texts, as in the recipe; those on blocks have none, as nanoGPT
 ON_GPU = torch.cuda.is_available()
+BATCH, LEARNING_RATE, VALIDATION = MODELS["gpt2"].batch, MODELS["gpt2"].learning_rate, MODELS["gpt2"].validation_rows
+
+Rows = list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,18 @@ def nano_loop(compiled: bool) -> Train:
         return synchronized_time() - began
 
     return train
+
+
+@torch.inference_mode()
+def validation_loss(model: PreTrainedModel, documents: Rows) -> float:
+    """Return the mean loss a token, computed by transformers one document at a time."""
+    torch.set_float32_matmul_precision("highest")
+    plain = type(model)(model.config).eval()
+    plain.set_attn_implementation("eager")
+    plain.load_state_dict(model.state_dict())
+    losses = [float(plain(ids, labels=ids).loss) for ids in map(torch.tensor, ([one] for one in documents))]
+    counts = [len(one) - 1 for one in documents]
+    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
 
 
 def variants(sizes: Sizes) -> tuple[list[Variant], Rows]:

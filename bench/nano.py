@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import GPT2Config
 
-from bench.trainers import LEARNING_RATE
+from bench.train_models import MODELS
 
 _VOCABULARY_MULTIPLE = 64  # matrix products of such sizes are faster
 
@@ -67,4 +67,4 @@ def optimizer(model: NanoGpt) -> torch.optim.Optimizer:
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, lr=MODELS["gpt2"].learning_rate, betas=(0.9, 0.95), fused=True)

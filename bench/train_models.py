@@ -141,6 +141,13 @@ def prepare(name: str, base: Path, rows: int, epochs: int) -> Training:
     return Training(model, task, base, info, training, validation, epochs)
 
 
+def tokenized(count: int) -> list[list[int]]:
+    """Return `count` tales as ids between start and end; raise ValueError if there are fewer."""
+    model = MODELS["starter"]
+    training = prepare("starter", STARTER, max(0, count - model.validation_rows), 1)
+    return [row["input_ids"] for row in training.validation + training.rows][:count]
+
+
 def load_model(name: str) -> PreTrainedModel:
     """Return a model of MODELS in float32, with GPT-2's dropout."""
     with tempfile.TemporaryDirectory() as folder:
