@@ -166,7 +166,9 @@ class Clone(Workspace):
     def run(self, *command: str, code: int | tuple[int, ...] = 0) -> str:
         """Return what the command prints; fail unless it exits with `code`."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
+        # Without what the tests of the service leave set for the one in this process, see tests/serving/conftest.py.
+        kept = {name: os.environ[name] for name in os.environ if name not in ("MODEL_DIR", "PROMETHEUS_MULTIPROC_DIR")}
+        environment = {**kept, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=1800, check=False
         )

@@ -79,7 +79,8 @@ def test_a_card_has_the_perplexities_that_the_maker_printed(name: str) -> None:
     for row in rows:
         perplexity, low, high = (float(figure.replace(",", "")) for figure in row)
         assert 1 < low <= perplexity <= high
-    assert f"python -m starter.make_{name}" in card
+    maker = f"make_{name}"
+    assert f"python -m starter.{maker}" in card
     assert "Apache-2.0" in card
 
 
