@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from bench import harness, nano
@@ -101,8 +101,10 @@ class _Clock(TrainerCallback):
         self._began = math.nan
         self.seconds = math.nan
 
-    def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        step = state.global_step  # type: ignore[attr-defined]
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
+        step = state.global_step
         if step == self._job.warm:
             self._began = synchronized_time()
         elif step == self._job.steps:

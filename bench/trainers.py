@@ -73,7 +73,7 @@ def figures(training: Training, train: Train) -> dict[str, float]:
     """Train in one of the ways and return its figures."""
     model, seconds_a_token = train(training)
     model.zero_grad()
-    gc.collect()  # else validation may take more memory than training, beside the optimizer's state
+    gc.collect()  # else the optimizer's state is still in memory, and validation may take more than training
     loss, operations = validate(training, model)
     return {"tokens": 1 / seconds_a_token, "loss": loss, "operations": operations}
 

@@ -142,6 +142,10 @@ class Workspace:
         pd.DataFrame({"row": range(2, 42), "text": texts, "split": splits}).to_parquet(paths.CLEAN)
 
 
+# What is set for the service that tests run in their own process, and commands that they start must not see.
+OF_THE_SERVICE = ("MODEL_DIR", "PROMETHEUS_MULTIPROC_DIR")
+
+
 class Clone(Workspace):
     """A clone of this working tree in which commands run as after `source .venv/bin/activate`."""
 
@@ -166,8 +170,7 @@ class Clone(Workspace):
     def run(self, *command: str, code: int | tuple[int, ...] = 0) -> str:
         """Return what the command prints; fail unless it exits with `code`."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        # Without what the tests of the service leave set for the one in this process, see tests/serving/conftest.py.
-        kept = {name: os.environ[name] for name in os.environ if name not in ("MODEL_DIR", "PROMETHEUS_MULTIPROC_DIR")}
+        kept = {name: value for name, value in os.environ.items() if name not in OF_THE_SERVICE}
         environment = {**kept, "PATH": path, "BENTOML_HOME": str(self.folder / ".bentoml")}
         done = subprocess.run(
             command, cwd=self.folder, capture_output=True, text=True, env=environment, timeout=1800, check=False

@@ -1,4 +1,4 @@
-"""Reads clean data sets: Parquet files with the columns row, text and split, and a task's own beside them."""
+"""Reads clean data sets: Parquet files with the columns row, text and split, and those of a task."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -131,13 +131,12 @@ def _batches(windows: Windows, max_tokens: int, is_packed: bool) -> Iterator[Win
 @contextmanager
 def _exact_products() -> Iterator[None]:
     """Compute with float32 products and a thread per core, then restore torch's process-wide settings."""
-    products, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("highest")
+    threads = torch.get_num_threads()
     cpu.use_physical_cores()
     try:
-        yield
+        with cpu.exact_products():
+            yield
     finally:
-        torch.set_float32_matmul_precision(products)
         torch.set_num_threads(threads)
 
 

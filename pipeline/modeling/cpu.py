@@ -10,6 +10,8 @@ import functools
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psutil
 import torch
@@ -32,6 +34,17 @@ def prepare() -> None:
     if not torch.cuda.is_available():
         keep_freed_memory()
         use_physical_cores()
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute matrix products in float32, whatever precision the process has chosen for them."""
+    products = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
 
 
 @functools.cache

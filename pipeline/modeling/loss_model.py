@@ -132,6 +132,7 @@ def prepare(model: PreTrainedModel) -> LossModel:
 
 
 @torch.no_grad()
+@cpu.exact_products()
 def _has_plain_output_layer(model: PreTrainedModel) -> bool:
     """Tell whether the logits are a product of the output layer's weight, perhaps scaled: no bias, no cap."""
     if getattr(model.config, "final_logit_softcapping", None):

@@ -8,6 +8,7 @@ import math
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.modeling import cpu
 from pipeline.modeling.fast_layers import fast_dropout
 
 _NAME = "varlen"
@@ -38,6 +39,7 @@ def are_alike(values: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @torch.no_grad()
+@cpu.exact_products()
 def reads_packed(model: PreTrainedModel) -> bool:
     """Make `model` read packed batches if its states of two texts then stay the same; else leave it, and return False.
 

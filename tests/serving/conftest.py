@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.conftest import OF_THE_SERVICE
+
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
@@ -116,7 +118,7 @@ def write_verdict(root: Path, version: str, *, promoted: bool, forced: str | Non
 
 def environment(**more: str) -> dict[str, str]:
     """Return this process's environment without what these tests set in it."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PROMETHEUS_MULTIPROC_DIR", "MODEL_DIR")}
+    kept = {name: value for name, value in os.environ.items() if name not in OF_THE_SERVICE}
     return {**kept, **more}
 
 

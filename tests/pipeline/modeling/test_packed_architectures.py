@@ -16,6 +16,7 @@ from transformers import (
 
 from pipeline.modeling import loss_model, masked_loss, row_loss, seq2seq_loss
 from pipeline.modeling.packed_attention import is_varlen
+from pipeline.training import precision
 
 VOCABULARY, PAD, MASK = 60, 1, 2
 # What the sizes are called differs between architectures; each takes the names that it has.
@@ -103,6 +104,21 @@ def test_a_text_longer_than_the_sliding_window_sees_the_window_alone() -> None:
     expected = plain(input_ids=IDS, attention_mask=KEPT, labels=IDS.masked_fill(KEPT == 0, -100)).loss
     assert is_varlen(fast.model)
     assert_same(expected, fast(**fast.collate(rows))["loss"], plain, fast.model)
+
+
+def test_whether_texts_can_be_packed_is_the_same_for_every_precision_of_products() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        precision.use("bf16")
+        model = make(AutoModelForCausalLM, "llama")
+        seen: list[str] = []
+        model.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+        fast = loss_model.prepare(model)
+        assert set(seen) == {"highest"}  # rounded ones would make two ways of the same sum differ
+        assert is_varlen(fast.model)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 ENCODERS = {

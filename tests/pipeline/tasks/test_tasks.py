@@ -23,11 +23,14 @@ def test_a_task_and_its_suite_have_every_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_task_has_an_embedded_base_that_is_there_or_says_that_it_has_none(name: str, workspace: Workspace) -> None:
+def test_each_task_has_an_embedded_base(name: str, workspace: Workspace) -> None:
     shutil.copytree(ROOT / "starter", workspace.folder / "starter")
-    if get_task(name).starter:
-        base.import_base("starter", paths.BASE, name)
-        assert (paths.BASE / "config.json").is_file()
-    else:
-        with pytest.raises(UserError, match="base: starter has no model for this task"):
-            base.import_base("starter", paths.BASE, name)
+    base.import_base("starter", paths.BASE, name)
+    assert (paths.BASE / "config.json").is_file()
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_task_of_ones_own_without_an_embedded_base_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(get_task("rank")), "starter", "")
+    with pytest.raises(UserError, match="base: starter has no model for this task"):
+        base.import_base("starter", paths.BASE, "rank")
