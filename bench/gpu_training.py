@@ -23,8 +23,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from bench import harness, nano
 from bench.gpu_figures import DEVICE, Emit, Figure, Plan, synchronized_time
 from bench.train_models import MODELS, SEED, load_model, tokenized
-from bench.trainers import BLOCK
-from pipeline import params, paths
+from bench.trainers import BLOCK, stage_config
 from pipeline.tasks.causal_lm import TASK
 from pipeline.training import precision, recipe
 from pipeline.training.checkpoints import Checkpoints
@@ -166,18 +165,7 @@ def fresh(compiled: bool = False) -> Train:
     """Return the training of the stage `finetune`, with torch.compile or without."""
 
     def train(model: PreTrainedModel, job: Job) -> float:
-        config = params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(
-            update={
-                "learning_rate": LEARNING_RATE,
-                "epochs": 1,
-                "schedule": "constant",
-                "warmup_share": 0.0,
-                "seed": SEED,
-                "lora_rank": 0,
-                "activation_checkpointing": False,
-                "devices": 1,
-            }
-        )
+        config = stage_config(learning_rate=LEARNING_RATE, epochs=1)
         run_config = RunConfig(precision.choose("auto"), job.batch)
         precision.use(run_config.precision)
         fast = TASK.loss_model(model.train(), {})

@@ -224,24 +224,23 @@ def plain_loop(training: Training) -> tuple[PreTrainedModel, float]:
     return model, _mean([after - before for before, after in itertools.pairwise(ends)]) / (batch_size * BLOCK)
 
 
+def stage_config(**changes: Any) -> params.Finetune:
+    """Return the section `finetune` of params.yaml as all runs have it, with `changes`."""
+    fixed = {"schedule": "constant", "warmup_share": 0.0, "seed": SEED, "devices": 1}
+    whole = {"lora_rank": 0, "activation_checkpointing": False}
+    return params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(update={**fixed, **whole, **changes})
+
+
 def fresh(precision: Literal["auto", "fp32"]) -> Train:
     """Return the training of the stage `finetune`, with the learning rate and batch of the others."""
 
     def train(training: Training) -> tuple[PreTrainedModel, float]:
-        config = params.load(harness.ROOT / paths.PARAMS).finetune.model_copy(
-            update={
-                "learning_rate": training.model.learning_rate,
-                "epochs": training.epochs,
-                "early_stopping_patience": training.epochs,
-                "schedule": "constant",
-                "warmup_share": 0.0,
-                "weight_decay": 0.01,
-                "dropout": DROPOUT,
-                "seed": SEED,
-                "lora_rank": 0,
-                "activation_checkpointing": False,
-                "devices": 1,
-            }
+        config = stage_config(
+            learning_rate=training.model.learning_rate,
+            epochs=training.epochs,
+            early_stopping_patience=training.epochs,
+            weight_decay=0.01,
+            dropout=DROPOUT,
         )
         run_config = RunConfig(choose(precision), training.model.batch)
         clock, base = _Clock(), training.base.resolve()
