@@ -7,8 +7,7 @@ export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: model up why test serve bento check lock sbom
 
-# Python compiles what it imports; pip would compile all of it first, which takes a minute.
-PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install --no-compile
+PIP := .venv/bin/python -m pip --quiet --disable-pip-version-check install
 
 # Installs the locked versions, each file checked against its hash; except torch, whose version exists in several builds.
 # Runs again when one of its inputs changes, and from scratch if an earlier attempt did not finish.

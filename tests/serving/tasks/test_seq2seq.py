@@ -286,7 +286,7 @@ def server(t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @pytest.mark.integration
 def test_every_documented_operation_answers_as_documented(server: Server, tmp_path: Path) -> None:
-    phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--max-time", "8")
+    phases = ("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--max-time", "5")
     seen = run_schemathesis(server, tmp_path, *phases, "--seed", "1")
     assert all(seen[route, 200] for route in ("POST /generate", "POST /v1/completions"))
 
