@@ -87,7 +87,8 @@ def run(server: Server, folder: Path, *arguments: str) -> Counter[tuple[str, int
     (folder / "schemathesis.toml").write_text(settings, encoding="utf-8")
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/docs.json", "--checks", CHECKS,
-        "--suppress-health-check", "all", "--request-timeout", "120", "--report", "ndjson", "--report-ndjson-path", str(report), *arguments,
+        "--suppress-health-check", "all", "--request-timeout", "120",
+        "--report", "ndjson", "--report-ndjson-path", str(report), *arguments,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
