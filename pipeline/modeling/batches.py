@@ -1,10 +1,12 @@
 """Batches from token rows: packed without padding, or padded to the longest row of the batch."""
 
+from typing import Any
+
 import torch
 
 IGNORED_LABEL = -100  # torch's cross entropy skips it
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and numbers that stay on the host
 TokenRow = dict[str, list[int]]
 
 
@@ -33,6 +35,42 @@ def collate_packed(rows: list[TokenRow]) -> Batch:
         "labels": all_ids.masked_fill(all_positions == 0, IGNORED_LABEL)[None],
         "cu_seq_lens_q": torch.tensor(boundaries),
         "row_lengths": torch.tensor(lengths),
+    }
+
+
+def collate_varlen(rows: list[TokenRow], is_fixed: bool = False) -> Batch:
+    """Return what `collate_packed` does, for one attention kernel over all documents.
+
+    Args:
+        rows: Rows of one length, padding included.
+        is_fixed: Whether as many rows always make tensors of the same shapes. Documents without labels then fill up the
+            tokens, and empty ones the boundaries.
+
+    Returns:
+        `max_length_q`, which no document exceeds, and what `collate_packed` does, with int32 boundaries.
+    """
+    batch = collate_packed(rows)
+    longest = max(len(row["input_ids"]) for row in rows)
+    if is_fixed:
+        missing = len(rows) * longest - batch["input_ids"].shape[1]
+        fill = {"input_ids": 0, "labels": IGNORED_LABEL}
+        batch |= {name: torch.nn.functional.pad(batch[name], (0, missing), value=fill[name]) for name in fill}
+        positions = torch.arange(missing)[None] % longest
+        batch["position_ids"] = torch.cat([batch["position_ids"], positions], dim=1)
+        tokens = batch["input_ids"].shape[1]
+        filled = [*range(tokens - missing, tokens, longest)][1:]
+        # Documents have two tokens or more; unpacked rows are one each.
+        most = len(rows) * (1 + (longest // 2 if "position_ids" in rows[0] else 1))
+        ends = [*batch["cu_seq_lens_q"].tolist(), *filled]
+        batch["cu_seq_lens_q"] = torch.tensor(ends + [tokens] * (most + 1 - len(ends)))
+    return {**batch, "cu_seq_lens_q": batch["cu_seq_lens_q"].int(), "max_length_q": longest}
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return `batch` with its tensors on `device`; the host does not wait for those in pinned memory."""
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
     }
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from pipeline.modeling.batches import IGNORED_LABEL
+
 _MAX_LOGITS = 2**26  # computed at once: 256 MB in fp32
+_MAX_LOGITS_GPU = 2**27  # 1 GB in all their types: enough rows for a product at a GPU's full speed
 
 
 def token_losses(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -31,47 +34,53 @@ def token_losses(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tens
 
 def _chunk_size(weight: torch.Tensor) -> int:
     """Return for how many tokens logits are computed at once."""
-    return max(1, _MAX_LOGITS // weight.shape[0])
+    return max(1, (_MAX_LOGITS_GPU if weight.is_cuda else _MAX_LOGITS) // weight.shape[0])
 
 
 class _SummedLoss(torch.autograd.Function):
     """Summed cross entropy of (tokens, hidden) states; the gradients are computed in the forward pass.
 
     Under autocast the factors of the matrix products have autocast's type; the softmax, all sums and the gradients
-    have the weights' float32.
+    have the weights' float32. Targets may be `IGNORED_LABEL` where `has_ignored` says so.
     """
 
     @staticmethod
-    def forward(ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, has_ignored: bool = False
+    ) -> torch.Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         with torch.autocast(device, enabled=False):  # it would choose the type of each operation by itself
-            return _SummedLoss._sum(ctx, states.to(weight.dtype), weight, targets, dtype)
+            kept = (targets != IGNORED_LABEL)[:, None] if has_ignored else None  # (tokens, 1)
+            if kept is not None:
+                targets = targets.clamp(min=0)
+            return _SummedLoss._sum(ctx, states.to(weight.dtype), weight, targets, kept, dtype)
 
     @staticmethod
     def _sum(
-        ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, dtype: torch.dtype
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        kept: torch.Tensor | None,
+        dtype: torch.dtype,
     ) -> torch.Tensor:
         states_gradient, weight_gradient = torch.empty_like(states), None
         total = states.new_zeros(())
-        chunk = _chunk_size(weight)
         factor = weight.to(dtype)
-        for some, labels, gradient in zip(
-            torch.split(states, chunk), torch.split(targets, chunk), torch.split(states_gradient, chunk), strict=True
-        ):
-            rounded = some.to(dtype)
-            logits = (rounded @ factor.T).to(weight.dtype)  # (chunk, vocabulary)
-            largest = logits.amax(1)
-            target_logits = logits.gather(1, labels[:, None])[:, 0]
-            torch.softmax(logits, 1, out=logits)
-            # The largest logit's probability is at least 1 / vocabulary, so its logarithm loses nothing.
-            total += (largest - logits.amax(1).log_() - target_logits).sum()
-            logits.scatter_add_(1, labels[:, None], logits.new_full((len(labels), 1), -1.0))
-            logits_gradient = logits.to(dtype)
+        chunk = _chunk_size(weight)
+        for at in range(0, max(1, len(states)), chunk):
+            some = slice(at, at + chunk)
+            gradient, rounded = states_gradient[some], states[some].to(dtype)
+            losses, logits_gradient = _losses_and_gradient(rounded @ factor.T, targets[some], weight.dtype)
+            total += (losses if kept is None else losses * kept[some, 0]).sum()
             if dtype == weight.dtype:
                 torch.mm(logits_gradient, factor, out=gradient)
             else:
                 gradient.copy_(logits_gradient @ factor)
+            if kept is not None:  # rows of these products, which are smaller than the logits
+                gradient *= kept[some]
+                rounded = rounded * kept[some]
             if ctx.needs_input_grad[1]:
                 if weight_gradient is None:
                     weight_gradient = (logits_gradient.T @ rounded).to(weight.dtype)
@@ -83,14 +92,39 @@ class _SummedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         states_gradient, weight_gradient = ctx.saved_tensors
         return (
             states_gradient * gradient,
             None if weight_gradient is None else weight_gradient.mul_(gradient),
             None,
+            None,
         )
 
 
-# (states, weight, targets) as of `token_losses` -> their summed cross entropy, a scalar
+def _losses_and_gradient(
+    logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the losses, (tokens,) in `dtype`, and the gradient of their sum, in the type of `logits` and their place.
+
+    Args:
+        logits: (tokens, vocabulary), in `dtype` or rounded to a smaller type.
+        labels: (tokens,).
+        dtype: Of the softmax and all sums.
+    """
+    labels = labels[:, None]
+    if logits.dtype != dtype:  # memory traffic is what it costs on a GPU, so types change within other passes
+        log_probabilities = torch.log_softmax(logits, 1, dtype=dtype)
+        of_labels = log_probabilities.gather(1, labels)
+        torch.exp(log_probabilities, out=logits)
+        return -of_labels[:, 0], logits.scatter_(1, labels, (of_labels.exp() - 1).to(logits.dtype))
+    largest = logits.amax(1)
+    label_logits = logits.gather(1, labels)[:, 0]
+    torch.softmax(logits, 1, out=logits)
+    # The largest logit's probability is at least 1 / vocabulary, so its logarithm loses nothing.
+    losses = largest - logits.amax(1).log_() - label_logits
+    return losses, logits.scatter_add_(1, labels, logits.new_full((len(labels), 1), -1.0))
+
+
+# (states, weight, targets) as of `token_losses`, and whether there are targets to ignore -> their summed cross entropy
 summed_loss: Callable[..., torch.Tensor] = _SummedLoss.apply

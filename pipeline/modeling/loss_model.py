@@ -1,9 +1,9 @@
 """A causal language model whose output is its loss: what training and validation run.
 
 On a CPU a step of GPT-2 124M is two thirds matrix products; the rest is memory traffic. So texts are packed without
-padding, attention runs inside each text, and the logits are never kept. GPUs take padded batches and torch's own
-kernels, architectures that cannot read packed texts also their own loss. The results are the plain model's, to
-float32's rounding.
+padding, attention runs inside each text, and the logits are never kept. So it is on a GPU in bf16, where in a step the
+host never waits for the device. Architectures that cannot read packed texts take padded ones and their own loss. The
+results are the plain model's, to the rounding of the precision.
 """
 
 import functools
@@ -14,11 +14,19 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.modeling import cpu
-from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, collate_packed, collate_padded
+from pipeline.command import warn
+from pipeline.modeling import cpu, varlen_kernel
+from pipeline.modeling.batches import (
+    IGNORED_LABEL,
+    Batch,
+    TokenRow,
+    collate_packed,
+    collate_padded,
+    collate_varlen,
+)
 from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
-from pipeline.modeling.packed_attention import are_alike, is_varlen, reads_packed
+from pipeline.modeling.packed_attention import are_alike, attention_shapes, is_varlen, reads_packed
 
 Collator = Callable[[list[TokenRow]], Batch]
 
@@ -65,6 +73,14 @@ class LossModel(torch.nn.Module):
 class FusedLossModel(LossModel):
     """Computes output layer and loss in one, for architectures whose logits are the output layer's as they are."""
 
+    def __init__(self, model: PreTrainedModel, collate: Collator, selects: bool = True) -> None:
+        """Wrap `model`; unless it `selects`, training computes logits of tokens without a label, but need not wait.
+
+        A selection's size depends on values, and to know it the host waits until the device has done all its work.
+        """
+        super().__init__(model, collate)
+        self._selects = selects
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -80,7 +96,10 @@ class FusedLossModel(LossModel):
         weight = self.model.get_output_embeddings().weight
         if self.training:
             total = counted.sum() if num_items_in_batch is None else num_items_in_batch
-            return {"loss": summed_loss(states[counted], weight, targets[counted]) / total}
+            if self._selects:
+                states, targets = states[counted], targets[counted]
+            loss = summed_loss(states.flatten(0, -2), weight, targets.flatten(), not self._selects)
+            return {"loss": loss / total}
         return loss_and_scores(token_losses(states[counted], weight, targets[counted]), counted, row_lengths)
 
 
@@ -98,7 +117,8 @@ def loss_and_scores(losses: torch.Tensor, counted: torch.Tensor, row_lengths: to
     if row_lengths is None:
         scores = loss_and_count.sum(1)
     else:
-        scores = torch.stack([row.sum(0) for row in torch.split(loss_and_count[0], row_lengths.tolist())])
+        lengths = row_lengths.tolist()  # batches of a fixed size have more tokens
+        scores = torch.stack([row.sum(0) for row in torch.split(loss_and_count[0, : sum(lengths)], lengths)])
     loss, count = scores.double().sum(0)
     return {"loss": (loss / count).float(), "scores": scores}
 
@@ -120,6 +140,8 @@ def prepare(model: PreTrainedModel) -> LossModel:
     if not _has_plain_output_layer(model):
         return LossModel(model)
     if torch.cuda.is_available():
+        if _has_varlen_kernel(model):
+            return FusedLossModel(model, collate_varlen, selects=False)
         return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
     if not reads_packed(model):
         return LossModel(model)
@@ -129,6 +151,24 @@ def prepare(model: PreTrainedModel) -> LossModel:
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
     return FusedLossModel(model, collate_packed)
+
+
+def _has_varlen_kernel(model: PreTrainedModel) -> bool:
+    """Make `model` read packed batches on a GPU if it can and the kernel is right; a kernel that is not is reported."""
+    if torch.get_float32_matmul_precision() != "medium":  # as `precision.use` has set it: kernels have no float32
+        return False
+    attention = model.config._attn_implementation
+    if not reads_packed(model):
+        return False
+    with cpu.exact_products():
+        reason = varlen_kernel.unsupported_reason(attention_shapes(model))
+    if reason:
+        warn(f"warning: this GPU cannot train without padding ({reason}); rows are padded to the longest of the batch")
+        model.set_attn_implementation(attention)
+        return False
+    # It looks for padding in the ids, for which the host would wait.
+    model.base_model.warn_if_padding_and_no_attention_mask = lambda *_: None
+    return True
 
 
 @torch.no_grad()

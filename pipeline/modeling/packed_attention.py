@@ -1,14 +1,15 @@
-"""Variable-length attention for a CPU: attention inside each document of a packed batch.
+"""Attention inside each document of a packed batch, through transformers' attention interface.
 
-transformers has it for GPUs only (flash attention); here torch's own kernels run once per document.
+On a CPU torch's own kernels run once per document; batches of `collate_varlen` take one kernel for all of them.
 """
 
 import math
+from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.modeling import cpu
+from pipeline.modeling import cpu, varlen_kernel
 from pipeline.modeling.fast_layers import fast_dropout
 
 _NAME = "varlen"
@@ -68,6 +69,26 @@ def reads_packed(model: PreTrainedModel) -> bool:
     return is_same
 
 
+@torch.no_grad()
+def attention_shapes(model: PreTrainedModel) -> set[varlen_kernel.Shape]:
+    """Return what the attention layers of a model that reads packed batches ask of a kernel."""
+    shapes = set()
+
+    def note(
+        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *rest: Any, **more: Any
+    ) -> tuple[torch.Tensor, None]:
+        scale = more.get("scaling") or query.shape[-1] ** -0.5
+        causal, window = bool(getattr(module, "is_causal", True)), more.get("sliding_window")
+        shapes.add(varlen_kernel.Shape(query.shape[1], key.shape[1], query.shape[-1], scale, causal, window))
+        return varlen_attention(module, query, key, value, *rest, **more)
+
+    AttentionInterface.register(_NAME, note)
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+    model.base_model(tokens, use_cache=False, cu_seq_lens_q=torch.tensor([0, 2]))
+    AttentionInterface.register(_NAME, varlen_attention)
+    return shapes
+
+
 def boundaries(kept: torch.Tensor) -> torch.Tensor:
     """Return where each row's tokens begin and end in a packed batch, (rows + 1,), from where rows have tokens."""
     return torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
@@ -85,6 +106,7 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
     cu_seq_lens_k: torch.Tensor | None = None,
     position_bias: torch.Tensor | None = None,
     sliding_window: int | None = None,
+    max_length_q: int | None = None,
     **kwargs: object,  # noqa: ARG001
 ) -> tuple[torch.Tensor, None]:
     """Attend inside each document.
@@ -101,18 +123,25 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
         cu_seq_lens_k: Those of what a decoder reads, where this is its attention to an encoder.
         position_bias: Added to the scores of every document, (1, heads, longest, longest); T5's.
         sliding_window: How many tokens a token sees, itself included.
+        max_length_q: At least the tokens of the longest document; given, one kernel reads all documents.
         kwargs: What other kinds of attention take.
     """
     if cu_seq_lens_q is None:
         raise ValueError("varlen attention needs cu_seq_lens_q; expected a batch of `collate_packed`")
     causal = bool(getattr(module, "is_causal", True))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if max_length_q is not None:
+        dtype = varlen_kernel.dtype_of(query)
+        parts = [part[0].transpose(0, 1).to(dtype) for part in (query, key, value)]  # (tokens, heads, head_dim)
+        window = -1 if sliding_window is None else sliding_window - 1
+        output, *_ = varlen_kernel.attention(*parts, cu_seq_lens_q, max_length_q, dropout, causal, scale, window)
+        return output[None], None
     crosses = cu_seq_lens_k is not None and not causal
     lengths = cu_seq_lens_q.diff().tolist()
     key_lengths = cu_seq_lens_k.diff().tolist() if cu_seq_lens_k is not None and crosses else lengths
     if (group := query.shape[1] // key.shape[1]) > 1:
         key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))
     bias = None if crosses else position_bias
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     documents = zip(
         *(
             torch.split(part, sizes, dim=2)

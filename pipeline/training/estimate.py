@@ -18,7 +18,7 @@ import psutil
 import torch
 
 from pipeline.command import UserError
-from pipeline.modeling.batches import Batch
+from pipeline.modeling.batches import Batch, to_device
 from pipeline.modeling.loss_model import LossModel
 
 _TIMED_STEPS = 3  # after a warm-up step
@@ -85,7 +85,7 @@ def measure(
         computing, updating = [], []
         for _ in range(_TIMED_STEPS + 1):
             began = time.perf_counter()
-            model(**_on_device(model, model.collate(typical)))["loss"].backward()
+            model(**to_device(model.collate(typical), model.device))["loss"].backward()
             computed = _synchronized_time(model.device)
             steps.step()
             updating.append(_synchronized_time(model.device) - computed)
@@ -180,14 +180,10 @@ def activation_bytes(model: LossModel, batch: Batch) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = model(**_on_device(model, batch))["loss"]
+        loss = model(**to_device(batch, model.device))["loss"]
     del loss
     logits = 2 * 4 * int(batch["labels"].numel()) * int(model.model.config.vocab_size)
     return sum(kept.values()) + min(logits, _LOGITS_BYTES)
-
-
-def _on_device(model: LossModel, batch: Batch) -> Batch:
-    return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
 def _synchronized_time(device: torch.device) -> float:

@@ -1,6 +1,7 @@
 """The recipe of `params.yaml` as a Trainer: its arguments, its validation metric, its progress."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,6 +28,8 @@ from pipeline.training.progress import ProgressWriter
 from pipeline.training.trainer import ResumableTrainer
 
 _MAX_LOGGED_STEPS = 10_000  # beyond it a log entry is the mean of several steps, so that memory is bounded
+_STEPS_BETWEEN_WAITS, _MIN_LOG_ENTRIES = 10, 100  # on a GPU: at most and at least
+_WORKERS = 2  # processes that collate a GPU's batches ahead
 _MIN_COMPILED_OPERATIONS = 5e16  # floating-point: five minutes of a fast GPU; compiling takes about one
 
 
@@ -91,7 +94,7 @@ def _training_arguments(
         restore_callback_states_from_checkpoint=True,  # early stopping continues counting
         metric_for_best_model="token_loss",
         greater_is_better=False,
-        logging_steps=math.ceil(steps / _MAX_LOGGED_STEPS),
+        logging_steps=_logging_steps(steps, on_gpu),
         logging_nan_inf_filter=False,  # show a loss that is not finite instead of the previous one
         report_to="none",
         remove_unused_columns=False,  # the columns are the model's inputs already
@@ -101,7 +104,14 @@ def _training_arguments(
         torch_compile=on_gpu and operations >= _MIN_COMPILED_OPERATIONS,
         max_grad_norm=0.0,  # the optimizer clips
         dataloader_pin_memory=on_gpu,
+        dataloader_num_workers=_WORKERS if on_gpu and sys.platform == "linux" else 0,
     )
+
+
+def _logging_steps(steps: int, on_gpu: bool) -> int:
+    """Return after how many steps the loss is read: for that the host waits for a GPU, so not after each of many."""
+    few = min(_STEPS_BETWEEN_WAITS, steps // _MIN_LOG_ENTRIES) if on_gpu else 1
+    return max(1, few, math.ceil(steps / _MAX_LOGGED_STEPS))
 
 
 class _TokenLoss:

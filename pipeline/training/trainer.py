@@ -5,11 +5,12 @@ stopping, losses so far) and no pickle. This is the only module that overrides o
 `tests/pipeline/training/test_trainer.py` checks that they are still there.
 """
 
+import functools
 import json
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from pipeline.modeling.batches import IGNORED_LABEL
+from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, to_device
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.devices import ResumableBatchSampler, TokenDataset, broadcast_int, is_first
 
@@ -121,20 +122,30 @@ class ResumableTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this device's share of each step."""
-
-        def collate(fetched: Any) -> Any:
-            rows, has_rows = fetched
-            batch = self.data_collator(rows)
-            if not has_rows:
-                batch["labels"].fill_(IGNORED_LABEL)
-            return batch
-
         return DataLoader(
             TokenDataset(self.train_dataset),
             batch_sampler=self.batch_sampler,
-            collate_fn=collate,
+            collate_fn=functools.partial(_collate_share, self.data_collator),
             pin_memory=self.args.dataloader_pin_memory,
+            num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=_ignore_interrupts,
         )
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Return the batches of a step and the number of their labels, on the way to the device: nobody waits for them.
+
+        Trainer's own copies block the host until the device has done all its work.
+        """
+        is_single = device.type == "cuda" and self.args.world_size == 1
+        counted_on = torch.device("cpu") if is_single else device
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, counted_on)
+        if not is_single:
+            return batches, count
+        if count is not None:
+            count = count.pin_memory().to(device, non_blocking=True)
+        return [to_device(batch, device) for batch in batches], count
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
         """Compute none: the optimizer clips by its own, and for a log Trainer would read and write all gradients."""
@@ -206,6 +217,20 @@ class ResumableTrainer(Trainer):
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+def _collate_share(collate: Callable[[list[TokenRow]], Batch], fetched: tuple[list[TokenRow], bool]) -> Batch:
+    """Collate what a `TokenDataset` gives; no label counts where the rows do not."""
+    rows, has_rows = fetched
+    batch = collate(rows)
+    if not has_rows:
+        batch["labels"].fill_(IGNORED_LABEL)
+    return batch
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to the loader's processes too, to the trainer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class CheckpointCallback(TrainerCallback):
