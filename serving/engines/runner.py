@@ -10,7 +10,9 @@ from tokenizers import Tokenizer
 class ModelRunner(Protocol):
     """A model that reads a few tokens of many sequences at a time; called from one thread.
 
-    The logits of a sequence must not depend on what else is in the batch. A step that raised may be repeated.
+    The logits of a sequence must not depend on what else is in the batch, but for rounding on a GPU. A step that raised
+    may be repeated. A runner that keeps its logits on another device also has `sample`, with the arguments and the
+    result of `serving.engines.sampling.sample`.
     """
 
     name: str

@@ -9,7 +9,7 @@ import torch
 from serving.engines.protocol import Sampling, Token
 
 # Dividing logits by less than this overflows float32; the sampled token stops changing long before.
-_MIN_DIVISOR = 1e-6
+MIN_DIVISOR = 1e-6
 _BLOCK = 64  # tokens whose maximum stands for them in the first pass of `_top_k`
 
 
@@ -24,6 +24,12 @@ class Sampler:
         self.number = self._random.random()  # for the next token; a failed attempt to sample reuses it
         self.seen = set(prompt) if sampling.repetition_penalty != 1 else set()
         self.counts: Counter[int] = Counter()  # of tokens in the completion
+
+    @property
+    def has_penalties(self) -> bool:
+        """Whether tokens so far change the next one's logits."""
+        sampling = self.sampling
+        return bool(sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
 
     def add(self, token: int) -> None:
         """Record a generated token."""
@@ -86,7 +92,7 @@ def _with_penalties(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.
         row, sampling = logits[at], samplers[at].sampling
         if samplers[at].seen:
             seen = torch.tensor(sorted(samplers[at].seen))
-            penalty = max(sampling.repetition_penalty, _MIN_DIVISOR)
+            penalty = max(sampling.repetition_penalty, MIN_DIVISOR)
             values = row[seen]
             row[seen] = torch.where(values < 0, values * penalty, values / penalty)
         if counts := samplers[at].counts:
@@ -98,7 +104,7 @@ def _with_penalties(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.
 
 def _sample_rows(logits: torch.Tensor, samplers: Sequence[Sampler], top_k: int) -> list[int]:
     """Return a token for each row, by inverting the cumulative distribution of the remaining candidates."""
-    divisor = torch.tensor([max(one.sampling.temperature, _MIN_DIVISOR) for one in samplers])[:, None]
+    divisor = torch.tensor([max(one.sampling.temperature, MIN_DIVISOR) for one in samplers])[:, None]
     if 0 < top_k < logits.shape[-1]:
         values, ids = _top_k(logits, top_k)
         top_p = torch.tensor([one.sampling.top_p for one in samplers])[:, None]

@@ -201,7 +201,9 @@ class Scheduler:
         if len(prefilled) < len(batch):
             logits = logits[prefilled]
         writing = [batch[at] for at in prefilled]
-        for sequence, token in zip(writing, _sample_all(logits, [one.sampler for one in writing]), strict=True):
+        samplers = [sequence.sampler for sequence in writing]
+        tokens = _sample_all(getattr(self._runner, "sample", sample), logits, samplers)
+        for sequence, token in zip(writing, tokens, strict=True):
             self._write(sequence, token, events)
 
     def _write(self, sequence: _Sequence, token: Token | EngineError, events: list[_Event]) -> None:
@@ -242,14 +244,19 @@ def _apply(events: list[_Event]) -> None:
             event.stream.end(event.reason, event.error)
 
 
-def _sample_all(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Token | EngineError]:
+def _sample_all(
+    of_runner: Callable[[torch.Tensor, Sequence[Sampler]], list[Token | None]],
+    logits: torch.Tensor,
+    samplers: Sequence[Sampler],
+) -> list[Token | EngineError]:
     """Return the next token of each sequence; a failure affects one sequence only."""
     try:
-        tokens = sample(logits, samplers) if samplers else []
+        tokens = of_runner(logits, samplers) if samplers else []
     except Exception as error:
         if len(samplers) == 1:
             return [_failure(error)]
-        return [token for at, one in enumerate(samplers) for token in _sample_all(logits[at : at + 1], [one])]
+        rows = [(logits[at : at + 1], [one]) for at, one in enumerate(samplers)]
+        return [token for row, alone in rows for token in _sample_all(of_runner, row, alone)]
     return [EngineError("the model's logits are not finite") if token is None else token for token in tokens]
 
 

@@ -17,27 +17,48 @@ logger = logging.getLogger("bentoml.serving")
 def make(folder: Path, settings: EngineSettings) -> Engine:
     """Return an engine with the model in `folder`.
 
-    `auto` takes the fastest that is correct: int8 on a CPU where it supports the model and agrees with the reference,
-    else transformers. Raises EngineError where an engine requested by name cannot run the model or drifts.
+    `auto` takes the fastest that is correct: on a GPU `batched`, on a CPU int8, where they support the model and agree
+    with the reference; else transformers. Raises EngineError where an engine requested by name cannot run the model or
+    drifts.
     """
     if settings.name == "auto":
         return _make_fastest(folder, settings)
-    makers = {"int8": _int8, "ctranslate2": _ctranslate2, "transformers": _transformers, "vllm": _vllm}
+    makers = {
+        "int8": _int8,
+        "batched": _batched,
+        "ctranslate2": _ctranslate2,
+        "transformers": _transformers,
+        "vllm": _vllm,
+    }
     if settings.name not in makers:
         raise EngineError(f"service.engine is {settings.name}, expected one of {', '.join(('auto', *makers))}")
     return makers[settings.name](folder, settings)
 
 
 def _make_fastest(folder: Path, settings: EngineSettings) -> Engine:
-    if torch.cuda.is_available():
-        return _transformers(folder, settings)
+    name, make_fast = ("batched", _batched) if torch.cuda.is_available() else ("int8", _int8)
     try:
-        return _int8(folder, settings)
+        return make_fast(folder, settings)
     except EngineError as error:
         logger.info("%s; using transformers", error)
     except Exception as error:
-        logger.warning("int8 failed to load this model (%s: %s); using transformers", type(error).__name__, error)
+        logger.warning("%s failed to load this model (%s: %s); using transformers", name, type(error).__name__, error)
     return _transformers(folder, settings)
+
+
+def _batched(folder: Path, settings: EngineSettings) -> Engine:
+    from serving.engines.batched import BatchedRunner
+
+    def make_runner() -> ModelRunner:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            runner = BatchedRunner(folder, 2 * settings.max_concurrency, device)
+            runner.require_agreement()
+        except EngineError as error:
+            raise EngineError(f"the engine batched cannot run this model: {error}") from None
+        return runner
+
+    return Scheduler(make_runner, settings.max_concurrency)
 
 
 def _transformers(folder: Path, settings: EngineSettings) -> Engine:

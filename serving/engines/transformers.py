@@ -22,13 +22,19 @@ _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a se
 _CACHE_NAMES = ("past_key_values", "cache_params", "state")  # what architectures call the cache that they return
 
 
-def load_model(folder: Path) -> PreTrainedModel:
-    """Return the model in `folder`, ready for inference; raises what transformers raises."""
+def load_model(folder: Path, dtype: torch.dtype | None = None, device: str | None = None) -> PreTrainedModel:
+    """Return the model in `folder`, ready for inference; raises what transformers raises.
+
+    Args:
+        folder: With safetensors.
+        dtype: Of its weights; by default float32 on a CPU, and the folder's own on a GPU.
+        device: By default a GPU where there is one.
+    """
     disable_progress_bar()  # it would be drawn into the log
-    on_gpu = torch.cuda.is_available()
+    on_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda"
     model = AutoModelForCausalLM.from_pretrained(
         folder,
-        dtype="auto" if on_gpu else torch.float32,
+        dtype=dtype or ("auto" if on_gpu else torch.float32),
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,
@@ -124,7 +130,7 @@ class TransformersRunner:
     def open(self, length: int) -> Slot:
         """Return a slot; see `ModelRunner.open`."""
         tokens = length + sum(slot.growth for slot in self._slots)
-        if tokens * self._token_bytes > _free_memory(self._model.device) - _MEMORY_RESERVE:
+        if tokens * self._token_bytes > free_memory(self._model.device) - _MEMORY_RESERVE:
             raise MemoryError
         slot = Slot(length)
         self._slots.append(slot)
@@ -172,7 +178,7 @@ def token_bytes(model: PreTrainedModel) -> int:
     return int(2 * config.num_hidden_layers * key_value_heads * head_dim * model.dtype.itemsize)
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     """Return the free bytes of `device`, with those that torch has reserved on a GPU but does not use."""
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)

@@ -166,7 +166,7 @@ def test_slots_open_while_all_caches_can_grow_to_their_lengths(
     runner = TransformersRunner(tiny_gpt2)
     a_token = 2 * 2 * 32 * 4  # key and value, layers, width, bytes
     free = transformers._MEMORY_RESERVE + 100 * a_token
-    monkeypatch.setattr(transformers, "_free_memory", lambda _: free)
+    monkeypatch.setattr(transformers, "free_memory", lambda _: free)
     first = runner.open(60)
     with pytest.raises(MemoryError):
         runner.open(41)
