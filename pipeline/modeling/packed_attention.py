@@ -1,6 +1,7 @@
 """Attention inside each document of a packed batch, through transformers' attention interface.
 
-On a CPU torch's own kernels run once per document; batches of `collate_varlen` take one kernel for all of them.
+On a CPU torch's own kernels run once per document, or once for some short documents of like length; batches of
+`collate_varlen` take one kernel for all of them.
 """
 
 import math
@@ -9,10 +10,14 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.modeling import cpu, varlen_kernel
+from pipeline.modeling import cpu, document_groups, varlen_kernel
+from pipeline.modeling.document_groups import PaddedGroups
 from pipeline.modeling.fast_layers import fast_dropout
 
 _NAME = "varlen"
+# In training, so many documents so short (tokens, on average) are read in groups: products of one are too small.
+_MANY = 16
+_SHORT = 48
 # Settings of attention and output layer that the products here leave out.
 _UNSUPPORTED = ("attn_logit_softcapping", "final_logit_softcapping", "attention_chunk_size")
 
@@ -142,6 +147,10 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
     if (group := query.shape[1] // key.shape[1]) > 1:
         key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))
     bias = None if crosses else position_bias
+    is_short = len(lengths) >= _MANY and sum(lengths) + sum(key_lengths) <= 2 * _SHORT * len(lengths)
+    if is_short and dropout > 0 and sliding_window is None:
+        groups = document_groups.of(tuple(lengths), tuple(key_lengths))
+        return _grouped_attention(query, key, value, groups, dropout, scale, causal, bias), None
     documents = zip(
         *(
             torch.split(part, sizes, dim=2)
@@ -153,6 +162,29 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
         _attention(q, k, v, dropout, scale, causal, _mask(q, k, causal, bias, sliding_window)) for q, k, v in documents
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None  # (1, tokens, heads, head_dim)
+
+
+def _grouped_attention(  # noqa: PLR0913
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    groups: tuple[PaddedGroups, PaddedGroups],
+    dropout: float,
+    scale: float,
+    causal: bool,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return the attention inside each document, (1, tokens, heads, head_dim), computed group by group."""
+    queries, keys = groups
+    outputs = []
+    for q, k, v, mask in zip(queries.pad(query * scale), keys.pad(key), keys.pad(value), keys.masks, strict=True):
+        of_all = _mask(q, k, causal, bias, None)
+        if of_all is None and causal:
+            of_all = _future(q.shape[-2])
+        mask = mask if of_all is None else mask + of_all
+        scores = q @ k.transpose(-1, -2) + mask  # (rows, heads, longest, longest of the keys)
+        outputs.append(fast_dropout(scores.softmax(-1), dropout) @ v)
+    return queries.unpad(outputs)
 
 
 def _mask(
