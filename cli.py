@@ -182,6 +182,35 @@ def check(as_json: Json = False) -> None:
     _print(as_json, content, table([(name, str(value)) for name, value in shown.items() if value]))
 
 
+@app.command()
+def estimate(
+    base: Annotated[Path | None, typer.Option(help="A model's folder or config.json, in place of models/base.")] = None,
+    gpu: Annotated[float | None, typer.Option(help="Plan for a GPU with so many GB, in place of this machine.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan the memory of training from the base's config alone. Exit code 1: params.yaml's settings do not fit."""
+    from pipeline import params, paths
+    from pipeline.reporting.text_table import table
+    from pipeline.training import plan
+
+    config = params.load()
+    model = plan.read_config(base or paths.BASE)
+    machine = plan.Machine.this() if gpu is None else plan.Machine(int(gpu * 1e9), is_gpu=True)
+    rows = plan.Rows.of(config)
+    plans = [
+        plan.plan(model, setting, rows, machine) for setting in plan.alternatives(plan.Setting.of(config.finetune))
+    ]
+    content = {"verdict": plan.verdict(plans, machine), "settings": [plan.as_json(one, machine) for one in plans]}
+    text = [
+        f"GB of a process, in {rows}; the first line is params.yaml's",
+        table(plan.table(plans, machine)),
+        f"{content['verdict']}.",
+    ]
+    _print(as_json, content, "\n".join(text))
+    if plans[0].total > machine.memory:
+        raise typer.Exit(NO)
+
+
 @app.command("params")
 def print_params(
     section: Annotated[

@@ -32,7 +32,7 @@ from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
 from pipeline.tasks import registry
 from pipeline.tasks.protocol import CorpusInfo, Task
-from pipeline.training import checkpoints, curve, devices, estimate, optimizer, precision
+from pipeline.training import checkpoints, curve, devices, estimate, optimizer, plan, precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
 from pipeline.training.recipe import RunConfig, build_trainer
@@ -74,7 +74,7 @@ def _train_and_write() -> None:
     cpu.use_physical_cores()
     store = Checkpoints(paths.CHECKPOINTS / run_key(all_params))
     build = ModelBuilder(task, paths.BASE, config, corpus_info())
-    run_config = devices.broadcast_object(lambda: _run_config(build, store, tokens["train"], config))
+    run_config = devices.broadcast_object(lambda: _run_config(build, store, tokens["train"], all_params))
 
     model = build(run_config.precision)
     trainer = build_trainer(model, tokens, config, run_config, store)
@@ -116,7 +116,7 @@ def corpus_info() -> CorpusInfo:
     return info
 
 
-def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, config: params.Finetune) -> RunConfig:
+def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, all_params: params.Params) -> RunConfig:
     """Return the run config of the run that this one resumes, or else one from measurements, with an estimate.
 
     Raises UserError where the run cannot fit into memory.
@@ -124,6 +124,8 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, config
     store.clean()
     if last := store.last():
         return RunConfig(**saved_run_config(last))
+    config = all_params.finetune
+    plan.check(load_config(build.folder), config, plan.Rows.of(all_params), plan.Machine.this())
     chosen = precision.choose(config.precision)
     model = build(chosen).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if config.batch_size == "auto" else config.batch_size // config.devices  # rows per step of one process

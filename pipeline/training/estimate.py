@@ -8,7 +8,7 @@ leaves every weight as it was. `predict` extrapolates to the whole run, `check` 
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,20 +170,42 @@ def _restored(model: LossModel) -> Iterator[None]:
 
 def activation_bytes(model: LossModel, batch: Batch) -> int:
     """Return how many bytes a forward pass keeps for the backward pass, with its logits."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    kept = Kept(model.parameters())
+    with kept:
         loss = model(**to_device(batch, model.device))["loss"]
     del loss
-    logits = 2 * 4 * int(batch["labels"].numel()) * int(model.model.config.vocab_size)
-    return sum(kept.values()) + min(logits, _LOGITS_BYTES)
+    return kept.bytes + logits_bytes(int(batch["labels"].numel()) * int(model.model.config.vocab_size))
+
+
+class Kept:
+    """Counts what is kept for the backward pass inside its `with` block, besides the weights."""
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        """Count nothing yet."""
+        self._weights = {id(storage): storage for storage in (weight.untyped_storage() for weight in weights)}
+        self._storages: dict[int, torch.UntypedStorage] = {}  # held, so that no id is used twice
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+
+    def __enter__(self) -> None:
+        """Begin to count."""
+        self._hooks.__enter__()
+
+    def __exit__(self, *exception: object) -> None:
+        """Sum up in `bytes`."""
+        self._hooks.__exit__(*exception)
+        self.bytes = sum(storage.nbytes() for storage in self._storages.values())
+        self._storages.clear()
+
+    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if id(storage) not in self._weights:
+            self._storages[id(storage)] = storage
+        return tensor
+
+
+def logits_bytes(logits: int) -> int:
+    """Return the bytes of so many logits and their gradients, as far as they are in memory at once."""
+    return min(2 * 4 * logits, _LOGITS_BYTES)
 
 
 def _synchronized_time(device: torch.device) -> float:
@@ -191,6 +213,11 @@ def _synchronized_time(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def usable_memory(device: torch.device) -> int:
+    """Return the bytes that this process may use in total, of the GPU, container or machine."""
+    return _memory(device)[1]
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
