@@ -3,11 +3,13 @@
 import pytest
 import torch
 
-from pipeline.training import optimizer
+from pipeline.training import optimizer, precision
 
 
+@pytest.mark.parametrize("products", ["fp32", "bf16"])
 @pytest.mark.parametrize("scale", [0.01, 100.0])  # below and above the norm at which gradients are clipped
-def test_a_step_equals_clip_grad_norm_and_adamw(scale: float) -> None:
+def test_a_step_equals_clip_grad_norm_and_adamw(scale: float, products: precision.Precision) -> None:
+    precision.use(products)
     torch.manual_seed(0)
     start = [torch.randn(30, 7), torch.randn(11)]
     weights, expected = ([torch.nn.Parameter(value.clone()) for value in start] for _ in range(2))
