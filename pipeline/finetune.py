@@ -86,12 +86,13 @@ def _train_and_write() -> None:
         raise
     if not devices.is_first():
         return
-    if config.lora_rank:
+    adapter = lora.take(model.model) if config.lora_rank else None
+    if adapter:
         lora.merge(model.model)
     with checkpoints.disk_errors("the results", Path(), "free some space, then `dvc repro` only writes them again"):
         metrics = _write_curves(trainer.state, task.unit)
         settings = task.settings_of(model, tokens["validation"], build.info)
-        _save_candidate(model.model, settings, all_params, run_config, metrics)
+        _save_candidate(model.model, adapter, settings, all_params, run_config, metrics)
     shutil.rmtree(paths.CHECKPOINTS)
 
 
@@ -197,12 +198,13 @@ def _write_curves(state: TrainerState, unit: str) -> dict[str, Any]:
 
 def _save_candidate(
     model: PreTrainedModel,
+    adapter: lora.Adapter | None,
     settings: dict[str, Any],
     all_params: params.Params,
     run_config: RunConfig,
     metrics: dict[str, Any],
 ) -> None:
-    """Write weights, tokenizer, the task's settings and `manifest.json`, which records the model's inputs."""
+    """Write weights, adapter, tokenizer, the task's settings and `manifest.json`, which records the model's inputs."""
     tokenizer = load_tokenizer(paths.BASE)
     if model.can_generate():
         model.config.use_cache = model.generation_config.use_cache = True
@@ -228,9 +230,11 @@ def _save_candidate(
     paths.clear(paths.CANDIDATE)
     model.save_pretrained(paths.CANDIDATE)
     tokenizer.save_pretrained(paths.CANDIDATE)
+    if adapter:
+        adapter.save(paths.ADAPTER, all_params.base)
     if settings:
         paths.TASK_SETTINGS.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    for file in paths.CANDIDATE.iterdir():
+    for file in (path for path in paths.CANDIDATE.rglob("*") if path.is_file()):
         file.chmod(0o644)  # safetensors writes files for the owner alone; a container runs as another user
     paths.MANIFEST.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

@@ -29,6 +29,7 @@ BASE_FIT = Path("reports/tokenize/base_fit.json")
 CANDIDATE = Path("models/candidate")
 MANIFEST = CANDIDATE / "manifest.json"
 TASK_SETTINGS = CANDIDATE / "task.json"  # what whoever uses the model must know of its task; absent: nothing
+ADAPTER = CANDIDATE / "adapter"  # what LoRA trained, in peft's format; it is in the model's weights too
 CHECKPOINTS = Path("models/checkpoints")
 TRAINING_LOSS = Path("reports/finetune/training_loss.csv")
 VALIDATION_LOSS = Path("reports/finetune/validation_loss.csv")

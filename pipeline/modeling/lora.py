@@ -1,12 +1,18 @@
 """LoRA (Hu et al. 2021) through peft: low-rank matrices are trained beside the frozen weights, then merged into them.
 
-Call `add` before the optimizer is created and `merge` before the model is saved, which is then a plain model. Only
-parameters with `requires_grad` are trained, and only they are in checkpoints.
+Call `add` before the optimizer is created and `merge` before the model is saved, which is then a plain model that every
+engine serves; `take` keeps the adapter itself, in peft's format. Only parameters with `requires_grad` are trained, and
+only they are in checkpoints.
 """
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import LoraConfig, LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -49,6 +55,44 @@ def _new_head(model: PreTrainedModel) -> list[str]:
 def _linear_layers(model: PreTrainedModel, part: str) -> list[str]:
     layers = model.get_submodule(part).named_modules(prefix=part)
     return [name for name, module in layers if isinstance(module, torch.nn.Linear)]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained of a model, as peft saves it: low-rank matrices, and a new head as a whole."""
+
+    config: LoraConfig
+    tensors: dict[str, torch.Tensor]
+
+    def save(self, folder: Path, base: str) -> None:
+        """Write it to a new folder, which `peft.PeftModel.from_pretrained` reads on top of `base`.
+
+        Args:
+            folder: Of the adapter.
+            base: As in params.yaml; of a hub model name and commit are kept apart, as peft has them.
+        """
+        folder.mkdir()
+        self.config.base_model_name_or_path, _, self.config.revision = base.partition("@")
+        self.config.revision = self.config.revision or None
+        self.config.save_pretrained(str(folder))
+        save_file(self.tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def take(model: PreTrainedModel) -> Adapter:
+    """Return a copy of what `add` has added to `model` and training has changed."""
+    config = copy.copy(model.peft_config[_ADAPTER])
+    config.inference_mode = True
+    for name in ("target_modules", "exclude_modules"):  # sets, whose order differs between processes
+        if isinstance(names := getattr(config, name), set):
+            setattr(config, name, sorted(names))
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    whole = {name.rpartition(".")[0] for name in trained if f".{_ADAPTER}." not in name}
+    config.modules_to_save = sorted(whole) or None
+    tensors = {
+        f"base_model.model.{name.replace(f'.{_ADAPTER}.', '.')}": value.detach().cpu().clone().contiguous()
+        for name, value in trained.items()
+    }
+    return Adapter(config, tensors)
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:

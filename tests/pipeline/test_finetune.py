@@ -39,7 +39,8 @@ def stage(workspace: Workspace, tiny_gpt2: Path) -> Workspace:
 
 
 def candidate() -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(paths.CANDIDATE.iterdir())}
+    files = (path for path in sorted(paths.CANDIDATE.rglob("*")) if path.is_file())
+    return {path.relative_to(paths.CANDIDATE).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_candidate_is_whole_better_than_the_base_and_says_what_made_it(stage: Workspace) -> None:
@@ -71,6 +72,8 @@ def test_the_same_inputs_give_the_same_bytes(stage: Workspace, rank: int) -> Non
     stage.set(finetune__lora_rank=rank)
     finetune.main()
     first = candidate()
+    assert ("adapter/adapter_model.safetensors" in first) == (rank > 0)
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in paths.CANDIDATE.rglob("*"))
     finetune.main()
     assert candidate() == first
 

@@ -1,18 +1,25 @@
 """Adapters start as no change, learn alone, and end as plain weights with the same output."""
 
+import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     BertForSequenceClassification,
     GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
     RobertaConfig,
     RobertaForMaskedLM,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from pipeline.modeling import batches, lora, loss_model
@@ -83,6 +90,8 @@ SMALL = {
     "num_labels": 3,
 }
 
+TINY_T5 = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+
 
 def trained_names(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -119,6 +128,45 @@ def test_the_new_head_of_a_classifier_is_trained_whole_beside_the_adapters(tiny_
     merged = lora.merge(model).state_dict()
     assert merged.keys() == before.keys()
     assert all(not torch.equal(merged[name], before[name]) for name in plain)
+
+
+def tiny_llama(_: Path) -> PreTrainedModel:
+    shape = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    return LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2, num_key_value_heads=1))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's own
+@pytest.mark.parametrize(
+    ("make", "inputs"),
+    [
+        (load, {}),
+        (tiny_llama, {}),
+        (lambda _: BertForSequenceClassification(BertConfig(**SMALL)), {}),
+        (lambda _: RobertaForSequenceClassification(RobertaConfig(**SMALL)), {}),
+        (lambda gpt2: GPT2ForSequenceClassification.from_pretrained(gpt2), {}),
+        (lambda _: T5ForConditionalGeneration(T5Config(**TINY_T5)), {"decoder_input_ids": IDS[:, :4]}),
+    ],
+    ids=["gpt2", "llama", "bert with a head", "roberta with a head", "gpt2 with a head", "t5"],
+)
+def test_peft_reads_the_kept_adapter_on_top_of_the_base(tiny_gpt2: Path, tmp_path: Path, make, inputs) -> None:
+    torch.manual_seed(0)
+    base = make(tiny_gpt2).eval()
+    model = lora.add(copy.deepcopy(base), rank=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    adapter = lora.take(model)
+    merged = lora.merge(model)
+    adapter.save(tmp_path / "adapter", "org/model@0123abcd")
+    with torch.inference_mode():
+        expected = merged(IDS[:, :1], **inputs).logits
+        plain = base(IDS[:, :1], **inputs).logits
+        answered = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(input_ids=IDS[:, :1], **inputs).logits
+    assert not torch.allclose(plain, expected, atol=1e-3)
+    torch.testing.assert_close(answered, expected, atol=1e-4, rtol=1e-4)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/model", "0123abcd")
 
 
 def test_a_head_that_has_learned_to_predict_tokens_gets_adapters(tmp_path: Path) -> None:
