@@ -38,23 +38,34 @@ def _chunk_size(weight: torch.Tensor) -> int:
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Summed cross entropy of (tokens, hidden) states; the gradients are computed in the forward pass.
+    """Summed cross entropy of (tokens, hidden) states, divided by `total`; the forward pass computes the gradients.
 
-    Under autocast the factors of the matrix products have autocast's type; the softmax, all sums and the gradients
-    have the weights' float32. Targets may be `IGNORED_LABEL` where `has_ignored` says so.
+    The weight's gradient is the second largest tensor of a step: it is handed on, not copied, and the states, which are
+    smaller, are divided instead. Under autocast the factors of the matrix products have autocast's type; the softmax,
+    all sums and the gradients have the weights' float32. Targets may be `IGNORED_LABEL` where `has_ignored` says so: a
+    GPU's, which would have to be waited for to leave them out.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, has_ignored: bool = False
+        ctx: Any,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        total: torch.Tensor | int,
+        has_ignored: bool = False,
     ) -> torch.Tensor:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        ctx.may_wait = not has_ignored
         with torch.autocast(device, enabled=False):  # it would choose the type of each operation by itself
-            kept = (targets != IGNORED_LABEL)[:, None] if has_ignored else None  # (tokens, 1)
-            if kept is not None:
+            share = (
+                torch.ones_like(targets[:, None], dtype=weight.dtype) / total
+            )  # of each label in the loss, (tokens, 1)
+            if has_ignored:
+                share *= (targets != IGNORED_LABEL)[:, None]
                 targets = targets.clamp(min=0)
-            return _SummedLoss._sum(ctx, states.to(weight.dtype), weight, targets, kept, dtype)
+            return _SummedLoss._sum(ctx, states.to(weight.dtype), weight, targets, share, dtype)
 
     @staticmethod
     def _sum(
@@ -62,7 +73,7 @@ class _SummedLoss(torch.autograd.Function):
         states: torch.Tensor,
         weight: torch.Tensor,
         targets: torch.Tensor,
-        kept: torch.Tensor | None,
+        share: torch.Tensor,
         dtype: torch.dtype,
     ) -> torch.Tensor:
         states_gradient, weight_gradient = torch.empty_like(states), None
@@ -73,14 +84,13 @@ class _SummedLoss(torch.autograd.Function):
             some = slice(at, at + chunk)
             gradient, rounded = states_gradient[some], states[some].to(dtype)
             losses, logits_gradient = _losses_and_gradient(rounded @ factor.T, targets[some], weight.dtype)
-            total += (losses if kept is None else losses * kept[some, 0]).sum()
+            total += (losses * share[some, 0]).sum()
             if dtype == weight.dtype:
                 torch.mm(logits_gradient, factor, out=gradient)
             else:
                 gradient.copy_(logits_gradient @ factor)
-            if kept is not None:  # rows of these products, which are smaller than the logits
-                gradient *= kept[some]
-                rounded = rounded * kept[some]
+            gradient *= share[some]
+            rounded = (states[some] * share[some]).to(dtype)
             if ctx.needs_input_grad[1]:
                 if weight_gradient is None:
                     weight_gradient = (logits_gradient.T @ rounded).to(weight.dtype)
@@ -88,18 +98,18 @@ class _SummedLoss(torch.autograd.Function):
                     weight_gradient.addmm_(logits_gradient.T, rounded)
                 else:
                     weight_gradient += logits_gradient.T @ rounded
-        ctx.save_for_backward(states_gradient, weight_gradient)
+        ctx.gradients = states_gradient, weight_gradient
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
-        states_gradient, weight_gradient = ctx.saved_tensors
-        return (
-            states_gradient * gradient,
-            None if weight_gradient is None else weight_gradient.mul_(gradient),
-            None,
-            None,
-        )
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None, None]:
+        states_gradient, weight_gradient = ctx.gradients
+        del ctx.gradients  # else autograd would not take the tensor, but copy it
+        if not (ctx.may_wait and gradient == 1):
+            states_gradient *= gradient
+            if weight_gradient is not None:
+                weight_gradient *= gradient
+        return states_gradient, weight_gradient, None, None, None
 
 
 def _losses_and_gradient(
@@ -126,5 +136,5 @@ def _losses_and_gradient(
     return losses, logits.scatter_add_(1, labels, logits.new_full((len(labels), 1), -1.0))
 
 
-# (states, weight, targets) as of `token_losses`, and whether there are targets to ignore -> their summed cross entropy
+# (states, weight, targets) as of `token_losses`, `total`, `has_ignored` -> a scalar
 summed_loss: Callable[..., torch.Tensor] = _SummedLoss.apply

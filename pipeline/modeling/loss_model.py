@@ -98,8 +98,7 @@ class FusedLossModel(LossModel):
             total = counted.sum() if num_items_in_batch is None else num_items_in_batch
             if self._selects:
                 states, targets = states[counted], targets[counted]
-            loss = summed_loss(states.flatten(0, -2), weight, targets.flatten(), not self._selects)
-            return {"loss": loss / total}
+            return {"loss": summed_loss(states.flatten(0, -2), weight, targets.flatten(), total, not self._selects)}
         return loss_and_scores(token_losses(states[counted], weight, targets[counted]), counted, row_lengths)
 
 

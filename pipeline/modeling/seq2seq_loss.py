@@ -60,16 +60,13 @@ class Seq2SeqLossModel(LossModel):
         """
         shifted = self.model.prepare_decoder_input_ids_from_labels(labels=labels)  # (rows, target tokens)
         counted = labels != IGNORED_LABEL
+        total = counted.sum() if num_items_in_batch is None else num_items_in_batch
         if self.training and self._packs:
             states = self._packed_states(input_ids, inputs["attention_mask"].bool(), shifted, counted)
-            loss = summed_loss(states, self.model.get_output_embeddings().weight, labels[counted])
-        else:
-            logits = self.model(input_ids, decoder_input_ids=shifted, use_cache=False, **inputs).logits
-            losses = torch.nn.functional.cross_entropy(logits[counted].float(), labels[counted], reduction="none")
-            if not self.training:
-                return loss_and_scores(losses, counted)
-            loss = losses.sum()
-        return {"loss": loss / (counted.sum() if num_items_in_batch is None else num_items_in_batch)}
+            return {"loss": summed_loss(states, self.model.get_output_embeddings().weight, labels[counted], total)}
+        logits = self.model(input_ids, decoder_input_ids=shifted, use_cache=False, **inputs).logits
+        losses = torch.nn.functional.cross_entropy(logits[counted].float(), labels[counted], reduction="none")
+        return {"loss": losses.sum() / total} if self.training else loss_and_scores(losses, counted)
 
     def _packed_states(
         self, input_ids: torch.Tensor, kept: torch.Tensor, shifted: torch.Tensor, counted: torch.Tensor
