@@ -9,7 +9,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # tokens, of the slots of a pool; above, multiples of 512
-_BLOCK = 32  # caches are read in multiples of this many tokens, so that sums split alike for every length
+# Sums over keys must split alike for every length that a sequence is read with, which depends on the longest one in its
+# group. Sums over up to 384 keys do not split in MKL; beyond, torch's attention takes 512 keys at a time.
+_BLOCK = 32
+_MAX_UNSPLIT = 384
+_LONG_BLOCK = 512
 _KEPT_BYTES = 2**26  # of an unused cache: allocating it again would delay the first token of the next request
 _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a cache grows
 
@@ -19,7 +23,8 @@ class KVCachePool:
     """Slots of one capacity, in one tensor."""
 
     capacity: int  # tokens of a slot
-    shape: tuple[int, int, int]  # layers, heads, head_dim
+    shape: tuple[int, int, int]  # layers, heads of keys, head_dim
+    window: int | None = None  # tokens that a token attends to, itself among them
     cache: torch.Tensor | None = None  # (layers, 2, slots, heads, capacity, head_dim)
     free: list[int] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
@@ -67,21 +72,26 @@ class Slot:
     at: int
     read: int = 0  # tokens in the cache
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the next token attends to more keys than one sum holds."""
+        return self.read >= _MAX_UNSPLIT
+
 
 class KVCache:
     """All pools of a model, by capacity."""
 
-    def __init__(self, layers: int, heads: int, head_dim: int, context: int) -> None:
-        """Take the model's shape; slots are at most as long as its context."""
-        self._shape = (layers, heads, head_dim)
+    def __init__(self, shape: tuple[int, int, int], context: int, window: int | None = None) -> None:
+        """Take the model's shape, as in `KVCachePool`; slots are at most as long as its context."""
+        self._shape, self._window = shape, window
         self._max_capacity = math.ceil(context / _BLOCK) * _BLOCK
         self._pools: dict[int, KVCachePool] = {}
 
     def open(self, length: int) -> Slot:
         """Return a slot for a sequence of at most `length` tokens; raises MemoryError."""
-        capacity = next((c for c in _CAPACITIES if c >= length), math.ceil(length / 512) * 512)
+        capacity = next((c for c in _CAPACITIES if c >= length), math.ceil(length / _LONG_BLOCK) * _LONG_BLOCK)
         capacity = min(capacity, self._max_capacity)
-        return self._pools.setdefault(capacity, KVCachePool(capacity, self._shape)).open()
+        return self._pools.setdefault(capacity, KVCachePool(capacity, self._shape, self._window)).open()
 
     def close(self, slot: Slot) -> None:
         """Free a slot."""
@@ -89,13 +99,13 @@ class KVCache:
 
 
 def attention_groups(slots: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> list["PrefillGroup | DecodeGroup"]:
-    """Return what attends together: sequences of a pool that read one token each; each longer chunk on its own."""
+    """Return what attends together: short or long sequences of a pool that read one token; each longer chunk alone."""
     groups: list[PrefillGroup | DecodeGroup] = []
-    decoding: dict[int, list[tuple[int, Slot]]] = {}
+    decoding: dict[tuple[int, bool], list[tuple[int, Slot]]] = {}
     at = 0
     for slot, chunk in zip(slots, tokens, strict=True):
         if len(chunk) == 1:
-            decoding.setdefault(slot.pool.capacity, []).append((at, slot))
+            decoding.setdefault((slot.pool.capacity, slot.is_long), []).append((at, slot))
         else:
             groups.append(PrefillGroup(slice(at, at + len(chunk)), slot))
         at += len(chunk)
@@ -112,27 +122,35 @@ class PrefillGroup:
         self._slot = slot
         self._length = slot.read + at.stop - at.start  # with the new tokens
         self._mask = None
-        if slot.read:
+        window = slot.pool.window or self._length
+        if slot.read or window < self._length:
             new = self._length - slot.read
             self._mask = torch.ones(new, self._length, dtype=torch.bool).tril_(slot.read)
+            self._mask.triu_(slot.read - window + 1)
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, 3, heads, head_dim)."""
+        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, all heads, head_dim)."""
         slot = self._slot
-        queries, keys, values = qkv[self.at].unbind(1)
+        of_keys = slot.pool.shape[1]
+        queries, keys, values = torch.split(qkv[self.at], [qkv.shape[1] - 2 * of_keys, of_keys, of_keys], dim=1)
         cache = slot.pool.cache
         assert cache is not None
-        cached = cache[layer, :, slot.at, :, : self._length]  # (2, heads, length, head_dim)
+        cached = cache[layer, :, slot.at, :, : self._length]  # (2, heads of keys, length, head_dim)
         cached[0, :, slot.read :] = keys.transpose(0, 1)
         cached[1, :, slot.read :] = values.transpose(0, 1)
         out = F.scaled_dot_product_attention(
-            queries.transpose(0, 1)[None], cached[:1], cached[1:], self._mask, is_causal=self._mask is None
+            queries.transpose(0, 1)[None],
+            cached[:1],
+            cached[1:],
+            self._mask,
+            is_causal=self._mask is None,
+            enable_gqa=queries.shape[1] > keys.shape[1],
         )
         return out[0].transpose(0, 1)
 
 
 class DecodeGroup:
-    """One token each of several sequences of one pool."""
+    """One token each of several sequences of one pool, all short or all long."""
 
     def __init__(self, of_pool: list[tuple[int, Slot]]) -> None:
         """Take pairs of a row of the batch and its slot."""
@@ -141,23 +159,30 @@ class DecodeGroup:
         self._read = torch.tensor([slot.read for _, slot in of_pool])
         self.at = torch.tensor([at for at, _ in of_pool])
         self._count = int(self._slots.max()) + 1
-        self._length = min(self._pool.capacity, (int(self._read.max()) // _BLOCK + 1) * _BLOCK)
+        block = _LONG_BLOCK if of_pool[0][1].is_long else _BLOCK
+        self._length = min(self._pool.capacity, (int(self._read.max()) // block + 1) * block)
         self._in_order = [slot.at for _, slot in of_pool] == list(range(len(of_pool)))
         limits = self._read
         if not self._in_order:
             limits = torch.zeros(self._count, dtype=torch.long).index_copy_(0, self._slots, self._read)
+        limits = limits[:, None, None, None]
         self._mask = torch.zeros(self._count, 1, 1, self._length)
-        self._mask.masked_fill_(torch.arange(self._length) > limits[:, None, None, None], -math.inf)
+        self._mask.masked_fill_(torch.arange(self._length) > limits, -math.inf)
+        if self._pool.window:
+            self._mask.masked_fill_(torch.arange(self._length) <= limits - self._pool.window, -math.inf)
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, 3, heads, head_dim)."""
+        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, all heads, head_dim)."""
         cache = self._pool.cache
         assert cache is not None
+        of_keys = self._pool.shape[1]
         new = qkv if len(self.at) == len(qkv) else qkv[self.at]
-        cache[layer, :, self._slots, :, self._read] = new[:, 1:]
-        queries = new[:, 0]
+        queries = new[:, : -2 * of_keys]
+        cache[layer, :, self._slots, :, self._read] = new[:, -2 * of_keys :].view(len(new), 2, of_keys, -1)
         if not self._in_order:
             queries = torch.zeros(self._count, *queries.shape[1:]).index_copy_(0, self._slots, queries)
-        cached = cache[layer, :, : self._count, :, : self._length]  # (2, slots, heads, length, head_dim)
-        out = F.scaled_dot_product_attention(queries[:, :, None], cached[0], cached[1], self._mask)[:, :, 0]
+        cached = cache[layer, :, : self._count, :, : self._length]  # (2, slots, heads of keys, length, head_dim)
+        # Queries that share keys are to attention what tokens are: (slots, heads of keys, queries of each, head_dim).
+        queries = queries.view(self._count, of_keys, -1, queries.shape[-1])
+        out = F.scaled_dot_product_attention(queries, cached[0], cached[1], self._mask).flatten(1, 2)
         return out if self._in_order else out[self._slots]

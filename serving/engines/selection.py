@@ -68,15 +68,17 @@ def _transformers(folder: Path, settings: EngineSettings) -> Engine:
 
 
 def _int8(folder: Path, settings: EngineSettings) -> Engine:
-    from serving.engines import int8, kv_cache, onednn
+    from serving.engines import decoder, decoder_layers, decoder_spec, kv_cache, onednn
 
-    if reason := int8.unsupported_reason(folder):
+    if reason := decoder.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
 
     def make_runner() -> ModelRunner:
-        runner = int8.Int8Runner(folder)
-        sources = (int8.__file__, kv_cache.__file__, onednn.__file__)
-        under_test = EngineUnderTest(runner.name, sources, lambda: ComparableRunner(runner))
+        runner = decoder.DecoderRunner(folder)
+        modules = (decoder, decoder_layers, decoder_spec, kv_cache, onednn)
+        under_test = EngineUnderTest(
+            runner.name, tuple(str(module.__file__) for module in modules), lambda: ComparableRunner(runner)
+        )
         require_agreement(folder, under_test, settings.cache)
         return runner
 

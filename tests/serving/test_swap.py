@@ -24,7 +24,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
-from serving.engines import int8, selection
+from serving.engines import decoder, selection
 from serving.engines.protocol import Engine
 from serving.model_loader import ModelKind
 from serving.served_model import ServedModel
@@ -284,7 +284,7 @@ def test_a_model_that_was_replaced_is_gone_and_its_memory_with_it(
         torch.manual_seed(seed)
         GPT2LMHeadModel(GPT2Config(**{**settings, "n_embd": 512, "n_layer": 8, "n_head": 8})).save_pretrained(folder)
         versions.append(project.registry.add(folder, {}, {}))
-    if engine == "int8" and (reason := int8.unsupported_reason(versions[0].folder)):
+    if engine == "int8" and (reason := decoder.unsupported_reason(versions[0].folder)):
         pytest.skip(reason)
     made: list[weakref.ref[Engine]] = []
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTrainedConfig
 
 from serving import settings
-from serving.engines import agreement, int8, selection, transformers
+from serving.engines import agreement, decoder, selection, transformers
 from serving.engines.agreement import (
     Agreement,
     Comparable,
@@ -52,7 +52,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def require_int8(folder: Path) -> None:
-    if reason := int8.unsupported_reason(folder):
+    if reason := decoder.unsupported_reason(folder):
         pytest.skip(reason)
 
 
@@ -207,20 +207,37 @@ def test_int8_requested_by_name_is_an_error_where_it_drifts(sharp: Path, monkeyp
         selection.make(sharp, engine_settings("int8"))
 
 
+def with_other_weights(tiny_gpt2: Path, folder: Path, config: PreTrainedConfig) -> Path:
+    """Return a folder with the tiny GPT-2's tokenizer and a random model of `config`."""
+    shutil.copytree(tiny_gpt2, folder)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+SIZES = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def test_auto_chooses_int8_for_llama_and_compares_it(tiny_gpt2: Path, tmp_path: Path, cache: Path) -> None:
+    folder = with_other_weights(tiny_gpt2, tmp_path / "llama", LlamaConfig(intermediate_size=32, **SIZES))
+    require_int8(folder)
+    engine = selection.make(folder, engine_settings("auto"))
+    assert len(written(engine)) == 8
+    engine.close()
+    assert engine.name == "int8"
+    assert "-int8-" in next(cache.iterdir()).name
+
+
 def test_auto_serves_other_architectures_with_transformers(
     tiny_gpt2: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "bentoml.serving")
-    folder = Path(shutil.copytree(tiny_gpt2, tmp_path / "llama"))
-    config = LlamaConfig(
-        vocab_size=320, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    folder = with_other_weights(tiny_gpt2, tmp_path / "neox", GPTNeoXConfig(intermediate_size=32, **SIZES))
     engine = selection.make(folder, engine_settings("auto"))
     assert len(written(engine)) == 8
     engine.close()
     assert engine.name == "transformers"
-    assert "int8 cannot run this model: it runs GPT-2 only" in caplog.text
+    assert "int8 cannot run this model: it runs models of the types gpt2, llama, " in caplog.text
     with pytest.raises(EngineError, match="the engine int8 cannot run this model"):
         selection.make(folder, engine_settings("int8"))
 
@@ -231,8 +248,8 @@ def test_auto_falls_back_to_transformers_where_int8_fails_to_load(
     def fail(folder: Path) -> None:
         raise KeyError("h.0.attn.c_attn.weight")
 
-    monkeypatch.setattr(int8, "unsupported_reason", lambda _: "")
-    monkeypatch.setattr(int8, "Int8Runner", fail)
+    monkeypatch.setattr(decoder, "unsupported_reason", lambda _: "")
+    monkeypatch.setattr(decoder, "DecoderRunner", fail)
     engine = selection.make(sharp, engine_settings("auto"))
     engine.close()
     assert engine.name == "transformers"
