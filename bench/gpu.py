@@ -21,8 +21,8 @@ from pipeline.command import run, warn
 
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "peft", "tokenizers", "triton")
 TESTS = ["-m", "pytest", "-v", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider", "tests/gpu"]
-TEST_SECONDS = 110
-GROUPS = {("training",): 145, ("evaluation", "generation"): 55, ("serving",): 50}  # parts -> seconds
+TEST_SECONDS = 95
+GROUPS = {("training",): 160, ("evaluation", "generation"): 55, ("serving",): 50}  # parts -> seconds
 QUICK_PARTS = ("training", "evaluation", "generation")
 QUICK_SECONDS = 1200  # of all parts together; a minute, but for a busy machine
 _OUTCOME = re.compile(r" (PASSED|FAILED|SKIPPED|ERROR) +\[ *\d+%\]$", re.MULTILINE)

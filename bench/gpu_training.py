@@ -24,12 +24,14 @@ from bench import harness, nano
 from bench.gpu_figures import DEVICE, Emit, Figure, Plan, synchronized_time
 from bench.train_models import MODELS, SEED, load_model, tokenized
 from bench.trainers import BLOCK, stage_config
+from pipeline.modeling.compiled import Execution
 from pipeline.tasks.causal_lm import TASK
-from pipeline.training import precision, recipe
+from pipeline.training import precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.recipe import RunConfig, build_trainer
 
 DROPOUT = 0.1  # of the runs on texts, as in the recipe; those on blocks have none, as nanoGPT
+LOGGING_STEPS = 10  # as of the stage's runs of 1,000 steps and more
 ON_GPU = torch.cuda.is_available()
 BATCH, LEARNING_RATE, VALIDATION = MODELS["gpt2"].batch, MODELS["gpt2"].learning_rate, MODELS["gpt2"].validation_rows
 
@@ -161,20 +163,19 @@ def plain_trainer(bf16: bool) -> Train:
     return train
 
 
-def fresh(compiled: bool = False) -> Train:
-    """Return the training of the stage `finetune`, with torch.compile or without."""
+def fresh(execution: Execution = "eager") -> Train:
+    """Return the training of the stage `finetune`, whose layers run as `execution` says."""
 
     def train(model: PreTrainedModel, job: Job) -> float:
         config = stage_config(learning_rate=LEARNING_RATE, epochs=1)
-        run_config = RunConfig(precision.choose("auto"), job.batch)
+        run_config = RunConfig(precision.choose("auto"), job.batch, execution)
         precision.use(run_config.precision)
         fast = TASK.loss_model(model.train(), {})
         rows = _dataset(job).remove_columns("labels")
         clock = _Clock(job)
-        enough = 0.0 if compiled else math.inf
-        with mock.patch.object(recipe, "_MIN_COMPILED_OPERATIONS", enough):
-            splits = {"train": rows, "validation": rows.select([0])}
-            trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path("checkpoints")))
+        splits = {"train": rows, "validation": rows.select([0])}
+        trainer = build_trainer(fast, splits, config, run_config, Checkpoints(Path("checkpoints")))
+        trainer.args.logging_steps = LOGGING_STEPS
         trainer.add_callback(clock)
         return clock.time(trainer.resume)
 
@@ -247,7 +248,9 @@ def variants(sizes: Sizes) -> tuple[list[Variant], Rows]:
         Variant(loop, compiled_loop, nano_loop(compiled=False), long),
         Variant(f"fresh, {shape}", compiled_loop, fresh(), long),
         Variant(compiled_loop, compiled_loop, nano_loop(compiled=True), long, compiles=True),
-        Variant(f"fresh, {shape}, compiled", compiled_loop, fresh(compiled=True), long, compiles=True),
+        Variant(f"fresh, {shape}, compiled", compiled_loop, fresh("compiled"), long, compiles=True),
+        Variant(f"fresh, batch {BATCH}, graphs", recipe_name, fresh("graphs"), small, compiles=True),
+        Variant(f"fresh, batch {sizes.batch}, compiled", trainer, fresh("compiled"), large, compiles=True),
     ], documents[:VALIDATION]
 
 

@@ -12,7 +12,7 @@ import math
 import platform
 import shutil
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
 from pipeline.tasks import registry
 from pipeline.tasks.protocol import CorpusInfo, Task
-from pipeline.training import checkpoints, curve, devices, estimate, optimizer, plan, precision
+from pipeline.training import checkpoints, curve, devices, estimate, execution, optimizer, plan, precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
 from pipeline.training.recipe import RunConfig, build_trainer
@@ -138,7 +138,10 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, all_pa
     prediction = estimate.predict(measurement, share, config.epochs, math.ceil(len(rows) / config.devices), kept)
     estimate.check(prediction, measurement, share, config.activation_checkpointing)
     warn(f"training in {precision.describe(chosen, config.devices)}: {prediction}")
-    return RunConfig(chosen, share * config.devices)
+    del model  # its memory is the trial's
+    is_one_gpu = torch.cuda.is_available() and config.devices == 1
+    way = execution.choose(build, chosen, rows, share, prediction.steps) if is_one_gpu else "eager"
+    return RunConfig(chosen, share * config.devices, way)
 
 
 @dataclass(frozen=True)
@@ -221,7 +224,7 @@ def _save_candidate(
         "params": {
             **_of_task(all_params),
             "tokenize": all_params.tokenize.model_dump(),
-            "finetune": all_params.finetune.model_dump(exclude=NON_SEMANTIC_KEYS) | asdict(run_config),
+            "finetune": all_params.finetune.model_dump(exclude=NON_SEMANTIC_KEYS) | run_config.recorded(),
         },
         "git_revision": git_revision(),
         "libraries": {name: version(name) for name in _LIBRARIES},

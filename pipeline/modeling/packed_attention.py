@@ -56,16 +56,18 @@ def reads_packed(model: PreTrainedModel) -> bool:
     if not supports_varlen(model):
         return False
     attention, is_training = model.config._attn_implementation, model.training
-    texts = torch.split(torch.arange(1, 14) * 7919 % model.config.get_text_config().vocab_size, [8, 5])  # any tokens
+    ids = torch.arange(1, 14) * 7919 % model.config.get_text_config().vocab_size  # any tokens
     model.eval()
-    alone = [model.base_model(text[None], use_cache=False)[0][0] for text in texts]  # each (tokens, hidden)
-    use_varlen_attention(model)
-    packed = model.base_model(
-        torch.cat(texts)[None],
-        position_ids=torch.cat([torch.arange(len(text)) for text in texts])[None],
-        use_cache=False,
-        cu_seq_lens_q=torch.tensor([0, 8, 13]),
-    )[0][0]
+    with model.device:
+        texts = torch.split(ids.to(model.device), [8, 5])
+        alone = [model.base_model(text[None], use_cache=False)[0][0] for text in texts]  # each (tokens, hidden)
+        use_varlen_attention(model)
+        packed = model.base_model(
+            torch.cat(texts)[None],
+            position_ids=torch.cat([torch.arange(len(text)) for text in texts])[None],
+            use_cache=False,
+            cu_seq_lens_q=torch.tensor([0, 8, 13]),
+        )[0][0]
     model.train(is_training)
     expected = torch.cat(alone)
     is_same = are_alike(packed, expected)
@@ -87,9 +89,13 @@ def attention_shapes(model: PreTrainedModel) -> set[varlen_kernel.Shape]:
         shapes.add(varlen_kernel.Shape(query.shape[1], key.shape[1], query.shape[-1], scale, causal, window))
         return varlen_attention(module, query, key, value, *rest, **more)
 
+    is_training = model.training
+    model.eval()
     AttentionInterface.register(_NAME, note)
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=model.device)
-    model.base_model(tokens, use_cache=False, cu_seq_lens_q=torch.tensor([0, 2]))
+    with model.device:
+        tokens = torch.zeros(1, 2, dtype=torch.long)
+        model.base_model(tokens, use_cache=False, cu_seq_lens_q=torch.tensor([0, 2]))
+    model.train(is_training)
     AttentionInterface.register(_NAME, varlen_attention)
     return shapes
 

@@ -19,6 +19,8 @@ from transformers import (
 
 from pipeline import params, paths
 from pipeline.command import UserError
+from pipeline.modeling import compiled
+from pipeline.modeling.compiled import Execution
 from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.nats import MAX_NATS
 from pipeline.training import optimizer
@@ -30,7 +32,6 @@ from pipeline.training.trainer import ResumableTrainer
 _MAX_LOGGED_STEPS = 10_000  # beyond it a log entry is the mean of several steps, so that memory is bounded
 _STEPS_BETWEEN_WAITS, _MIN_LOG_ENTRIES = 10, 100  # on a GPU: at most and at least
 _WORKERS = 2  # processes that collate a GPU's batches ahead
-_MIN_COMPILED_OPERATIONS = 5e16  # floating-point: five minutes of a fast GPU; compiling takes about one
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class RunConfig:
 
     precision: Precision
     batch_size: int  # rows per step, over all devices
+    execution: Execution = "eager"  # of the layers, on a GPU
+
+    def recorded(self) -> dict[str, Any]:
+        """Return it for the manifest, which names an execution only where there was a choice."""
+        return {name: value for name, value in asdict(self).items() if value != "eager"}
 
 
 def build_trainer(
@@ -49,13 +55,13 @@ def build_trainer(
     checkpoints: Checkpoints,
 ) -> ResumableTrainer:
     """Return the Trainer of the recipe; its best epoch is the one with the lowest loss per validation token."""
-    steps = config.epochs * math.ceil(len(tokens["train"]) / run_config.batch_size)
-    trained_tokens = steps * run_config.batch_size * len(tokens["train"][0]["input_ids"])
-    operations = 6 * model.model.num_parameters() * trained_tokens
+    rows = tokens["train"]
+    steps = config.epochs * math.ceil(len(rows) / run_config.batch_size)
+    compiled.use(model, run_config.execution, [rows[at] for at in range(min(run_config.batch_size, len(rows)))])
     trainer = ResumableTrainer(
         model=model,
-        args=_training_arguments(config, run_config, steps, operations),
-        train_dataset=tokens["train"],
+        args=_training_arguments(config, run_config, steps),
+        train_dataset=rows,
         eval_dataset=tokens["validation"],
         data_collator=model.collate,
         optimizer_cls_and_kwargs=optimizer.class_and_settings(config.learning_rate),
@@ -71,10 +77,8 @@ def build_trainer(
     return trainer
 
 
-def _training_arguments(
-    config: params.Finetune, run_config: RunConfig, steps: int, operations: float
-) -> TrainingArguments:
-    """Return Trainer's arguments for a run of at most `steps` steps and `operations` floating-point operations."""
+def _training_arguments(config: params.Finetune, run_config: RunConfig, steps: int) -> TrainingArguments:
+    """Return Trainer's arguments for a run of at most `steps` steps."""
     on_gpu = torch.cuda.is_available()
     rows = run_config.batch_size // config.devices
     return TrainingArguments(
@@ -101,7 +105,6 @@ def _training_arguments(
         use_cpu=config.devices > 1 and not on_gpu,  # without it accelerate joins no processes on CPUs
         ddp_find_unused_parameters=not config.activation_checkpointing,  # the two exclude each other
         bf16=on_gpu and run_config.precision == "bf16",  # on a CPU it is torch's switch, see `precision.use`
-        torch_compile=on_gpu and operations >= _MIN_COMPILED_OPERATIONS,
         max_grad_norm=0.0,  # the optimizer clips
         dataloader_pin_memory=on_gpu,
         dataloader_num_workers=_WORKERS if on_gpu and sys.platform == "linux" else 0,

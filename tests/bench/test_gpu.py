@@ -59,5 +59,7 @@ def test_a_quick_run_on_a_cpu_has_a_figure_or_a_reason_for_everything() -> None:
         "tests, all of it: there is no CUDA device",
         "training, nanoGPT, 2 x 48, compiled: compiling takes longer than a quick run",
         "training, fresh, 2 x 48, compiled: compiling takes longer than a quick run",
+        "training, fresh, batch 2, graphs: compiling takes longer than a quick run",
+        "training, fresh, batch 3, compiled: compiling takes longer than a quick run",
     ]
     assert "| training: fresh, batch 3 |" in done.stdout
