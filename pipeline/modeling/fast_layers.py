@@ -33,10 +33,13 @@ class FastDropout(torch.nn.Dropout):
 
 def fast_dropout(values: torch.Tensor, p: float) -> torch.Tensor:
     """Set each value to 0 with probability `p` (to 1 / 65,536) and scale the others by 1 / (1 - p)."""
-    if p == 0:
-        return values
+    return values if p == 0 else values * dropout_factors(values, p)
+
+
+def dropout_factors(values: torch.Tensor, p: float) -> torch.Tensor:
+    """Return 0 with probability `p` and else 1 / (1 - p), for each value."""
     bits = torch.empty(math.ceil(values.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
     random = bits.view(torch.int16)[: values.numel()].view(values.shape)
     threshold = round(p * 2**16)
     kept = random >= threshold - 2**15
-    return values * (kept * (2**16 / max(2**16 - threshold, 1)))
+    return kept * (2**16 / max(2**16 - threshold, 1))

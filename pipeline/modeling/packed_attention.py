@@ -4,15 +4,14 @@ On a CPU torch's own kernels run once per document, or once for some short docum
 `collate_varlen` take one kernel for all of them.
 """
 
-import math
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
-from pipeline.modeling import cpu, document_groups, varlen_kernel
-from pipeline.modeling.document_groups import PaddedGroups
-from pipeline.modeling.fast_layers import fast_dropout
+from pipeline.modeling import cpu, document_attention, document_groups, varlen_kernel
+from pipeline.modeling.document_attention import mask_of
+from pipeline.modeling.document_groups import OneByOne
 
 _NAME = "varlen"
 # In training, so many documents so short (tokens, on average) are read in groups: products of one are too small.
@@ -153,10 +152,14 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
     if (group := query.shape[1] // key.shape[1]) > 1:
         key, value = (part.repeat_interleave(group, dim=1) for part in (key, value))
     bias = None if crosses else position_bias
-    is_short = len(lengths) >= _MANY and sum(lengths) + sum(key_lengths) <= 2 * _SHORT * len(lengths)
-    if is_short and dropout > 0 and sliding_window is None:
-        groups = document_groups.of(tuple(lengths), tuple(key_lengths))
-        return _grouped_attention(query, key, value, groups, dropout, scale, causal, bias), None
+    if dropout > 0:
+        is_short = len(lengths) >= _MANY and sum(lengths) + sum(key_lengths) <= 2 * _SHORT * len(lengths)
+        layouts = (
+            document_groups.grouped(tuple(lengths), tuple(key_lengths))
+            if is_short
+            else (OneByOne(lengths), OneByOne(key_lengths))
+        )
+        return document_attention.attend(query, key, value, bias, layouts, dropout, scale, causal, sliding_window), None
     documents = zip(
         *(
             torch.split(part, sizes, dim=2)
@@ -164,72 +167,23 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
         ),
         strict=True,
     )
-    outputs = [
-        _attention(q, k, v, dropout, scale, causal, _mask(q, k, causal, bias, sliding_window)) for q, k, v in documents
-    ]
+    outputs = [_attention(q, k, v, scale, causal, bias, sliding_window) for q, k, v in documents]
     return torch.cat(outputs, dim=2).transpose(1, 2), None  # (1, tokens, heads, head_dim)
-
-
-def _grouped_attention(  # noqa: PLR0913
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    groups: tuple[PaddedGroups, PaddedGroups],
-    dropout: float,
-    scale: float,
-    causal: bool,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return the attention inside each document, (1, tokens, heads, head_dim), computed group by group."""
-    queries, keys = groups
-    outputs = []
-    for q, k, v, mask in zip(queries.pad(query * scale), keys.pad(key), keys.pad(value), keys.masks, strict=True):
-        of_all = _mask(q, k, causal, bias, None)
-        if of_all is None and causal:
-            of_all = _future(q.shape[-2])
-        mask = mask if of_all is None else mask + of_all
-        scores = q @ k.transpose(-1, -2) + mask  # (rows, heads, longest, longest of the keys)
-        outputs.append(fast_dropout(scores.softmax(-1), dropout) @ v)
-    return queries.unpad(outputs)
-
-
-def _mask(
-    query: torch.Tensor, key: torch.Tensor, causal: bool, bias: torch.Tensor | None, window: int | None
-) -> torch.Tensor | None:
-    """Return what is added to the scores of a document, (heads or 1, queries, keys); None for nothing but causality."""
-    queries, keys = query.shape[-2], key.shape[-2]
-    is_cut = window is not None and queries > window
-    if bias is None and not is_cut:
-        return None
-    mask = query.new_zeros(1, queries, keys) if bias is None else bias[0, :, :queries, :keys]
-    if causal:
-        mask = mask + _future(queries)
-    if window is not None and is_cut:
-        past = torch.full((queries, keys), -math.inf).tril_(-window)
-        mask = mask + (past if causal else past + past.T)
-    return mask
-
-
-def _future(tokens: int) -> torch.Tensor:
-    return torch.full((tokens, tokens), -math.inf).triu_(1)
 
 
 def _attention(  # noqa: PLR0913
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    dropout: float,
     scale: float,
     causal: bool,
-    mask: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    window: int | None,
 ) -> torch.Tensor:
-    """Return the attention of one document; torch's fused CPU kernel has no dropout, so with it the steps are ours."""
-    if dropout == 0:
-        return torch.nn.functional.scaled_dot_product_attention(
-            query, key, value, None if mask is None else mask[None], is_causal=causal and mask is None, scale=scale
-        )
-    if mask is None and causal:
-        mask = _future(query.shape[-2])
-    keys = key[0].transpose(1, 2)
-    scores = torch.bmm(query[0] * scale, keys) if mask is None else torch.baddbmm(mask, query[0], keys, alpha=scale)
-    return (fast_dropout(scores.softmax(-1), dropout) @ value[0])[None]  # (1, heads, tokens, head_dim)
+    """Return the attention of one document, (1, heads, tokens, head_dim), by torch's fused kernel."""
+    queries, keys = query.shape[-2], key.shape[-2]
+    is_plain = bias is None and (window is None or queries <= window)
+    mask = None if is_plain else mask_of(queries, keys, causal, bias, window)
+    return torch.nn.functional.scaled_dot_product_attention(
+        query, key, value, None if mask is None else mask[None], is_causal=causal and is_plain, scale=scale
+    )
