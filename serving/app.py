@@ -69,6 +69,7 @@ def _status_routes(task: ServingTask[EngineT], served: ServedModel[EngineT], pag
                 status=served.status,
                 model=loaded.version,
                 data=loaded.data,
+                engine=loaded.engine.name,
                 verdict=_verdict(served),
                 refused=_refused(served),
             )

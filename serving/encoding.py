@@ -93,14 +93,10 @@ class EncoderRequests:
 def make_engine(
     folder: Path, auto_class: str, settings: EngineSettings, *, names_special_tokens: bool = False
 ) -> "EncoderEngine":
-    """Return the engine of the encoder in `folder`, see there; raises EngineError where the settings name another."""
-    from serving.engines.encoder import EncoderEngine  # torch, which BentoML's master does not need
+    """Return the engine of the encoder in `folder`; see `serving.engines.encoder_selection.make`."""
+    from serving.engines import encoder_selection  # torch, which BentoML's master does not need
 
-    if settings.name not in ("auto", EncoderEngine.name):
-        raise EngineError(
-            f"service.engine is {settings.name}, expected auto or {EncoderEngine.name}, which runs models of this task"
-        )
-    return EncoderEngine(folder, auto_class, names_special_tokens=names_special_tokens)
+    return encoder_selection.make(folder, auto_class, settings, names_special_tokens=names_special_tokens)
 
 
 def usage(encoded: "Sequence[Encoded]") -> TokensRead:

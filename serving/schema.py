@@ -192,6 +192,7 @@ class Health(BaseModel):
     status: str
     model: str
     data: str | None
+    engine: str
     verdict: Verdict | None
     refused: RefusedVersion | None
 

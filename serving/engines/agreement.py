@@ -125,7 +125,12 @@ def compare(folder: Path, model_version: str, name: str, engine: Comparable) -> 
 
 
 def summary(
-    name: str, model_version: str, gaps: Sequence[float], logprobs: Sequence[float], expected: Sequence[float]
+    name: str,
+    model_version: str,
+    gaps: Sequence[float],
+    logprobs: Sequence[float],
+    expected: Sequence[float],
+    max_drift: float | None = None,
 ) -> Agreement:
     """Return how far an engine is from the reference.
 
@@ -135,12 +140,13 @@ def summary(
         gaps: By how many nats the reference's own choice was likelier, at each greedy token of the engine.
         logprobs: Of scored tokens, by the engine.
         expected: Of the same tokens, by the reference.
+        max_drift: Nats a token that may lie between them; MAX_DRIFT by default.
     """
     loss, reference_loss = -sum(logprobs) / len(logprobs), -sum(expected) / len(expected)
     return Agreement(
         engine=name,
         version=model_version,
-        reason=_disagreement(max(gaps), abs(loss - reference_loss)),
+        reason=_disagreement(max(gaps), abs(loss - reference_loss), MAX_DRIFT if max_drift is None else max_drift),
         greedy_tokens=len(gaps),
         differences=sum(gap > 0 for gap in gaps),
         gap=round(max(gaps), 4),
@@ -150,12 +156,12 @@ def summary(
     )
 
 
-def _disagreement(gap: float, drift: float) -> str:
+def _disagreement(gap: float, drift: float, max_drift: float) -> str:
     """Return which bound is exceeded, as a clause; empty for none. NaN exceeds both."""
     if not gap <= MAX_GAP:
         return f"a greedy token is {gap:.2f} nats less likely than the reference's, at most {MAX_GAP} is allowed"
-    if not drift <= MAX_DRIFT:
-        return f"its loss is {drift:.3f} nats a token from the reference's, at most {MAX_DRIFT} is allowed"
+    if not drift <= max_drift:
+        return f"its loss is {drift:.3f} nats a token from the reference's, at most {max_drift} is allowed"
     return ""
 
 

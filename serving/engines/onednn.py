@@ -35,7 +35,14 @@ class Int8Linear:
         """Return (rows, out) for `x`, (rows, in)."""
         scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=_MIN_SCALE)
         # As few operations as possible: with one sequence they take as long as the product. `to` truncates.
-        rounded = torch.addcdiv(_MIDPOINT, x, scale, value=127).to(torch.uint8)
+        return self._product(torch.addcdiv(_MIDPOINT, x, scale, value=127).to(torch.uint8), scale)
+
+    def of_many(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the same for some hundred rows, which these operations round in half the time."""
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=_MIN_SCALE)
+        return self._product(torch.add(_MIDPOINT, x * scale.reciprocal(), alpha=127).to(torch.uint8), scale)
+
+    def _product(self, rounded: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         product = _qlinear(
             rounded, 1.0, 0, self._weight, self._scale, self._zero, self._shift, 1.0, 0, torch.float32, "none", [], ""
         )

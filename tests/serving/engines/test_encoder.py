@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from serving.engines.encoder import Encoded, EncoderEngine
+from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.protocol import EngineError, UnavailableError
 from tests.serving.tasks.encoders import CONTEXT, TEXTS, make_encoder, reference_logits, softmax
 
@@ -21,9 +22,13 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_encoder(tmp_path_factory.mktemp(request.param) / "model", request.param, CLASSIFIER, num_labels=5)
 
 
+def make(folder: Path) -> EncoderEngine:
+    return EncoderEngine(folder, lambda: TransformersEncoder(folder, CLASSIFIER))
+
+
 @pytest.fixture
 def engine(folder: Path) -> Iterator[EncoderEngine]:
-    engine = EncoderEngine(folder, CLASSIFIER)
+    engine = make(folder)
     yield engine
     engine.close()
 
@@ -34,14 +39,14 @@ class Gate:
     def __init__(self, engine: EncoderEngine) -> None:
         self.read: list[list[Encoded]] = []
         self.begun, self.open = threading.Event(), threading.Event()
-        self._logits: Any = engine._logits
-        engine._logits = self  # type: ignore[assignment, method-assign]
+        self._logits = engine._runner.logits
+        engine._runner.logits = self  # type: ignore[assignment, method-assign]
 
-    def __call__(self, length: int, texts: list[Encoded]) -> Any:
+    def __call__(self, texts: list[Encoded]) -> Any:
         self.read.append(list(texts))
         self.begun.set()
         assert self.open.wait(60)
-        return self._logits(length, texts)
+        return self._logits(texts)
 
 
 async def begun(gate: Gate) -> None:
@@ -79,9 +84,9 @@ def test_the_name_of_a_special_token_is_text(engine: EncoderEngine) -> None:
 
 
 def test_a_short_request_does_not_wait_for_all_texts_of_a_long_one(engine: EncoderEngine) -> None:
-    engine._batch_tokens = 16 * 8
     gate = Gate(engine)
-    [text], [late] = engine.encode(["a cat"]), engine.encode(["a dog"])
+    [text], [late] = engine.encode(["a cat"]), engine.encode(["rain"])
+    engine._runner.batch_tokens = 16 * len(text.ids)
 
     async def ask() -> None:
         long = asyncio.create_task(engine.run([text] * 64))
@@ -96,10 +101,27 @@ def test_a_short_request_does_not_wait_for_all_texts_of_a_long_one(engine: Encod
     assert sum(map(len, gate.read)) == 65
 
 
+def test_texts_of_any_length_are_read_together_up_to_the_limit(engine: EncoderEngine) -> None:
+    gate = Gate(engine)
+    [first, *others] = engine.encode([TEXTS[0], *TEXTS])
+    engine._runner.batch_tokens = sum(len(text.ids) for text in others[:4])
+
+    async def ask() -> None:
+        asking = [asyncio.create_task(engine.run([first]))]
+        await begun(gate)
+        asking += [asyncio.create_task(engine.run([text])) for text in others]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*asking)
+
+    asyncio.run(ask())
+    assert gate.read == [[first], others[:4], others[4:]]
+
+
 def test_of_a_cancelled_request_no_further_text_is_read(engine: EncoderEngine) -> None:
-    engine._batch_tokens = 16 * 8
     gate = Gate(engine)
     [text] = engine.encode(["a cat"])
+    engine._runner.batch_tokens = 16 * len(text.ids)
 
     async def ask() -> None:
         long = asyncio.create_task(engine.run([text] * 64))
@@ -132,8 +154,8 @@ def test_a_text_that_fails_ends_its_own_request_alone(engine: EncoderEngine) -> 
 
 
 def test_closing_ends_what_waits_and_refuses_what_comes(folder: Path) -> None:
-    engine = EncoderEngine(folder, CLASSIFIER)
-    engine._batch_tokens = 8
+    engine = make(folder)
+    engine._runner.batch_tokens = 1
     gate = Gate(engine)
     [text] = engine.encode(["a cat"])
 

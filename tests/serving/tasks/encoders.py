@@ -14,7 +14,14 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 
 from serving import app, errors, tasks
 from serving.served_model import ServedModel
@@ -22,6 +29,9 @@ from tests.conftest import LINES
 from tests.serving.conftest import engine_settings, service_settings
 
 CONTEXT = 32
+KINDS: dict[str, Any] = {
+    "bert": BertConfig, "distilbert": DistilBertConfig, "electra": ElectraConfig, "roberta": RobertaConfig,
+}  # fmt: skip
 TEXTS = [
     "a cat",
     "The quick brown fox jumps over the lazy dog.",
@@ -71,17 +81,14 @@ def _roberta_tokenizer() -> PreTrainedTokenizerFast:
 def make_encoder(
     folder: Path, kind: str, auto_class: str, task: dict[str, Any] | None = None, *, seed: int = 0, **config: Any
 ) -> Path:
-    """Make a random model of `kind`, bert or roberta, with the head of `auto_class`, as a candidate of a task."""
-    tokenizer = _bert_tokenizer() if kind == "bert" else _roberta_tokenizer()
+    """Make a random model of `kind`, a key of KINDS, with the head of `auto_class`, as a candidate of a task."""
+    tokenizer = _roberta_tokenizer() if kind == "roberta" else _bert_tokenizer()
     torch.manual_seed(seed)
     sizes = {
         "vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 64, "pad_token_id": tokenizer.pad_token_id, "initializer_range": 0.3,
     }  # fmt: skip
-    if kind == "bert":
-        made: Any = BertConfig(max_position_embeddings=CONTEXT, **sizes, **config)
-    else:
-        made = RobertaConfig(max_position_embeddings=CONTEXT + 2, **sizes, **config)
+    made = KINDS[kind](max_position_embeddings=CONTEXT + 2 * (kind == "roberta"), **sizes, **config)
     getattr(transformers, auto_class).from_config(made).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if task is not None:
@@ -111,8 +118,8 @@ def softmax(logits: Any) -> Any:
 
 def asgi_of(task: str, root: Path, **changes: Any) -> Any:
     """Return the service of the model of the project in `root`, or of MODEL_DIR; its lifespan loads the model."""
-    settings = service_settings(**changes)
-    served = ServedModel(root, tasks.model_kind(task, engine_settings("auto")), settings)
+    settings = service_settings(**{"engine": "transformers", **changes})
+    served = ServedModel(root, tasks.model_kind(task, engine_settings(settings.engine)), settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

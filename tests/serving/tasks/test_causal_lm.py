@@ -276,7 +276,7 @@ def test_root_says_what_is_served_and_why(client: TestClient) -> None:
 
 def test_health_is_a_summary_of_the_root_route(client: TestClient) -> None:
     about, health = client.get("/").json(), client.get("/health").json()
-    assert health == {name: about[name] for name in ("status", "model", "data", "verdict", "refused")}
+    assert health == {name: about[name] for name in ("status", "model", "data", "engine", "verdict", "refused")}
 
 
 def test_bentomls_own_routes_answer(client: TestClient) -> None:

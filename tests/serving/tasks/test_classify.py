@@ -182,8 +182,8 @@ def test_decisions_follow_thresholds_and_costs() -> None:
 
 
 def test_another_engine_than_the_encoders_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(EngineError, match=r"service\.engine is int8, expected auto or transformers"):
-        tasks.model_kind("classify", engine_settings("int8")).make_engine(folder)
+    with pytest.raises(EngineError, match=r"service\.engine is vllm, .* expected one of auto, int8, transformers"):
+        tasks.model_kind("classify", engine_settings("vllm")).make_engine(folder)
 
 
 def test_a_folder_of_the_hub_without_task_json_takes_the_likeliest_label(
@@ -228,7 +228,7 @@ def test_a_model_of_another_task_is_refused_in_one_sentence(folder: Path, tmp_pa
 )
 def test_a_task_json_that_does_not_fit_its_model_is_refused_at_load(tmp_path: Path, wrong: dict[str, Any]) -> None:
     folder = make(tmp_path / "model", {**TASK, **wrong})
-    kind = tasks.model_kind("classify", engine_settings("auto"))
+    kind = tasks.model_kind("classify", engine_settings("transformers"))
     with pytest.raises(EngineError, match=r"task\.json does not fit the labels"):
         kind.make_engine(folder)
 
@@ -242,7 +242,7 @@ def test_broken_weights_are_refused_by_the_smoke_test(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["classifier.weight"][:] = float("nan")
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    kind = tasks.model_kind("classify", engine_settings("auto"))
+    kind = tasks.model_kind("classify", engine_settings("transformers"))
     engine = kind.make_engine(folder)
     with pytest.raises(RefusedError, match="broken weights"):
         asyncio.run(kind.smoke_test(engine))

@@ -114,4 +114,4 @@ def test_a_classifier_and_a_tokenizer_without_a_mask_are_refused(tmp_path: Path)
     config = folder / "tokenizer_config.json"
     config.write_text(config.read_text(encoding="utf-8").replace('"mask_token"', '"other_token"'), encoding="utf-8")
     with pytest.raises(EngineError, match="names no mask_token"):
-        tasks.model_kind("masked_lm", engine_settings("auto")).make_engine(folder)
+        tasks.model_kind("masked_lm", engine_settings("transformers")).make_engine(folder)
