@@ -68,13 +68,13 @@ class Row:
     ratio: float | None  # None if the peer's figure is 0 or the peer did not run
 
 
-def run(variant: Variant) -> Run:
-    """Run the variant once; raise RuntimeError with the end of its output if it fails."""
+def run(variant: Variant, python: str = sys.executable) -> Run:
+    """Run the variant once, with `python`; raise RuntimeError with the end of its output if it fails."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), **variant.environment}
     started = time.perf_counter()
     with (
         subprocess.Popen(  # noqa: S603 - our own commands
-            [sys.executable, *variant.arguments],
+            [python, *variant.arguments],
             cwd=variant.folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -43,7 +43,7 @@ class Plan:
 
     url: str
     body: dict[str, Any]  # of each request, to which a prompt and a seed are added
-    length_field: str  # of the body: how many tokens to write
+    length_field: str  # of the body: how many tokens to write; empty where none are written, and no seed is sent
     streams: bool  # whether the answer comes as server-sent events
     folder: str  # with the model's tokenizer, which makes the prompts
     closed: Sequence[int] = ()  # numbers of clients
@@ -51,6 +51,7 @@ class Plan:
     waves: int = 3  # requests of each client; none after `seconds`
     min_requests: int = 8  # in all, of few clients
     seconds: float = 20  # also how long requests arrive in an open loop
+    text_field: str = "prompt"  # of the body
 
 
 @dataclass
@@ -104,12 +105,14 @@ async def follow(plan: Plan) -> list[LoadResult]:
 
         def asking(body: dict[str, Any]) -> Ask:
             async def ask(answer: Answer, number: int) -> None:
-                complete = {**body, "prompt": texts[number % len(texts)], "seed": number}
+                seed = {"seed": number} if plan.length_field else {}
+                complete = {**body, plan.text_field: texts[number % len(texts)], **seed}
                 await _post(session, plan, complete, answer)
 
             return ask
 
-        warm, ask = asking({**plan.body, plan.length_field: WARM_TOKENS}), asking(plan.body)
+        few = {plan.length_field: WARM_TOKENS} if plan.length_field else {}
+        warm, ask = asking({**plan.body, **few}), asking(plan.body)
         for clients in plan.closed:
             await closed_loop(warm, clients, waves=1)
             waves = max(plan.waves, math.ceil(plan.min_requests / clients))
@@ -202,8 +205,10 @@ async def _post(session: aiohttp.ClientSession, plan: Plan, body: dict[str, Any]
                 answer.error = str(response.status)
             elif plan.streams:
                 await read_events(response.content, answer)
-            else:
+            elif plan.length_field:
                 answer.tokens = (await response.json())["usage"]["completion_tokens"]
+            else:
+                await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
         answer.error = type(error).__name__
     answer.ended = time.perf_counter()

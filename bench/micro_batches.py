@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -28,6 +29,9 @@ class Request:
 
 
 WriteBatch = Callable[[Sequence[Request]], list[list[int]]]  # returns the tokens of each request
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 
 class CTranslate2Model:
@@ -54,21 +58,21 @@ class CTranslate2Model:
         return [result.sequences_ids[0][: request.length] for request, result in zip(requests, results, strict=True)]
 
 
-class MicroBatches:
-    """Requests that arrive within WINDOW are written together; later ones wait until the batch is done."""
+class MicroBatches(Generic[_In, _Out]):
+    """Requests that arrive within WINDOW are read together; later ones wait until the batch is done."""
 
-    def __init__(self, write: WriteBatch) -> None:
+    def __init__(self, write: Callable[[Sequence[_In]], Sequence[_Out]]) -> None:
         """Pass batches to `write`, in a thread."""
         self._write = write
         self._thread = ThreadPoolExecutor(1)
-        self._arrived: asyncio.Queue[tuple[Request, asyncio.Future[list[int]]]] = asyncio.Queue()
+        self._arrived: asyncio.Queue[tuple[_In, asyncio.Future[_Out]]] = asyncio.Queue()
         self._collector = asyncio.create_task(self._collect())
 
-    async def write(self, request: Request) -> list[int]:
-        """Return the tokens of `request`."""
-        tokens: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
-        self._arrived.put_nowait((request, tokens))
-        return await tokens
+    async def write(self, request: _In) -> _Out:
+        """Return what belongs to `request`, such as its tokens."""
+        result: asyncio.Future[_Out] = asyncio.get_running_loop().create_future()
+        self._arrived.put_nowait((request, result))
+        return await result
 
     async def close(self) -> None:
         """Stop, after the batch that runs."""

@@ -49,7 +49,8 @@ class Server:
     command: Callable[[Path, int], Sequence[str]]  # of the model's folder and a port
     body: Mapping[str, Any] = field(default_factory=dict)  # beside prompt, length, seed and sampling
     path: str = "/generate"
-    length_field: str = "max_new_tokens"
+    text_field: str = "prompt"
+    length_field: str = "max_new_tokens"  # empty where nothing is generated
     ready: str = "/readyz"
     streams: bool = False
 
@@ -96,18 +97,18 @@ class ServerProcess:
 
     peak_memory = 0  # bytes of all its processes, known once it has stopped
 
-    def __init__(self, name: str, server: Server, folder: Path) -> None:
-        """Start it on a free port."""
+    def __init__(self, name: str, server: Server, folder: Path, root: Path = harness.ROOT) -> None:
+        """Start it with the model in `folder` on a free port; `root` is the project that it serves."""
         self._name, self._server = name, server
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self._url = f"http://127.0.0.1:{port}"
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - closed by `stop`
-        environment = {"PYTHONPATH": str(harness.ROOT), "MODEL_DIR": str(folder), **engine_environment(folder)}
+        environment = {"PYTHONPATH": str(root), "MODEL_DIR": str(folder), **engine_environment(folder)}
         self._process = subprocess.Popen(  # noqa: S603 - our own commands
             server.command(folder, port),
-            cwd=harness.ROOT,
+            cwd=root,
             env=os.environ | QUIET | environment,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -129,10 +130,14 @@ class ServerProcess:
 
     def measure(self, folder: Path, size: Size, **loads: Sequence[float]) -> list[load.LoadResult]:
         """Return the figures of `bench.load`, run in a process of its own; `loads`: `closed` or `open` of its Plan."""
-        sampling = {"temperature": TEMPERATURE, "top_p": TOP_P, "top_k": TOP_K}
+        body: dict[str, Any] = dict(self._server.body)
+        if self._server.length_field:
+            sampling = {"temperature": TEMPERATURE, "top_p": TOP_P, "top_k": TOP_K}
+            body = {self._server.length_field: size.tokens, **sampling, **body}
         plan = {
             "url": self._url + self._server.path,
-            "body": {self._server.length_field: size.tokens, **sampling, **self._server.body},
+            "body": body,
+            "text_field": self._server.text_field,
             "length_field": self._server.length_field,
             "streams": self._server.streams,
             "folder": str(folder),
