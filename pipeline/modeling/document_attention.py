@@ -5,6 +5,7 @@ of a batch become one tensor again.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -92,8 +93,8 @@ def attend(  # noqa: PLR0913
         causal: Whether a token sees none after it.
         window: How many tokens a token sees, itself included.
     """
-    attended: torch.Tensor = _DocumentAttention.apply(query, key, value, bias, layouts, dropout, scale, causal, window)
-    return attended
+    apply: Callable[..., torch.Tensor] = _DocumentAttention.apply
+    return apply(query, key, value, bias, layouts, dropout, scale, causal, window)
 
 
 def mask_of(

@@ -15,8 +15,13 @@ _SIZE = 8  # documents of a group, about
 class Layout(Protocol):
     """Where the tokens of a packed batch stand."""
 
-    rows: list[int]  # documents of each group
-    masks: list[torch.Tensor | None]  # of each group, (rows, 1, 1, longest): what is added to scores, -inf at padding
+    @property
+    def rows(self) -> list[int]:
+        """The documents of each group."""
+
+    @property
+    def masks(self) -> list[torch.Tensor | None]:
+        """What is added to the scores of each group, (rows, 1, 1, longest): -inf at padding."""
 
     def split(self, packed: torch.Tensor) -> list[torch.Tensor]:
         """Return (rows x heads, longest, head_dim) of each group from (heads, tokens, head_dim)."""

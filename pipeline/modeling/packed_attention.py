@@ -11,7 +11,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from pipeline.modeling import cpu, document_attention, document_groups, varlen_kernel
 from pipeline.modeling.document_attention import mask_of
-from pipeline.modeling.document_groups import OneByOne
+from pipeline.modeling.document_groups import Layout, OneByOne
 
 _NAME = "varlen"
 # In training, so many documents so short (tokens, on average) are read in groups: products of one are too small.
@@ -154,7 +154,7 @@ def varlen_attention(  # noqa: PLR0913 - transformers passes these arguments to 
     bias = None if crosses else position_bias
     if dropout > 0:
         is_short = len(lengths) >= _MANY and sum(lengths) + sum(key_lengths) <= 2 * _SHORT * len(lengths)
-        layouts = (
+        layouts: tuple[Layout, Layout] = (
             document_groups.grouped(tuple(lengths), tuple(key_lengths))
             if is_short
             else (OneByOne(lengths), OneByOne(key_lengths))
