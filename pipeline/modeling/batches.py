@@ -1,10 +1,14 @@
 """Batches from token rows: packed without padding, or padded to the longest row of the batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 IGNORED_LABEL = -100  # torch's cross entropy skips it
+
+# What `with_token_index` adds.
+TOKEN_INDEX = ("token_at", "cu_seq_lens_q", "max_length_q")
 
 Batch = dict[str, Any]  # tensors, and numbers that stay on the host
 TokenRow = dict[str, list[int]]
@@ -64,6 +68,29 @@ def collate_varlen(rows: list[TokenRow], is_fixed: bool = False) -> Batch:
         ends = [*batch["cu_seq_lens_q"].tolist(), *filled]
         batch["cu_seq_lens_q"] = torch.tensor(ends + [tokens] * (most + 1 - len(ends)))
     return {**batch, "cu_seq_lens_q": batch["cu_seq_lens_q"].int(), "max_length_q": longest}
+
+
+def with_token_index(collate: Callable[[list[TokenRow]], Batch], rows: list[TokenRow]) -> Batch:
+    """Return `collate(rows)` with what layers without padding and the loss would else look for on the device.
+
+    Returns:
+        Besides, `token_at`, where in the batch each token is, (tokens,); the boundaries of rows as `cu_seq_lens_q`;
+        `max_length_q`, which no row exceeds; `label_count`, how many labels there are.
+    """
+    batch = collate(rows)
+    kept = batch["attention_mask"].bool()
+    return {
+        **batch,
+        "token_at": kept.flatten().nonzero()[:, 0],
+        "cu_seq_lens_q": torch.nn.functional.pad(kept.sum(1).cumsum(0), (1, 0)).int(),
+        "max_length_q": kept.shape[1],
+        "label_count": int((batch["labels"] != IGNORED_LABEL).sum()),
+    }
+
+
+def without_token_index(batch: Batch) -> Batch:
+    """Return a batch as before `with_token_index`."""
+    return {name: value for name, value in batch.items() if name not in (*TOKEN_INDEX, "label_count")}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from pipeline.command import warn
 from pipeline.modeling import cpu, varlen_kernel
 from pipeline.modeling.batches import (
     IGNORED_LABEL,
@@ -26,7 +25,7 @@ from pipeline.modeling.batches import (
 )
 from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
-from pipeline.modeling.packed_attention import are_alike, attention_shapes, is_varlen, reads_packed
+from pipeline.modeling.packed_attention import are_alike, has_varlen_kernel, is_varlen, reads_packed
 
 Collator = Callable[[list[TokenRow]], Batch]
 
@@ -139,7 +138,7 @@ def prepare(model: PreTrainedModel) -> LossModel:
     if not _has_plain_output_layer(model):
         return LossModel(model)
     if torch.cuda.is_available():
-        if _has_varlen_kernel(model):
+        if _reads_varlen(model):
             return FusedLossModel(model, collate_varlen, selects=False)
         return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
     if not reads_packed(model):
@@ -152,17 +151,12 @@ def prepare(model: PreTrainedModel) -> LossModel:
     return FusedLossModel(model, collate_packed)
 
 
-def _has_varlen_kernel(model: PreTrainedModel) -> bool:
-    """Make `model` read packed batches on a GPU if it can and the kernel is right; a kernel that is not is reported."""
-    if torch.get_float32_matmul_precision() != "medium":  # as `precision.use` has set it: kernels have no float32
-        return False
+def _reads_varlen(model: PreTrainedModel) -> bool:
+    """Make `model` read packed batches on a GPU if it can and the GPU's kernel is right; else leave it."""
     attention = model.config._attn_implementation
-    if not reads_packed(model):
+    if not varlen_kernel.is_wanted() or not reads_packed(model):
         return False
-    with cpu.exact_products():
-        reason = varlen_kernel.unsupported_reason(attention_shapes(model))
-    if reason:
-        warn(f"warning: this GPU cannot train without padding ({reason}); rows are padded to the longest of the batch")
+    if not has_varlen_kernel(model, use_cache=False):
         model.set_attn_implementation(attention)
         return False
     # It looks for padding in the ids, for which the host would wait.

@@ -7,7 +7,14 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, collate_rows
+from pipeline.modeling.batches import (
+    IGNORED_LABEL,
+    Batch,
+    TokenRow,
+    collate_rows,
+    with_token_index,
+    without_token_index,
+)
 from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.packed_encoder import prepare_encoder
 
@@ -25,8 +32,8 @@ class MaskedLossModel(LossModel):
 
     def __init__(self, model: PreTrainedModel) -> None:
         """Wrap `model`, whose parameters are shared."""
-        super().__init__(model, collate_masked)
-        prepare_encoder(model)
+        is_indexed = prepare_encoder(model)
+        super().__init__(model, functools.partial(with_token_index, collate_masked) if is_indexed else collate_masked)
 
     def forward(
         self,
@@ -45,18 +52,21 @@ class MaskedLossModel(LossModel):
                 and what the model takes.
         """
         can_mask, mask_token = inputs.pop("can_mask"), inputs.pop("mask_token")
+        label_count = inputs.pop("label_count", None)
         if self.training:
             read, labels = self.drawn(input_ids, labels, can_mask, mask_token)
         else:
             read = torch.where(labels == IGNORED_LABEL, input_ids, mask_token[:, None])
+            inputs = without_token_index(inputs)
         is_masked = labels != IGNORED_LABEL  # (rows, tokens)
+        masked_at = _positions(is_masked, label_count)
         # The head reads the masked tokens alone; its logits are the most of a small model's work.
-        kept = self.model.base_model.register_forward_hook(functools.partial(_keep, is_masked))
+        kept = self.model.base_model.register_forward_hook(functools.partial(_keep, masked_at))
         try:
             logits = self.model(read, **inputs).logits[0].float()  # (masked, vocabulary)
         finally:
             kept.remove()
-        losses = functional.cross_entropy(logits, labels[is_masked], reduction="none")
+        losses = functional.cross_entropy(logits, labels.flatten()[masked_at], reduction="none")
         count = is_masked.sum().clamp(min=1)
         if self.training:
             return {"loss": losses.sum() / (count if num_items_in_batch is None else num_items_in_batch)}
@@ -80,9 +90,15 @@ class MaskedLossModel(LossModel):
         return read, ids.masked_fill(~chosen, IGNORED_LABEL)
 
 
-def _keep(chosen: torch.Tensor, _module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
+def _positions(chosen: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Return where in the batch tokens are chosen, (chosen,); unless `count` says how many, the host has to wait."""
+    flat = chosen.flatten()
+    return (flat.nonzero() if count is None else flat.nonzero_static(size=count))[:, 0]
+
+
+def _keep(positions: torch.Tensor, _module: torch.nn.Module, _inputs: Any, output: Any) -> Any:
     """Leave the chosen tokens of an encoder's states, as one row."""
-    output.last_hidden_state = output.last_hidden_state[chosen][None]  # (1, chosen, hidden)
+    output.last_hidden_state = output.last_hidden_state.flatten(0, 1)[positions][None]  # (1, chosen, hidden)
     return output
 
 

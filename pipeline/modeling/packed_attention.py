@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, PreTrainedModel
 
+from pipeline.command import warn
 from pipeline.modeling import cpu, document_attention, document_groups, varlen_kernel
 from pipeline.modeling.document_attention import mask_of
 from pipeline.modeling.document_groups import Layout, OneByOne
@@ -75,9 +76,14 @@ def reads_packed(model: PreTrainedModel) -> bool:
     return is_same
 
 
-@torch.no_grad()
-def attention_shapes(model: PreTrainedModel) -> set[varlen_kernel.Shape]:
-    """Return what the attention layers of a model that reads packed batches ask of a kernel."""
+@cpu.exact_products()
+def has_varlen_kernel(model: PreTrainedModel, **packing: Any) -> bool:
+    """Tell whether the kernel of this process's GPU is right for the attention of `model`; say what is wrong with it.
+
+    Args:
+        model: Reads packed batches.
+        packing: What tells its layers that a batch of two tokens is one document, beside the tokens.
+    """
     shapes = set()
 
     def note(
@@ -91,12 +97,13 @@ def attention_shapes(model: PreTrainedModel) -> set[varlen_kernel.Shape]:
     is_training = model.training
     model.eval()
     AttentionInterface.register(_NAME, note)
-    with model.device:
-        tokens = torch.zeros(1, 2, dtype=torch.long)
-        model.base_model(tokens, use_cache=False, cu_seq_lens_q=torch.tensor([0, 2]))
-    model.train(is_training)
+    with torch.no_grad(), model.device:
+        model.base_model(torch.zeros(1, 2, dtype=torch.long), cu_seq_lens_q=torch.tensor([0, 2]), **packing)
     AttentionInterface.register(_NAME, varlen_attention)
-    return shapes
+    model.train(is_training)
+    if reason := varlen_kernel.unsupported_reason(shapes):
+        warn(f"warning: this GPU cannot train without padding ({reason}); rows are padded to the longest of the batch")
+    return not reason
 
 
 def boundaries(kept: torch.Tensor) -> torch.Tensor:

@@ -8,22 +8,33 @@ import os
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from pipeline.modeling import varlen_kernel
+from pipeline.modeling.batches import TOKEN_INDEX
 from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
-from pipeline.modeling.packed_attention import boundaries, is_varlen, supports_varlen, use_varlen_attention
+from pipeline.modeling.packed_attention import (
+    boundaries,
+    has_varlen_kernel,
+    is_varlen,
+    supports_varlen,
+    use_varlen_attention,
+)
 
 
-def prepare_encoder(model: PreTrainedModel) -> None:
-    """Change an encoder in place for fast training and scoring."""
+def prepare_encoder(model: PreTrainedModel) -> bool:
+    """Change an encoder in place for fast training and scoring; tell whether its batches need `with_token_index`."""
     use_tanh_gelu(model)
-    if not torch.cuda.is_available():
-        use_fast_dropout(model)
-        pack_layers(model)
-        # Where the output layer is another tensor or none, a batch's gradient has rows for its own words alone.
-        words, output = model.get_input_embeddings(), model.get_output_embeddings()
-        is_tied = output is not None and output.weight is words.weight
-        words.sparse = not is_tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if torch.cuda.is_available():
+        return varlen_kernel.is_wanted() and _pack_layers_on_gpu(model)
+    use_fast_dropout(model)
+    pack_layers(model)
+    # Where the output layer is another tensor or none, a batch's gradient has rows for its own words alone.
+    words, output = model.get_input_embeddings(), model.get_output_embeddings()
+    is_tied = output is not None and output.weight is words.weight
+    words.sparse = not is_tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return False
 
 
 def pack_layers(model: PreTrainedModel) -> bool:
@@ -33,20 +44,34 @@ def pack_layers(model: PreTrainedModel) -> bool:
     """
     if is_varlen(model):
         return True
-    layers = _layers(model)
-    if (
-        layers is None
-        or not supports_varlen(model)
-        or model.config.is_encoder_decoder
-        or getattr(model.config, "is_decoder", False)
-    ):
+    layers = _packable_layers(model)
+    if layers is None:
         return False
     use_varlen_attention(model)
-    packing = _Packing()
-    model.base_model.register_forward_pre_hook(packing.note_mask, with_kwargs=True)
-    layers.register_forward_pre_hook(packing.pack, with_kwargs=True)
-    layers.register_forward_hook(packing.unpack)
+    _Packing().hook(model.base_model, layers)
     return True
+
+
+def _pack_layers_on_gpu(model: PreTrainedModel) -> bool:
+    """Let the layers compute no padding in batches with a token index, if they can and the GPU's kernel is right."""
+    layers = _packable_layers(model)
+    if layers is None or hasattr(model, "packing"):
+        return layers is not None
+    packing = _GivenPacking(model)
+    hooks = packing.hook(model.base_model, layers)
+    is_right = has_varlen_kernel(model, token_at=torch.arange(2, device=model.device))
+    packing.use_attention(is_packed=False)
+    if is_right:
+        model.packing = packing
+        return True
+    for hook in hooks:
+        hook.remove()
+    return False
+
+
+def _packable_layers(model: PreTrainedModel) -> torch.nn.Module | None:
+    is_encoder = not (model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False))
+    return _layers(model) if is_encoder and supports_varlen(model) else None
 
 
 def _layers(model: PreTrainedModel) -> torch.nn.Module | None:
@@ -65,7 +90,15 @@ class _Packing:
     def __init__(self) -> None:
         self.kept: torch.Tensor | None = None  # (rows, tokens), True for a token; None without padding
 
-    def note_mask(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(self, encoder: torch.nn.Module, layers: torch.nn.Module) -> list[RemovableHandle]:
+        """Add the hooks to a whole encoder and to its layers."""
+        return [
+            encoder.register_forward_pre_hook(self.note_mask, with_kwargs=True),
+            layers.register_forward_pre_hook(self.pack, with_kwargs=True),
+            layers.register_forward_hook(self.unpack),
+        ]
+
+    def note_mask(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Keep the mask of a call of the whole encoder."""
         given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         mask = given.get("attention_mask")
@@ -86,4 +119,47 @@ class _Packing:
         packed = output.last_hidden_state[0]  # (tokens, hidden)
         padded = packed.new_zeros(*self.kept.shape, packed.shape[-1])
         output.last_hidden_state = padded.index_put(self.kept.nonzero(as_tuple=True), packed)
+        return output
+
+
+class _GivenPacking(_Packing):
+    """The hooks for a GPU, where to find the tokens the host would wait: a batch says where they are, or is padded."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self._model, self._padded_attention = model, model.config._attn_implementation
+        self._index: torch.Tensor | None = None  # of each token in the batch, (tokens,); None for a padded batch
+        self._varlen: dict[str, Any] = {}  # what attention needs
+        self._shape = torch.Size()  # of the states: rows, tokens, hidden
+
+    def use_attention(self, is_packed: bool) -> None:
+        """Give the model the attention for packed or for padded batches."""
+        if is_packed and not is_varlen(self._model):
+            use_varlen_attention(self._model)
+        elif not is_packed and is_varlen(self._model):
+            self._model.set_attn_implementation(self._padded_attention)
+
+    def note_mask(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take from a call of the whole encoder where its batch's tokens are."""
+        given = {name: kwargs[name] for name in TOKEN_INDEX if name in kwargs}
+        self._index, self._varlen = given.pop("token_at", None), given
+        self.use_attention(is_packed=self._index is not None)
+        return args, {name: value for name, value in kwargs.items() if name not in TOKEN_INDEX}
+
+    def pack(self, _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give the layers the tokens alone, (1, tokens, hidden), and where each row begins."""
+        if self._index is None:
+            return None
+        states = args[0] if args else kwargs["hidden_states"]  # (rows, tokens, hidden)
+        self._shape = states.shape
+        packed = states.flatten(0, 1).index_select(0, self._index)[None]
+        kwargs = {**kwargs, **self._varlen}
+        return ((packed, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": packed})
+
+    def unpack(self, _module: torch.nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        """Put the states back where the tokens were."""
+        if self._index is not None:
+            packed = output.last_hidden_state[0]  # (tokens, hidden)
+            padded = packed.new_zeros(self._shape).flatten(0, 1)
+            output.last_hidden_state = padded.index_copy(0, self._index, packed).view(self._shape)
         return output

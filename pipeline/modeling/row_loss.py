@@ -1,5 +1,6 @@
 """Models with one answer a row, whose output is the loss of each row: what training and validation run."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from datasets import Dataset
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.modeling.batches import IGNORED_LABEL, collate_rows
+from pipeline.modeling.batches import IGNORED_LABEL, collate_rows, to_device, with_token_index, without_token_index
 from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.packed_encoder import prepare_encoder
 
@@ -23,12 +24,15 @@ class RowLossModel(LossModel):
     The output is `loss` and, in evaluation, `scores` (rows, 2), each row's loss and 1.
     """
 
+    _class_weights: torch.Tensor | None
+
     def __init__(self, model: PreTrainedModel, row_loss: RowLoss, class_weights: Sequence[float] | None = None) -> None:
         """Wrap `model`, whose parameters are shared; `class_weights` count in training alone, one a label."""
-        super().__init__(model, collate_rows)
-        prepare_encoder(model)
+        is_indexed = prepare_encoder(model)
+        super().__init__(model, functools.partial(with_token_index, collate_rows) if is_indexed else collate_rows)
         self._row_loss = row_loss
-        self._class_weights = torch.tensor(class_weights, dtype=torch.float32) if class_weights else None
+        weights = torch.tensor(class_weights, dtype=torch.float32) if class_weights else None
+        self.register_buffer("_class_weights", weights, persistent=False)
 
     def forward(
         self,
@@ -38,11 +42,17 @@ class RowLossModel(LossModel):
         **inputs: Any,
     ) -> dict[str, torch.Tensor]:
         """Return the mean loss of the labels or, given `num_items_in_batch`, their summed loss divided by it."""
+        may_wait = inputs.pop("label_count", None) is None
+        if not self.training:
+            inputs = without_token_index(inputs)
         logits = self.model(input_ids, **inputs).logits.float()  # (rows, labels)
         counted = (labels != IGNORED_LABEL).reshape(len(labels), -1).any(1)  # (rows,)
         if self.training:
-            weights = None if self._class_weights is None else self._class_weights.to(logits.device)
-            losses = self._row_loss(logits[counted], labels[counted], weights)
+            weights = self._class_weights
+            if may_wait:
+                losses = self._row_loss(logits[counted], labels[counted], weights)
+            else:  # to leave rows out, the host would wait for the device
+                losses = self._row_loss(logits, labels, weights).masked_fill(~counted, 0.0)
             total = labels.numel() if num_items_in_batch is None else num_items_in_batch
             return {"loss": losses.sum() * labels[0].numel() / total}  # Trainer counts every label of a row
         losses = self._row_loss(logits[counted], labels[counted], None)
@@ -73,8 +83,8 @@ def logits_and_labels(model: LossModel, rows: Dataset) -> tuple[torch.Tensor, to
     model.eval()
     logits, labels = [], []
     for start in range(0, len(rows), _ROWS):
-        batch = model.collate([rows[at] for at in range(start, min(start + _ROWS, len(rows)))])
+        batch = without_token_index(model.collate([rows[at] for at in range(start, min(start + _ROWS, len(rows)))]))
         labels.append(batch.pop("labels"))
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        inputs = to_device(batch, model.device)
         logits.append(model.model(**inputs).logits.float().cpu())
     return torch.cat(logits), torch.cat(labels)

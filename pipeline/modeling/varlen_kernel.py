@@ -151,6 +151,11 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+def is_wanted() -> bool:
+    """Tell whether this process computes in a precision that kernels have: `precision.use` has set it."""
+    return torch.get_float32_matmul_precision() == "medium"
+
+
 def device() -> torch.device:
     """Return this process's GPU."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,16 +1,18 @@
-"""On a GPU in bf16 decoders read batches without padding, with the losses and gradients of padded ones."""
+"""On a GPU in bf16 models read batches without padding, with the losses and gradients of padded ones."""
 
 import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
-from pipeline.modeling import loss_model, varlen_kernel
+from pipeline.modeling import loss_model, masked_loss, row_loss, varlen_kernel
 from pipeline.modeling.batches import collate_varlen, to_device
+from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.packed_attention import is_varlen
 from pipeline.training import optimizer, precision
+from tests.pipeline.modeling import test_varlen_encoder
 from tests.pipeline.modeling.test_packed_architectures import IDS, KEPT, make
 from tests.pipeline.modeling.test_varlen import KINDS, ROWS
 
@@ -51,12 +53,34 @@ def test_losses_and_gradients_are_those_of_padded_batches(architecture: str, is_
     assert (parts[1] - parts[0]).norm() < 0.1 * parts[0].norm()
 
 
-def test_in_a_step_the_host_never_waits_for_the_gpu() -> None:
-    fast = loss_model.prepare(make(AutoModelForCausalLM, "gpt2")).cuda()
-    batch = {
-        name: value.pin_memory() if isinstance(value, torch.Tensor) else value
-        for name, value in fast.collate(ROWS).items()
-    }
+@pytest.mark.parametrize("task", ["classify", "masked_lm"])
+def test_encoders_have_the_losses_of_the_cpu(task: str) -> None:
+    if task == "masked_lm":
+        fast: LossModel = masked_loss.MaskedLossModel(make(AutoModelForMaskedLM, "bert"))
+        plain: LossModel = test_varlen_encoder.masked("bert")
+        for model in (fast, plain):
+            model.drawn = lambda ids, labels, *_: (ids, labels)
+    else:
+        base = make(AutoModelForSequenceClassification, "bert")
+        fast = row_loss.RowLossModel(base, row_loss.log_losses, class_weights=[1.0, 2.0])
+        plain = test_varlen_encoder.classifier("bert")
+    batch = test_varlen_encoder.batch_of(task)
+    expected = plain(**batch)["loss"].item()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss = fast.cuda().train()(**to_device(batch, torch.device("cuda")))["loss"]
+    assert is_varlen(fast.model)
+    assert loss.item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("task", ["causal_lm", "classify"])
+def test_in_a_step_the_host_never_waits_for_the_gpu(task: str) -> None:
+    if task == "causal_lm":
+        fast = loss_model.prepare(make(AutoModelForCausalLM, "gpt2")).cuda()
+        batch = fast.collate(ROWS)
+    else:
+        fast = row_loss.RowLossModel(make(AutoModelForSequenceClassification, "bert"), row_loss.log_losses).cuda()
+        batch = test_varlen_encoder.batch_of(task)
+    batch = {name: value.pin_memory() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
     optimizer_class, settings = optimizer.class_and_settings(1e-3)
     steps = optimizer_class(fast.parameters(), **settings)
     for is_checked in (False, True):  # the first step loads kernels

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.modeling import varlen_kernel
-from pipeline.modeling.batches import TokenRow, collate_varlen, to_device
+from pipeline.modeling.batches import Batch, TokenRow, collate_varlen, to_device
+from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.packed_attention import is_varlen
 from pipeline.training import optimizer
 from tests.pipeline.modeling.test_packed_architectures import IDS, KEPT, assert_same, make
@@ -94,6 +95,15 @@ class NoHostData(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def faked(mode: FakeTensorMode, model: LossModel, batch: Batch) -> Batch:
+    """Return a batch of tensors without values, and give `model` such weights."""
+    fake = partial(mode.fake_tensor_converter.from_real_tensor, mode)
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
+    return {name: fake(value) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+
+
 @pytest.mark.parametrize("architecture", KINDS)
 def test_in_a_step_the_host_never_waits_for_the_gpu(architecture: str) -> None:
     """Fake tensors have shapes and no values: to read one, or to select by one, raises."""
@@ -101,11 +111,7 @@ def test_in_a_step_the_host_never_waits_for_the_gpu(architecture: str) -> None:
     batch = {**model.collate(ROWS), "num_items_in_batch": torch.tensor(20)}
     optimizer_class, settings = optimizer.class_and_settings(1e-3)
     with FakeTensorMode() as mode:
-        fake = partial(mode.fake_tensor_converter.from_real_tensor, mode)
-        batch = {name: fake(value) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
-        for module in model.modules():
-            for tensors in (module._parameters, module._buffers):
-                tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
+        batch = faked(mode, model, batch)
         steps = optimizer_class(model.parameters(), **settings)
         with NoHostData():
             for _ in range(2):

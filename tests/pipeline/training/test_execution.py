@@ -29,6 +29,7 @@ def test_the_start_of_a_way_counts_against_its_steps(
 ) -> None:
     seconds = {"eager": (0.0, 0.2), "compiled": (300.0, 0.05), "graphs": (200.0, 0.06)}
     monkeypatch.setattr(execution, "_trial", lambda _model, way, *_: seconds[way])
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     assert execution.choose(build, "fp32", ROWS, 2, steps) == expected
     assert (f"layers run {expected}" in capsys.readouterr().err) == (steps > 10)
 
@@ -42,6 +43,7 @@ def test_a_trial_leaves_no_trace_and_a_way_that_fails_is_reported(
             raise RuntimeError("no compiler")
 
     monkeypatch.setattr(compiled, "use", use)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)  # nothing is compiled
     monkeypatch.setattr(execution, "_MIN_SECONDS", 0.0)
     random = torch.get_rng_state()
     assert execution.choose(build, "fp32", ROWS, 2, 10) in ("eager", "compiled")
