@@ -7,6 +7,7 @@ import torch
 
 from serving.engines.agreement import EngineUnderTest, require_agreement
 from serving.engines.protocol import Engine, EngineError
+from serving.engines.runner import ModelRunner
 from serving.engines.scheduler import Scheduler
 from serving.settings import EngineSettings
 
@@ -16,12 +17,13 @@ logger = logging.getLogger("bentoml.serving")
 def make(folder: Path, settings: EngineSettings) -> Engine:
     """Return an engine with the model in `folder`.
 
-    `auto` takes the fastest that is correct: CTranslate2 in int8 on a CPU where it agrees with the reference, else
-    transformers. Raises EngineError where an engine requested by name cannot run the model or drifts.
+    `auto` takes the fastest that is correct: on a GPU `batched`, on a CPU CTranslate2 in int8, where they agree with
+    the reference; else transformers. Raises EngineError where an engine requested by name cannot run the model or
+    drifts.
     """
     if settings.name == "auto":
         return _make_fastest(folder, settings)
-    makers = {"ctranslate2": _ctranslate2, "transformers": _transformers}
+    makers = {"batched": _batched, "ctranslate2": _ctranslate2, "transformers": _transformers}
     if settings.name not in makers:
         raise EngineError(
             f"service.engine is {settings.name}, which runs no encoder-decoder; expected one of "
@@ -31,17 +33,26 @@ def make(folder: Path, settings: EngineSettings) -> Engine:
 
 
 def _make_fastest(folder: Path, settings: EngineSettings) -> Engine:
-    if torch.cuda.is_available():
-        return _transformers(folder, settings)
+    name, make_fast = ("batched", _batched) if torch.cuda.is_available() else ("ctranslate2", _ctranslate2)
     try:
-        return _ctranslate2(folder, settings)
+        return make_fast(folder, settings)
     except EngineError as error:
         logger.info("%s; using transformers", error)
     except Exception as error:
-        logger.warning(
-            "ctranslate2 failed to load this model (%s: %s); using transformers", type(error).__name__, error
-        )
+        logger.warning("%s failed to load this model (%s: %s); using transformers", name, type(error).__name__, error)
     return _transformers(folder, settings)
+
+
+def _batched(folder: Path, settings: EngineSettings) -> Engine:
+    from serving.engines.seq2seq_batched import BatchedSeq2SeqRunner
+
+    def make_runner() -> ModelRunner:
+        try:
+            return BatchedSeq2SeqRunner(folder)
+        except EngineError as error:
+            raise EngineError(f"the engine batched cannot run this model: {error}") from None
+
+    return Scheduler(make_runner, settings.max_concurrency)
 
 
 def _transformers(folder: Path, settings: EngineSettings) -> Engine:

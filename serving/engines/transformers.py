@@ -92,7 +92,7 @@ def supports_chunked_prefill(model: PreTrainedModel) -> bool:
     return not model._is_stateful
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """A sequence: its maximum length, the chunks it has read, and the model's cache of them."""
 

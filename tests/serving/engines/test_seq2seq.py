@@ -11,10 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from serving.engines import agreement, seq2seq_selection
+from serving.engines import agreement, seq2seq_batched, seq2seq_selection
 from serving.engines.protocol import Engine, EngineError, Sampling, Stream
 from serving.engines.scheduler import Scheduler
 from serving.engines.seq2seq import SourceFormat, read_folder
+from serving.engines.seq2seq_batched import BatchedSeq2SeqRunner
 from serving.engines.seq2seq_transformers import Seq2SeqRunner, Seq2SeqScorer, load_model
 from serving.errors import ApiError
 from tests.conftest import LINES
@@ -225,6 +226,70 @@ def test_a_model_without_a_start_token_is_refused_in_a_sentence(t5: Path, tmp_pa
         make(folder, "transformers")
 
 
+# Batches
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart, forced"])
+def test_batched_writes_the_tokens_of_generate_whenever_a_target_begins(folders: dict[str, Path], kind: str) -> None:
+    engine = make(folders[kind], "batched")
+    start = list(read_folder(folders[kind]).start_tokens)
+
+    async def staggered() -> list[list[int]]:
+        streams = []
+        for source in SOURCES:
+            streams.append(engine.submit(read(engine, source), GREEDY))
+            if len(streams) % 2:  # the others begin together
+                await streams[-1].next_tokens()
+        return [await collect(stream) for stream in streams]
+
+    try:
+        assert engine.name == "batched"
+        assert [start + ids for ids in write(engine, SOURCES, GREEDY)] == generated(folders[kind], SOURCES)
+        whole = [ids[:-1] if ids[-1] == engine.end else ids for ids in write(engine, SOURCES, GREEDY)]
+        assert all(
+            ids[len(ids) - len(late) :] == late for ids, late in zip(whole, asyncio.run(staggered()), strict=True)
+        )
+    finally:
+        engine.close()
+
+
+def test_batched_samples_each_target_by_its_own_settings(t5: Path, engine: Scheduler) -> None:
+    own = [GREEDY, DRAWN, replace(DRAWN, seed=9), replace(DRAWN, temperature=0.7, max_new_tokens=3)]
+
+    async def run(engine: Engine) -> list[list[int]]:
+        streams = [engine.submit(read(engine, LINES[0]), sampling) for sampling in own]
+        return list(await asyncio.gather(*map(collect, streams)))
+
+    batched = make(t5, "batched")
+    try:
+        assert asyncio.run(run(batched)) == asyncio.run(run(engine))
+    finally:
+        batched.close()
+
+
+def test_batched_reads_targets_in_one_batch_also_those_that_begin_later(t5: Path) -> None:
+    runner = BatchedSeq2SeqRunner(t5)
+    shapes = []
+    runner._model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: shapes.append(tuple(kwargs["decoder_input_ids"].shape)), with_kwargs=True
+    )
+    source = runner.prompt_format.encode(LINES[0])
+    slots = [runner.open(len(source)) for _ in range(5)]
+    runner.step(slots[:3], [source] * 3)
+    runner.step(slots, [[5], [5], [5], source, source])
+    runner.step(slots, [[6]] * 5)
+    runner.close(slots[1])
+    runner.step([slots[0], slots[4]], [[7]] * 2)
+    runner.step([slots[2], slots[3], slots[4]], [[8]] * 3)
+    assert shapes == [(3, 1), (3, 1), (2, 1), (5, 1), (2, 1), (3, 1)]
+
+
+def test_batched_is_refused_where_batches_differ_from_targets_alone(t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seq2seq_batched, "_MAX_DRIFT", {torch.float32: -1.0})
+    with pytest.raises(EngineError, match="the engine batched cannot run this model: its logits in a batch are"):
+        make(t5, "batched")
+
+
 # CTranslate2
 
 
@@ -286,5 +351,7 @@ def test_ctranslate2_takes_a_seed_where_it_changes_nothing_and_else_refuses_it(t
 
 def test_engines_that_run_no_encoder_decoder_are_refused_by_name(t5: Path) -> None:
     for name in ("int8", "vllm"):
-        with pytest.raises(EngineError, match=rf"service\.engine is {name}, .* expected one of auto, ctranslate2, tr"):
+        with pytest.raises(
+            EngineError, match=rf"service\.engine is {name}, .* expected one of auto, batched, ctranslate2, tr"
+        ):
             make(t5, name)
