@@ -54,6 +54,8 @@ class Generation:
         self.prompt_tokens = len(prompt)
         self.completion_tokens = 0  # so far, with the end token and those of a stop string
         self.has_ended = False
+        self._as_whole = False
+        self._can_stop = bool(stop)
         self._timeout = settings.timeout
         preceding = prompt_format(loaded.engine).preceding(prompt)
         self._detokenizer = IncrementalDetokenizer(loaded.engine.tokenizer, preceding, stop)
@@ -62,6 +64,7 @@ class Generation:
         self._began = self._stream.loop.time()
         # One timer, moved after the first token: a timer for each token would cost a tenth of handling it.
         self._timer = self._end_after(min(settings.first_token_seconds, settings.timeout))
+        self._stream.on_first_token = self._begin
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Yield deltas as they come; tokens that are there already become one."""
@@ -86,8 +89,17 @@ class Generation:
         finally:
             self.cancel()
 
+    def as_whole(self) -> "Generation":
+        """Return itself, to be iterated over at its end: a token then costs the event loop nothing.
+
+        Has no effect where there are stop strings, which have to be found while the text is generated.
+        """
+        self._as_whole = not self._can_stop
+        return self
+
     async def text(self) -> tuple[str, FinishReason]:
         """Return the whole text and why it ended."""
+        self.as_whole()
         deltas = [delta async for delta in self]
         reason = deltas[-1].finish_reason
         assert reason
@@ -121,22 +133,25 @@ class Generation:
         error = _TimeoutError(f"{seconds:g} s")
         return self._stream.loop.call_at(self._began + seconds, self._stream.end, None, error)
 
+    def _begin(self) -> None:
+        """Take the time of the first token, and give the rest until the timeout of a whole text."""
+        if not self.has_ended:
+            self._span.begin()
+            self._timer.cancel()
+            self._timer = self._end_after(self._timeout)
+
     async def _next_tokens(self) -> list[Token]:
         """Return the tokens since the last call, at least one; none when the stream has ended."""
         try:
-            tokens = await self._stream.next_tokens()
+            return await (self._stream.all_tokens() if self._as_whole else self._stream.next_tokens())
         except _TimeoutError as timeout:
-            what = "the text was not finished" if self.completion_tokens else "nothing was generated"
+            what = "nothing was generated" if self._stream.on_first_token else "the text was not finished"
             message = f"{what} within {timeout}; ask for fewer tokens, or try again later"
             raise ApiError(504, message, code="timeout") from None
         except UnavailableError as error:
             raise ApiError(503, str(error), code="unavailable", headers={"Retry-After": "5"}) from None
         except EngineError as error:
             raise ApiError(500, str(error), code="engine_error") from None
-        if not self.completion_tokens:
-            self._timer.cancel()
-            self._timer = self._end_after(self._timeout)
-        return tokens
 
     def _finish_reason(self) -> FinishReason:
         """Return why the stream ended; the end token counts as generated."""

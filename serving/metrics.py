@@ -1,7 +1,8 @@
 """The service's own metrics, and a span for each generation; never prompts or keys.
 
     span = GenerationSpan(loaded.version, prompt_tokens)  # when a request is handed to the engine
-    span.add_tokens(tokens)                               # with every delta; the first call is the first token
+    span.begin()                                          # with the first token, unless `add_tokens` comes first
+    span.add_tokens(tokens)                               # with every delta
     span.end("stop")                                      # always, best in a `finally`
 
 Metrics are registered once for each process, in the place that `metric_store` chooses.
@@ -95,17 +96,20 @@ class GenerationSpan:
             },
         )
 
-    def add_tokens(self, tokens: int) -> None:
-        """Count further tokens."""
-        if not tokens or self._ended:
-            return
-        self._tokens += tokens
-        if self._first is None:
+    def begin(self) -> None:
+        """Count the text as running, with its first token. Idempotent."""
+        if self._first is None and not self._ended:
             self._first = time.perf_counter()
             self._metrics.first_token.observe(self._first - self._began)
             self._span.add_event("first token")
             self._metrics.waiting.dec()
             self._metrics.running.inc()
+
+    def add_tokens(self, tokens: int) -> None:
+        """Count further tokens."""
+        if tokens and not self._ended:
+            self.begin()
+            self._tokens += tokens
 
     def end(self, outcome: Outcome) -> None:
         """End. Idempotent: the first outcome counts."""

@@ -187,6 +187,8 @@ class CompletionRun:
             logprobs = await builder.of_prompt(prompt.text, await self._scored(prompt)) if builder else None
             yield Choice(index=index, text=prompt.text, logprobs=logprobs, finish_reason=None)
         written = 0
+        if not request.stream:
+            generation.as_whole()
         async for delta in generation:
             reason = delta.finish_reason
             written += len(delta.tokens)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -49,28 +49,43 @@ class Stream:
     """The tokens of one request as they are generated: `async for token in stream`. Bound to the loop that made it.
 
     The end token is not among the tokens. `finish_reason` is set once the stream has ended; iterating raises the
-    EngineError that it ended with.
+    EngineError that it ended with. An engine's thread adds tokens without the loop, which it calls where `append` says
+    so: for the first token, and while somebody waits for the next one. A reader of the whole text costs one call.
     """
 
     def __init__(self) -> None:
         """Bind to the running loop."""
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
+        self.on_first_token: Callable[[], None] | None = None  # called once, on the loop
         self._loop = asyncio.get_running_loop()
         self._tokens: deque[Token] = deque()
         self._error: EngineError | None = None
         self._ended = False
-        self._changed = asyncio.Event()
+        self._next: asyncio.Future[None] | None = None  # of a reader that waits for a token
+        self._whole: asyncio.Future[None] | None = None  # of a reader that waits for the end
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop on which `push` and `end` must be called."""
+        """The loop on which `push`, `notify` and `end` must be called."""
         return self._loop
 
+    def append(self, token: Token) -> bool:
+        """Add a token; return whether `notify` must be called afterwards. Thread-safe."""
+        self._tokens.append(token)  # first: a reader checks for tokens once more before it waits
+        return self._next is not None or self.on_first_token is not None
+
+    def notify(self) -> None:
+        """Wake the reader of tokens that `append` has added."""
+        if self.on_first_token:
+            called, self.on_first_token = self.on_first_token, None
+            called()
+        _wake(self._next)
+
     def push(self, token: Token) -> None:
-        """Add a token."""
-        self._tokens.append(token)
-        self._changed.set()
+        """Add a token, and wake its reader."""
+        if self.append(token):
+            self.notify()
 
     def end(self, reason: FinishReason | None, error: EngineError | None = None) -> None:
         """End the stream with a reason or an error. Idempotent: the first call wins."""
@@ -79,14 +94,22 @@ class Stream:
         self.finish_reason = reason
         self._error = error
         self._ended = True
-        self._changed.set()
+        _wake(self._next)
+        _wake(self._whole)
 
     async def next_tokens(self) -> list[Token]:
         """Return all tokens since the last call, waiting for at least one; empty once the stream has ended."""
-        await self._wait_for_change()
-        tokens = list(self._tokens)
-        self._tokens.clear()
-        return tokens
+        await self._wait_for_token()
+        return self._taken()
+
+    async def all_tokens(self) -> list[Token]:
+        """Return all tokens since the last call once the stream has ended; raises the error that it ended with."""
+        if not self._ended:
+            self._whole = self._loop.create_future()
+            await self._whole
+        if self._error:
+            raise self._error
+        return self._taken()
 
     def cancel(self) -> None:
         """Stop the request: the engine frees its slot within one step. Thread-safe."""
@@ -98,20 +121,33 @@ class Stream:
 
     async def __anext__(self) -> Token:
         """Return the next token."""
-        await self._wait_for_change()
+        await self._wait_for_token()
         if not self._tokens:
             raise StopAsyncIteration
         return self._tokens.popleft()
 
-    async def _wait_for_change(self) -> None:
-        """Wait for tokens or the end; raises the error that the stream ended with."""
+    def _taken(self) -> list[Token]:
+        """Return the tokens that are there, one by one: the engine's thread may add some meanwhile."""
+        return [self._tokens.popleft() for _ in range(len(self._tokens))]
+
+    async def _wait_for_token(self) -> None:
+        """Wait for a token or the end; raises the error that the stream ended with."""
         while not self._tokens:
             if self._error:
                 raise self._error
             if self._ended:
                 return
-            self._changed.clear()
-            await self._changed.wait()
+            self._next = self._loop.create_future()
+            try:
+                if not self._tokens:
+                    await self._next
+            finally:
+                self._next = None
+
+
+def _wake(reader: "asyncio.Future[None] | None") -> None:
+    if reader and not reader.done():
+        reader.set_result(None)
 
 
 class ModelEngine(Protocol):

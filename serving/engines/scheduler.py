@@ -1,14 +1,14 @@
 """Continuous batching: sequences join and leave the batch at every token, in one thread beside the event loop."""
 
 import logging
+import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,15 +23,18 @@ logger = logging.getLogger("bentoml.serving")
 # fewest quanta are chosen, so that a request for 16 tokens does not wait behind requests for 512.
 QUANTUM = 32
 
+# Seconds until a thread that wants Python's lock takes it: by default 5 ms, in which the event loop, busy with streams,
+# keeps the engine from its next step.
+_SWITCH_SECONDS = 0.0005
+
 _NO_MEMORY = "there is not enough memory for a text of this length"
 
 
-@dataclass(frozen=True)
-class _Event:
-    """A token for a stream, or its end."""
+class _Event(NamedTuple):
+    """A stream with tokens that somebody waits for, or one that ends."""
 
     stream: Stream
-    token: Token | None = None
+    ends: bool = True
     reason: FinishReason | None = None
     error: EngineError | None = None
 
@@ -64,6 +67,7 @@ class Scheduler:
         and runs the model: OpenMP keeps a pool for each thread that ever called it, and with more pool threads than
         cores they stop spinning while they wait, which doubles the time of a step (libgomp's throttled spin count).
         """
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._max_concurrency = max_concurrency
         self._arrived: deque[_Sequence] = deque()
         self._open: list[_Sequence] = []  # with a slot, in order of arrival; used by the thread alone
@@ -216,7 +220,8 @@ class Scheduler:
             self._end(sequence, _Event(sequence.stream, reason="stop"), events)
             return
         sequence.unread.append(token.id)
-        events.append(_Event(sequence.stream, token))
+        if sequence.stream.append(token):
+            events.append(_Event(sequence.stream, ends=False))
         if sequence.written == sequence.sampling.max_new_tokens:
             self._end(sequence, _Event(sequence.stream, reason="length"), events)
 
@@ -237,11 +242,11 @@ def _deliver(events: list[_Event]) -> None:
 
 
 def _apply(events: list[_Event]) -> None:
-    for event in events:
-        if event.token:
-            event.stream.push(event.token)
+    for stream, ends, reason, error in events:
+        if ends:
+            stream.end(reason, error)
         else:
-            event.stream.end(event.reason, event.error)
+            stream.notify()
 
 
 def _sample_all(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+from serving import metrics
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token
 from serving.errors import ApiError
 from serving.generation import Delta, Generation, TextGenerator
@@ -109,6 +110,29 @@ def test_tokens_that_are_there_already_become_one_delta(engine: ScriptedEngine, 
     assert (first.finish_reason, second.finish_reason, last.finish_reason) == (None, None, "length")
 
 
+def test_a_text_that_nobody_streams_is_one_delta_at_its_end_unless_it_has_stop_strings(
+    engine: ScriptedEngine, loaded: LoadedModel
+) -> None:
+    async def deltas(stop: tuple[str, ...]) -> list[str]:
+        texts: list[str] = []
+
+        async def read() -> None:
+            async for delta in start(loaded, "", stop).as_whole():
+                texts.append(delta.text)
+
+        reading = asyncio.create_task(read())
+        for word in ("the", " quick", " fox"):
+            await asyncio.sleep(0.01)
+            engine.write(word)
+        await asyncio.sleep(0.01)
+        engine.stream.end("length")
+        await reading
+        return texts
+
+    assert run(lambda: deltas(())) == ["the quick fox", ""]
+    assert run(lambda: deltas(("dog",))) == ["the", " quick", " fox", ""]
+
+
 @pytest.mark.parametrize(("reason", "more"), [("length", 0), ("stop", 1)])
 def test_the_end_token_counts_as_written(
     engine: ScriptedEngine, loaded: LoadedModel, reason: FinishReason, more: int
@@ -187,6 +211,24 @@ def test_a_text_that_is_not_finished_in_time_is_504(engine: ScriptedEngine, load
     assert seen == ["the", " fox"]
     assert error.status == 504
     assert "not finished within 0.3 s" in error.message
+
+
+def test_a_text_that_nobody_streams_has_begun_with_its_first_token(engine: ScriptedEngine, loaded: LoadedModel) -> None:
+    running = metrics.service_metrics().running
+    before = running._value.get()
+
+    async def ask() -> None:
+        generation = start(loaded, "", first_token_seconds=0.05, timeout=0.3)
+        text = asyncio.create_task(generation.text())
+        await asyncio.sleep(0)
+        engine.write("the")
+        assert running._value.get() == before + 1
+        await text
+
+    error = refused(ask)
+    assert error.status == 504
+    assert "not finished within 0.3 s" in error.message
+    assert running._value.get() == before
 
 
 def test_a_failing_engine_is_500_with_its_reason_after_its_text(engine: ScriptedEngine, loaded: LoadedModel) -> None:

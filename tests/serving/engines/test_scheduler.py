@@ -162,6 +162,66 @@ def test_a_cancelled_request_frees_its_slot_within_a_step() -> None:
     with_engine(work)
 
 
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list with an item for each call of the running loop from another thread."""
+    loop, calls = asyncio.get_running_loop(), []
+    call = loop.call_soon_threadsafe
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread().name == "engine":
+            calls.append(1)
+        return call(*arguments, **options)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counting)
+    return calls
+
+
+def test_texts_that_are_read_at_their_end_call_the_event_loop_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
+        calls = count_calls(monkeypatch)
+        streams = [engine.submit([1, 20 + n], greedy(100 + n)) for n in range(3)]
+        texts = await asyncio.gather(*(stream.all_tokens() for stream in streams))
+        assert [[token.id for token in text] for text in texts] == [[*range(21 + n, 121 + 2 * n)] for n in range(3)]
+        assert len(calls) <= 3
+
+    with_engine(work)
+
+
+def test_streams_are_woken_by_one_call_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(engine: Scheduler, runner: Counting) -> None:
+        runner.gate.clear()
+        calls = count_calls(monkeypatch)
+        streams = [engine.submit([1, 20 + n], greedy(100)) for n in range(4)]
+        reading = asyncio.gather(*map(ids, streams))
+        await asyncio.sleep(0)
+        runner.gate.set()
+        assert [len(text) for text in await reading] == [100] * 4
+        assert len(calls) <= len(runner.steps) + 1
+
+    with_engine(work)
+
+
+def test_tokens_of_another_thread_arrive_whole_and_in_order() -> None:
+    async def work() -> list[int]:
+        stream, written = Stream(), 20_000
+
+        def write() -> None:
+            for number in range(written):
+                if stream.append(Token(number)):
+                    stream.loop.call_soon_threadsafe(stream.notify)
+            stream.loop.call_soon_threadsafe(stream.end, "length")
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        read: list[int] = []
+        while tokens := await asyncio.wait_for(stream.next_tokens(), 60):
+            read += [token.id for token in tokens]
+        writer.join()
+        return read
+
+    assert asyncio.run(work()) == list(range(20_000))
+
+
 def test_a_failing_sequence_ends_alone_and_the_log_has_no_message(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
