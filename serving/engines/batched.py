@@ -168,15 +168,17 @@ class BatchedRunner:
         """Return the mask as the model takes it: one, or one for each kind of layer."""
         masks = {kind: step.mask(self.window if kind == "sliding_attention" else None) for kind in self._kinds}
         if self._model.config._attn_implementation == "eager":  # which adds masks
-            lowest = torch.finfo(self._model.dtype).min
-            zero = torch.zeros((), dtype=self._model.dtype, device=step.positions.device)
-            masks = {kind: torch.where(mask, zero, lowest) for kind, mask in masks.items()}
+            masks = {kind: _additive(mask, self._model.dtype) for kind, mask in masks.items()}
         return masks if len(masks) > 1 else masks.popitem()[1]
 
     def _padded_length(self, length: int) -> int:
         """Return to where caches are read: few lengths, since each is a graph."""
         padded: int = max(_MIN_LENGTH, 1 << (length - 1).bit_length())
         return min(padded, -(-self._max_length // PAGE) * PAGE)
+
+
+def _additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def _row(slot: PagedSlot, chunk: Sequence[int], width: int) -> list[int]:

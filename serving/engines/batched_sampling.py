@@ -34,7 +34,7 @@ class BatchSampler:
         penalised = [at for at, one in enumerate(samplers) if one.has_penalties]
         adjusted = self._penalised(logits, samplers, penalised) if penalised else logits
         finite = torch.isfinite(logits.amax(dim=-1))
-        chosen = torch.where(finite, _choose(adjusted, samplers), _NOT_FINITE)  # (sequences,)
+        chosen = _choose(adjusted, samplers).masked_fill(~finite, _NOT_FINITE)  # (sequences,)
         ids: list[int] = chosen.tolist()
         if penalised:
             self._counts.add([samplers[at] for at in penalised], [ids[at] for at in penalised])
@@ -63,7 +63,7 @@ class BatchSampler:
         written = counts > 0
         divided = torch.where(values < 0, values * repetition, values / repetition)
         values = torch.where((in_prompt | written) & (repetition != 1), divided, values)
-        values = values - torch.where(written, presence + frequency * counts, 0)
+        values = values - (presence + frequency * counts).masked_fill(~written, 0)
         return logits.index_copy(0, torch.tensor(rows, device=logits.device), values)
 
 

@@ -77,7 +77,10 @@ class PageTable:
 
 
 class BatchStep:
-    """Where the rows of one batch read and write, and what they may attend to; computed on the device alone."""
+    """Where the rows of one batch read and write, and what they may attend to.
+
+    Computed on the device alone, with `masked_fill`: `torch.where` copies a number there, which ends a graph's capture.
+    """
 
     def __init__(self, table: PageTable, inputs: torch.Tensor, length: int) -> None:
         """Prepare a step.
@@ -94,9 +97,9 @@ class BatchStep:
         self.positions = (read[:, None] + offsets).clamp(min=0)  # (batch, tokens)
         self._keys = torch.arange(length, device=inputs.device)
         pages = table.rows[row]  # (batch, pages)
-        self.write = torch.where(offsets < 0, _SCRATCH, _cells(pages, self.positions)).flatten()
+        self.write = _cells(pages, self.positions).masked_fill(offsets < 0, _SCRATCH).flatten()
         cells = _cells(pages, self._keys.expand(len(inputs), -1))
-        self.read = torch.where(self._keys < (read + new)[:, None], cells, 0).flatten()
+        self.read = cells.masked_fill(self._keys >= (read + new)[:, None], 0).flatten()
         self.shape = (len(inputs), length)
 
     def mask(self, window: int | None = None) -> torch.Tensor:
