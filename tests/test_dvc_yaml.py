@@ -39,6 +39,7 @@ def test_dvc_yaml_declares_the_paths_that_the_stages_write() -> None:
         str(path)
         for path in (
             paths.MANIFEST,
+            paths.ADAPTER,
             paths.TASK_SETTINGS,
             paths.CORPUS_INFO,
             paths.BASE_CONFIG,
