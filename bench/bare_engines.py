@@ -1,6 +1,7 @@
 """Run an engine without HTTP: `python -m bench.bare_engines ENGINE FOLDER TOKENS WAVES CLIENTS...`.
 
-ENGINE is the service's own (`fresh`) or `CTranslate2`; so many texts at a time, as `bench.load` asks a server for them.
+ENGINE is one of the service's own, by name or the one that it would choose (`fresh`), or `CTranslate2`; so many texts
+at a time, as `bench.load` asks a server for them.
 The last line is JSON: a `bench.load.LoadResult` for each number of clients.
 """
 
@@ -23,7 +24,8 @@ from pipeline.command import arg_parser, echo, run
 if TYPE_CHECKING:
     from serving.engines.protocol import Engine
 
-ENGINES = (FRESH, "CTranslate2")
+SERVICE_ENGINES = {FRESH: "auto", "int8": "int8", "batched": "batched", "transformers": "transformers"}
+ENGINES = (*SERVICE_ENGINES, "CTranslate2")
 
 
 def main() -> None:
@@ -36,17 +38,22 @@ def main() -> None:
     parser.add_argument("clients", type=int, nargs="+", help="numbers of texts at a time")
     arguments = parser.parse_args()
     sizes = (arguments.folder, arguments.tokens, arguments.waves, arguments.clients)
-    results = asyncio.run(service_engine(*sizes)) if arguments.engine == FRESH else ctranslate2(*sizes)
+    if name := SERVICE_ENGINES.get(arguments.engine):
+        results = asyncio.run(service_engine(name, *sizes))
+    else:
+        results = ctranslate2(*sizes)
     echo("\n" + json.dumps([asdict(result) for result in results]))
 
 
-async def service_engine(folder: Path, tokens: int, waves: int, clients: Sequence[int]) -> list[load.LoadResult]:
-    """Return the figures of the engine that the service would choose, behind its scheduler."""
+async def service_engine(
+    name: str, folder: Path, tokens: int, waves: int, clients: Sequence[int]
+) -> list[load.LoadResult]:
+    """Return the figures of an engine of the service behind its scheduler; `name` is as in params.yaml."""
     from serving import settings
     from serving.engines import selection
 
     engine_settings = settings.engine_settings(settings.load(settings.ROOT), settings.ROOT)
-    engine = selection.make(folder, replace(engine_settings, name="auto"))
+    engine = selection.make(folder, replace(engine_settings, name=name))
     results = await drive(engine, tokenized_prompts(folder), tokens, waves, clients)
     await asyncio.to_thread(engine.close)
     return results
