@@ -57,7 +57,7 @@ def main() -> None:
         [row.variant, f"{row.figure:,.0f}", f"{row.low:,.0f} to {row.high:,.0f}", f"{row.ratio} x"] for row in rows
     ]
     title = f"Texts a second at {arguments.clients} clients, rounds: {rounds}; the service ran the engine {engine}"
-    text = f"{title}\n\n{harness.table(['', 'median', 'lowest', 'highest', 'of the recipe'], lines)}"
+    text = f"{title}\n\n{harness.table(['', 'median', 'range', 'of the recipe'], lines)}"
     if openvino := speeds.get("OpenVINO, bare engine"):
         share = statistics.median(speeds[FRESH]) / statistics.median(openvino)
         text += f"\n\nOver HTTP the service reads {share:.0%} of the texts that OpenVINO reads without HTTP."

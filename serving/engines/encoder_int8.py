@@ -24,6 +24,7 @@ from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.onednn import Int8Linear
 
 _ROWS = 16  # products have a multiple of it: oneDNN prepares one anew for each number of rows, for a millisecond
+_FEW = 256  # tokens that one thread reads: two are hardly faster, and wait for each other where requests need a core
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Int8Encoder(TransformersEncoder):
     def __init__(self, folder: Path, auto_class: str) -> None:
         """Load the model in `folder`, for which `unsupported_reason` is empty."""
         super().__init__(folder, auto_class)
+        self._threads = torch.get_num_threads()
         base = self._model.base_model
         architecture = _ARCHITECTURES[self.config.model_type]
         layers: Any = attrgetter(architecture.layers)(base)
@@ -98,6 +100,9 @@ class Int8Encoder(TransformersEncoder):
     @torch.inference_mode()
     def logits(self, texts: Sequence[Encoded]) -> list[Logits]:
         """Return the logits of each text; see `EncoderRunner.logits`."""
+        threads = 1 if sum(len(text.ids) for text in texts) < _FEW else self._threads
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
         order = sorted(range(len(texts)), key=lambda at: len(texts[at].ids))
         outputs = self._read_packed([texts[at] for at in order])
         by_place = dict(zip(order, outputs, strict=True))
