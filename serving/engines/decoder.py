@@ -13,7 +13,7 @@ from serving.engines import onednn
 from serving.engines.decoder_layers import MakeLinear, RotaryTable, Weights
 from serving.engines.decoder_spec import UnsupportedModelError, read_spec
 from serving.engines.kv_cache import DecodeGroup, KVCache, PrefillGroup, Slot, attention_groups
-from serving.engines.onednn import Int8Linear
+from serving.engines.onednn import Int8Linear, TwoTermInt8Linear
 from serving.engines.transformers import load_tokenizer
 
 
@@ -34,10 +34,12 @@ class DecoderRunner:
     name = "int8"
     prefill_tokens = 128  # a step then takes about twice as long as one that decodes 32 sequences
 
-    def __init__(self, folder: Path, make_linear: MakeLinear = Int8Linear) -> None:
+    def __init__(self, folder: Path, make_linear: MakeLinear | None = None) -> None:
         """Load the model in `folder`, for which `unsupported_reason` is empty; tests have other products."""
         self.tokenizer, self.start, self.end = load_tokenizer(folder)
         spec = read_spec(folder)
+        # In models with gated MLPs a few states are hundreds of times as large as the others.
+        make_linear = make_linear or (TwoTermInt8Linear if len(spec.names.mlp_in) == 2 else Int8Linear)
         self.context = spec.context
         self._heads, self._head_dim = spec.heads, spec.head_dim
         self._rotated = spec.heads + spec.key_value_heads  # queries and keys

@@ -47,3 +47,22 @@ class Int8Linear:
             rounded, 1.0, 0, self._weight, self._scale, self._zero, self._shift, 1.0, 0, torch.float32, "none", [], ""
         )
         return product.mul_(scale) if self._bias is None else torch.addcmul(self._bias, product, scale)
+
+
+class TwoTermInt8Linear(Int8Linear):
+    """`Int8Linear` with each row of x as a sum of two terms of 8 bits, for rows with outliers next to small numbers.
+
+    The terms are rows of one product, which reads the weights once.
+    """
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (rows, out) for `x`, (rows, in)."""
+        scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=_MIN_SCALE)
+        first = torch.addcdiv(_MIDPOINT, x, scale, value=127).floor_()
+        rest = x - (first - 128).mul_(scale / 127)  # at most half a step of the first term
+        rest_scale = scale / 254
+        second = torch.addcdiv(_MIDPOINT, rest, rest_scale, value=127).clamp_(0, 255)
+        rounded = torch.cat([first, second]).to(torch.uint8)
+        of_first, of_second = self._product(rounded, torch.cat([scale, rest_scale])).chunk(2)
+        sums = of_first.add_(of_second)
+        return sums if self._bias is None else sums.sub_(self._bias)  # which is in both
