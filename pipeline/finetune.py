@@ -47,7 +47,7 @@ _PATIENCE = 10.0  # seconds: a run that was just stopped may still be writing it
 def main() -> None:
     """Run the stage."""
     config = params.load().finetune
-    devices.check(config.devices, config.batch_size)
+    devices.check(config.devices, config.batch_size, config.rows_at_once)
     if config.devices > 1 and not devices.launched():
         sys.exit(devices.launch(config.devices, "pipeline.finetune"))
     devices.end_with_parent()
@@ -130,17 +130,23 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, all_pa
     chosen = precision.choose(config.precision)
     model = build(chosen).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if config.batch_size == "auto" else config.batch_size // config.devices  # rows per step of one process
+    at_once = config.at_once(share)
     with precision.autocast(chosen):
-        measurement = estimate.measure(model, rows, optimizer.class_and_settings(config.learning_rate), share)
+        measurement = estimate.measure(model, rows, optimizer.class_and_settings(config.learning_rate), at_once)
     if config.batch_size == "auto":
-        share = estimate.auto_batch_size(measurement, len(rows) // config.devices)
+        whole = config.rows_at_once == "all"
+        share = estimate.auto_batch_size(measurement, len(rows) // config.devices, None if whole else at_once)
+        at_once = config.at_once(share)
     kept = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))["splits"]["train"]["kept"]
-    prediction = estimate.predict(measurement, share, config.epochs, math.ceil(len(rows) / config.devices), kept)
-    estimate.check(prediction, measurement, share, config.activation_checkpointing)
+    prediction = estimate.predict(
+        measurement, share, config.epochs, math.ceil(len(rows) / config.devices), kept, at_once
+    )
+    estimate.check(prediction, measurement, at_once, config.activation_checkpointing)
     warn(f"training in {precision.describe(chosen, config.devices)}: {prediction}")
     del model  # its memory is the trial's
     is_one_gpu = torch.cuda.is_available() and config.devices == 1
-    way = execution.choose(build, chosen, rows, share, prediction.steps) if is_one_gpu else "eager"
+    parts = share // at_once
+    way = execution.choose(build, chosen, rows, at_once, parts * prediction.steps, parts > 1) if is_one_gpu else "eager"
     return RunConfig(chosen, share * config.devices, way)
 
 
@@ -215,6 +221,8 @@ def _save_candidate(
             model.generation_config.eos_token_id = tokenizer.eos_token_id
             model.generation_config.pad_token_id = tokenizer.eos_token_id
     budget = json.loads(paths.TOKEN_BUDGET.read_text(encoding="utf-8"))
+    # Later settings have defaults: with these a manifest stays as it was.
+    finetune = all_params.finetune.model_dump(exclude=NON_SEMANTIC_KEYS, exclude_defaults=True)
     manifest = {
         "base": all_params.base,
         "base_sha256": _hash_of_folder(paths.BASE),
@@ -224,7 +232,7 @@ def _save_candidate(
         "params": {
             **_of_task(all_params),
             "tokenize": all_params.tokenize.model_dump(),
-            "finetune": all_params.finetune.model_dump(exclude=NON_SEMANTIC_KEYS) | run_config.recorded(),
+            "finetune": finetune | run_config.recorded(),
         },
         "git_revision": git_revision(),
         "libraries": {name: version(name) for name in _LIBRARIES},

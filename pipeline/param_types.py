@@ -5,6 +5,7 @@ import re
 import reprlib
 import sys
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -33,10 +34,13 @@ def clipped(value: object) -> str:
     return _REPR.repr(value)
 
 
-def _count_or_auto(value: object) -> object:
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise ValueError(f"found {clipped(value)}, but it should be auto or a whole number from 1 on")
+def _count_or(word: str) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if value == word or (type(value) is int and value >= 1):
+            return value
+        raise ValueError(f"found {clipped(value)}, but it should be {word} or a whole number from 1 on")
+
+    return check
 
 
 _MAX_NAME_BYTES = 200  # file systems allow 255; temporary files next to it have longer names
@@ -81,7 +85,8 @@ def _checked_branch(branch: str) -> str:
 BranchName = Annotated[Name, AfterValidator(_checked_branch)]
 
 
-CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or_auto)]
+CountOrAuto = Annotated[int | Literal["auto"], PlainValidator(_count_or("auto"))]
+CountOrAll = Annotated[int | Literal["all"], PlainValidator(_count_or("all"))]
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send it: no path, no slash at the end
 
 

@@ -29,6 +29,7 @@ from pipeline.param_rules import Rules
 from pipeline.param_types import (
     BranchName,
     Count,
+    CountOrAll,
     CountOrAuto,
     Name,
     PathName,
@@ -129,7 +130,12 @@ class Finetune(Section):
     lora_rank: Annotated[int, Field(ge=0)]
     activation_checkpointing: bool
     devices: Count
+    rows_at_once: CountOrAll = "all"  # a default, for the files of before it
     checkpoint_seconds: Positive
+
+    def at_once(self, rows: int) -> int:
+        """Return how many of a device's `rows` per step it reads at once."""
+        return rows if self.rows_at_once == "all" else self.rows_at_once
 
 
 class Evaluate(Section):

@@ -54,13 +54,20 @@ def broadcast_int(number: int, device: torch.device) -> int:
     return int(shared)
 
 
-def check(devices: int, batch_size: int | Literal["auto"]) -> None:
-    """Raise UserError where `devices` processes cannot train together in steps of `batch_size` rows."""
+def check(devices: int, batch_size: int | Literal["auto"], rows_at_once: int | Literal["all"] = "all") -> None:
+    """Raise UserError where `devices` processes cannot train together in steps of `batch_size` rows, in such parts."""
     if batch_size != "auto" and batch_size % devices:
         multiple = math.ceil(batch_size / devices) * devices
         raise UserError(
             f"params.yaml: finetune.devices: found {devices}, but finetune.batch_size ({batch_size} rows per step over"
             f" all devices) is not a multiple of it; set batch_size to one, for example {multiple}"
+        )
+    if batch_size != "auto" and rows_at_once != "all" and batch_size // devices % rows_at_once:
+        share = batch_size // devices
+        divisor = max(number for number in range(1, min(share, rows_at_once) + 1) if share % number == 0)
+        raise UserError(
+            f"params.yaml: finetune.rows_at_once: found {rows_at_once}, but a device has {share} rows of each step"
+            f" (finetune.batch_size over finetune.devices), no multiple of it; set it to {divisor}, or to all"
         )
     if launched() and launched() != devices:
         raise UserError(
@@ -158,26 +165,35 @@ def _wait(processes: list[subprocess.Popen[bytes]], errors: Sequence[IO[bytes]])
 class ResumableBatchSampler:
     """Yields the rows of each step, split into one share per device; all shares are the step of a run on one device.
 
+    A share comes in parts of `at_once` rows. All devices get equally many, and all steps but an epoch's last one.
+
     An epoch's order depends on `seed` and `epoch` alone (torch.randperm of seed + epoch, as accelerate draws it), so a
-    resumed run continues at the same place. Each row is seen once per epoch; where the last step has fewer rows than
-    there are devices, some devices get none.
+    resumed run continues at the same place. Each row is seen once per epoch; where the last step has too few rows for
+    each device, some parts have none.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, devices: int = 1) -> None:
-        """Take the numbers of `rows`, of rows per step over all devices, and of devices."""
+    def __init__(self, rows: int, batch_size: int, at_once: int, seed: int, device: tuple[int, int] = (0, 1)) -> None:
+        """Take the rows' number and that of a step over all devices; `device` is this one's rank, and their number."""
         self.epoch = 0
-        self._rows, self._batch_size, self._seed, self._rank, self._devices = rows, batch_size, seed, rank, devices
+        self._rows, self._batch_size, self._at_once, self._seed = rows, batch_size, at_once, seed
+        self._rank, self._devices = device
 
     def __len__(self) -> int:
-        """Return the number of steps in an epoch."""
-        return math.ceil(self._rows / self._batch_size)
+        """Return the number of parts in an epoch."""
+        steps, rest = divmod(self._rows, self._batch_size)
+        return steps * self._parts(self._batch_size) + self._parts(rest)
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the indices of this device's rows of each step."""
+        """Yield the indices of this device's rows of each part."""
         order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(self._seed + self.epoch))
         for step in torch.split(order, self._batch_size):
-            shares = step.tensor_split(self._devices)
-            yield shares[self._rank].tolist() or [_NO_ROW]
+            share = step.tensor_split(self._devices)[self._rank].tolist()
+            for part in range(self._parts(len(step))):
+                yield share[part * self._at_once : (part + 1) * self._at_once] or [_NO_ROW]
+
+    def _parts(self, rows: int) -> int:
+        """Return in how many parts the largest share of a step of `rows` comes."""
+        return math.ceil(math.ceil(rows / self._devices) / self._at_once)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, which decides the order."""

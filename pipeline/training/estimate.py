@@ -94,7 +94,9 @@ def measure(
     return Measurement(min(updating[1:]), min(computing[1:]), process + state, row_memory, available)
 
 
-def predict(measurement: Measurement, batch_size: int, epochs: int, rows: int, tokens: int) -> Estimate:
+def predict(
+    measurement: Measurement, batch_size: int, epochs: int, rows: int, tokens: int, at_once: int | None = None
+) -> Estimate:
     """Return what a run takes.
 
     Args:
@@ -103,45 +105,47 @@ def predict(measurement: Measurement, batch_size: int, epochs: int, rows: int, t
         epochs: How often all rows are seen.
         rows: Rows per epoch of one process.
         tokens: Tokens per epoch of all processes, without padding.
+        at_once: Rows of a step that are read at once; None: all.
     """
     steps = epochs * math.ceil(rows / batch_size)
     seconds = steps * measurement.fixed_seconds + epochs * rows * measurement.row_seconds
-    return Estimate(epochs * tokens, steps, seconds, _peak(measurement, batch_size))
+    return Estimate(epochs * tokens, steps, seconds, _peak(measurement, at_once or batch_size))
 
 
-def check(
-    estimate: Estimate, measurement: Measurement, batch_size: int, activation_checkpointing: bool = False
-) -> None:
+def check(estimate: Estimate, measurement: Measurement, at_once: int, activation_checkpointing: bool = False) -> None:
     """Raise UserError, which names the setting that makes it fit, where the memory does not suffice."""
     if estimate.peak_memory <= measurement.available:
         return
     fits = _fitting_rows(measurement)
     if fits >= 1:
-        fix = f"set it to {fits}" + ("" if activation_checkpointing else ", or activation_checkpointing to true")
+        part = max(number for number in range(1, fits + 1) if at_once % number == 0)  # of equal ones
+        fix = f"set it to {part}, which changes no result" + (
+            "" if activation_checkpointing else ", or activation_checkpointing to true"
+        )
     elif not activation_checkpointing:
         fix = "not even 1 fits; set activation_checkpointing to true, or tokenize.max_length lower"
     else:
         fix = "not even 1 fits; set lora_rank to 8, or tokenize.max_length lower"
     raise UserError(
-        f"params.yaml: finetune.batch_size: {batch_size} rows per step take {estimate.peak_memory / 1e9:.1f} GB, but"
+        f"params.yaml: finetune.rows_at_once: {at_once} rows at once take {estimate.peak_memory / 1e9:.1f} GB, but"
         f" {measurement.available / 1e9:.1f} GB are free; {fix}"
     )
 
 
-def auto_batch_size(measurement: Measurement, rows: int) -> int:
+def auto_batch_size(measurement: Measurement, rows: int, at_once: int | None = None) -> int:
     """Return the value of `batch_size: auto`: the largest power of two that fits and leaves an epoch enough steps.
 
-    Raises UserError where not even one row fits.
+    Steps in parts of `at_once` rows have as many parts instead. Raises UserError where not even one row fits.
     """
     fits = _fitting_rows(measurement)
     if fits < 1:
         check(predict(measurement, 1, 1, rows, 0), measurement, 1)
-    most = max(1, min(fits, _MAX_ROWS, rows // _MIN_STEPS))
-    return int(2 ** math.floor(math.log2(most)))
+    most = min(_MAX_ROWS, rows // _MIN_STEPS) // at_once if at_once else min(fits, _MAX_ROWS, rows // _MIN_STEPS)
+    return int(2 ** math.floor(math.log2(max(1, most)))) * (at_once or 1)
 
 
-def _peak(measurement: Measurement, batch_size: int) -> int:
-    return measurement.fixed_memory + batch_size * measurement.row_memory
+def _peak(measurement: Measurement, at_once: int) -> int:
+    return measurement.fixed_memory + at_once * measurement.row_memory
 
 
 def _fitting_rows(measurement: Measurement) -> int:

@@ -23,31 +23,35 @@ def choose(
     build: Callable[[Precision], LossModel],
     chosen: Precision,
     rows: Any,
-    batch_size: int,
-    steps: int,
+    at_once: int,
+    passes: int,
+    is_in_parts: bool = False,
 ) -> Execution:
-    """Return the way in which `steps` steps end first; it leaves no trace.
+    """Return the way in which so many `passes` end first; it leaves no trace.
 
     Args:
         build: Makes the model, in the precision that it is given.
         chosen: That precision.
         rows: A `datasets.Dataset`.
-        batch_size: Rows per step.
-        steps: Of the whole run.
+        at_once: Rows that are read at once.
+        passes: Forward and backward, of the whole run.
+        is_in_parts: Whether a step takes several passes. Graphs would write the next one's gradients over the first's.
     """
     batches = [
-        [rows[at % len(rows)] for at in range(first, first + min(batch_size, len(rows)))]
-        for first in range(0, _WARM_STEPS * batch_size, batch_size)
+        [rows[at % len(rows)] for at in range(first, first + min(at_once, len(rows)))]
+        for first in range(0, _WARM_STEPS * at_once, at_once)
     ]
     seconds: dict[Execution, float] = {}
     for way in compiled.kinds(build(chosen)):
+        if way == "graphs" and is_in_parts:
+            continue
         with _restored():
             try:
                 started, step = _trial(build(chosen), way, chosen, batches)
             except Exception as error:  # whatever a compiler raises: the other ways remain
                 warn(f"the layers cannot run {way} ({type(error).__name__}); another way is taken")
                 continue
-        seconds[way] = started + steps * step
+        seconds[way] = started + passes * step
         if way == "eager" and seconds[way] < _MIN_SECONDS:
             return way
     fastest: Execution = min(seconds, key=lambda way: seconds[way], default="eager")

@@ -61,11 +61,12 @@ class Rows:
     def of(cls, config: params.Params) -> "Rows":
         """Return those of params.yaml; one where its batch is to be what fits."""
         batch = config.finetune.batch_size
-        return cls(1 if batch == "auto" else batch // config.finetune.devices, config.tokenize.max_length)
+        share = 1 if batch == "auto" else batch // config.finetune.devices
+        return cls(config.finetune.at_once(share), config.tokenize.max_length)
 
     def __str__(self) -> str:
         """Return them for people."""
-        return f"steps of {self.number} {'row' if self.number == 1 else 'rows'} of {self.tokens} tokens"
+        return f"{self.number} {'row' if self.number == 1 else 'rows'} of {self.tokens} tokens at once"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def build_trainer(
     """Return the Trainer of the recipe; its best epoch is the one with the lowest loss per validation token."""
     rows = tokens["train"]
     steps = config.epochs * math.ceil(len(rows) / run_config.batch_size)
-    compiled.use(model, run_config.execution, [rows[at] for at in range(min(run_config.batch_size, len(rows)))])
+    at_once = config.at_once(run_config.batch_size)
+    compiled.use(model, run_config.execution, [rows[at] for at in range(min(at_once, len(rows)))])
     trainer = ResumableTrainer(
         model=model,
         args=_training_arguments(config, run_config, steps),
@@ -80,11 +81,13 @@ def build_trainer(
 def _training_arguments(config: params.Finetune, run_config: RunConfig, steps: int) -> TrainingArguments:
     """Return Trainer's arguments for a run of at most `steps` steps."""
     on_gpu = torch.cuda.is_available()
-    rows = run_config.batch_size // config.devices
+    share = run_config.batch_size // config.devices
+    rows = config.at_once(share)
     return TrainingArguments(
         output_dir=str(paths.CHECKPOINTS),
         learning_rate=config.learning_rate,
         per_device_train_batch_size=rows,
+        gradient_accumulation_steps=share // rows,  # each part's loss is divided by the labels of the whole step
         per_device_eval_batch_size=8 * rows,  # no gradients are kept, so more fits
         num_train_epochs=config.epochs,
         weight_decay=config.weight_decay,

@@ -99,10 +99,10 @@ class ResumableTrainer(Trainer):
         self.add_callback(CheckpointCallback(checkpoint_seconds, self._stop_signal))
         self.batch_sampler = ResumableBatchSampler(
             len(self.train_dataset),
-            self.args.train_batch_size * self.args.world_size,
+            self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            self.args.train_batch_size,
             self.args.seed,
-            self.args.process_index,
-            self.args.world_size,
+            (self.args.process_index, self.args.world_size),
         )
         # One dropout mask per process: with the same for all rows of a step, some units would learn nothing in it.
         torch.manual_seed(self.args.seed + self.args.process_index)
@@ -121,7 +121,7 @@ class ResumableTrainer(Trainer):
         self._load_weights(last / (_BEST if (last / _BEST).exists() else _WEIGHTS))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of this device's share of each step."""
+        """Return the loader of this device's share of each step, part by part."""
         return DataLoader(
             TokenDataset(self.train_dataset),
             batch_sampler=self.batch_sampler,

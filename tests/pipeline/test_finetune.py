@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import DatasetDict
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
 from pipeline import finetune, params, paths, tokenize
@@ -114,6 +115,37 @@ def test_a_run_killed_within_an_epoch_has_the_same_losses_and_ends_in_the_same_b
     stage.set(finetune__checkpoint_seconds=300)
     finetune.main()
     assert outputs() == uninterrupted
+
+
+def test_steps_in_parts_are_the_undivided_ones_and_resume_to_the_same_bytes(stage: Workspace) -> None:
+    stage.set(finetune__batch_size=6, finetune__dropout=0.0)  # 20 texts of different lengths: the last step has 2
+    finetune.main()
+    expected = [pd.read_csv(path)["loss"] for path in (paths.TRAINING_LOSS, paths.VALIDATION_LOSS)]
+    weights = load_file(paths.CANDIDATE / "model.safetensors")
+    assert "rows_at_once" not in json.loads(paths.MANIFEST.read_text())["params"]["finetune"]
+
+    stage.set(finetune__rows_at_once=2)
+    finetune.main()
+    for path, losses in zip((paths.TRAINING_LOSS, paths.VALIDATION_LOSS), expected, strict=True):
+        assert pd.read_csv(path)["loss"].tolist() == pytest.approx(losses.tolist(), rel=1e-5)
+    for name, weight in load_file(paths.CANDIDATE / "model.safetensors").items():
+        torch.testing.assert_close(weight, weights[name], atol=1e-4, rtol=1e-4)
+    assert json.loads(paths.MANIFEST.read_text())["params"]["finetune"]["rows_at_once"] == 2
+    uninterrupted = outputs()
+
+    stage.set(finetune__checkpoint_seconds=1e-6)  # a checkpoint after each step
+    with killed("training_step", call=15), pytest.raises(KeyboardInterrupt):  # 3 + 3 + 3 + 1 an epoch: within step 6
+        finetune.main()
+    assert sorted(path.name for path in paths.CHECKPOINTS.glob("*/*")) == ["checkpoint-4", "checkpoint-5"]
+    stage.set(finetune__checkpoint_seconds=300)
+    finetune.main()
+    assert outputs() == uninterrupted
+
+
+def test_parts_that_do_not_divide_a_step_are_refused(stage: Workspace) -> None:
+    stage.set(finetune__batch_size=6, finetune__rows_at_once=4)
+    with pytest.raises(UserError, match=r"finetune.rows_at_once: found 4, but a device has 6 rows .* set it to 3, or"):
+        finetune.main()
 
 
 def test_a_damaged_checkpoint_is_said_and_costs_only_its_steps(

@@ -108,6 +108,19 @@ def test_a_killed_run_ends_in_the_same_bytes(trained: Workspace) -> None:
     assert outputs(paths.CANDIDATE) == uninterrupted
 
 
+def test_steps_in_parts_are_the_undivided_ones(project: Workspace) -> None:
+    validate.main()
+    tokenize.main()
+    losses = []
+    for rows_at_once in ("all", 1):
+        project.set(finetune__rows_at_once=rows_at_once)
+        finetune.main()
+        losses.append(
+            [loss for path in (paths.TRAINING_LOSS, paths.VALIDATION_LOSS) for loss in pd.read_csv(path)["loss"]]
+        )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_its_probabilities_and_loss_are_those_of_the_plain_model_of_transformers(trained: Workspace) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(paths.CANDIDATE).eval()
     tokenizer = AutoTokenizer.from_pretrained(paths.CANDIDATE)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -47,20 +48,23 @@ def hashes() -> dict[str, bytes]:
     return {str(file): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("rows", [20, 21, 22, 23])
-def test_devices_see_each_row_once_an_epoch_in_the_steps_of_a_single_one(rows: int) -> None:
-    alone = ResumableBatchSampler(rows, batch_size=4, seed=1)
-    shares = [ResumableBatchSampler(rows, batch_size=4, seed=1, rank=rank, devices=2) for rank in (0, 1)]
+@pytest.mark.parametrize("at_once", [1, 3, 6])
+@pytest.mark.parametrize("rows", [24, 25, 26, 29, 35])
+def test_devices_see_each_row_once_an_epoch_in_the_steps_of_a_single_one(rows: int, at_once: int) -> None:
+    alone = ResumableBatchSampler(rows, 12, 12, seed=1)
+    shares = [ResumableBatchSampler(rows, 12, at_once, 1, (rank, 2)) for rank in (0, 1)]
     for epoch in range(2):
         for batches in (alone, *shares):
             batches.set_epoch(epoch)
-        steps = [sorted(row for share in step for row in share if row >= 0) for step in zip(*shares, strict=True)]
-        assert steps == [sorted(step) for step in alone]
-        assert sorted(row for step in steps for row in step) == list(range(rows))
+        parts = [[row for share in part for row in share] for part in zip(*shares, strict=True)]
+        assert len(parts) == len(shares[0])
+        per_step = 6 // at_once
+        steps = [list(chain(*parts[at : at + per_step])) for at in range(0, len(parts), per_step)]
+        assert [sorted(row for row in step if row >= 0) for step in steps] == [sorted(step) for step in alone]
 
 
 def test_an_epoch_has_an_order_of_its_own() -> None:
-    batches = ResumableBatchSampler(20, batch_size=4, seed=1)
+    batches = ResumableBatchSampler(20, 4, 4, seed=1)
     first = list(batches)
     assert list(batches) == first
     batches.set_epoch(1)
@@ -72,6 +76,11 @@ def test_two_devices_reach_the_losses_of_one_and_resume_to_the_same_bytes(stage:
     training, validation = losses()
 
     stage.set(finetune__devices=2)
+    subprocess.run(COMMAND, check=True)
+    assert losses()[0] == pytest.approx(training, abs=1e-4)
+    assert losses()[1] == pytest.approx(validation, abs=1e-4)
+
+    stage.set(finetune__rows_at_once=1)
     subprocess.run(COMMAND, check=True)
     assert losses()[0] == pytest.approx(training, abs=1e-4)
     assert losses()[1] == pytest.approx(validation, abs=1e-4)

@@ -84,6 +84,8 @@ def test_a_run_is_its_steps_and_its_rows() -> None:
     assert expected == estimate.Estimate(
         tokens=18_000, steps=68, seconds=pytest.approx(68 * 0.1 + 200 * 0.2), peak_memory=int(3.5 * GB)
     )
+    parts = estimate.predict(MEASURED, batch_size=3, epochs=2, rows=100, tokens=9_000, at_once=1)
+    assert parts == replace(expected, peak_memory=int(2.5 * GB))
     assert str(expected) == "18,000 tokens in 68 steps: about 1 min and 3.5 GB of memory on this machine"
     assert "about 2.8 hours" in str(replace(expected, seconds=10_000.0))
 
@@ -95,9 +97,9 @@ def test_a_run_is_its_steps_and_its_rows() -> None:
             5,
             False,
             GB // 2,
-            r"5 rows per step take 4.5 GB, but 4.0 GB are free; set it to 4, or activation_checkpointing",
+            r"5 rows at once take 4.5 GB, but 4.0 GB are free; set it to 1, which changes no result, or activ",
         ),
-        (5, True, GB // 2, r"set it to 4$"),
+        (6, True, GB // 2, r"set it to 3, which changes no result$"),
         (1, False, 3 * GB, r"not even 1 fits; set activation_checkpointing to true"),
         (1, True, 3 * GB, r"not even 1 fits; set lora_rank to 8"),
     ],
@@ -107,7 +109,7 @@ def test_what_cannot_fit_is_refused_with_the_setting_that_makes_it_fit(
 ) -> None:
     measured = replace(MEASURED, row_memory=row_memory)
     expected = estimate.predict(measured, batch_size, 1, 100, 9_000)
-    with pytest.raises(UserError, match=rf"params.yaml: finetune.batch_size: .*{fix}"):
+    with pytest.raises(UserError, match=rf"params.yaml: finetune.rows_at_once: .*{fix}"):
         estimate.check(expected, measured, batch_size, checkpointing)
 
 
@@ -126,6 +128,11 @@ def test_weights_that_cannot_fit_are_refused_before_any_step(
 @pytest.mark.parametrize(("rows", "auto"), [(10_000, 4), (250, 2), (30, 1)])
 def test_the_automatic_batch_fits_the_memory_and_leaves_enough_steps(rows: int, auto: int) -> None:
     assert estimate.auto_batch_size(MEASURED, rows) == auto
+
+
+@pytest.mark.parametrize(("rows", "at_once", "auto"), [(10_000, 1, 64), (10_000, 3, 48), (1_000, 4, 8), (30, 4, 4)])
+def test_an_automatic_batch_in_parts_has_as_many_as_leave_enough_steps(rows: int, at_once: int, auto: int) -> None:
+    assert estimate.auto_batch_size(MEASURED, rows, at_once) == auto
 
 
 def test_no_automatic_batch_where_not_even_one_row_fits() -> None:

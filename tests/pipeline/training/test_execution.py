@@ -51,6 +51,14 @@ def test_a_trial_leaves_no_trace_and_a_way_that_fails_is_reported(
     assert "the layers cannot run graphs (RuntimeError)" in capsys.readouterr().err
 
 
+def test_graphs_are_left_out_where_a_step_takes_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"eager": (0.0, 1.0), "compiled": (300.0, 0.05), "graphs": (0.0, 0.01)}
+    monkeypatch.setattr(execution, "_trial", lambda _model, way, *_: seconds[way])
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    assert execution.choose(build, "fp32", ROWS, 2, 10_000) == "graphs"
+    assert execution.choose(build, "fp32", ROWS, 2, 10_000, is_in_parts=True) == "compiled"
+
+
 def test_a_manifest_names_the_way_only_where_there_was_a_choice() -> None:
     assert RunConfig("fp32", 2).recorded() == {"precision": "fp32", "batch_size": 2}
     assert RunConfig("bf16", 2, "graphs").recorded()["execution"] == "graphs"
