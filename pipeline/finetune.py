@@ -32,7 +32,7 @@ from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
 from pipeline.tasks import registry
 from pipeline.tasks.protocol import CorpusInfo, Task
-from pipeline.training import checkpoints, curve, devices, estimate, execution, optimizer, plan, precision
+from pipeline.training import checkpoints, curve, devices, estimate, execution, optimizer, plan, precision, sharding
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
 from pipeline.training.recipe import RunConfig, build_trainer
@@ -48,6 +48,7 @@ def main() -> None:
     """Run the stage."""
     config = params.load().finetune
     devices.check(config.devices, config.batch_size, config.rows_at_once)
+    sharding.check(config.sharding, config.devices, config.batch_size)
     if config.devices > 1 and not devices.launched():
         sys.exit(devices.launch(config.devices, "pipeline.finetune"))
     devices.end_with_parent()
@@ -86,6 +87,9 @@ def _train_and_write() -> None:
         raise
     if not devices.is_first():
         return
+    if config.sharding != "none":  # no process holds the model
+        model = build(run_config.precision)
+        trainer.load_best(model)
     adapter = lora.take(model.model) if config.lora_rank else None
     if adapter:
         lora.merge(model.model)
@@ -128,6 +132,11 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, all_pa
     config = all_params.finetune
     plan.check(load_config(build.folder), config, plan.Rows.of(all_params), plan.Machine.this())
     chosen = precision.choose(config.precision)
+    if config.sharding != "none":
+        warn(
+            f"training in {precision.describe(chosen, config.devices)}, the model split among {config.devices} devices"
+        )
+        return RunConfig(chosen, int(config.batch_size))
     model = build(chosen).to("cuda" if torch.cuda.is_available() else "cpu")
     share = 8 if config.batch_size == "auto" else config.batch_size // config.devices  # rows per step of one process
     at_once = config.at_once(share)

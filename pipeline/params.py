@@ -131,6 +131,7 @@ class Finetune(Section):
     activation_checkpointing: bool
     devices: Count
     rows_at_once: CountOrAll = "all"  # a default, for the files of before it
+    sharding: Literal["none", "fsdp"] = "none"  # a default, for the files of before it
     checkpoint_seconds: Positive
 
     def at_once(self, rows: int) -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from pipeline.modeling import cpu
 
@@ -51,7 +52,8 @@ def _norm(gradients: list[torch.Tensor]) -> torch.Tensor:
 
     In bf16, torch would take it for a matrix product: rounded, and seven times as slow.
     """
-    if gradients[0].is_cuda:
-        return torch.nn.utils.get_total_norm(gradients)
+    if gradients[0].is_cuda or isinstance(gradients[0], DTensor):
+        norm = torch.nn.utils.get_total_norm(gradients)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all devices' parts
     with cpu.exact_products():
         return torch.stack([g.flatten().dot(g.flatten()) for g in gradients]).sum().sqrt()

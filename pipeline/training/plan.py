@@ -8,7 +8,7 @@ that cannot fit before it loads it; what a step really takes is measured then, s
 import copy
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pipeline import params
 from pipeline.command import UserError
 from pipeline.modeling import lora
 from pipeline.modeling.loading import load_config
+from pipeline.training import sharding
 from pipeline.training.estimate import Kept, logits_bytes, usable_memory
 
 _RANK = 8  # that is proposed
@@ -35,17 +36,20 @@ class Setting:
 
     lora_rank: int = 0
     activation_checkpointing: bool = False
+    shards: int = 1  # devices that split the model
 
     @classmethod
     def of(cls, config: params.Finetune) -> "Setting":
         """Return those of params.yaml."""
-        return cls(**{field.name: getattr(config, field.name) for field in fields(cls)})
+        shards = config.devices if config.sharding != "none" else 1
+        return cls(config.lora_rank, config.activation_checkpointing, shards)
 
     def __str__(self) -> str:
         """Return them for people."""
         parts = [
             f"lora_rank {self.lora_rank}" if self.lora_rank else "all weights",
             *(["activation_checkpointing"] if self.activation_checkpointing else []),
+            *([f"split among {self.shards} devices"] if self.shards > 1 else []),
         ]
         return ", ".join(parts)
 
@@ -126,12 +130,15 @@ def plan(config: PreTrainedConfig, setting: Setting, rows: Rows, machine: Machin
         everything = _activations(config, replace(setting, activation_checkpointing=False), rows, machine)
         activations += everything // _blocks(config)  # of the block that the backward pass computes again
     logits = rows.number * rows.tokens * int(getattr(config, "vocab_size", 0))
+    if setting.shards > 1:
+        activations += _gathered(_shapes(config, setting))
     return replace(plan_state(config, setting), activations=activations + logits_bytes(logits))
 
 
 def alternatives(setting: Setting) -> list[Setting]:
     """Return `setting` and what else there is, from what changes the result least to what needs least memory."""
-    all_weights, adapters = Setting(), Setting(lora_rank=setting.lora_rank or _RANK)
+    all_weights = replace(setting, lora_rank=0)
+    adapters = replace(setting, lora_rank=setting.lora_rank or _RANK)
     settings = [
         setting,
         *(replace(some, activation_checkpointing=is_on) for some in (all_weights, adapters) for is_on in (False, True)),
@@ -211,15 +218,31 @@ def plan_state(config: PreTrainedConfig, setting: Setting) -> Plan:
     """Return what is held before any row is read."""
     model = _shapes(config, setting)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    size = sum(parameter.nbytes for parameter in trained)
+    size = sum(parameter.nbytes for parameter in trained) // setting.shards
     return Plan(
         setting,
         trained=sum(parameter.numel() for parameter in trained),
-        weights=sum(parameter.nbytes for parameter in model.parameters()),
+        weights=sum(parameter.nbytes for parameter in model.parameters()) // setting.shards,
         gradients=size,
         optimizer=2 * size,  # two moments of AdamW
         activations=0,
     )
+
+
+def _gathered(model: PreTrainedModel) -> int:
+    """Return the bytes of what is whole in a step: a block, the next one, all outside of blocks, and their gradients.
+
+    The next block is on its way while one computes, and has no gradient yet.
+    """
+    blocks = [list(block.parameters()) for block in sharding.blocks(model)]
+    inside = {id(parameter) for block in blocks for parameter in block}
+    outside = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    largest = max(blocks, key=_bytes, default=[])
+    return 2 * _bytes(largest) + _bytes(outside) + _bytes(p for p in (*largest, *outside) if p.requires_grad)
+
+
+def _bytes(parameters: Iterable[torch.nn.Parameter]) -> int:
+    return sum(parameter.nbytes for parameter in parameters)
 
 
 def _activations(config: PreTrainedConfig, setting: Setting, rows: Rows, machine: Machine) -> int:

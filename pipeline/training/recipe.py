@@ -71,6 +71,7 @@ def build_trainer(
         checkpoints=checkpoints,
         checkpoint_seconds=config.checkpoint_seconds,
         run_config=asdict(run_config),
+        sharding=config.sharding,
     )
     trainer.remove_callback(ProgressCallback)  # it prints a line per step
     trainer.add_callback(_ProgressBar())

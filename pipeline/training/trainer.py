@@ -25,6 +25,7 @@ from transformers.trainer_callback import ExportableState
 from pipeline.modeling.batches import IGNORED_LABEL, Batch, TokenRow, to_device
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.devices import ResumableBatchSampler, TokenDataset, broadcast_int, is_first
+from pipeline.training.sharding import gathered, shard, split_like
 
 _STATE = "trainer_state.json"  # Trainer reads this name itself
 _WEIGHTS = "weights.safetensors"  # of the trained parameters: the others are the base's
@@ -88,11 +89,18 @@ class ResumableTrainer(Trainer):
         checkpoints: Checkpoints,
         checkpoint_seconds: float,
         run_config: dict[str, Any],
+        sharding: str = "none",
         **arguments: Any,
     ) -> None:
         """Take Trainer's own arguments besides; `run_config` goes into every checkpoint, see `saved_run_config`."""
         args._n_gpu = min(args.n_gpu, 1)  # with more, Trainer splits each batch over all GPUs it sees
+        self._is_sharded = sharding != "none"
+        if self._is_sharded:
+            shard(arguments["model"])
         super().__init__(args=args, **arguments)
+        if self._is_sharded:
+            # accelerate wraps the model in nothing then. As an attribute of `model` it would forbid checkpoints.
+            self.is_distributed_loading_by_transformers = True
         self._checkpoints = checkpoints
         self._run_config = run_config
         self._stop_signal = StopSignal()
@@ -108,7 +116,7 @@ class ResumableTrainer(Trainer):
         torch.manual_seed(self.args.seed + self.args.process_index)
 
     def resume(self) -> None:
-        """Train from the last checkpoint, or from the start; the model is then the best epoch's."""
+        """Train from the last checkpoint, or from the start; a model that is whole is then the best epoch's."""
         last = self._checkpoints.last()
         self.args.eval_on_start = last is None  # a resumed run has the base's loss in its state
         with self._stop_signal.noted():
@@ -116,9 +124,14 @@ class ResumableTrainer(Trainer):
                 self.state = TrainerState.load_from_json(str(last / _STATE))
             else:
                 self.train(resume_from_checkpoint=str(last) if last else None)
+        if not self._is_sharded:
+            self.load_best(self.model)
+
+    def load_best(self, model: torch.nn.Module) -> None:
+        """Give `model`, which is whole, the weights after the best epoch."""
         last = self._checkpoints.last()
         assert last is not None  # every epoch ends with one
-        self._load_weights(last / (_BEST if (last / _BEST).exists() else _WEIGHTS))
+        _load_weights(last / (_BEST if (last / _BEST).exists() else _WEIGHTS), model)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of this device's share of each step, part by part."""
@@ -147,6 +160,11 @@ class ResumableTrainer(Trainer):
             count = count.pin_memory().to(device, non_blocking=True)
         return [to_device(batch, device) for batch in batches], count
 
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """Leave a model that is split among devices where it is."""
+        if not self._is_sharded:
+            super()._move_model_to_device(model, device)
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
         """Compute none: the optimizer clips by its own, and for a log Trainer would read and write all gradients."""
 
@@ -157,48 +175,48 @@ class ResumableTrainer(Trainer):
             random["cuda"] = torch.cuda.get_rng_state()
         device = self.args.device
         random = {name: self.accelerator.gather(state.to(device)).cpu() for name, state in random.items()}
+        optimizer = self.optimizer.state_dict()
+        tensors = {
+            _WEIGHTS: {name: gathered(value.data) for name, value in _trained(self.model).items()},
+            _OPTIMIZER: {
+                f"{index}.{key}": gathered(value)
+                for index, state in optimizer["state"].items()
+                for key, value in state.items()
+            },
+            _RANDOM: random,
+        }
         if self.args.should_save:
             for callback in (*self.callback_handler.callbacks, self.control):
                 if isinstance(callback, ExportableState):
                     self.state.stateful_callbacks[type(callback).__name__] = callback.state()
             with self._checkpoints.writing(self.state.global_step) as folder:
-                self._write(folder, random)
+                self._write(folder, tensors, optimizer["param_groups"])
             self._checkpoints.delete_others()
 
-    def _write(self, folder: Path, random: dict[str, torch.Tensor]) -> None:
-        save_file({name: value.data.contiguous() for name, value in self._trained().items()}, folder / _WEIGHTS)
+    def _write(self, folder: Path, tensors: dict[str, dict[str, torch.Tensor]], groups: Any) -> None:
+        for file, content in tensors.items():
+            save_file({name: tensor.contiguous() for name, tensor in content.items()}, folder / file)
         last = self._checkpoints.last()
         if self.state.best_global_step not in (None, 0, self.state.global_step) and last is not None:
             best = last / _BEST
             # Not a link: one damaged block would spoil both checkpoints.
             shutil.copyfile(best if best.exists() else last / _WEIGHTS, folder / _BEST)
-        optimizer = self.optimizer.state_dict()
-        tensors = {
-            f"{index}.{key}": value for index, state in optimizer["state"].items() for key, value in state.items()
-        }
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / _OPTIMIZER)
-        groups = {"groups": optimizer["param_groups"], "schedule": self.lr_scheduler.state_dict()}
-        (folder / _GROUPS).write_text(json.dumps(groups), encoding="utf-8")
-        save_file(random, folder / _RANDOM)
+        schedule = {"groups": groups, "schedule": self.lr_scheduler.state_dict()}
+        (folder / _GROUPS).write_text(json.dumps(schedule), encoding="utf-8")
         (folder / _RUN_CONFIG).write_text(json.dumps(self._run_config), encoding="utf-8")
         self.state.save_to_json(str(folder / _STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._load_weights(Path(resume_from_checkpoint) / _WEIGHTS)
-
-    def _load_weights(self, file: Path) -> None:
-        saved = load_file(file)
-        with torch.no_grad():
-            for name, parameter in self._trained().items():
-                parameter.copy_(saved[name])
+        _load_weights(Path(resume_from_checkpoint) / _WEIGHTS, self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
         state: dict[int, dict[str, torch.Tensor]] = {}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, tensor in load_file(Path(checkpoint) / _OPTIMIZER).items():
             index, key = name.split(".", maxsplit=1)
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = split_like(tensor, parameters[int(index)])
         saved = json.loads((Path(checkpoint) / _GROUPS).read_text(encoding="utf-8"))
         self.optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
         self.lr_scheduler.load_state_dict(saved["schedule"])
@@ -214,9 +232,6 @@ class ResumableTrainer(Trainer):
         torch.set_rng_state(random["cpu"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"])
-
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
 
 def _collate_share(collate: Callable[[list[TokenRow]], Batch], fetched: tuple[list[TokenRow], bool]) -> Batch:
@@ -279,6 +294,17 @@ def saved_run_config(checkpoint: Path) -> dict[str, Any]:
     """Return what the run chose by measurement when it began: measuring again might choose otherwise."""
     run_config: dict[str, Any] = json.loads((checkpoint / _RUN_CONFIG).read_text(encoding="utf-8"))
     return run_config
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}
+
+
+def _load_weights(file: Path, model: torch.nn.Module) -> None:
+    saved = load_file(file)
+    with torch.no_grad():
+        for name, parameter in _trained(model).items():
+            parameter.copy_(split_like(saved[name], parameter))
 
 
 def _steps_per_epoch(state: TrainerState) -> int:

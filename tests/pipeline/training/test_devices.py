@@ -1,14 +1,19 @@
 """Two processes train like one: the same rows once an epoch, the same losses, and they end and resume together."""
 
+import multiprocessing
+import os
 import signal
 import subprocess
 import sys
 import time
 from itertools import chain
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from pipeline import finetune, paths, tokenize
 from pipeline.training.devices import ResumableBatchSampler
@@ -17,6 +22,7 @@ from tests.conftest import LINES, ROOT, Workspace
 pytestmark = pytest.mark.integration
 
 COMMAND = [sys.executable, "-m", "pipeline.finetune"]
+STORES: list[TCPStore] = []  # where processes meet; kept until the end
 
 
 @pytest.fixture
@@ -98,3 +104,65 @@ def test_two_devices_reach_the_losses_of_one_and_resume_to_the_same_bytes(stage:
     stage.set(finetune__checkpoint_seconds=300)
     subprocess.run(COMMAND, check=True)
     assert hashes() == uninterrupted
+
+
+def test_a_model_split_among_devices_reaches_the_losses_of_one_and_resumes_to_the_same_bytes(
+    stage: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    stage.set(finetune__epochs=2)
+    finetune.main()
+    training, validation = losses()
+
+    stage.set(finetune__devices=2, finetune__sharding="fsdp")
+    assert exit_codes(start_two()) == [0, 0]
+    assert losses()[0] == pytest.approx(training, abs=1e-4)
+    assert losses()[1] == pytest.approx(validation, abs=1e-4)
+    uninterrupted = hashes()
+
+    stage.set(finetune__checkpoint_seconds=1e-3)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        before = set(paths.CHECKPOINTS.glob("*/checkpoint-*"))
+        processes = start_two()
+        while not set(paths.CHECKPOINTS.glob("*/checkpoint-*")) - before:
+            assert all(process.is_alive() for process in processes)
+            time.sleep(0.005)
+        for process in processes if number == signal.SIGKILL else processes[:1]:  # the first decides when to stop
+            os.kill(process.pid or 0, number)
+        assert exit_codes(processes) == ([143, 143] if number == signal.SIGTERM else [-9, -9])
+    stage.set(finetune__checkpoint_seconds=300)
+    assert exit_codes(start_two()) == [0, 0]
+    assert hashes() == uninterrupted
+
+
+def start_two() -> list[ForkServerProcess]:
+    """Start the stage in two processes, forked where everything is imported already: imports take most of a run."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    processes = [
+        context.Process(target=train, args=(Path.cwd(), {**shared, "RANK": rank, "LOCAL_RANK": rank})) for rank in "01"
+    ]
+    STORES.append(store)
+    for process in processes:
+        process.start()
+    return processes
+
+
+def train(folder: Path, environment: dict[str, str]) -> None:
+    os.chdir(folder)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    finetune.main()
+
+
+def exit_codes(processes: list[ForkServerProcess]) -> list[int | None]:
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes]

@@ -106,6 +106,17 @@ def test_products_in_bf16_keep_the_weights_in_bf16_too() -> None:
     assert on_gpu.activations - on_cpu.activations == pytest.approx(2 * blocks, rel=0.1)
 
 
+def test_devices_that_split_a_model_hold_a_part_each_and_gather_blocks() -> None:
+    config = GPT2Config(n_embd=32, n_head=2, n_layer=2)
+    alone, split = (plan.plan(config, Setting(shards=shards), Rows(1, 64), LAPTOP) for shards in (1, 4))
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(split, part) == getattr(alone, part) // 4
+    block = 4 * 12 * 32 * 32
+    assert split.activations > alone.activations + 3 * block + 2 * 4 * config.vocab_size * 32
+    assert str(split.setting) == "all weights, split among 4 devices"
+    assert {setting.shards for setting in plan.alternatives(split.setting)} == {4}
+
+
 def test_a_base_that_cannot_fit_is_refused_before_it_is_loaded(workspace: Workspace) -> None:
     finetune = params.load().finetune
     plan.check(GPT2_XL, finetune, ROWS, replace(GPU, memory=40 * GB))

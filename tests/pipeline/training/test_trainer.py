@@ -14,6 +14,7 @@ from transformers import Trainer, TrainingArguments
         ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
         ("_load_rng_state", ["self", "checkpoint"]),
         ("_get_grad_norm", ["self", "model", "grad_norm"]),
+        ("_move_model_to_device", ["self", "model", "device"]),
     ],
 )
 def test_trainer_calls_the_hooks_that_are_overridden(name: str, parameters: list[str]) -> None:
@@ -26,3 +27,7 @@ def test_the_number_of_gpus_can_be_set(tmp_path: object) -> None:
     assert arguments.n_gpu >= 0  # reading it sets the private name
     arguments._n_gpu = 7
     assert arguments.n_gpu == 7
+
+
+def test_trainer_leaves_a_model_alone_that_is_split_already() -> None:
+    assert "if self.is_distributed_loading_by_transformers:" in inspect.getsource(Trainer._prepare_for_training)
