@@ -170,7 +170,8 @@ class Tab(Browser):
         self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
 
     def press(self, key: str, control: bool = False, shift: bool = False) -> None:
-        """Press and release a key."""
+        """Press and release a key, on a page that has been drawn: before that, Chromium drops what is pressed."""
+        self.until("performance.getEntriesByName('first-contentful-paint').length")
         codes = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32, "ArrowRight": 39, "ArrowDown": 40}
         held = {"modifiers": 2 * control + 8 * shift, "windowsVirtualKeyCode": codes[key]}
         text = {"text": {"Enter": "\r", " ": " "}[key]} if key in ("Enter", " ") and not control else {}
@@ -324,8 +325,8 @@ def test_no_more_tokens_can_be_asked_for_than_the_model_can_hold(tab: Tab, serve
     assert tab.value("document.getElementById('max_new_tokens').max") == str(service_settings().max_new_tokens)
     server.context = 100
     tab.value("location.reload()")
-    tab.until("document.getElementById('max_new_tokens')?.max === '99'")
-    assert tab.value("document.getElementById('max_new_tokens').value") == "99"  # the default is 128
+    tab.until("document.getElementById('max_new_tokens')?.value === '99'")  # the default is 128
+    assert tab.value("document.getElementById('max_new_tokens').max") == "99"
     tab.run()
     assert server.requests[-1]["max_new_tokens"] == 99
 
