@@ -79,7 +79,7 @@ def evaluation(plan: Plan, emit: Emit) -> None:
 
 
 def generation(plan: Plan, emit: Emit) -> None:
-    """Measure the engine beside `generate`."""
+    """Compare the engine with `generate`."""
     from bench import gpu_serving
 
     gpu_serving.generation(plan, emit)

@@ -1,4 +1,4 @@
-"""Text generation of `bench.gpu`: the service's engine beside transformers' `generate`, and the service over HTTP."""
+"""Text generation of `bench.gpu`: the service's engine and transformers' `generate`, and the service over HTTP."""
 
 import asyncio
 import tempfile

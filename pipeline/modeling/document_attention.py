@@ -1,7 +1,7 @@
 """Attention with dropout inside each document of a packed batch: one function for autograd, not a dozen a document.
 
-torch's fused attention has no dropout on a CPU. What is spared beside autograd's nodes are the copies by which slices
-of a batch become one tensor again.
+torch's fused attention has no dropout on a CPU. This spares autograd's nodes, and the copies by which slices of a
+batch become one tensor again.
 """
 
 import math
@@ -15,7 +15,19 @@ from pipeline.modeling.fast_layers import dropout_factors
 
 
 class _DocumentAttention(torch.autograd.Function):
-    """See `attend`."""
+    """The attention inside each document.
+
+    Args:
+        query: (1, heads, tokens, head_dim).
+        key: Likewise.
+        value: Likewise.
+        bias: Added to the scores of every document, (1, heads, longest, longest); or None.
+        layouts: How the documents of the queries are read, and those of the keys.
+        dropout: The probability, above 0.
+        scale: The factor of the scores.
+        causal: Whether a token sees none after it.
+        window: How many tokens a token sees, itself included; or None.
+    """
 
     @staticmethod
     def forward(  # noqa: PLR0913
@@ -69,32 +81,8 @@ class _DocumentAttention(torch.autograd.Function):
         return *(part.transpose(0, 1)[None] for part in joined), of_bias, None, None, None, None, None
 
 
-def attend(  # noqa: PLR0913
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor | None,
-    layouts: tuple[Layout, Layout],
-    dropout: float,
-    scale: float,
-    causal: bool,
-    window: int | None,
-) -> torch.Tensor:
-    """Return the attention inside each document, (1, tokens, heads, head_dim).
-
-    Args:
-        query: (1, heads, tokens, head_dim).
-        key: Likewise.
-        value: Likewise.
-        bias: Added to the scores of every document, (1, heads, longest, longest).
-        layouts: How the documents of the queries are read, and those of the keys.
-        dropout: The probability, above 0.
-        scale: The factor of the scores.
-        causal: Whether a token sees none after it.
-        window: How many tokens a token sees, itself included.
-    """
-    apply: Callable[..., torch.Tensor] = _DocumentAttention.apply
-    return apply(query, key, value, bias, layouts, dropout, scale, causal, window)
+# As of `_DocumentAttention` -> (1, tokens, heads, head_dim)
+attend: Callable[..., torch.Tensor] = _DocumentAttention.apply
 
 
 def mask_of(

@@ -59,9 +59,8 @@ class _SummedLoss(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         ctx.may_wait = not has_ignored
         with torch.autocast(device, enabled=False):  # it would choose the type of each operation by itself
-            share = (
-                torch.ones_like(targets[:, None], dtype=weight.dtype) / total
-            )  # of each label in the loss, (tokens, 1)
+            # Of each label in the loss, (tokens, 1).
+            share = torch.ones_like(targets[:, None], dtype=weight.dtype) / total
             if has_ignored:
                 share *= (targets != IGNORED_LABEL)[:, None]
                 targets = targets.clamp(min=0)

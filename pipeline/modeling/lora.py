@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2021) through peft: low-rank matrices are trained beside the frozen weights, then merged into them.
+"""LoRA (Hu et al. 2021) through peft: low-rank matrices are trained next to the frozen weights, then merged into them.
 
 Call `add` before the optimizer is created and `merge` before the model is saved, which is then a plain model that every
 engine serves; `take` keeps the adapter itself, in peft's format. Only parameters with `requires_grad` are trained, and

@@ -82,7 +82,7 @@ def has_varlen_kernel(model: PreTrainedModel, **packing: Any) -> bool:
 
     Args:
         model: Reads packed batches.
-        packing: What tells its layers that a batch of two tokens is one document, beside the tokens.
+        packing: What tells its layers that a batch of two tokens is one document.
     """
     shapes = set()
 
@@ -97,10 +97,12 @@ def has_varlen_kernel(model: PreTrainedModel, **packing: Any) -> bool:
     is_training = model.training
     model.eval()
     AttentionInterface.register(_NAME, note)
-    with torch.no_grad(), model.device:
-        model.base_model(torch.zeros(1, 2, dtype=torch.long), cu_seq_lens_q=torch.tensor([0, 2]), **packing)
-    AttentionInterface.register(_NAME, varlen_attention)
-    model.train(is_training)
+    try:
+        with torch.no_grad(), model.device:
+            model.base_model(torch.zeros(1, 2, dtype=torch.long), cu_seq_lens_q=torch.tensor([0, 2]), **packing)
+    finally:
+        AttentionInterface.register(_NAME, varlen_attention)
+        model.train(is_training)
     if reason := varlen_kernel.unsupported_reason(shapes):
         warn(f"warning: this GPU cannot train without padding ({reason}); rows are padded to the longest of the batch")
     return not reason

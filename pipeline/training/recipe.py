@@ -44,7 +44,10 @@ class RunConfig:
 
     def recorded(self) -> dict[str, Any]:
         """Return it for the manifest, which names an execution only where there was a choice."""
-        return {name: value for name, value in asdict(self).items() if value != "eager"}
+        recorded = asdict(self)
+        if self.execution == "eager":
+            del recorded["execution"]
+        return recorded
 
 
 def build_trainer(

@@ -67,7 +67,7 @@ class BatchedRunner:
         affordable = int(free_memory(self._model.device) * _MEMORY_SHARE) // (cell_bytes * PAGE)
         pages = min(2 + max_slots * math.ceil(self.context / PAGE), affordable)
         if pages < 3:
-            raise EngineError("there is not enough memory for keys and values beside the model")
+            raise EngineError("there is not enough memory for the model with its keys and values")
         self._max_length: int = min(self.context, (pages - 2) * PAGE)
         self._table = PageTable(max_slots, pages, self._max_length, self._model.device)
         like = torch.empty(0, dtype=self._model.dtype, device=self._model.device)

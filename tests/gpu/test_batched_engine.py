@@ -1,4 +1,4 @@
-"""The batched engine on a GPU: its graphs, and its tokens beside those of the reference."""
+"""The batched engine on a GPU: its graphs, and its tokens compared with the reference's."""
 
 import asyncio
 from pathlib import Path

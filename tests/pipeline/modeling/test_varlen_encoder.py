@@ -4,16 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from pipeline.modeling import masked_loss, row_loss
-from pipeline.modeling.batches import Batch, to_device, with_token_index
+from pipeline.modeling.batches import Batch, with_token_index
 from pipeline.modeling.loss_model import LossModel
 from pipeline.modeling.packed_attention import is_varlen
-from pipeline.training import optimizer
 from tests.pipeline.modeling.test_packed_architectures import IDS, KEPT, MASK, assert_same, make
-from tests.pipeline.modeling.test_varlen import ROWS, NoHostData, faked
+from tests.pipeline.modeling.test_varlen import ROWS, train_on_fake_tensors
 from tests.pipeline.modeling.varlen_stand_in import like_a_gpu
 
 PACKED = ("bert", "roberta", "distilbert", "electra")
@@ -86,15 +84,4 @@ def test_an_encoder_with_another_kind_of_layers_is_padded_and_one_prepared_twice
 
 @pytest.mark.parametrize(("task", "build"), [("classify", classifier), ("masked_lm", masked)])
 def test_in_a_step_the_host_never_waits_for_the_gpu(task: str, build: Any) -> None:
-    model, batch = build("bert"), {**batch_of(task), "num_items_in_batch": torch.tensor(20)}
-    optimizer_class, settings = optimizer.class_and_settings(1e-3)
-    with FakeTensorMode() as mode:
-        batch = faked(mode, model, batch)
-        steps = optimizer_class(model.parameters(), **settings)
-        with NoHostData():
-            for _ in range(2):
-                with torch.autocast("cpu", torch.bfloat16):
-                    loss = model(**to_device(batch, torch.device("cpu")))["loss"]
-                loss.backward()
-                steps.step()
-                steps.zero_grad()
+    train_on_fake_tensors(build("bert"), {**batch_of(task), "num_items_in_batch": torch.tensor(20)})
