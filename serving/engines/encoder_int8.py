@@ -19,6 +19,7 @@ from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from serving.engines import onednn
+from serving.engines.decoder_layers import RowwiseActivation
 from serving.engines.encoder import Encoded, Logits
 from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.onednn import Int8Linear
@@ -216,7 +217,7 @@ class _Layer:
         self.projection = linear(names.projection)
         self.attention_norm = attrgetter(names.attention_norm)(layer)
         self.up = linear(names.up)
-        self.activation = attrgetter(names.activation)(layer)
+        self.activation = RowwiseActivation(attrgetter(names.activation)(layer))
         self.down = linear(names.down)
         self.norm = attrgetter(names.norm)(layer)
 

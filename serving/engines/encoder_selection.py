@@ -49,12 +49,13 @@ def _transformers(folder: Path, auto_class: str, _: EngineSettings) -> EncoderRu
 
 
 def _int8(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
-    from serving.engines import encoder_agreement, encoder_int8, encoder_transformers, onednn
+    from serving.engines import decoder_layers, encoder_agreement, encoder_int8, encoder_transformers, onednn
 
     if reason := encoder_int8.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
     runner = encoder_int8.Int8Encoder(folder, auto_class)
-    sources = tuple(str(module.__file__) for module in (encoder_agreement, encoder_int8, encoder_transformers, onednn))
+    modules = (decoder_layers, encoder_agreement, encoder_int8, encoder_transformers, onednn)
+    sources = tuple(str(module.__file__) for module in modules)
     compare = functools.partial(encoder_agreement.compare, auto_class=auto_class)
     require_agreement(folder, EngineUnderTest(runner.name, sources, lambda: runner, compare), settings.cache)
     return runner
