@@ -25,14 +25,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline import fit_warnings, params, paths
 from pipeline.command import warn
-from pipeline.modeling import cpu, lora
+from pipeline.modeling import cpu, four_bits, lora
 from pipeline.modeling.context import check_prompts
 from pipeline.modeling.loading import load_config, load_tokenizer
 from pipeline.modeling.loss_model import LossModel
 from pipeline.revision import git_revision
 from pipeline.tasks import registry
 from pipeline.tasks.protocol import CorpusInfo, Task
-from pipeline.training import checkpoints, curve, devices, estimate, execution, optimizer, plan, precision, sharding
+from pipeline.training import checkpoints, curve, devices, estimate, execution, optimizer, plan, precision
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import Precision
 from pipeline.training.recipe import RunConfig, build_trainer
@@ -47,8 +47,8 @@ _PATIENCE = 10.0  # seconds: a run that was just stopped may still be writing it
 def main() -> None:
     """Run the stage."""
     config = params.load().finetune
-    devices.check(config.devices, config.batch_size, config.rows_at_once)
-    sharding.check(config.sharding, config.devices, config.batch_size)
+    devices.check(config.devices)
+    four_bits.check(config.frozen_weights)
     if config.devices > 1 and not devices.launched():
         sys.exit(devices.launch(config.devices, "pipeline.finetune"))
     devices.end_with_parent()
@@ -105,6 +105,7 @@ def _silence_libraries() -> None:
     disable_progress_bar()
     for name in ("distributed.tensor_parallel", "modeling_utils", "trainer", "trainer_callback"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would fetch faster kernels for CPUs from the hub
 
 
 def _repeat_warnings() -> None:
@@ -178,6 +179,8 @@ class ModelBuilder:
         if self.config.lora_rank:
             torch.manual_seed(self.config.seed)  # of the adapters' initial weights
             lora.add(model.model, self.config.lora_rank)
+        if self.config.frozen_weights == "nf4":
+            four_bits.quantize(model.model, precision.dtype(chosen))
         if self.config.activation_checkpointing:
             model.model.activation_checkpointing_enable({"use_reentrant": False})
         return model

@@ -7,7 +7,7 @@ import codecs
 import difflib
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -132,7 +132,55 @@ class Finetune(Section):
     devices: Count
     rows_at_once: CountOrAll = "all"  # a default, for the files of before it
     sharding: Literal["none", "fsdp"] = "none"  # a default, for the files of before it
+    frozen_weights: Literal["fp32", "nf4"] = "fp32"  # a default, for the files of before it
     checkpoint_seconds: Positive
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Finetune":
+        problems = [*self._problems_of_parts(), *self._problems_of_memory()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _problems_of_parts(self) -> Iterator[str]:
+        if self.batch_size == "auto":
+            return
+        share, rest = divmod(self.batch_size, self.devices)
+        if rest:
+            yield (
+                f"batch_size: found {self.batch_size}, the rows of a step on all devices, which is no multiple of"
+                f" devices ({self.devices}); set it to one, for example {self.batch_size - rest + self.devices}"
+            )
+        elif self.rows_at_once != "all" and share % self.rows_at_once:
+            divisor = max(number for number in range(1, min(share, self.rows_at_once) + 1) if share % number == 0)
+            yield (
+                f"rows_at_once: found {self.rows_at_once}, but a device has {share} rows of each step (batch_size over"
+                f" devices), no multiple of it; set it to {divisor}, or to all"
+            )
+
+    def _problems_of_memory(self) -> Iterator[str]:
+        if self.frozen_weights != "fp32" and not self.lora_rank:
+            yield (
+                f"frozen_weights: found {self.frozen_weights}, but lora_rank is 0, so no weights are frozen; set"
+                " lora_rank to 8, or frozen_weights to fp32"
+            )
+        if self.sharding == "none":
+            return
+        if self.devices < 2:
+            yield (
+                f"sharding: found {self.sharding}, which splits a model among devices, but devices is {self.devices};"
+                " set devices to 2 or more, or sharding to none"
+            )
+        if self.batch_size == "auto":
+            yield (
+                f"batch_size: found auto, but with sharding: {self.sharding} no process holds the model that would be"
+                " measured; set a number of rows (`fresh estimate` plans what they take)"
+            )
+        if self.frozen_weights != "fp32":
+            yield (
+                f"frozen_weights: found {self.frozen_weights}, but sharding: {self.sharding} splits weights of 32 bits"
+                " alone; set frozen_weights to fp32, or sharding to none"
+            )
 
     def at_once(self, rows: int) -> int:
         """Return how many of a device's `rows` per step it reads at once."""

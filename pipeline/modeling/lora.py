@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from pipeline.modeling import four_bits
+
 _ADAPTER = "default"
 
 
@@ -96,12 +98,13 @@ def take(model: PreTrainedModel) -> Adapter:
 
 
 def merge(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the adapters to the weights, in place, and remove them; return the model.
+    """Add the adapters to the weights, in place, and remove them; return the model, all of it in float32.
 
     Raises ValueError where an adapter holds a value that is not finite.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):
+            module.base_layer = four_bits.as_floats(module.get_base_layer())
             module.merge(safe_merge=True)
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, module.get_base_layer())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import FrameType
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
@@ -54,21 +54,8 @@ def broadcast_int(number: int, device: torch.device) -> int:
     return int(shared)
 
 
-def check(devices: int, batch_size: int | Literal["auto"], rows_at_once: int | Literal["all"] = "all") -> None:
-    """Raise UserError where `devices` processes cannot train together in steps of `batch_size` rows, in such parts."""
-    if batch_size != "auto" and batch_size % devices:
-        multiple = math.ceil(batch_size / devices) * devices
-        raise UserError(
-            f"params.yaml: finetune.devices: found {devices}, but finetune.batch_size ({batch_size} rows per step over"
-            f" all devices) is not a multiple of it; set batch_size to one, for example {multiple}"
-        )
-    if batch_size != "auto" and rows_at_once != "all" and batch_size // devices % rows_at_once:
-        share = batch_size // devices
-        divisor = max(number for number in range(1, min(share, rows_at_once) + 1) if share % number == 0)
-        raise UserError(
-            f"params.yaml: finetune.rows_at_once: found {rows_at_once}, but a device has {share} rows of each step"
-            f" (finetune.batch_size over finetune.devices), no multiple of it; set it to {divisor}, or to all"
-        )
+def check(devices: int) -> None:
+    """Raise UserError where this machine or the processes that were launched are not what `devices` says."""
     if launched() and launched() != devices:
         raise UserError(
             f"params.yaml: finetune.devices: found {devices}, but {launched()} processes were launched;"

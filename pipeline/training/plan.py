@@ -20,7 +20,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from pipeline import params
 from pipeline.command import UserError
-from pipeline.modeling import lora
+from pipeline.modeling import four_bits, lora
 from pipeline.modeling.loading import load_config
 from pipeline.training import sharding
 from pipeline.training.estimate import Kept, logits_bytes, usable_memory
@@ -35,6 +35,7 @@ class Setting:
     """The settings of params.yaml that decide how much memory a run takes, besides its rows."""
 
     lora_rank: int = 0
+    frozen_weights: str = "fp32"
     activation_checkpointing: bool = False
     shards: int = 1  # devices that split the model
 
@@ -42,12 +43,13 @@ class Setting:
     def of(cls, config: params.Finetune) -> "Setting":
         """Return those of params.yaml."""
         shards = config.devices if config.sharding != "none" else 1
-        return cls(config.lora_rank, config.activation_checkpointing, shards)
+        return cls(config.lora_rank, config.frozen_weights, config.activation_checkpointing, shards)
 
     def __str__(self) -> str:
         """Return them for people."""
         parts = [
             f"lora_rank {self.lora_rank}" if self.lora_rank else "all weights",
+            *([f"frozen_weights {self.frozen_weights}"] if self.frozen_weights != "fp32" else []),
             *(["activation_checkpointing"] if self.activation_checkpointing else []),
             *([f"split among {self.shards} devices"] if self.shards > 1 else []),
         ]
@@ -137,11 +139,16 @@ def plan(config: PreTrainedConfig, setting: Setting, rows: Rows, machine: Machin
 
 def alternatives(setting: Setting) -> list[Setting]:
     """Return `setting` and what else there is, from what changes the result least to what needs least memory."""
-    all_weights = replace(setting, lora_rank=0)
-    adapters = replace(setting, lora_rank=setting.lora_rank or _RANK)
+    all_weights = replace(setting, lora_rank=0, frozen_weights="fp32")
+    adapters = replace(setting, lora_rank=setting.lora_rank or _RANK, frozen_weights="fp32")
+    in_four_bits = [replace(adapters, frozen_weights="nf4")] if setting.shards == 1 else []  # whole or split, not both
     settings = [
         setting,
-        *(replace(some, activation_checkpointing=is_on) for some in (all_weights, adapters) for is_on in (False, True)),
+        *(
+            replace(some, activation_checkpointing=is_on)
+            for some in (all_weights, adapters, *in_four_bits)
+            for is_on in (False, True)
+        ),
     ]
     return list(dict.fromkeys(settings))
 
@@ -222,11 +229,21 @@ def plan_state(config: PreTrainedConfig, setting: Setting) -> Plan:
     return Plan(
         setting,
         trained=sum(parameter.numel() for parameter in trained),
-        weights=sum(parameter.nbytes for parameter in model.parameters()) // setting.shards,
+        weights=_bytes(model.parameters()) // setting.shards - _saved_by_four_bits(model, setting),
         gradients=size,
         optimizer=2 * size,  # two moments of AdamW
         activations=0,
     )
+
+
+def _saved_by_four_bits(model: PreTrainedModel, setting: Setting) -> int:
+    if setting.frozen_weights == "fp32":
+        return 0
+    return int(sum(weight.nbytes - four_bits.BYTES * weight.numel() for weight in _under_adapters(model)))
+
+
+def _under_adapters(model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    return [layer.get_base_layer().weight for layer in four_bits.layers(model)]
 
 
 def _gathered(model: PreTrainedModel) -> int:
@@ -250,11 +267,14 @@ def _activations(config: PreTrainedConfig, setting: Setting, rows: Rows, machine
 
     Blocks are alike, so a few of them say what all keep.
     """
-    few, fewer = (_kept(_shapes(config, setting, most), rows, machine) for most in (_FEW, _FEW // 2))
+    few, fewer = (_kept(_shapes(config, setting, most), rows, machine, setting) for most in (_FEW, _FEW // 2))
     return few + (few - fewer) * max(0, _blocks(config) - _FEW) // (_FEW // 2)
 
 
-def _kept(model: PreTrainedModel, rows: Rows, machine: Machine) -> int:
+def _kept(model: PreTrainedModel, rows: Rows, machine: Machine, setting: Setting) -> int:
+    if setting.frozen_weights != "fp32" and machine.is_gpu:
+        for weight in _under_adapters(model):
+            weight.data = weight.data.bfloat16()  # becomes that anew for each product, and is not kept
     with FakeTensorMode():
         state = {
             name: torch.empty(value.shape, dtype=value.dtype).requires_grad_(value.requires_grad)

@@ -36,10 +36,15 @@ def use(precision: Precision) -> None:
     torch.set_float32_matmul_precision("medium" if precision == "bf16" else "highest")
 
 
+def dtype(precision: Precision) -> torch.dtype:
+    """Return the type in which `autocast` computes products; float32 on CPUs."""
+    return torch.bfloat16 if torch.cuda.is_available() and precision == "bf16" else torch.float32
+
+
 def autocast(precision: Precision) -> torch.autocast:
     """Return the context in which `Trainer` runs the model, for steps outside of it."""
-    on_gpu = torch.cuda.is_available()
-    return torch.autocast("cuda" if on_gpu else "cpu", torch.bfloat16, enabled=on_gpu and precision == "bf16")
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.autocast(kind, torch.bfloat16, enabled=dtype(precision) is torch.bfloat16)
 
 
 def _bf16_speedup(rounds: int = 50) -> float:

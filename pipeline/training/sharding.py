@@ -11,24 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from pipeline.command import UserError
 from pipeline.training import devices
-
-
-def check(sharding: str, processes: int, batch_size: int | str) -> None:
-    """Raise UserError for settings that do not go with `sharding`."""
-    if sharding == "none":
-        return
-    if processes < 2:
-        raise UserError(
-            f"params.yaml: finetune.sharding: found {sharding}, which splits a model among devices, but"
-            f" finetune.devices is {processes}; set devices to 2 or more, or sharding to none"
-        )
-    if batch_size == "auto":
-        raise UserError(
-            f"params.yaml: finetune.batch_size: found auto, but with finetune.sharding: {sharding} no process holds the"
-            " model that would be measured; set a number of rows (`fresh estimate` plans what they take)"
-        )
 
 
 def shard(model: torch.nn.Module) -> None:

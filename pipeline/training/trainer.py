@@ -165,6 +165,11 @@ class ResumableTrainer(Trainer):
         if not self._is_sharded:
             super()._move_model_to_device(model, device)
 
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Split the gradients of each part at once: kept until the step's last part, they would be whole."""
+        yield
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> None:
         """Compute none: the optimizer clips by its own, and for a log Trainer would read and write all gradients."""
 

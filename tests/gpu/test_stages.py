@@ -134,6 +134,7 @@ def test_a_killed_run_on_long_texts_ends_in_the_same_bytes(
     "setting",
     [
         {"finetune__lora_rank": 4, "finetune__learning_rate": 1e-2},
+        {"finetune__frozen_weights": "nf4", "finetune__lora_rank": 4, "finetune__learning_rate": 1e-2},
         {"finetune__activation_checkpointing": True},
         {"finetune__batch_size": "auto"},
         {"finetune__precision": "fp32"},
@@ -142,6 +143,8 @@ def test_a_killed_run_on_long_texts_ends_in_the_same_bytes(
     ids=lambda setting: next(iter(setting)),
 )
 def test_each_way_to_train_learns_and_ends_in_a_plain_model(texts: Workspace, setting: dict[str, object]) -> None:
+    if setting.get("finetune__frozen_weights") == "nf4":
+        pytest.importorskip("bitsandbytes")
     texts.set(**setting)
     tokenize.main()
     finetune.main()

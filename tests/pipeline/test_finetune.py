@@ -277,6 +277,7 @@ def token_loss(model, batch: dict[str, torch.Tensor]) -> float:
     "setting",
     [
         {"finetune__lora_rank": 4, "finetune__learning_rate": 1e-2},
+        {"finetune__frozen_weights": "nf4", "finetune__lora_rank": 4, "finetune__learning_rate": 1e-2},
         {"finetune__activation_checkpointing": True},
         {"finetune__batch_size": "auto"},
         {"finetune__precision": "bf16"},

@@ -59,6 +59,43 @@ def test_what_does_not_fit_together_in_the_service_is_told_all_at_once(workspace
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "problems"),
+    [
+        (
+            {"batch_size": 5, "devices": 2},
+            "batch_size: found 5, the rows of a step on all devices, which is no multiple of devices (2); set it to"
+            " one, for example 6",
+        ),
+        (
+            {"batch_size": 24, "devices": 2, "rows_at_once": 5},
+            "rows_at_once: found 5, but a device has 12 rows of each step (batch_size over devices), no multiple of it;"
+            " set it to 4, or to all",
+        ),
+        (
+            {"frozen_weights": "nf4"},
+            "frozen_weights: found nf4, but lora_rank is 0, so no weights are frozen; set lora_rank to 8, or"
+            " frozen_weights to fp32",
+        ),
+        (
+            {"sharding": "fsdp", "batch_size": "auto", "frozen_weights": "nf4", "lora_rank": 8},
+            "sharding: found fsdp, which splits a model among devices, but devices is 1; set devices to 2 or more, or"
+            " sharding to none; batch_size: found auto, but with sharding: fsdp no process holds the model that would"
+            " be measured; set a number of rows (`fresh estimate` plans what they take); frozen_weights: found nf4, but"
+            " sharding: fsdp splits weights of 32 bits alone; set frozen_weights to fp32, or sharding to none",
+        ),
+    ],
+    ids=["devices", "parts", "nothing frozen", "split"],
+)
+def test_what_does_not_fit_together_in_training_is_told_all_at_once(
+    workspace: Workspace, settings: dict[str, object], problems: str
+) -> None:
+    workspace.set(**{f"finetune__{key}": value for key, value in settings.items()})
+    with pytest.raises(UserError) as caught:
+        params.load()
+    assert str(caught.value) == f"params.yaml: finetune: {problems}"
+
+
 def test_a_missing_key_is_named(workspace: Workspace) -> None:
     path = workspace.folder / "params.yaml"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "weight_decay" not in line))

@@ -135,6 +135,18 @@ def test_a_model_split_among_devices_reaches_the_losses_of_one_and_resumes_to_th
     assert hashes() == uninterrupted
 
 
+def test_what_else_saves_memory_goes_with_splitting(stage: Workspace) -> None:
+    stage.set(finetune__epochs=1, finetune__lora_rank=4)
+    finetune.main()
+    training, validation = losses()
+    stage.set(finetune__devices=2, finetune__sharding="fsdp")
+    stage.set(finetune__activation_checkpointing=True, finetune__rows_at_once=1)
+    assert exit_codes(start_two()) == [0, 0]
+    assert losses()[0] == pytest.approx(training, abs=1e-4)
+    assert losses()[1] == pytest.approx(validation, abs=1e-4)
+    assert paths.ADAPTER.is_dir()
+
+
 def start_two() -> list[ForkServerProcess]:
     """Start the stage in two processes, forked where everything is imported already: imports take most of a run."""
     context = multiprocessing.get_context("forkserver")

@@ -20,6 +20,7 @@ from tests.conftest import Workspace
 
 GB = 10**9
 GPU = Machine(80 * GB, is_gpu=True)
+SMALL_GPU = Machine(16 * GB, is_gpu=True)
 LAPTOP = Machine(16 * GB, is_gpu=False)
 ROWS = Rows(2, 1024)
 # GPT-2 XL and Llama 3.1 8B, by their published configs.
@@ -45,8 +46,12 @@ def test_all_weights_have_a_gradient_and_two_moments_each(config: PreTrainedConf
 
 @pytest.mark.parametrize(
     ("config", "machine", "fits"),
-    [(GPT2_XL, LAPTOP, [False, False, False, True]), (LLAMA_8B, GPU, [False, False, True, True])],
-    ids=["1.5B on a laptop", "8B on a GPU"],
+    [
+        (GPT2_XL, LAPTOP, [False, False, False, True, False, True]),
+        (LLAMA_8B, GPU, [False, False, True, True, True, True]),
+        (LLAMA_8B, SMALL_GPU, [False, False, False, False, False, True]),
+    ],
+    ids=["1.5B on a laptop", "8B on a GPU", "8B on a small GPU"],
 )
 def test_each_setting_is_said_to_fit_or_not(config: PreTrainedConfig, machine: Machine, fits: list[bool]) -> None:
     settings = plan.alternatives(Setting())
@@ -55,6 +60,8 @@ def test_each_setting_is_said_to_fit_or_not(config: PreTrainedConfig, machine: M
         "all weights, activation_checkpointing",
         "lora_rank 8",
         "lora_rank 8, activation_checkpointing",
+        "lora_rank 8, frozen_weights nf4",
+        "lora_rank 8, frozen_weights nf4, activation_checkpointing",
     ]
     plans = [plan.plan(config, setting, ROWS, machine) for setting in settings]
     assert [plan.as_json(one, machine)["fits"] for one in plans] == fits
@@ -78,7 +85,7 @@ def test_blocks_left_out_count_as_those_looked_at() -> None:
     few, many = (GPT2Config(n_embd=32, n_head=2, n_layer=layers) for layers in (4, 12))
     kept = [plan.plan(config, Setting(), Rows(1, 64), LAPTOP).activations for config in (few, many)]
     model = plan._shapes(many, Setting())
-    everything = plan._kept(model, Rows(1, 64), LAPTOP) + estimate.logits_bytes(64 * many.vocab_size)
+    everything = plan._kept(model, Rows(1, 64), LAPTOP, Setting()) + estimate.logits_bytes(64 * many.vocab_size)
     assert kept[0] < kept[1] == everything
 
 
@@ -106,6 +113,16 @@ def test_products_in_bf16_keep_the_weights_in_bf16_too() -> None:
     assert on_gpu.activations - on_cpu.activations == pytest.approx(2 * blocks, rel=0.1)
 
 
+def test_frozen_weights_in_four_bits_take_an_eighth_and_no_copy_in_bf16() -> None:
+    plain, rounded = (
+        plan.plan(LLAMA_8B, Setting(lora_rank=8, frozen_weights=kind), Rows(1, 4), GPU) for kind in ("fp32", "nf4")
+    )
+    blocks = LLAMA_8B.num_hidden_layers * (4096 * (4096 * 2 + 1024 * 2) + 3 * 4096 * 14336)
+    assert plain.weights - rounded.weights == pytest.approx((4 - 0.516) * blocks, rel=1e-3)
+    assert plain.activations - rounded.activations == pytest.approx(2 * blocks, rel=0.1)
+    assert (rounded.trained, rounded.optimizer) == (plain.trained, plain.optimizer)
+
+
 def test_devices_that_split_a_model_hold_a_part_each_and_gather_blocks() -> None:
     config = GPT2Config(n_embd=32, n_head=2, n_layer=2)
     alone, split = (plan.plan(config, Setting(shards=shards), Rows(1, 64), LAPTOP) for shards in (1, 4))
@@ -114,7 +131,7 @@ def test_devices_that_split_a_model_hold_a_part_each_and_gather_blocks() -> None
     block = 4 * 12 * 32 * 32
     assert split.activations > alone.activations + 3 * block + 2 * 4 * config.vocab_size * 32
     assert str(split.setting) == "all weights, split among 4 devices"
-    assert {setting.shards for setting in plan.alternatives(split.setting)} == {4}
+    assert {(other.shards, other.frozen_weights) for other in plan.alternatives(split.setting)} == {(4, "fp32")}
 
 
 def test_a_base_that_cannot_fit_is_refused_before_it_is_loaded(workspace: Workspace) -> None:

@@ -31,3 +31,4 @@ def test_the_number_of_gpus_can_be_set(tmp_path: object) -> None:
 
 def test_trainer_leaves_a_model_alone_that_is_split_already() -> None:
     assert "if self.is_distributed_loading_by_transformers:" in inspect.getsource(Trainer._prepare_for_training)
+    assert "sync_context = self._defer_fsdp_gradient_reduction" in inspect.getsource(Trainer)
