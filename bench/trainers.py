@@ -34,7 +34,7 @@ from pipeline import finetune, params, paths
 from pipeline.command import arg_parser, echo, run
 from pipeline.modeling import cpu
 from pipeline.modeling.batches import IGNORED_LABEL
-from pipeline.modeling.loading import load_tokenizer
+from pipeline.modeling.loading import load_config, load_tokenizer
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.precision import choose
 from pipeline.training.recipe import RunConfig, build_trainer
@@ -242,8 +242,8 @@ def fresh(precision: Literal["auto", "fp32"]) -> Train:
             weight_decay=0.01,
             dropout=DROPOUT,
         )
-        run_config = RunConfig(choose(precision), training.model.batch)
         clock, base = _Clock(), training.base.resolve()
+        run_config = RunConfig(choose(precision, load_config(base).hidden_size), training.model.batch)
         # The stage writes its progress below the working directory.
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             fast = finetune.ModelBuilder(training.task, base, config, training.info)(run_config.precision)

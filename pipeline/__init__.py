@@ -1,5 +1,6 @@
 """The stages of `dvc.yaml`, one module each, and the code they share."""
 
+import logging
 import os
 
 # No telemetry, unless the user turns it on: each library reads its own switch when it is imported.
@@ -12,6 +13,8 @@ os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 if "HF_HUB_OFFLINE" not in os.environ:
     os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_OFFLINE_BY_DEFAULT": "1"}
 os.environ.setdefault("HF_EVALUATE_OFFLINE", "1")
+# peft imports bitsandbytes where it is installed, which asks the hub for kernels, and warns that it got none.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 # Same inputs, same bytes: without these, MKL's sums differ in the last digit between runs, depending on how memory is
 # aligned and how many threads are free.

@@ -48,7 +48,8 @@ def main() -> None:
     """Run the stage."""
     config = params.load().finetune
     devices.check(config.devices)
-    four_bits.check(config.frozen_weights)
+    if config.frozen_weights == "nf4":
+        four_bits.check()
     if config.devices > 1 and not devices.launched():
         sys.exit(devices.launch(config.devices, "pipeline.finetune"))
     devices.end_with_parent()
@@ -105,7 +106,6 @@ def _silence_libraries() -> None:
     disable_progress_bar()
     for name in ("distributed.tensor_parallel", "modeling_utils", "trainer", "trainer_callback"):
         logging.getLogger(f"transformers.{name}").setLevel(logging.ERROR)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it would fetch faster kernels for CPUs from the hub
 
 
 def _repeat_warnings() -> None:
@@ -131,8 +131,9 @@ def _run_config(build: "ModelBuilder", store: Checkpoints, rows: Dataset, all_pa
     if last := store.last():
         return RunConfig(**saved_run_config(last))
     config = all_params.finetune
-    plan.check(load_config(build.folder), config, plan.Rows.of(all_params), plan.Machine.this())
-    chosen = precision.choose(config.precision)
+    of_base = load_config(build.folder)
+    plan.check(of_base, config, plan.Rows.of(all_params), plan.Machine.this())
+    chosen = precision.choose(config.precision, of_base.hidden_size)
     if config.sharding != "none":
         warn(
             f"training in {precision.describe(chosen, config.devices)}, the model split among {config.devices} devices"
@@ -179,8 +180,8 @@ class ModelBuilder:
         if self.config.lora_rank:
             torch.manual_seed(self.config.seed)  # of the adapters' initial weights
             lora.add(model.model, self.config.lora_rank)
-        if self.config.frozen_weights == "nf4":
-            four_bits.quantize(model.model, precision.dtype(chosen))
+            if self.config.frozen_weights == "nf4":
+                four_bits.quantize(model.model, precision.dtype(chosen))
         if self.config.activation_checkpointing:
             model.model.activation_checkpointing_enable({"use_reentrant": False})
         return model

@@ -19,9 +19,9 @@ _BLOCK = 64  # numbers with one scale
 BYTES = 1 / 2 + 1 / _BLOCK + 4 / (_BLOCK * 256)
 
 
-def check(frozen_weights: str) -> None:
-    """Raise UserError where `frozen_weights` needs bitsandbytes and it is not installed."""
-    if frozen_weights == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
+def check() -> None:
+    """Raise UserError where bitsandbytes is not installed."""
+    if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
             "params.yaml: finetune.frozen_weights: nf4 needs bitsandbytes, which is not installed; install it with"
             " `pip install --no-deps -c constraints.txt bitsandbytes` (all it needs is here already), or set it to fp32"

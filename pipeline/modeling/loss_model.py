@@ -23,9 +23,10 @@ from pipeline.modeling.batches import (
     collate_padded,
     collate_varlen,
 )
-from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
+from pipeline.modeling.fast_layers import use_fast_layers, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss, token_losses
 from pipeline.modeling.packed_attention import are_alike, has_varlen_kernel, is_varlen, reads_packed
+from pipeline.modeling.tied_embedding import share_gradient
 
 Collator = Callable[[list[TokenRow]], Batch]
 
@@ -143,11 +144,10 @@ def prepare(model: PreTrainedModel) -> LossModel:
         return FusedLossModel(model, functools.partial(collate_padded, with_mask=False))
     if not reads_packed(model):
         return LossModel(model)
-    use_fast_dropout(model)
-    # The embedding's gradient has a row per token of the batch. Where the output layer is the same tensor, adding it
-    # there spares a second (vocabulary, hidden) gradient. Processes cannot exchange sparse ones.
-    tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    model.get_input_embeddings().sparse = tied and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    use_fast_layers(model)
+    is_tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    if is_tied and int(os.environ.get("WORLD_SIZE", "1")) == 1:  # else processes exchange the gradient
+        share_gradient(model.get_input_embeddings())
     return FusedLossModel(model, collate_packed)
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from pipeline.modeling import varlen_kernel
 from pipeline.modeling.batches import TOKEN_INDEX
-from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
+from pipeline.modeling.fast_layers import use_fast_layers, use_tanh_gelu
 from pipeline.modeling.packed_attention import (
     boundaries,
     has_varlen_kernel,
@@ -25,10 +25,10 @@ from pipeline.modeling.packed_attention import (
 
 def prepare_encoder(model: PreTrainedModel) -> bool:
     """Change an encoder in place for fast training and scoring; tell whether its batches need `with_token_index`."""
-    use_tanh_gelu(model)
     if torch.cuda.is_available():
+        use_tanh_gelu(model)
         return varlen_kernel.is_wanted() and _pack_layers_on_gpu(model)
-    use_fast_dropout(model)
+    use_fast_layers(model)
     pack_layers(model)
     # Where the output layer is another tensor or none, a batch's gradient has rows for its own words alone.
     words, output = model.get_input_embeddings(), model.get_output_embeddings()

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.modeling.batches import IGNORED_LABEL, collate_pairs
-from pipeline.modeling.fast_layers import use_fast_dropout, use_tanh_gelu
+from pipeline.modeling.fast_layers import use_fast_layers, use_tanh_gelu
 from pipeline.modeling.fused_loss import summed_loss
 from pipeline.modeling.loss_model import LossModel, loss_and_scores, output_states
 from pipeline.modeling.packed_attention import boundaries, use_varlen_attention
@@ -28,7 +28,7 @@ class Seq2SeqLossModel(LossModel):
         super().__init__(model, collate_pairs)
         use_tanh_gelu(model)
         if not torch.cuda.is_available():
-            use_fast_dropout(model)
+            use_fast_layers(model)
             biases = [module for module in model.modules() if hasattr(module, "compute_bias")]
             # Without a bias, positions are learned ones, which a packed batch cannot restart.
             self._packs = bool(model._supports_sdpa and biases)

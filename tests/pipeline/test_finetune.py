@@ -142,12 +142,6 @@ def test_steps_in_parts_are_the_undivided_ones_and_resume_to_the_same_bytes(stag
     assert outputs() == uninterrupted
 
 
-def test_parts_that_do_not_divide_a_step_are_refused(stage: Workspace) -> None:
-    stage.set(finetune__batch_size=6, finetune__rows_at_once=4)
-    with pytest.raises(UserError, match=r"finetune.rows_at_once: found 4, but a device has 6 rows .* set it to 3, or"):
-        finetune.main()
-
-
 def test_a_damaged_checkpoint_is_said_and_costs_only_its_steps(
     stage: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:

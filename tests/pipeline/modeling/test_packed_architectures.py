@@ -66,7 +66,7 @@ def assert_same(expected: torch.Tensor, actual: torch.Tensor, plain: PreTrainedM
     for (name, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
         if theirs.grad is not None and theirs.grad.norm() > 1e-6:
             error = (ours.grad.to_dense() - theirs.grad).norm() / theirs.grad.norm()
-            assert error < 1e-5, (name, error)
+            assert error < 3e-5, (name, error)
             compared += 1
     assert compared > 10
 

@@ -16,6 +16,12 @@ def test_a_set_precision_is_taken_as_it_is() -> None:
     assert precision.choose("bf16") == "bf16"
 
 
+def test_a_narrow_model_trains_in_fp32_on_a_cpu_that_is_faster_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_bf16_speedup", lambda: 3.0)
+    assert [precision.choose("auto", width) for width in (192, 256, 768)] == ["fp32", "bf16", "bf16"]
+    assert precision.choose("bf16", 192) == "bf16"
+
+
 def test_precision_and_hardware_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert precision.describe("fp32", 1) == "fp32 on the CPU"
