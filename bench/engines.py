@@ -5,12 +5,11 @@ engines take turns. An engine compares itself with the reference before its firs
 """
 
 import statistics
-from pathlib import Path
 
 from bench import harness
 from bench.bare_engines import SERVICE_ENGINES
 from bench.server_processes import QUIET, engine_environment, load_results
-from pipeline.base import import_base
+from bench.servers import make_model
 from pipeline.command import run
 
 LIBRARIES = ("torch", "transformers")
@@ -29,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     tokens, waves, rounds = (QUICK_TOKENS, 1, 1) if arguments.quick else (TOKENS, WAVES, arguments.rounds)
     engines, clients = arguments.engines.split(","), [int(number) for number in arguments.clients.split(",")]
-    folder = _model(arguments.base)
+    folder = make_model(arguments.base)
     numbers = [str(number) for number in (tokens, waves, *clients)]
     environment = QUIET | engine_environment(folder)
     variants = [
@@ -46,16 +45,6 @@ def main() -> None:
     table = harness.table(["", *map(str, clients)], [_line(name, speeds) for name in engines])
     title = f"{arguments.base}, {tokens} tokens a text, rounds: {rounds}; medians of tokens a second by texts at a time"
     harness.publish("engines", f"{title}\n\n{table}", rows, LIBRARIES, arguments.json)
-
-
-def _model(base: str) -> Path:
-    """Return the folder of the model that `base` names; it is made once."""
-    if Path(base).is_dir():
-        return Path(base)
-    folder = harness.cache_folder() / f"base-{base}"
-    if not folder.is_dir():
-        import_base(base, folder, "causal_lm")
-    return folder
 
 
 def _line(name: str, speeds: dict[str, list[list[float]]]) -> list[str]:

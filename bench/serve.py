@@ -1,13 +1,14 @@
-"""Compare servers under load: `python -m bench.serve [--quick] [--json] [--plot PATH]`.
+"""Compare servers under load: `python -m bench.serve [--model smollm2] [--quick] [--json] [--plot PATH]`.
 
-GPT-2 of 124 million parameters (random weights, so nothing is downloaded), prompts of about 12 tokens, 64 new ones,
-sampled. Each server is a process of its own, asked over HTTP from another one: the recipe's app, transformers and
-CTranslate2 behind micro-batches, llama.cpp's server if there is one, and this project's service; and without HTTP the
-service's engine and CTranslate2.
+GPT-2 of 124 million parameters (random weights, so nothing is downloaded) or another base, prompts of about 12 tokens,
+64 new ones, sampled. Each server is a process of its own, asked over HTTP from another one: the recipe's app,
+transformers and CTranslate2 behind micro-batches (GPT-2 alone), llama.cpp's server if there is one, and this project's
+service; and without HTTP the service's engine and CTranslate2.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from bench import harness, serve_report
@@ -28,12 +29,14 @@ QUICK = Size("tiny", tokens=8, waves=1, min_requests=2, seconds=1)
 def main() -> None:
     """Measure and publish."""
     parser = harness.arguments()
+    parser.add_argument("--model", default=FULL.model, help="gpt2, or a base as in params.yaml (default: %(default)s)")
     parser.add_argument("--clients", default=CLIENTS, help=f"numbers of clients at a time (default: {CLIENTS})")
     parser.add_argument("--only", metavar="NAMES", help="servers and engines, separated by ';' (default: all)")
     parser.add_argument("--plot", type=Path, metavar="PATH", help="write the curves there, as SVG")
     arguments = parser.parse_args()
     clients = [1, 2] if arguments.quick else [int(number) for number in arguments.clients.split(",")]
-    size, rounds, shares = (QUICK, 1, SHARES[:1]) if arguments.quick else (FULL, arguments.rounds, SHARES)
+    full = replace(FULL, model=arguments.model)
+    size, rounds, shares = (QUICK, 1, SHARES[:1]) if arguments.quick else (full, arguments.rounds, SHARES)
     names = arguments.only.split(";") if arguments.only else [*servers(), *BARE]
     model = harness.run(harness.Variant("the model", ["-m", "bench.servers", "model", size.model], environment=QUIET))
     folder = Path(model.output.splitlines()[-1])

@@ -30,6 +30,7 @@ from bench.micro_batches import (
     Request,
     WriteBatch,
 )
+from pipeline.base import import_base
 from pipeline.command import arg_parser, echo, run
 
 STARTER = harness.ROOT / "starter"
@@ -52,15 +53,23 @@ class Body(BaseModel):
 
 
 def make_model(name: str) -> Path:
-    """Return the folder of a GPT-2 with random weights (seed 0) and the starter's tokenizer; it is made once.
+    """Return the folder of a model, which is made once.
 
-    CTranslate2's form of it is in its folder CONVERTED.
+    Those of MODELS are GPT-2s with random weights (seed 0) and the starter's tokenizer, and CTranslate2's form of them
+    in the folder CONVERTED; any other name is a base as in params.yaml, or a folder.
     """
+    if Path(name).is_dir():
+        return Path(name)
     folder = harness.cache_folder() / f"{name}-{'-'.join(metadata.version(library) for library in MODEL_LIBRARIES)}"
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             unfinished = Path(scratch) / "model"
-            _write_model(unfinished, MODELS[name])
+            if name in MODELS:
+                _write_model(unfinished, MODELS[name])
+            else:
+                import_base(name, unfinished, "causal_lm")
+            data = hashlib.sha256(b"no data").hexdigest()
+            (unfinished / "manifest.json").write_text(json.dumps({"data": data}), encoding="utf-8")
             unfinished.rename(folder)
     return folder
 
@@ -79,8 +88,6 @@ def _write_model(folder: Path, sizes: dict[str, int]) -> None:
     fill_vocabulary(tokenizer["model"]["vocab"], model.config.vocab_size)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer_config.json").write_bytes((STARTER / "tokenizer_config.json").read_bytes())
-    data = hashlib.sha256(b"random weights").hexdigest()
-    (folder / "manifest.json").write_text(json.dumps({"data": data}), encoding="utf-8")
     TransformersConverter(str(folder)).convert(str(folder / CONVERTED), quantization="int8")
 
 
@@ -96,11 +103,11 @@ def fill_vocabulary(vocabulary: dict[str, int], size: int) -> None:
 def recipe(folder: Path) -> FastAPI:
     """Return the recipe's app: transformers' generate in float32, in the handler itself, one request at a time."""
     import torch
-    from transformers import GPT2LMHeadModel, GPT2TokenizerFast
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = GPT2TokenizerFast.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model = GPT2LMHeadModel.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
     ).eval()
     app = FastAPI()
 

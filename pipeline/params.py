@@ -289,7 +289,7 @@ class Watch(Section):
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
-    engine: Literal["auto", "int8", "batched", "ctranslate2", "transformers", "vllm"]
+    engine: Literal["auto", "int8", "batched", "ctranslate2", "openvino", "transformers", "vllm"]
     serve_candidate: bool
     max_prompt_characters: Count
     max_body_bytes: Count

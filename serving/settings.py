@@ -17,7 +17,7 @@ ROOT = Path(__file__).absolute().parent.parent  # of the checkout, or of the ben
 class EngineSettings:
     """Which engine runs a model, and what it needs to know."""
 
-    name: str  # auto, int8, batched, ctranslate2, transformers or vllm
+    name: str  # as in params.yaml
     max_concurrency: int
     timeout: float  # seconds for a whole request
     cache: Path  # where comparisons and converted models are kept; it need not exist

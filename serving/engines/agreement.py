@@ -228,7 +228,7 @@ class ComparableRunner:
 def _fingerprint(sources: Sequence[str]) -> str:
     """Return 12 hex digits of everything but the model that a comparison depends on."""
     parts = [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
-    for library in ("torch", "transformers", "ctranslate2"):
+    for library in ("torch", "transformers", "ctranslate2", "openvino"):
         try:
             parts.append(version(library))
         except PackageNotFoundError:

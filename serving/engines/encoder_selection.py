@@ -3,6 +3,7 @@
 import functools
 import logging
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -19,10 +20,11 @@ def make(
 ) -> EncoderEngine:
     """Return an engine with the model in `folder`; for the other arguments see `EncoderEngine`.
 
-    `auto` takes the fastest that is correct: int8 on a CPU where it supports the model and agrees with the reference,
-    else transformers. Raises EngineError where an engine requested by name cannot run the model or drifts.
+    `auto` takes the fastest that is correct: on a CPU OpenVINO where it is installed and the processor has AMX, else
+    int8, where they support the model and agree with the reference; else transformers. Raises EngineError where an
+    engine requested by name cannot run the model or drifts.
     """
-    makers = {"auto": _fastest, "int8": _int8, "transformers": _transformers}
+    makers = {"auto": _fastest, "openvino": _openvino, "int8": _int8, "transformers": _transformers}
     if settings.name not in makers:
         raise EngineError(
             f"service.engine is {settings.name}, which runs no models of this task; expected one of {', '.join(makers)}"
@@ -32,14 +34,35 @@ def make(
 
 
 def _fastest(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
-    if not torch.cuda.is_available():
+    makers = {} if torch.cuda.is_available() else {"openvino": _fast_openvino, "int8": _int8}
+    for name, make_runner in makers.items():
         try:
-            return _int8(folder, auto_class, settings)
+            return make_runner(folder, auto_class, settings)
         except EngineError as error:
-            logger.info("%s; using transformers", error)
+            logger.info("%s; using the next one", error)
         except Exception as error:
-            logger.warning("int8 failed to load this model (%s: %s); using transformers", type(error).__name__, error)
+            logger.warning(
+                "%s failed to load this model (%s: %s); using the next one", name, type(error).__name__, error
+            )
     return _transformers(folder, auto_class, settings)
+
+
+def _fast_openvino(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
+    from serving.engines import encoder_openvino
+
+    if not encoder_openvino.is_fast():
+        raise EngineError("the engine openvino is not the fastest here: this processor has no AMX")
+    return _openvino(folder, auto_class, settings)
+
+
+def _openvino(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
+    from serving.engines import encoder_openvino
+
+    if reason := encoder_openvino.unsupported_reason():
+        raise EngineError(f"the engine openvino cannot run this model: {reason}")
+    return _compared(
+        folder, auto_class, settings, encoder_openvino.OpenVinoEncoder(folder, auto_class), encoder_openvino
+    )
 
 
 def _transformers(folder: Path, auto_class: str, _: EngineSettings) -> EncoderRunner:
@@ -49,13 +72,21 @@ def _transformers(folder: Path, auto_class: str, _: EngineSettings) -> EncoderRu
 
 
 def _int8(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
-    from serving.engines import decoder_layers, encoder_agreement, encoder_int8, encoder_transformers, onednn
+    from serving.engines import decoder_layers, encoder_int8, onednn
 
     if reason := encoder_int8.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
     runner = encoder_int8.Int8Encoder(folder, auto_class)
-    modules = (decoder_layers, encoder_agreement, encoder_int8, encoder_transformers, onednn)
-    sources = tuple(str(module.__file__) for module in modules)
+    return _compared(folder, auto_class, settings, runner, decoder_layers, encoder_int8, onednn)
+
+
+def _compared(
+    folder: Path, auto_class: str, settings: EngineSettings, runner: EncoderRunner, *modules: ModuleType
+) -> EncoderRunner:
+    """Return `runner`, which `modules` define, if it agrees with the reference; raises EngineError."""
+    from serving.engines import encoder_agreement, encoder_transformers
+
+    sources = tuple(str(module.__file__) for module in (*modules, encoder_agreement, encoder_transformers))
     compare = functools.partial(encoder_agreement.compare, auto_class=auto_class)
     require_agreement(folder, EngineUnderTest(runner.name, sources, lambda: runner, compare), settings.cache)
     return runner

@@ -32,11 +32,13 @@ class TransformersEncoder:
         self._first_position = _first_position(self._model)
         positions: int = getattr(self.config, "max_position_embeddings", sys.maxsize)
         self.positions = positions - self._first_position
+        self._device = self._model.device
         self._has_types = "token_type_ids" in load_tokenizer(folder).model_input_names
+        self._input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if self._has_types else [])]
         self._padding: int = self.config.pad_token_id or 0
         self._is_masked = auto_class == "AutoModelForMaskedLM"
         logits_per_token = self.config.vocab_size if self._is_masked else 1
-        self.batch_tokens = min(_BATCH_TOKENS[self._model.device.type], max(1, _LOGITS_AT_ONCE // logits_per_token))
+        self.batch_tokens = min(_BATCH_TOKENS[self._device.type], max(1, _LOGITS_AT_ONCE // logits_per_token))
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[Encoded]) -> list[Logits]:
@@ -52,27 +54,28 @@ class TransformersEncoder:
     def _padded_length(self, tokens: int) -> int:
         """Return the length to which a text is padded: on a CPU an eighth more at most, on a GPU a power of 2."""
         power = 1 << (tokens - 1).bit_length()
-        step = max(_MULTIPLE, power if self._model.device.type == "cuda" else power // 8)
+        step = max(_MULTIPLE, power if self._device.type == "cuda" else power // 8)
         return max(tokens, min(-(-tokens // step) * step, self.positions))
 
     def _read(self, length: int, texts: Sequence[Encoded]) -> list[Logits]:
         """Return the logits of texts, padded to `length`."""
-        inputs = {
-            "input_ids": torch.full((len(texts), length), self._padding),  # (texts, tokens)
-            "attention_mask": torch.zeros((len(texts), length), dtype=torch.long),
-        }
-        if self._has_types:
-            inputs["token_type_ids"] = torch.zeros((len(texts), length), dtype=torch.long)
+        inputs = {name: torch.zeros((len(texts), length), dtype=torch.long) for name in self._input_names}
+        inputs["input_ids"].fill_(self._padding)  # (texts, tokens)
         for row, text in enumerate(texts):
             size = len(text.ids)
             inputs["input_ids"][row, :size] = torch.tensor(text.ids)
             inputs["attention_mask"][row, :size] = 1
             if self._has_types:
                 inputs["token_type_ids"][row, :size] = torch.tensor(text.type_ids)
-        logits = self._model(**{name: value.to(self._model.device) for name, value in inputs.items()}).logits
+        logits = self._logits_of(inputs)
         if self._is_masked:  # (texts, tokens, vocabulary)
             return [logits[row, list(text.masks)].float().cpu().numpy() for row, text in enumerate(texts)]
         return list(logits.float().cpu().numpy())
+
+    def _logits_of(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the model's logits for inputs of (texts, tokens)."""
+        logits: torch.Tensor = self._model(**{name: value.to(self._device) for name, value in inputs.items()}).logits
+        return logits
 
 
 def _load(folder: Path, auto_class: str) -> PreTrainedModel:
