@@ -26,11 +26,6 @@ def unsupported_reason() -> str:
     return "it runs on CPUs, and there is a GPU" if torch.cuda.is_available() else ""
 
 
-def is_fast() -> bool:
-    """Return whether this processor multiplies matrices of bfloat16 (AMX), which OpenVINO then uses."""
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
 class OpenVinoEncoder(TransformersEncoder):
     """An `EncoderRunner` by OpenVINO."""
 

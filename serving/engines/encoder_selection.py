@@ -48,9 +48,9 @@ def _fastest(folder: Path, auto_class: str, settings: EngineSettings) -> Encoder
 
 
 def _fast_openvino(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
-    from serving.engines import encoder_openvino
+    from serving.engines import onednn
 
-    if not encoder_openvino.is_fast():
+    if not onednn.has_amx():
         raise EngineError("the engine openvino is not the fastest here: this processor has no AMX")
     return _openvino(folder, auto_class, settings)
 

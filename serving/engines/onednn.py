@@ -1,6 +1,6 @@
 """Matrix products of 8-bit integers by oneDNN, through torch's internal operators.
 
-This module alone uses their names (`torch.ops.onednn.*`, `torch.cpu._is_vnni_supported`);
+This module alone uses their names (`torch.ops.onednn.*`, `torch.cpu._is_*`);
 tests/serving/engines/test_onednn.py checks each one.
 """
 
@@ -8,6 +8,7 @@ import torch
 
 _MIN_SCALE = 1e-12  # in place of 0 as a divisor
 _MIDPOINT = torch.tensor(128.5)  # of the unsigned 8-bit integers, plus a half to round by
+_MIDPOINT_16 = torch.tensor(257 * 128.0 + 0.5)  # likewise, of two bytes
 
 _qlinear = torch.ops.onednn.qlinear_pointwise.default  # looked up once
 
@@ -15,6 +16,11 @@ _qlinear = torch.ops.onednn.qlinear_pointwise.default  # looked up once
 def is_supported() -> bool:
     """Return whether this processor has instructions for products of 8-bit integers (AVX-512 VNNI)."""
     return bool(torch.backends.mkldnn.enabled and torch.cpu._is_vnni_supported())
+
+
+def has_amx() -> bool:
+    """Return whether this processor multiplies tiles of matrices (AMX), also of bfloat16."""
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 class Int8Linear:
@@ -43,26 +49,29 @@ class Int8Linear:
         return self._product(torch.add(_MIDPOINT, x * scale.reciprocal(), alpha=127).to(torch.uint8), scale)
 
     def _product(self, rounded: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        product = _qlinear(
+        return self._scaled(self._multiplied(rounded), scale)
+
+    def _multiplied(self, rounded: torch.Tensor) -> torch.Tensor:
+        """Return (rows, out) for rows of unsigned integers around 128, before their scales."""
+        product: torch.Tensor = _qlinear(
             rounded, 1.0, 0, self._weight, self._scale, self._zero, self._shift, 1.0, 0, torch.float32, "none", [], ""
         )
+        return product
+
+    def _scaled(self, product: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         return product.mul_(scale) if self._bias is None else torch.addcmul(self._bias, product, scale)
 
 
 class TwoTermInt8Linear(Int8Linear):
-    """`Int8Linear` with each row of x as a sum of two terms of 8 bits, for rows with outliers next to small numbers.
+    """`Int8Linear` with each row of x rounded to 16 bits, for rows with outliers next to small numbers.
 
-    The terms are rows of one product, which reads the weights once.
+    The upper and the lower bytes are rows of one product, which reads the weights once.
     """
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Return (rows, out) for `x`, (rows, in)."""
         scale = x.abs().amax(dim=-1, keepdim=True).clamp_(min=_MIN_SCALE)
-        first = torch.addcdiv(_MIDPOINT, x, scale, value=127).floor_()
-        rest = x - (first - 128).mul_(scale / 127)  # at most half a step of the first term
-        rest_scale = scale / 254
-        second = torch.addcdiv(_MIDPOINT, rest, rest_scale, value=127).clamp_(0, 255)
-        rounded = torch.cat([first, second]).to(torch.uint8)
-        of_first, of_second = self._product(rounded, torch.cat([scale, rest_scale])).chunk(2)
-        sums = of_first.add_(of_second)
-        return sums if self._bias is None else sums.sub_(self._bias)  # which is in both
+        # 257 x 127 = 32,639 steps to either side, so that both bytes lie around 128.
+        whole = torch.addcdiv(_MIDPOINT_16, x, scale, value=32639).to(torch.int32)
+        upper, lower = self._multiplied(torch.cat([whole >> 8, whole]).to(torch.uint8)).chunk(2)
+        return self._scaled(lower.add_(upper, alpha=256), scale / 257)

@@ -40,7 +40,8 @@ def test_a_model_that_there_is_not_is_named() -> None:
         train.chosen("t5,gpt3")
 
 
-@pytest.mark.parametrize("name", MODELS)
+# The starter takes the way of gpt2, and is not made smaller.
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.slow] * (one == "starter")) for one in MODELS])
 def test_the_stage_and_the_peer_reach_the_same_loss(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = tiny(name, tmp_path)
     monkeypatch.setattr(trainers, "DROPOUT", 0.0)  # its masks differ

@@ -200,16 +200,6 @@ def test_nights_of_a_project(nights: Nights) -> None:
     second = nights.champion()
     assert second != first
 
-    # A broken CSV: the run fails with the file, the line and the mend; the champion stays.
-    broken = nights.clone.folder / "data" / "mine.csv"
-    good = broken.read_bytes()
-    broken.write_bytes(good + b'9999,"a text that nobody closed\n')
-    name, message = nights.ran()
-    assert name == "Failed"
-    assert message.startswith("validate: data/mine.csv, line 602: ")
-    assert nights.champion() == second
-    broken.write_bytes(good)
-
     # A worse candidate is refused, with the sentence; the override is gone afterwards.
     name, message = nights.ran(overrides={"finetune.learning_rate": 1e-6}, reason="a try")
     assert (name, "Worse than the champion" in message) == ("NotPromoted", True), message

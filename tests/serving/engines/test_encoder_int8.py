@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, GPT2Config
 
-from serving.engines import encoder_agreement, encoder_int8, encoder_openvino, encoder_selection
+from serving.engines import encoder_agreement, encoder_int8, encoder_selection, onednn
 from serving.engines.agreement import Agreement
 from serving.engines.encoder import Encoded
 from serving.engines.encoder_int8 import Int8Encoder
@@ -39,7 +39,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ENGINES_DIR", str(tmp_path / "engines"))
-    monkeypatch.setattr(encoder_openvino, "is_fast", lambda: False)
+    monkeypatch.setattr(onednn, "has_amx", lambda: False)
     return tmp_path / "engines"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serving.engines import encoder_agreement, encoder_int8, encoder_openvino, encoder_selection
+from serving.engines import encoder_agreement, encoder_int8, encoder_openvino, encoder_selection, onednn
 from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.protocol import EngineError
 from tests.serving.conftest import engine_settings
@@ -57,7 +57,7 @@ def test_loading_it_imports_no_telemetry(folders: dict[str, Path]) -> None:
 def test_auto_takes_it_where_the_processor_multiplies_bfloat16(
     folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_amx: bool
 ) -> None:
-    monkeypatch.setattr(encoder_openvino, "is_fast", lambda: has_amx)
+    monkeypatch.setattr(onednn, "has_amx", lambda: has_amx)
     monkeypatch.setenv("MODEL_DIR", str(folders["classifier"]))
     other = "transformers" if encoder_int8.unsupported_reason(folders["classifier"]) else "int8"
     with client_of("classify", tmp_path, engine="auto") as client:

@@ -13,8 +13,9 @@ def supported() -> None:
         pytest.skip("this processor has no AVX-512 VNNI")
 
 
-def test_is_vnni_supported_returns_a_bool() -> None:
+def test_what_a_processor_supports_is_a_bool() -> None:
     assert isinstance(torch.cpu._is_vnni_supported(), bool)
+    assert isinstance(torch.cpu._is_amx_tile_supported(), bool)
 
 
 def test_qlinear_prepack_takes_int8_weights(supported: None) -> None:

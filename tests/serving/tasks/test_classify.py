@@ -182,7 +182,9 @@ def test_decisions_follow_thresholds_and_costs() -> None:
 
 
 def test_another_engine_than_the_encoders_is_refused_by_name(folder: Path) -> None:
-    with pytest.raises(EngineError, match=r"service\.engine is vllm, .* expected one of auto, openvino, int8, transformers"):
+    with pytest.raises(
+        EngineError, match=r"service\.engine is vllm, .* expected one of auto, openvino, int8, transformers"
+    ):
         tasks.model_kind("classify", engine_settings("vllm")).make_engine(folder)
 
 
