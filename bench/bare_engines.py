@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 from bench import load
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 SERVICE_ENGINES = {FRESH: "auto", "int8": "int8", "batched": "batched", "transformers": "transformers"}
 ENGINES = (*SERVICE_ENGINES, "CTranslate2")
+PROMPTS = 1000  # with beginnings: more than are asked for, since what was read twice is not read again
 
 
 def main() -> None:
@@ -36,17 +38,30 @@ def main() -> None:
     parser.add_argument("tokens", type=int, help="of each text")
     parser.add_argument("waves", type=int, help="texts for each client")
     parser.add_argument("clients", type=int, nargs="+", help="numbers of texts at a time")
+    parser.add_argument("--beginning", type=int, default=0, help="tokens before each prompt (default: %(default)s)")
+    parser.add_argument("--shared", action="store_true", help="the same ones before all prompts")
     arguments = parser.parse_args()
     sizes = (arguments.folder, arguments.tokens, arguments.waves, arguments.clients)
     if name := SERVICE_ENGINES.get(arguments.engine):
-        results = asyncio.run(service_engine(name, *sizes))
+        prompts = tokenized_prompts(arguments.folder)
+        if arguments.beginning:
+            prompts = with_beginnings(prompts, arguments.beginning, arguments.shared)
+        results = asyncio.run(service_engine(name, prompts, *sizes))
     else:
         results = ctranslate2(*sizes)
     echo("\n" + json.dumps([asdict(result) for result in results]))
 
 
+def with_beginnings(prompts: Sequence[list[int]], tokens: int, shared: bool) -> list[list[int]]:
+    """Return PROMPTS prompts that begin with so many random tokens: the same ones, or each its own."""
+    random = Random(0)
+    words = sorted({token for prompt in prompts for token in prompt})
+    beginnings = [random.choices(words, k=tokens) for _ in range(1 if shared else PROMPTS)]
+    return [[*beginnings[at % len(beginnings)], *prompts[at % len(prompts)]] for at in range(PROMPTS)]
+
+
 async def service_engine(
-    name: str, folder: Path, tokens: int, waves: int, clients: Sequence[int]
+    name: str, prompts: Sequence[Sequence[int]], folder: Path, tokens: int, waves: int, clients: Sequence[int]
 ) -> list[load.LoadResult]:
     """Return the figures of an engine of the service behind its scheduler; `name` is as in params.yaml."""
     from serving import settings
@@ -54,7 +69,7 @@ async def service_engine(
 
     engine_settings = settings.engine_settings(settings.load(settings.ROOT), settings.ROOT)
     engine = selection.make(folder, replace(engine_settings, name=name))
-    results = await drive(engine, tokenized_prompts(folder), tokens, waves, clients)
+    results = await drive(engine, prompts, tokens, waves, clients)
     await asyncio.to_thread(engine.close)
     return results
 

@@ -24,6 +24,12 @@ def main() -> None:
     parser = harness.arguments()
     parser.add_argument("--base", default="smollm2", help="as in params.yaml (default: smollm2)")
     parser.add_argument("--engines", default=ENGINES, help=f"of {', '.join(SERVICE_ENGINES)} (default: {ENGINES})")
+    parser.add_argument(
+        "--beginning",
+        type=int,
+        metavar="TOKENS",
+        help="the first engine alone, with prompts that begin with so many tokens: shared ones, or each its own",
+    )
     parser.add_argument("--clients", default=CLIENTS, help=f"numbers of texts at a time (default: {CLIENTS})")
     arguments = parser.parse_args()
     tokens, waves, rounds = (QUICK_TOKENS, 1, 1) if arguments.quick else (TOKENS, WAVES, arguments.rounds)
@@ -31,9 +37,12 @@ def main() -> None:
     folder = make_model(arguments.base)
     numbers = [str(number) for number in (tokens, waves, *clients)]
     environment = QUIET | engine_environment(folder)
+    ways = {name: [name, str(folder), *numbers] for name in engines}
+    if arguments.beginning:
+        own = [engines[0], str(folder), *numbers, "--beginning", str(arguments.beginning)]
+        ways = {"a shared beginning": [*own, "--shared"], "beginnings of their own": own}
     variants = [
-        harness.Variant(name, ["-m", "bench.bare_engines", name, str(folder), *numbers], environment=environment)
-        for name in engines
+        harness.Variant(name, ["-m", "bench.bare_engines", *way], environment=environment) for name, way in ways.items()
     ]
     speeds: dict[str, list[list[float]]] = {}  # by engine, round and number of texts: tokens a second
     for name, runs in harness.in_turns(variants, rounds).items():
@@ -41,8 +50,8 @@ def main() -> None:
     rows = []
     for at, count in enumerate(clients):
         figures = {name: [speed[at] for speed in of_engine] for name, of_engine in speeds.items()}
-        rows += harness.compare(figures, f"{count} at a time", "tokens/s", engines[-1])
-    table = harness.table(["", *map(str, clients)], [_line(name, speeds) for name in engines])
+        rows += harness.compare(figures, f"{count} at a time", "tokens/s", list(ways)[-1])
+    table = harness.table(["", *map(str, clients)], [_line(name, speeds) for name in ways])
     title = f"{arguments.base}, {tokens} tokens a text, rounds: {rounds}; medians of tokens a second by texts at a time"
     harness.publish("engines", f"{title}\n\n{table}", rows, LIBRARIES, arguments.json)
 

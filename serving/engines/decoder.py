@@ -14,6 +14,7 @@ from serving.engines.decoder_layers import MakeLinear, RotaryTable, Weights
 from serving.engines.decoder_spec import UnsupportedModelError, read_spec
 from serving.engines.kv_cache import DecodeGroup, KVCache, PrefillGroup, Slot, attention_groups
 from serving.engines.onednn import Int8Linear, TwoTermInt8Linear
+from serving.engines.prefix_cache import PrefixCache
 from serving.engines.transformers import load_tokenizer
 
 
@@ -52,10 +53,15 @@ class DecoderRunner:
         self._rotary = RotaryTable(spec.rotary, spec.context) if spec.rotary else None
         self._head = weights.head()
         self._cache = KVCache((spec.layers, spec.key_value_heads, spec.head_dim), spec.context, spec.window)
+        self._beginnings = PrefixCache(self.prefill_tokens)
 
     def open(self, length: int) -> Slot:
         """Return a slot; see `ModelRunner.open`."""
         return self._cache.open(length)
+
+    def recall(self, slot: Slot, prompt: Sequence[int]) -> int:
+        """Fill a new slot with what is kept of a prompt's beginning; see `ModelRunner`."""
+        return self._beginnings.recall(slot, prompt)
 
     def close(self, slot: Slot) -> None:
         """Free a slot; see `ModelRunner.close`."""
@@ -84,8 +90,9 @@ class DecoderRunner:
         if len(ends) < len(x):
             x = x[ends]
         logits = self._head(self._final_norm(x))
-        for slot, length in zip(slots, lengths, strict=True):
-            slot.read += length
+        for slot, chunk in zip(slots, tokens, strict=True):
+            self._beginnings.note(slot, chunk)
+            slot.read += len(chunk)
         return logits
 
     def _embed(self, ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import psutil
 import torch
@@ -71,6 +72,12 @@ class Slot:
     pool: KVCachePool
     at: int
     read: int = 0  # tokens in the cache
+    beginning: Any = None  # the key of what was read in whole chunks, see `PrefixCache`; None after anything else
+
+    def keys_and_values(self, tokens: int) -> torch.Tensor:
+        """Return those of the next `tokens` tokens, (layers, 2, heads of keys, tokens, head_dim), as a view."""
+        assert self.pool.cache is not None
+        return self.pool.cache[:, :, self.at, :, self.read : self.read + tokens]
 
     @property
     def is_long(self) -> bool:

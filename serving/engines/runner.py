@@ -12,7 +12,8 @@ class ModelRunner(Protocol):
 
     The logits of a sequence must not depend on what else is in the batch, but for rounding on a GPU. A step that raised
     may be repeated. A runner that keeps its logits on another device also has `sample`, with the arguments and the
-    result of `serving.engines.sampling.sample`.
+    result of `serving.engines.sampling.sample`. One that keeps what prompts begin with has `recall(slot, prompt)`: it
+    fills a new slot with what it has of the prompt's beginning, and returns how many tokens that are.
     """
 
     name: str

@@ -159,6 +159,8 @@ class Scheduler:
             if not sequence.stream.cancelled:
                 try:
                     sequence.slot = self._runner.open(sequence.length)
+                    if recall := getattr(self._runner, "recall", None):
+                        del sequence.unread[: recall(sequence.slot, sequence.unread)]
                 except MemoryError:
                     if self._open:
                         return  # until other sequences have freed their slots

@@ -151,3 +151,52 @@ def test_names_without_the_models_prefix_are_read_too(tmp_path: Path, text: list
     slots = runner.open(64), other.open(64)
     assert torch.equal(runner.step([slots[0]], [text]), other.step([slots[1]], [text]))
     runner.close(slots[0])
+
+
+def test_a_beginning_that_was_read_twice_is_recalled_with_the_bits_of_reading_it(runner: DecoderRunner) -> None:
+    chance = random.Random(0)
+    chunk = runner.prefill_tokens
+    beginning = [chance.randrange(500) for _ in range(chunk)]
+    prompts = [[*beginning, *(chance.randrange(500) for _ in range(9))] for _ in range(3)]
+
+    def read(prompt: list[int]) -> tuple[int, torch.Tensor]:
+        slot = runner.open(256)
+        recalled = runner.recall(slot, prompt)
+        if not recalled:
+            runner.step([slot], [prompt[:chunk]])
+        logits = [runner.step([slot], [prompt[chunk:]]), runner.step([slot], [[7]])]
+        runner.close(slot)
+        return recalled, torch.stack(logits)
+
+    fresh = DecoderRunner(STARTER)
+    first, second, third = (read(prompt) for prompt in prompts)
+    assert [recalled for recalled, _ in (first, second, third)] == [0, 0, chunk]
+    slot = fresh.open(256)
+    fresh.step([slot], [prompts[2][:chunk]])
+    expected = torch.stack([fresh.step([slot], [prompts[2][chunk:]]), fresh.step([slot], [[7]])])
+    assert torch.equal(third[1], expected)
+    other = runner.open(256)  # the beginning alone: its last token must be read, for the logits
+    assert runner.recall(other, beginning) == 0
+    assert runner.recall(other, [beginning[0] + 1, *prompts[2][1:]]) == 0
+    runner.close(other)
+
+
+def test_texts_with_a_shared_beginning_are_those_without_a_cache() -> None:
+    chance = random.Random(1)
+    shared = [chance.randrange(500) for _ in range(150)]
+    prompts = [[*shared, *(chance.randrange(500) for _ in range(5))] for _ in range(6)]
+
+    async def texts(concurrent: int) -> list[list[int]]:
+        engine = Scheduler(lambda: DecoderRunner(STARTER), 8)
+        written: list[list[int]] = []
+        for at in range(0, len(prompts), concurrent):
+            streams = [
+                engine.submit(one, Sampling(12, 0.8, 0.95, 50, 1.0, seed=3)) for one in prompts[at : at + concurrent]
+            ]
+            written += [[token.id async for token in stream] for stream in streams]
+        await asyncio.to_thread(engine.close)
+        return written
+
+    assert asyncio.run(texts(6)) == asyncio.run(
+        texts(1)
+    )  # all at once: nothing was read before; one by one: from the cache
