@@ -29,7 +29,7 @@ from tests.sockets import ports
 pytestmark = pytest.mark.integration
 
 SERVING = REPOSITORY / "serving"
-OPTIONAL = {"ctranslate2", "vllm"}  # engines that are taken where somebody installed them
+OPTIONAL = {"ctranslate2", "openvino", "vllm"}  # engines that are taken where somebody installed them
 PAUSE = """
 import os, pathlib, time
 pathlib.Path(os.environ["STARTED"]).write_text(str(os.getpid()))
