@@ -68,14 +68,14 @@ def _transformers(folder: Path, settings: EngineSettings) -> Engine:
 
 
 def _int8(folder: Path, settings: EngineSettings) -> Engine:
-    from serving.engines import decoder, decoder_layers, decoder_spec, kv_cache, onednn
+    from serving.engines import decoder, decoder_layers, decoder_spec, kv_cache, onednn, prefix_cache
 
     if reason := decoder.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
 
     def make_runner() -> ModelRunner:
         runner = decoder.DecoderRunner(folder)
-        modules = (decoder, decoder_layers, decoder_spec, kv_cache, onednn)
+        modules = (decoder, decoder_layers, decoder_spec, kv_cache, onednn, prefix_cache)
         under_test = EngineUnderTest(
             runner.name, tuple(str(module.__file__) for module in modules), lambda: ComparableRunner(runner)
         )

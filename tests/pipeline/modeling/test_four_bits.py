@@ -1,4 +1,4 @@
-"""Frozen weights in 4 bits: an eighth of the memory, adapters learn beside them, and the merged model is plain."""
+"""Frozen weights in 4 bits take an eighth of the memory; adapters are trained, and the merged model is plain."""
 
 import copy
 import sys
@@ -43,7 +43,7 @@ def loss_of(model: PreTrainedModel) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_adapters_learn_beside_four_bits_and_merge_to_the_plain_model_that_was_trained(name: str) -> None:
+def test_adapters_learn_next_to_four_bits_and_merge_to_the_plain_model_that_was_trained(name: str) -> None:
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     base = BASES[name]()

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM
 
+from serving.engines import prefix_cache
 from serving.engines.decoder import DecoderRunner, unsupported_reason
 from serving.engines.protocol import Sampling
 from serving.engines.scheduler import Scheduler
@@ -179,6 +180,25 @@ def test_a_beginning_that_was_read_twice_is_recalled_with_the_bits_of_reading_it
     assert runner.recall(other, beginning) == 0
     assert runner.recall(other, [beginning[0] + 1, *prompts[2][1:]]) == 0
     runner.close(other)
+
+
+def test_beginnings_that_were_used_least_recently_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = DecoderRunner(STARTER)
+    chunk = runner.prefill_tokens
+    prompts = [[token] * (chunk + 1) for token in (5, 6)]
+
+    def recalled(prompt: list[int]) -> int:
+        slot = runner.open(chunk + 1)
+        tokens = runner.recall(slot, prompt)
+        runner.step([slot], [prompt[tokens : tokens + chunk]])
+        runner.close(slot)
+        return tokens
+
+    assert [recalled(prompts[0]) for _ in range(3)] == [0, 0, chunk]
+    [block] = runner._beginnings._kept.values()
+    monkeypatch.setattr(prefix_cache, "_KEPT_BYTES", block.nbytes)  # of one
+    assert [recalled(prompts[1]) for _ in range(3)] == [0, 0, chunk]
+    assert recalled(prompts[0]) == 0
 
 
 def test_texts_with_a_shared_beginning_are_those_without_a_cache() -> None:

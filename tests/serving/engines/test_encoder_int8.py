@@ -9,7 +9,7 @@ from transformers import AutoConfig, GPT2Config
 
 from serving.engines import encoder_agreement, encoder_int8, encoder_selection, onednn
 from serving.engines.agreement import Agreement
-from serving.engines.encoder import Encoded
+from serving.engines.encoder import Encoded, EncoderRunner
 from serving.engines.encoder_int8 import Int8Encoder
 from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.protocol import EngineError
@@ -57,20 +57,25 @@ def some_texts(count: int) -> list[Encoded]:
     return texts
 
 
+def check_in_any_company(runner: EncoderRunner, reference: EncoderRunner, error: float) -> None:
+    """Check that texts have the same bits alone and in any order, and a mean error below a share of their spread."""
+    texts = some_texts(40)
+    expected = reference.logits(texts)
+    together = runner.logits(texts)
+    for at, (text, joint, one) in enumerate(zip(texts, together, expected, strict=True)):
+        np.testing.assert_array_equal(runner.logits([text])[0], joint)
+        np.testing.assert_array_equal(runner.logits([*texts[at:], *texts[:at]])[0], joint)
+        assert joint.shape == one.shape
+    joined, expected_rows = (np.concatenate([np.atleast_2d(one) for one in all_]) for all_ in (together, expected))
+    assert np.abs(joined - expected_rows).mean() < error * expected_rows.std()
+
+
 @pytest.mark.parametrize("name", [*KINDS, "scorer", "masked"])
 def test_a_text_has_the_same_bits_alone_and_in_any_company_close_to_float32s(
     folders: dict[str, Path], name: str
 ) -> None:
     runner = Int8Encoder(folders[name], class_of(name))
-    texts = some_texts(40)
-    reference = TransformersEncoder(folders[name], class_of(name)).logits(texts)
-    together = runner.logits(texts)
-    for at, (text, joint, expected) in enumerate(zip(texts, together, reference, strict=True)):
-        np.testing.assert_array_equal(runner.logits([text])[0], joint)
-        np.testing.assert_array_equal(runner.logits([*texts[at:], *texts[:at]])[0], joint)
-        assert joint.shape == expected.shape
-    joined, expected_rows = (np.concatenate([np.atleast_2d(one) for one in all_]) for all_ in (together, reference))
-    assert np.abs(joined - expected_rows).mean() < 0.05 * expected_rows.std()
+    check_in_any_company(runner, TransformersEncoder(folders[name], class_of(name)), error=0.05)
 
 
 def compared(folder: Path, auto_class: str = CLASSIFIER, change: Any = None) -> Agreement:

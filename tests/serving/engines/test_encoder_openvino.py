@@ -3,14 +3,13 @@
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from serving.engines import encoder_agreement, encoder_int8, encoder_openvino, encoder_selection, onednn
 from serving.engines.encoder_transformers import TransformersEncoder
 from serving.engines.protocol import EngineError
 from tests.serving.conftest import engine_settings
-from tests.serving.engines.test_encoder_int8 import CLASSIFIER, class_of, some_texts
+from tests.serving.engines.test_encoder_int8 import CLASSIFIER, check_in_any_company, class_of
 from tests.serving.tasks.encoders import client_of, make_encoder
 
 pytest.importorskip("openvino")
@@ -37,15 +36,7 @@ def test_a_text_has_the_same_bits_alone_and_in_any_company_close_to_float32s(
     folders: dict[str, Path], name: str
 ) -> None:
     runner = encoder_openvino.OpenVinoEncoder(folders[name], class_of(name))
-    texts = some_texts(30)
-    reference = TransformersEncoder(folders[name], class_of(name)).logits(texts)
-    together = runner.logits(texts)
-    for at, (text, joint, expected) in enumerate(zip(texts, together, reference, strict=True)):
-        np.testing.assert_array_equal(runner.logits([text])[0], joint)
-        np.testing.assert_array_equal(runner.logits([*texts[at:], *texts[:at]])[0], joint)
-        assert joint.shape == expected.shape
-    joined, expected_rows = (np.concatenate([np.atleast_2d(one) for one in all_]) for all_ in (together, reference))
-    assert np.abs(joined - expected_rows).mean() < 0.02 * expected_rows.std()
+    check_in_any_company(runner, TransformersEncoder(folders[name], class_of(name)), error=0.02)
 
 
 def test_loading_it_imports_no_telemetry(folders: dict[str, Path]) -> None:
