@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 
-from serving.engines import onednn
-from serving.engines.decoder_layers import MakeLinear, RotaryTable, Weights
+from serving.engines import fused_layers, onednn
+from serving.engines.decoder_layers import MakeLinear, Weights
 from serving.engines.decoder_spec import UnsupportedModelError, read_spec
-from serving.engines.kv_cache import DecodeGroup, KVCache, PrefillGroup, Slot, attention_groups
-from serving.engines.onednn import Int8Linear, TwoTermInt8Linear
+from serving.engines.fused_layers import select_rows
+from serving.engines.kv_cache import BatchAttention, KVCache, Slot
+from serving.engines.onednn import Int8Linear, TwoPartInt8Linear
 from serving.engines.prefix_cache import PrefixCache
 from serving.engines.transformers import load_tokenizer
 
@@ -40,18 +41,15 @@ class DecoderRunner:
         self.tokenizer, self.start, self.end = load_tokenizer(folder)
         spec = read_spec(folder)
         # In models with gated MLPs a few states are hundreds of times as large as the others.
-        make_linear = make_linear or (TwoTermInt8Linear if len(spec.names.mlp_in) == 2 else Int8Linear)
+        make_linear = make_linear or (TwoPartInt8Linear if len(spec.names.mlp_in) == 2 else Int8Linear)
         self.context = spec.context
         self._heads, self._head_dim = spec.heads, spec.head_dim
-        self._rotated = spec.heads + spec.key_value_heads  # queries and keys
         self._embedding_scale = spec.embedding_scale
         weights = Weights(folder, spec, make_linear)
-        self._layers = [weights.layer(number) for number in range(spec.layers)]
-        self._final_norm = weights.final_norm()
+        self._first_norm, self._layers, self._head = weights.layers()
+        self._logits = fused_layers.finish(self._head)
         self._token_embeddings = weights.tokens()
         self._position_embeddings = weights.positions()
-        self._rotary = RotaryTable(spec.rotary, spec.context) if spec.rotary else None
-        self._head = weights.head()
         self._cache = KVCache((spec.layers, spec.key_value_heads, spec.head_dim), spec.context, spec.window)
         self._beginnings = PrefixCache(self.prefill_tokens)
 
@@ -75,21 +73,20 @@ class DecoderRunner:
             [slot.read + n for slot, length in zip(slots, lengths, strict=True) for n in range(length)]
         )
         x = self._embed(torch.tensor([token for chunk in tokens for token in chunk]), positions)  # (tokens, width)
-        rotations = self._rotary[positions] if self._rotary else None
-        groups = attention_groups(slots, tokens)
+        attend = BatchAttention(self._heads, slots, tokens)
+        scales = torch.empty(len(x))
+        rounded = self._first_norm(scales, x=x)
         for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(layer.attention_norm(x)).view(len(x), -1, self._head_dim)
-            if rotations is not None:
-                rotated = qkv[:, : self._rotated]
-                if layer.head_norm:
-                    rotated.copy_(layer.head_norm(rotated))
-                RotaryTable.rotate(rotated, rotations)
-            x.add_(layer.attention_out(self._attend(number, qkv, groups)))
-            x.add_(layer.mlp(layer.mlp_norm(x)))
+            qkv = layer.heads(scales, layer.qkv.multiply(rounded), positions=positions)
+            attended = attend(number, qkv.view(len(x), -1, self._head_dim))
+            rounded = layer.attended(scales, x=attended)
+            rounded = layer.mlp_norm(scales, layer.attention_out.multiply(rounded), x)
+            rounded = layer.activation(scales, layer.mlp_in.multiply(rounded))
+            rounded = layer.next_norm(scales, layer.mlp_out.multiply(rounded), x)
         ends = torch.tensor(lengths).cumsum(0) - 1
         if len(ends) < len(x):
-            x = x[ends]
-        logits = self._head(self._final_norm(x))
+            rounded, scales = select_rows(self._head, rounded, ends), scales[ends]
+        logits = self._logits(scales, self._head.multiply(rounded))
         for slot, chunk in zip(slots, tokens, strict=True):
             self._beginnings.note(slot, chunk)
             slot.read += len(chunk)
@@ -101,13 +98,3 @@ class DecoderRunner:
         if self._embedding_scale != 1:
             x.mul_(self._embedding_scale)
         return x if self._position_embeddings is None else x.add_(self._position_embeddings[positions])
-
-    def _attend(self, layer: int, qkv: torch.Tensor, groups: Sequence[PrefillGroup | DecodeGroup]) -> torch.Tensor:
-        """Return (tokens, heads x head_dim) for `qkv`, (tokens, heads of queries, keys and values, head_dim)."""
-        tokens = len(qkv)
-        if len(groups) == 1:
-            return groups[0].attend(layer, qkv).reshape(tokens, -1)
-        out = torch.empty(tokens, self._heads, self._head_dim)
-        for group in groups:
-            out[group.at] = group.attend(layer, qkv)
-        return out.view(tokens, -1)

@@ -11,19 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - its usual name
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-Activation = Callable[[torch.Tensor], torch.Tensor]
+from serving.engines.kernels import ACTIVATIONS, Activation
 
-_ACTIVATIONS: dict[str, Activation] = {
-    "gelu": F.gelu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "silu": F.silu,
-    "swish": F.silu,
-}
 _STATIC_ROPE = ("linear", "llama3", "yarn")  # whose frequencies do not depend on the length of the text
 
 
@@ -186,9 +178,9 @@ def _require(config: Any, **settings: object) -> None:
 
 
 def _activation(name: str) -> Activation:
-    if name not in _ACTIVATIONS:
+    if name not in ACTIVATIONS:
         raise UnsupportedModelError(f"it does not support the activation function {name}")
-    return _ACTIVATIONS[name]
+    return ACTIVATIONS[name]
 
 
 def _rotary(config: Any) -> Rotary:

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
+from serving.engines import kernels
+from serving.engines.kernels import AttentionArguments, Kernel
+
+_attend = Kernel(kernels.attend)
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # tokens, of the slots of a pool; above, multiples of 512
-# Sums over keys must split alike for every length that a sequence is read with, which depends on the longest one in its
-# group. Sums over up to 384 keys do not split in MKL; beyond, torch's attention takes 512 keys at a time.
-_BLOCK = 32
-_MAX_UNSPLIT = 384
-_LONG_BLOCK = 512
 _KEPT_BYTES = 2**26  # of an unused cache: allocating it again would delay the first token of the next request
 _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a cache grows
 
@@ -80,9 +80,11 @@ class Slot:
         return self.pool.cache[:, :, self.at, :, self.read : self.read + tokens]
 
     @property
-    def is_long(self) -> bool:
-        """Whether the next token attends to more keys than one sum holds."""
-        return self.read >= _MAX_UNSPLIT
+    def place(self) -> tuple[int, int, int, int]:
+        """The address of the first key, and the numbers between layers, between heads, and from a key to its value."""
+        assert self.pool.cache is not None
+        of_layer, to_value, of_slot, of_head, _, _ = self.pool.cache.stride()
+        return self.pool.cache.data_ptr() + 4 * self.at * of_slot, of_layer, of_head, to_value
 
 
 class KVCache:
@@ -91,13 +93,14 @@ class KVCache:
     def __init__(self, shape: tuple[int, int, int], context: int, window: int | None = None) -> None:
         """Take the model's shape, as in `KVCachePool`; slots are at most as long as its context."""
         self._shape, self._window = shape, window
-        self._max_capacity = math.ceil(context / _BLOCK) * _BLOCK
+        self._context = context
         self._pools: dict[int, KVCachePool] = {}
 
     def open(self, length: int) -> Slot:
         """Return a slot for a sequence of at most `length` tokens; raises MemoryError."""
-        capacity = next((c for c in _CAPACITIES if c >= length), math.ceil(length / _LONG_BLOCK) * _LONG_BLOCK)
-        capacity = min(capacity, self._max_capacity)
+        longest = _CAPACITIES[-1]
+        capacity = next((c for c in _CAPACITIES if c >= length), math.ceil(length / longest) * longest)
+        capacity = min(capacity, self._context)
         return self._pools.setdefault(capacity, KVCachePool(capacity, self._shape, self._window)).open()
 
     def close(self, slot: Slot) -> None:
@@ -105,22 +108,45 @@ class KVCache:
         slot.pool.close(slot.at)
 
 
-def attention_groups(slots: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> list["PrefillGroup | DecodeGroup"]:
-    """Return what attends together: short or long sequences of a pool that read one token; each longer chunk alone."""
-    groups: list[PrefillGroup | DecodeGroup] = []
-    decoding: dict[tuple[int, bool], list[tuple[int, Slot]]] = {}
-    at = 0
-    for slot, chunk in zip(slots, tokens, strict=True):
-        if len(chunk) == 1:
-            decoding.setdefault((slot.pool.capacity, slot.is_long), []).append((at, slot))
-        else:
-            groups.append(PrefillGroup(slice(at, at + len(chunk)), slot))
-        at += len(chunk)
-    groups += [DecodeGroup(of_pool) for of_pool in decoding.values()]
-    return groups
+class BatchAttention:
+    """Attention of the sequences of a step, each over its own keys and values."""
+
+    def __init__(self, heads: int, slots: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> None:
+        """Take the number of queries' heads, and the next `tokens` of each slot, which are rows in this order."""
+        self._heads = heads
+        self._chunks: list[PrefillChunk] = []
+        places = []
+        row = 0
+        for slot, chunk in zip(slots, tokens, strict=True):
+            if len(chunk) > 1:
+                self._chunks.append(PrefillChunk(slice(row, row + len(chunk)), slot))
+            else:
+                places.append((row, *slot.place, slot.read))
+            row += len(chunk)
+        self._places = np.array(places, np.int64).reshape(-1, 6)
+        _, heads_of_keys, head_dim = slots[0].pool.shape
+        self._arguments = AttentionArguments(
+            texts=len(places),
+            places=self._places.ctypes.data,
+            heads=heads,
+            heads_of_keys=heads_of_keys,
+            head_dim=head_dim,
+            window=slots[0].pool.window or 0,
+        )
+        self._numbers = sum(place[-1] + 1 for place in places) * heads * head_dim
+
+    def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        """Return (rows, heads, head_dim) for `qkv`, (rows, heads of queries, keys and values, head_dim)."""
+        out = torch.empty(len(qkv), self._heads, qkv.shape[2])
+        if len(self._places):
+            self._arguments.layer, self._arguments.qkv, self._arguments.out = layer, qkv.data_ptr(), out.data_ptr()
+            _attend(self._arguments, self._numbers)
+        for chunk in self._chunks:
+            out[chunk.at] = chunk.attend(layer, qkv)
+        return out
 
 
-class PrefillGroup:
+class PrefillChunk:
     """Several tokens of one sequence."""
 
     def __init__(self, at: slice, slot: Slot) -> None:
@@ -136,7 +162,7 @@ class PrefillGroup:
             self._mask.triu_(slot.read - window + 1)
 
     def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, all heads, head_dim)."""
+        """Return (tokens of the chunk, heads, head_dim) for `qkv`, (tokens of the batch, all heads, head_dim)."""
         slot = self._slot
         of_keys = slot.pool.shape[1]
         queries, keys, values = torch.split(qkv[self.at], [qkv.shape[1] - 2 * of_keys, of_keys, of_keys], dim=1)
@@ -154,42 +180,3 @@ class PrefillGroup:
             enable_gqa=queries.shape[1] > keys.shape[1],
         )
         return out[0].transpose(0, 1)
-
-
-class DecodeGroup:
-    """One token each of several sequences of one pool, all short or all long."""
-
-    def __init__(self, of_pool: list[tuple[int, Slot]]) -> None:
-        """Take pairs of a row of the batch and its slot."""
-        self._pool = of_pool[0][1].pool
-        self._slots = torch.tensor([slot.at for _, slot in of_pool])
-        self._read = torch.tensor([slot.read for _, slot in of_pool])
-        self.at = torch.tensor([at for at, _ in of_pool])
-        self._count = int(self._slots.max()) + 1
-        block = _LONG_BLOCK if of_pool[0][1].is_long else _BLOCK
-        self._length = min(self._pool.capacity, (int(self._read.max()) // block + 1) * block)
-        self._in_order = [slot.at for _, slot in of_pool] == list(range(len(of_pool)))
-        limits = self._read
-        if not self._in_order:
-            limits = torch.zeros(self._count, dtype=torch.long).index_copy_(0, self._slots, self._read)
-        limits = limits[:, None, None, None]
-        self._mask = torch.zeros(self._count, 1, 1, self._length)
-        self._mask.masked_fill_(torch.arange(self._length) > limits, -math.inf)
-        if self._pool.window:
-            self._mask.masked_fill_(torch.arange(self._length) <= limits - self._pool.window, -math.inf)
-
-    def attend(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        """Return (tokens of the group, heads, head_dim) for `qkv`, (tokens of the batch, all heads, head_dim)."""
-        cache = self._pool.cache
-        assert cache is not None
-        of_keys = self._pool.shape[1]
-        new = qkv if len(self.at) == len(qkv) else qkv[self.at]
-        queries = new[:, : -2 * of_keys]
-        cache[layer, :, self._slots, :, self._read] = new[:, -2 * of_keys :].view(len(new), 2, of_keys, -1)
-        if not self._in_order:
-            queries = torch.zeros(self._count, *queries.shape[1:]).index_copy_(0, self._slots, queries)
-        cached = cache[layer, :, : self._count, :, : self._length]  # (2, slots, heads of keys, length, head_dim)
-        # Queries that share keys are to attention what tokens are: (slots, heads of keys, queries of each, head_dim).
-        queries = queries.view(self._count, of_keys, -1, queries.shape[-1])
-        out = F.scaled_dot_product_attention(queries, cached[0], cached[1], self._mask).flatten(1, 2)
-        return out if self._in_order else out[self._slots]

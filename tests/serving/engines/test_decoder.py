@@ -130,7 +130,7 @@ def test_a_seed_gives_the_same_text_alone_and_in_a_batch() -> None:
     ("changes", "sentence"),
     [
         ({"model_type": "mamba"}, "of type mamba"),
-        ({"activation_function": "relu"}, "relu"),
+        ({"activation_function": "mish"}, "mish"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ],
 )
