@@ -123,9 +123,7 @@ class Weights:
         names, spec = self._names, self._spec
         weight = None
         if names.query_norm:
-            query, key = (
-                self._float32(f"{name.format(number)}.weight") for name in (names.query_norm, names.key_norm)
-            )
+            query, key = (self._float32(f"{name.format(number)}.weight") for name in (names.query_norm, names.key_norm))
             weight = torch.cat([query.expand(spec.heads, -1), key.expand(spec.key_value_heads, -1)])
         return fused_layers.finish(
             qkv,

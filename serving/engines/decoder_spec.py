@@ -14,7 +14,7 @@ import torch
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from serving.engines.kernels import ACTIVATIONS, Activation
+from serving.engines.activations import ACTIVATIONS, Activation
 
 _STATIC_ROPE = ("linear", "llama3", "yarn")  # whose frequencies do not depend on the length of the text
 

@@ -1,7 +1,7 @@
 """The layers between products of integers, as objects that hold a kernel's parameters.
 
-Each takes the product of the linear layer before it, and returns the rounded rows for the linear layer after it. `scales`,
-(rows,), holds the scales of the rows that were rounded last; it is the same tensor throughout a step.
+Each takes the product of the linear layer before it, and returns the rounded rows for the linear layer after it.
+`scales`, (rows,), holds the scales of the rows that were rounded last; it is the same tensor throughout a step.
 """
 
 from typing import Any, Protocol
@@ -9,11 +9,9 @@ from typing import Any, Protocol
 import torch
 
 from serving.engines import kernels
-from serving.engines.kernels import Activation, Kernel, RowArguments
-
-_KERNELS = {
-    name: Kernel(getattr(kernels, name)) for name in ("norm", "activate", "finish", "round_rows")
-}
+from serving.engines.activations import Activation
+from serving.engines.compiled import Kernel
+from serving.engines.kernels import RowArguments
 
 
 class Linear(Protocol):
@@ -32,10 +30,10 @@ class FusedLayer:
     """One kernel with its parameters."""
 
     def __init__(
-        self, kernel: str, before: Linear | None, after: Linear | None, **parameters: torch.Tensor | float | None
+        self, kernel: Kernel, before: Linear | None, after: Linear | None, **parameters: torch.Tensor | float | None
     ) -> None:
-        """Take the name of a kernel, the linear layers around it, and fields of its `RowArguments`."""
-        self._kernel = _KERNELS[kernel]
+        """Take a kernel, the linear layers around it, and fields of its `RowArguments`."""
+        self._kernel = kernel
         self._after = after
         self._kept = before, after, parameters  # what the arguments point to
         self._arguments = RowArguments(
@@ -87,23 +85,23 @@ def norm(
 ) -> FusedLayer:
     """Return what adds the product to `x`, and norms and rounds the sum; see `kernels.norm`."""
     return FusedLayer(
-        "norm", before, after, weight=weight, norm_bias=bias, epsilon=epsilon, is_post_norm=is_post_norm
+        kernels.norm, before, after, weight=weight, norm_bias=bias, epsilon=epsilon, is_post_norm=is_post_norm
     )
 
 
 def activation(kind: Activation, before: Linear, after: Linear) -> FusedLayer:
     """Return the activation of an MLP, gated (arXiv:2002.05202) where `before` has twice the numbers of `after`."""
-    return FusedLayer("activate", before, after, activation=kind, is_gated=before.outputs == 2 * after.inputs)
+    return FusedLayer(kernels.activate, before, after, activation=kind, is_gated=before.outputs == 2 * after.inputs)
 
 
 def rounding(after: Linear) -> FusedLayer:
     """Return what rounds `x`."""
-    return FusedLayer("round_rows", None, after)
+    return FusedLayer(kernels.round_rows, None, after)
 
 
 def finish(before: Linear, **heads: torch.Tensor | float | None) -> FusedLayer:
     """Return what gives the product its scales and biases, and norms and rotates heads; see `kernels.finish`."""
-    return FusedLayer("finish", before, None, **heads)
+    return FusedLayer(kernels.finish, before, None, **heads)
 
 
 def empty_rows(linear: Linear, rows: int) -> torch.Tensor:

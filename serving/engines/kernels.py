@@ -1,55 +1,30 @@
 """What a model computes between its products of integers: loops over rows, compiled by numba.
 
-One call takes some 2 µs, in place of ten operations of torch that take 2 to 10 µs each. A row's result has the same bits
-whatever other rows there are, and with any number of threads: one thread computes it, in an order that depends on its
-width alone. NaN and infinity stay what they are.
+One call takes some 2 µs, in place of ten operations of torch that take 2 to 10 µs each. A row's result has the same
+bits whatever other rows there are, and with any number of threads: one thread computes it, in an order that depends on
+its width alone. NaN and infinity stay what they are.
 """
 
 import ctypes
-from enum import IntEnum
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
 
-_SERIAL = 2**15  # numbers: one thread computes so many before a second one has begun
-_APART = 15  # integers, so that what threads write is in another cache line than what they read
+from serving.engines.activations import Activation
+from serving.engines.compiled import CLAIMED, OPTIONS, Kernel, claim, matrix, pointer_to
 
-# Sums in any order and fused multiplications: both are the same at every call, since the code has no other path.
-_FAST = {"reassoc", "contract", "nsz"}
-_OPTIONS: dict[str, Any] = {"fastmath": _FAST, "error_model": "numpy"}  # numpy's: a division by 0 is no exception
 _F32 = np.float32
-
-
-class Activation(IntEnum):
-    """The activations of an MLP."""
-
-    RELU = 0
-    SILU = 1
-    GELU = 2
-    GELU_TANH = 3
-
-
-ACTIVATIONS = {  # by transformers' names
-    "relu": Activation.RELU,
-    "silu": Activation.SILU,
-    "swish": Activation.SILU,
-    "gelu": Activation.GELU,
-    "gelu_new": Activation.GELU_TANH,
-    "gelu_pytorch_tanh": Activation.GELU_TANH,
-}
 
 
 class RowArguments(ctypes.Structure):
     """What a kernel of rows reads and writes: addresses of contiguous numbers, float32 unless said otherwise."""
 
     _fields_ = (
-        ("claimed", ctypes.c_int64),  # rows that threads have taken
-        ("_unshared", ctypes.c_int64 * _APART),
+        *CLAIMED,  # rows
         ("rows", ctypes.c_int64),
         # The product before; 0 for none
         ("product", ctypes.c_void_p),  # (parts x rows, width), see `_read_product`
@@ -81,8 +56,7 @@ class AttentionArguments(ctypes.Structure):
     """What the kernel `attend` reads and writes, as in `RowArguments`."""
 
     _fields_ = (
-        ("claimed", ctypes.c_int64),  # pairs of a text and a head of keys
-        ("_unshared", ctypes.c_int64 * _APART),
+        *CLAIMED,  # pairs of a text and a head of keys
         ("texts", ctypes.c_int64),
         ("places", ctypes.c_void_p),  # (texts, 6), int64, see `attend`
         ("layer", ctypes.c_int64),
@@ -93,32 +67,6 @@ class AttentionArguments(ctypes.Structure):
         ("window", ctypes.c_int64),  # tokens that a token attends to, itself among them; 0 for all
         ("out", ctypes.c_void_p),  # (rows, heads, head_dim)
     )
-
-
-_ROWS = numba.from_dtype(np.dtype(RowArguments))
-_ATTENTION = numba.from_dtype(np.dtype(AttentionArguments))
-
-
-@intrinsic
-def _pointer(_: Any, address: Any) -> Any:
-    """Return an address as a pointer."""
-
-    def generate(context: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(address), generate
-
-
-@intrinsic
-def _claim(_: Any, arguments: Any) -> Any:
-    """Add 1 to `claimed`, which comes first, in one operation among threads; return what it was."""
-
-    def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
-        integer = ir.IntType(64)
-        claimed = builder.bitcast(values[0], integer.as_pointer())
-        return builder.atomic_rmw("add", claimed, ir.Constant(integer, 1), "monotonic")
-
-    return types.int64(arguments), generate
 
 
 @intrinsic
@@ -141,13 +89,7 @@ def _to_bits(_: Any, number: Any) -> Any:
     return types.int32(types.float32), generate
 
 
-@numba.njit(**_OPTIONS)
-def _matrix(address: int, rows: int, width: int) -> Any:
-    """Return the float32 numbers at an address."""
-    return carray(_pointer(address), (rows, width), np.float32)
-
-
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _exp(x: Any) -> Any:
     """Return e^x to 2 units in the last place, of x between -87 and 88: the polynomial of Cephes' expf, in vectors."""
     x = min(max(x, _F32(-87)), _F32(88))
@@ -163,17 +105,17 @@ def _exp(x: Any) -> Any:
     return (y * x * x + x + _F32(1)) * _from_bits(exponent << np.int32(23))
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _read_product(arguments: Any, row: int, values: Any) -> None:
     """Fill `values` with a row of the product, with its scale and bias; the parts of a row are its bytes' products."""
     width, rows, parts = arguments.width, arguments.rows, arguments.product_parts
-    product = _matrix(arguments.product, rows * max(parts, 1), width)
+    product = matrix(arguments.product, rows * max(parts, 1), width)
     if parts == 0:
         for i in range(width):
             values[i] = product[row, i]
         return
-    scale = _matrix(arguments.scales, 1, rows)[0, row]
-    bias = _matrix(arguments.bias, 1, width)
+    scale = matrix(arguments.scales, 1, rows)[0, row]
+    bias = matrix(arguments.bias, 1, width)
     if parts == 1:
         for i in range(width):
             values[i] = product[row, i] * scale + bias[0, i]
@@ -182,7 +124,7 @@ def _read_product(arguments: Any, row: int, values: Any) -> None:
             values[i] = (product[row, i] * _F32(256) + product[rows + row, i]) * scale + bias[0, i]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _write_rounded(arguments: Any, row: int, values: Any) -> None:
     """Round `values` to one part of 8 bits, or two for the upper and lower bytes, and note their scale; 0 parts: copy.
 
@@ -190,7 +132,7 @@ def _write_rounded(arguments: Any, row: int, values: Any) -> None:
     """
     width, rows, parts = arguments.rounded_width, arguments.rows, arguments.rounded_parts
     if parts == 0:
-        copy = _matrix(arguments.rounded, rows, width)
+        copy = matrix(arguments.rounded, rows, width)
         for i in range(width):
             copy[row, i] = values[i]
         return
@@ -198,8 +140,8 @@ def _write_rounded(arguments: Any, row: int, values: Any) -> None:
     for i in range(width):  # the bits of positive numbers are in their order, with infinity and NaN last
         largest = max(largest, _to_bits(values[i]) & np.int32(0x7FFFFFFF))
     scale = _from_bits(largest)
-    scales = _matrix(arguments.scales, 1, rows)
-    rounded = carray(_pointer(arguments.rounded), (rows * parts, width), np.uint8)
+    scales = matrix(arguments.scales, 1, rows)
+    rounded = carray(pointer_to(arguments.rounded), (rows * parts, width), np.uint8)
     if parts == 1:
         scales[0, row] = scale
         factor = _F32(127) / scale
@@ -214,7 +156,7 @@ def _write_rounded(arguments: Any, row: int, values: Any) -> None:
             rounded[rows + row, i] = np.uint8(whole & 255)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _layer_norm(values: Any, weight: Any, bias: Any, epsilon: Any) -> None:
     """LayerNorm (arXiv:1607.06450), in place."""
     width = len(values)
@@ -230,7 +172,7 @@ def _layer_norm(values: Any, weight: Any, bias: Any, epsilon: Any) -> None:
         values[i] = (values[i] - mean) * factor * weight[i] + bias[i]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _rms_norm(values: Any, weight: Any, epsilon: Any) -> None:
     """RMSNorm (arXiv:1910.07467), in place."""
     width = len(values)
@@ -242,8 +184,8 @@ def _rms_norm(values: Any, weight: Any, epsilon: Any) -> None:
         values[i] = values[i] * factor * weight[i]
 
 
-@numba.njit(**_OPTIONS)
-def _activate(values: Any, activation: int) -> None:
+@numba.njit(**OPTIONS)
+def _apply(activation: int, values: Any) -> None:
     """Apply an activation in place."""
     if activation == Activation.RELU.value:
         for i in range(len(values)):
@@ -270,19 +212,19 @@ def _activate(values: Any, activation: int) -> None:
             values[i] = x * (tail if x < _F32(0) else _F32(1) - tail)
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**OPTIONS)
 def _rotate(head: Any, cosines: Any, sines: Any) -> None:
     """Rotate a head by its position (arXiv:2104.09864), in halves as transformers does."""
-    half = len(cosines)
-    for i in range(half):
-        left, right = head[i], head[half + i]
-        head[i] = left * cosines[i] - right * sines[i]
-        head[half + i] = right * cosines[i] + left * sines[i]
+    left, right = head[: len(cosines)], head[len(cosines) :]  # an index from 0 makes vectors, a sum does not
+    for i in range(len(cosines)):
+        x, y = left[i], right[i]
+        left[i] = x * cosines[i] - y * sines[i]
+        right[i] = y * cosines[i] + x * sines[i]
 
 
-@numba.njit(**_OPTIONS)
-def _attend(query: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
-    """Fill `out`, (head_dim,), with the mean of `values`, (tokens, head_dim), by the softmax of `query` times `keys`."""
+@numba.njit(**OPTIONS)
+def _attend_head(query: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
+    """Fill `out`, (head_dim,), with the mean of `values`, (tokens, head_dim), by the softmax of `keys` times `query`."""
     tokens, dim = keys.shape
     largest = _F32(-np.inf)
     for token in range(tokens):
@@ -302,29 +244,15 @@ def _attend(query: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
             out[i] += share * values[token, i]
 
 
-def _kernel(arguments: Any) -> Any:
-    """Return the decorator of a function that takes a pointer to `arguments`; what it compiles is kept on disk."""
-
-    def decorate(function: Any) -> Any:
-        signature = types.void(types.CPointer(arguments))
-        try:
-            return numba.cfunc(signature, cache=True, **_OPTIONS)(function)
-        except RuntimeError:  # no folder to keep it in can be written: compiling takes about a second
-            return numba.cfunc(signature, **_OPTIONS)(function)
-
-    return decorate
-
-
-@_kernel(_ROWS)
-def norm(pointer: Any) -> None:
+def _norm(pointer: Any) -> None:
     """Add the product to `x`, norm the sum, and round it; with `is_post_norm`, `x` is the normed sum."""
     arguments = carray(pointer, 1)[0]
     rows, width = arguments.rows, arguments.width
-    x = _matrix(arguments.x, rows, width)
-    weight, bias = _matrix(arguments.weight, 1, width)[0], _matrix(arguments.norm_bias, 1, width)[0]
+    x = matrix(arguments.x, rows, width)
+    weight, bias = matrix(arguments.weight, 1, width)[0], matrix(arguments.norm_bias, 1, width)[0]
     values = np.empty(width, np.float32)
     while True:
-        row = _claim(pointer)
+        row = claim(pointer)
         if row >= rows:
             break
         if arguments.product == 0:
@@ -347,62 +275,59 @@ def norm(pointer: Any) -> None:
         _write_rounded(arguments, row, values)
 
 
-@_kernel(_ROWS)
-def activate(pointer: Any) -> None:
+def _activate(pointer: Any) -> None:
     """Apply the activation to the product, multiply by its second half where that is gated, and round."""
     arguments = carray(pointer, 1)[0]
     half = arguments.rounded_width
     values = np.empty(arguments.width, np.float32)
     while True:
-        row = _claim(pointer)
+        row = claim(pointer)
         if row >= arguments.rows:
             break
         _read_product(arguments, row, values)
-        _activate(values[:half], arguments.activation)
+        _apply(arguments.activation, values[:half])
         if arguments.is_gated:
+            up = values[half:]
             for i in range(half):
-                values[i] *= values[half + i]
+                values[i] *= up[i]
         _write_rounded(arguments, row, values)
 
 
-@_kernel(_ROWS)
-def finish(pointer: Any) -> None:
+def _finish(pointer: Any) -> None:
     """Give the product its scales and biases in place, in its first rows; norm and rotate its first heads."""
     arguments = carray(pointer, 1)[0]
     rows, width, dim = arguments.rows, arguments.width, arguments.head_dim
-    out = _matrix(arguments.product, rows, width)
+    out = matrix(arguments.product, rows, width)
     values = np.empty(width, np.float32)
     while True:
-        row = _claim(pointer)
+        row = claim(pointer)
         if row >= rows:
             break
         _read_product(arguments, row, values)
         for number in range(arguments.rotated):
             head = values[number * dim : (number + 1) * dim]
             if arguments.weight != 0:
-                _rms_norm(head, _matrix(arguments.weight, arguments.rotated, dim)[number], arguments.epsilon)
+                _rms_norm(head, matrix(arguments.weight, arguments.rotated, dim)[number], arguments.epsilon)
             if arguments.cosines != 0:
-                position = carray(_pointer(arguments.positions), rows, np.int64)[row]
-                cosines = _matrix(arguments.cosines, position + 1, dim // 2)[position]
-                _rotate(head, cosines, _matrix(arguments.sines, position + 1, dim // 2)[position])
+                position = carray(pointer_to(arguments.positions), rows, np.int64)[row]
+                cosines = matrix(arguments.cosines, position + 1, dim // 2)[position]
+                _rotate(head, cosines, matrix(arguments.sines, position + 1, dim // 2)[position])
         for i in range(width):
             out[row, i] = values[i]
 
 
-@_kernel(_ROWS)
-def round_rows(pointer: Any) -> None:
+def _round_rows(pointer: Any) -> None:
     """Round `x`."""
     arguments = carray(pointer, 1)[0]
-    x = _matrix(arguments.x, arguments.rows, arguments.rounded_width)
+    x = matrix(arguments.x, arguments.rows, arguments.rounded_width)
     while True:
-        row = _claim(pointer)
+        row = claim(pointer)
         if row >= arguments.rows:
             break
         _write_rounded(arguments, row, x[row])
 
 
-@_kernel(_ATTENTION)
-def attend(pointer: Any) -> None:
+def _attend(pointer: Any) -> None:
     """Write a new token of each text to the cache, and attend to all that are there.
 
     A text's place is: its row; the address of its first key; how many numbers lie between layers, between heads, and
@@ -412,59 +337,28 @@ def attend(pointer: Any) -> None:
     dim, heads, heads_of_keys = arguments.head_dim, arguments.heads, arguments.heads_of_keys
     all_heads = heads + 2 * heads_of_keys
     sharing = heads // heads_of_keys
-    places = carray(_pointer(arguments.places), (arguments.texts, 6), np.int64)
+    places = carray(pointer_to(arguments.places), (arguments.texts, 6), np.int64)
     query = np.empty(dim, np.float32)
     scores = np.empty(places[:, 5].max() + 1, np.float32)
     scale = _F32(1 / np.sqrt(dim))
     while True:
-        item = _claim(pointer)
+        item = claim(pointer)
         if item >= arguments.texts * heads_of_keys:
             break
         head = item % heads_of_keys
         row, address, between_layers, between_heads, to_value, read = places[item // heads_of_keys]
         address += 4 * (arguments.layer * between_layers + head * between_heads)
-        keys, values = _matrix(address, read + 1, dim), _matrix(address + 4 * to_value, read + 1, dim)
-        qkv = _matrix(arguments.qkv + 4 * row * all_heads * dim, all_heads, dim)
-        out = _matrix(arguments.out + 4 * row * heads * dim, heads, dim)
+        keys, values = matrix(address, read + 1, dim), matrix(address + 4 * to_value, read + 1, dim)
+        qkv = matrix(arguments.qkv + 4 * row * all_heads * dim, all_heads, dim)
+        out = matrix(arguments.out + 4 * row * heads * dim, heads, dim)
         keys[read] = qkv[heads + head]
         values[read] = qkv[heads + heads_of_keys + head]
         begin = max(0, read + 1 - arguments.window) if arguments.window else 0
         for number in range(head * sharing, (head + 1) * sharing):
             for i in range(dim):
                 query[i] = qkv[number, i] * scale
-            _attend(query, keys[begin:], values[begin:], scores, out[number])
+            _attend_head(query, keys[begin:], values[begin:], scores, out[number])
 
 
-class Kernel:
-    """A compiled kernel, called in one thread or in those of torch."""
-
-    def __init__(self, compiled: Any) -> None:
-        """Take one of the functions above."""
-        self._address = compiled.address
-        self._call = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(compiled.address)
-
-    def __call__(self, arguments: RowArguments | AttentionArguments, numbers: int) -> None:
-        """Run on `arguments`, which compute about so many numbers."""
-        arguments.claimed = 0
-        if _run_in_threads is None or numbers < _SERIAL or (threads := torch.get_num_threads()) == 1:
-            self._call(ctypes.addressof(arguments))
-        else:
-            _run_in_threads(self._address, ctypes.addressof(arguments), threads, 0)
-
-
-def _torchs_threads() -> Any:
-    """Return what runs a function in the threads that torch keeps for its own operations; None where those are others.
-
-    Threads of another pool would wait for a core on which torch's spin. `GOMP_parallel` is what compilers call for
-    `#pragma omp parallel`; https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
-    """
-    try:
-        run = ctypes.CDLL("libgomp.so.1").GOMP_parallel  # torch has loaded it, under this name
-    except (OSError, AttributeError):
-        return None
-    run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    run.restype = None
-    return run
-
-
-_run_in_threads = _torchs_threads()
+norm, activate, finish, round_rows = (Kernel(one, RowArguments) for one in (_norm, _activate, _finish, _round_rows))
+attend = Kernel(_attend, AttentionArguments)

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from serving.engines import kernels
-from serving.engines.kernels import AttentionArguments, Kernel
+from serving.engines.kernels import AttentionArguments
 
-_attend = Kernel(kernels.attend)
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # tokens, of the slots of a pool; above, multiples of 512
 _KEPT_BYTES = 2**26  # of an unused cache: allocating it again would delay the first token of the next request
 _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a cache grows
@@ -140,7 +139,7 @@ class BatchAttention:
         out = torch.empty(len(qkv), self._heads, qkv.shape[2])
         if len(self._places):
             self._arguments.layer, self._arguments.qkv, self._arguments.out = layer, qkv.data_ptr(), out.data_ptr()
-            _attend(self._arguments, self._numbers)
+            kernels.attend(self._arguments, self._numbers)
         for chunk in self._chunks:
             out[chunk.at] = chunk.attend(layer, qkv)
         return out

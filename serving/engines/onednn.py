@@ -6,6 +6,8 @@ tests/serving/engines/test_onednn.py checks each one.
 
 import torch
 
+from serving.engines.few_rows import MOST, FewRows
+
 _MIN_SCALE = 1e-12  # in place of 0 as a divisor
 
 _qlinear = torch.ops.onednn.qlinear_pointwise.default  # looked up once
@@ -40,9 +42,17 @@ class Int8Linear:
         self._scale = scale / 127  # includes the 127 of the rows' scales
         # The instructions take unsigned activations, so these are shifted by 128; this shifts the products back.
         self._shift = -128 * rounded.sum(dim=1, dtype=torch.int32) * self._scale
+        self._few_rows: FewRows | None = None
+        if self.inputs % 4 == 0:
+            few_rows = FewRows(rounded, self._scale, self._shift)
+            probe = torch.arange(7 * self.inputs).mul_(167).view(7, self.inputs).to(torch.uint8)  # all of the bytes
+            if torch.equal(few_rows.multiply(probe), self.multiply(probe)):  # else a row's bits would depend on others
+                self._few_rows = few_rows
 
     def multiply(self, rounded: torch.Tensor) -> torch.Tensor:
         """Return (rows, outputs) for rows of unsigned integers around 128, before their scales and the bias."""
+        if self._few_rows and len(rounded) <= MOST:
+            return self._few_rows.multiply(rounded)
         product: torch.Tensor = _qlinear(
             rounded, 1.0, 0, self._weight, self._scale, self._zero, self._shift, 1.0, 0, torch.float32, "none", [], ""
         )

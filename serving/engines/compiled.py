@@ -1,0 +1,117 @@
+"""Functions that numba compiles, called in one thread or in those of torch.
+
+A kernel takes a pointer to a structure that begins with `claimed`. Its threads claim items, such as rows, until none is
+left, so it does not matter how many threads there are.
+"""
+
+import ctypes
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+_SERIAL = 2**15  # numbers: one thread computes so many before a second one has begun
+_CACHE_DIR = Path(numba.config.CACHE_DIR or Path(__file__).parent / "__pycache__")  # NUMBA_CACHE_DIR
+
+EXACT: dict[str, Any] = {"error_model": "numpy"}  # numpy's: a division by 0 is no exception
+# Sums in any order and fused multiplications: the same ones at every call, for the code has no other path.
+OPTIONS = EXACT | {"fastmath": {"reassoc", "contract", "nsz"}}
+
+CLAIMED = (  # the first fields of a kernel's arguments
+    ("claimed", ctypes.c_int64),
+    ("_apart", ctypes.c_int64 * 15),  # so that what threads write is in another cache line than what they read
+)
+
+
+@intrinsic
+def pointer_to(_: Any, address: Any) -> Any:
+    """Return an address as a pointer."""
+
+    def generate(context: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
+
+    return types.voidptr(address), generate
+
+
+@intrinsic
+def claim(_: Any, arguments: Any) -> Any:
+    """Add 1 to `claimed`, which comes first, in one operation among threads; return what it was."""
+
+    def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
+        integer = ir.IntType(64)
+        claimed = builder.bitcast(values[0], integer.as_pointer())
+        return builder.atomic_rmw("add", claimed, ir.Constant(integer, 1), "monotonic")
+
+    return types.int64(arguments), generate
+
+
+@numba.njit(**OPTIONS)
+def matrix(address: int, rows: int, width: int) -> Any:
+    """Return the float32 numbers at an address."""
+    return carray(pointer_to(address), (rows, width), np.float32)
+
+
+class Kernel:
+    """A function of a pointer to arguments, compiled when it is first called; its code is kept on disk."""
+
+    def __init__(
+        self, function: Callable[[Any], None], arguments: type[ctypes.Structure], options: Mapping[str, Any] = OPTIONS
+    ) -> None:
+        """Take the function, whose arguments begin with `CLAIMED`, and how numba compiles it."""
+        self._function, self._arguments, self._options = function, arguments, options
+
+    @functools.cached_property
+    def _address(self) -> int:
+        signature = types.void(types.CPointer(numba.from_dtype(np.dtype(self._arguments))))
+        numba.config.CACHE_DIR = str(_cache_folder(self._function))
+        try:
+            self._compiled = numba.cfunc(signature, cache=True, **self._options)(self._function)
+        except RuntimeError:  # no folder to keep it in can be written; compiling takes about a second
+            self._compiled = numba.cfunc(signature, **self._options)(self._function)
+        address: int = self._compiled.address
+        return address
+
+    @functools.cached_property
+    def _call(self) -> Callable[[int], None]:
+        return ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(self._address)
+
+    def __call__(self, arguments: ctypes.Structure, numbers: int) -> None:
+        """Run with `arguments`, in one thread, or in torch's where so many numbers are worth it."""
+        arguments.claimed = 0  # type: ignore[attr-defined]
+        if _run_in_threads is None or numbers < _SERIAL or (threads := torch.get_num_threads()) == 1:
+            self._call(ctypes.addressof(arguments))
+        else:
+            _run_in_threads(self._address, ctypes.addressof(arguments), threads, 0)
+
+
+def _cache_folder(function: Callable[[Any], None]) -> Path:
+    """Return a folder for the code of `function`, by the sources it may come from; numba looks at one of them only."""
+    sources = {Path(function.__code__.co_filename), Path(__file__)}
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources)))
+    return _CACHE_DIR / f"kernels-{digest.hexdigest()[:16]}"
+
+
+def _torchs_threads() -> Any:
+    """Return what runs a function in the threads that torch keeps for its own operations; None where those are others.
+
+    Threads of another pool would wait for a core on which torch's spin. `GOMP_parallel` is what compilers call for
+    `#pragma omp parallel`: https://gcc.gnu.org/onlinedocs/libgomp/Implementing-PARALLEL-construct.html
+    """
+    try:
+        run = ctypes.CDLL("libgomp.so.1").GOMP_parallel  # torch has loaded it, under this name
+    except (OSError, AttributeError):
+        return None
+    run.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    run.restype = None
+    return run
+
+
+_run_in_threads = _torchs_threads()
