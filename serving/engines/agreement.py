@@ -32,6 +32,8 @@ logger = logging.getLogger("bentoml.serving")
 MAX_GAP = 0.5  # nats, by which the reference's own choice may be likelier than the engine's at any greedy token
 MAX_DRIFT = 0.02  # nats a token, 2 % of perplexity: less than the interval that `evaluate` reports
 
+_ENGINES = Path(__file__).parent  # whose code a result depends on
+
 SAMPLES = 8  # texts that the engine samples at fixed seeds: they resemble the training data
 SAMPLE_TOKENS = 32  # of each of them, and of each greedy completion
 PROMPTS = ("Once upon a time", "The first thing that", "In the end,", "Dear Sir, I")
@@ -73,7 +75,6 @@ class EngineUnderTest:
     """An engine to compare with the reference."""
 
     name: str
-    sources: tuple[str, ...]  # its own code, which the result depends on
     make: Callable[[], Any]  # what `compare` takes, here a `Comparable`; called only where no result is kept
     compare: Callable[[Path, str, str, Any], Agreement] | None = None  # for other kinds of model than `compare` below
 
@@ -84,7 +85,7 @@ def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path) -> Agr
     Raises EngineError where it drifts.
     """
     model_version = model_folder.version(folder)
-    record = cache / f"{model_version}-{engine.name}-{_fingerprint(engine.sources)}.json"
+    record = cache / f"{model_version}-{engine.name}-{_fingerprint()}.json"
     result = _read(record)
     if not result:
         result = (engine.compare or compare)(folder, model_version, engine.name, engine.make())
@@ -225,15 +226,15 @@ class ComparableRunner:
         return torch.cat(last)
 
 
-def _fingerprint(sources: Sequence[str]) -> str:
+def _fingerprint() -> str:
     """Return 12 hex digits of everything but the model that a comparison depends on."""
     parts = [platform.machine(), _processor(), torch.backends.cpu.get_cpu_capability()]
-    for library in ("torch", "transformers", "ctranslate2", "openvino"):
+    for library in ("torch", "transformers", "ctranslate2", "numba", "openvino"):
         try:
             parts.append(version(library))
         except PackageNotFoundError:
             parts.append("none")
-    parts += [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in (*sources, __file__)]
+    parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(_ENGINES.glob("*.py"))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

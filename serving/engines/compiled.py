@@ -85,7 +85,7 @@ class Kernel:
 
     def __call__(self, arguments: ctypes.Structure, numbers: int) -> None:
         """Run with `arguments`, in one thread, or in torch's where so many numbers are worth it."""
-        arguments.claimed = 0  # type: ignore[attr-defined]
+        arguments.claimed = 0
         if _run_in_threads is None or numbers < _SERIAL or (threads := torch.get_num_threads()) == 1:
             self._call(ctypes.addressof(arguments))
         else:

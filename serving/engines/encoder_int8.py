@@ -18,13 +18,14 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from serving.engines import onednn
-from serving.engines.decoder_layers import RowwiseActivation
+from serving.engines import few_rows, fused_layers, onednn
+from serving.engines.activations import ACTIVATIONS, Activation
 from serving.engines.encoder import Encoded, Logits
 from serving.engines.encoder_transformers import TransformersEncoder
+from serving.engines.fused_layers import FusedLayer
 from serving.engines.onednn import Int8Linear
 
-_ROWS = 16  # products have a multiple of it: oneDNN prepares one anew for each number of rows, for a millisecond
+_ROWS = 16  # larger products have a multiple of it: oneDNN prepares one anew for each number of rows, for a millisecond
 _FEW = 256  # tokens that one thread reads: two are hardly faster, and wait for each other where requests need a core
 
 
@@ -37,9 +38,9 @@ class _Architecture:
     projection: str
     attention_norm: str
     up: str
-    activation: str
     down: str
     norm: str
+    activation: str  # in config.json
 
 
 _BERT = _Architecture(
@@ -48,9 +49,9 @@ _BERT = _Architecture(
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
-    "intermediate.intermediate_act_fn",
     "output.dense",
     "output.LayerNorm",
+    "hidden_act",
 )
 _DISTILBERT = _Architecture(
     "transformer",
@@ -58,9 +59,9 @@ _DISTILBERT = _Architecture(
     "attention.out_lin",
     "sa_layer_norm",
     "ffn.lin1",
-    "ffn.activation",
     "ffn.lin2",
     "output_layer_norm",
+    "activation",
 )
 _ARCHITECTURES = {
     **dict.fromkeys(("bert", "camembert", "electra", "roberta", "xlm-roberta"), _BERT),
@@ -75,6 +76,8 @@ def unsupported_reason(folder: Path) -> str:
         return f"it runs {', '.join(sorted(_ARCHITECTURES))} only, and this model is of type {model_type}"
     if config.get("is_decoder") or config.get("add_cross_attention"):
         return "it reads texts in both directions, and this model's config.json says is_decoder or add_cross_attention"
+    if (activation := config.get(_ARCHITECTURES[model_type].activation, "gelu")) not in ACTIVATIONS:
+        return f"it does not support the activation function {activation}"
     if not onednn.is_supported():
         return "this processor has no instructions for products of 8-bit integers (AVX-512 VNNI)"
     return ""
@@ -92,7 +95,8 @@ class Int8Encoder(TransformersEncoder):
         base = self._model.base_model
         architecture = _ARCHITECTURES[self.config.model_type]
         layers: Any = attrgetter(architecture.layers)(base)
-        self._layers = _PackedLayers(layers.layer, architecture, self.config.num_attention_heads)
+        activation = ACTIVATIONS[getattr(self.config, architecture.activation)]
+        self._layers = _PackedLayers(layers.layer, architecture, activation, self.config.num_attention_heads)
         setattr(base, architecture.layers, self._layers)
         for name, module in list(self._model.named_modules()):
             if isinstance(module, nn.Linear):
@@ -113,11 +117,11 @@ class Int8Encoder(TransformersEncoder):
         """Return the logits of texts, sorted by length, at the tokens that the head reads."""
         sizes = [self._padded_length(len(text.ids)) for text in texts]
         starts = [0, *accumulate(sizes)]
-        rest = -starts[-1] % _ROWS  # that many texts of one token follow
+        rest = _missing_rows(starts[-1])  # that many texts of one token follow
         places = [text.masks if self._is_masked else (0,) for text in texts]
         kept = [start + at for start, of_text in zip(starts, places, strict=False) for at in of_text]
         lengths = [len(text.ids) for text in texts] + [1] * rest
-        kept_rows = torch.tensor(kept + [0] * (-len(kept) % _ROWS if kept else _ROWS))
+        kept_rows = torch.tensor(kept + [0] * (_missing_rows(len(kept)) if kept else 1))
         self._layers.batch = _Batch(_groups(lengths, [*sizes, *[1] * rest]), kept_rows, is_row=self._is_masked)
 
         def packed(values: Iterable[Sequence[int]], padding: int) -> torch.Tensor:
@@ -135,6 +139,11 @@ class Int8Encoder(TransformersEncoder):
         logits: torch.Tensor = self._model(**inputs).logits
         rows = logits.view(-1, logits.shape[-1])[: len(kept)]
         return [part.numpy() for part in torch.split(rows, [len(of_text) for of_text in places])]
+
+
+def _missing_rows(rows: int) -> int:
+    """Return how many more rows a product of `rows` has."""
+    return -rows % _ROWS if rows > few_rows.MOST else 0
 
 
 @dataclass(frozen=True)
@@ -173,21 +182,30 @@ class _PackedLayers(nn.Module):
 
     batch: _Batch  # set before each call
 
-    def __init__(self, layers: nn.ModuleList, architecture: _Architecture, heads: int) -> None:
+    def __init__(self, layers: nn.ModuleList, architecture: _Architecture, activation: Activation, heads: int) -> None:
         super().__init__()
-        self._layers = [_Layer(layer, architecture) for layer in layers]
+        qkv = [_linear(layer, *architecture.queries_keys_values) for layer in layers]
+        self._round = fused_layers.rounding(qkv[0])
+        self._layers = [
+            _Layer(layer, architecture, activation, this, following)
+            for layer, this, following in zip(layers, qkv, [*qkv[1:], None], strict=True)
+        ]
         self._heads = heads
 
     def forward(self, hidden_states: torch.Tensor, **_: object) -> BaseModelOutputWithPastAndCrossAttentions:
         """Return the states of the batch's kept tokens for `hidden_states`, (1, tokens, hidden)."""
         x = hidden_states[0]  # (tokens, hidden)
-        kept = self.batch.kept
-        for number, layer in enumerate(self._layers, start=1):
-            attended = self._attend(layer.queries_keys_values.of_many(x))
-            if number == len(self._layers):
-                x, attended = x[kept], attended[kept]
-            x = layer.attention_norm(layer.projection.of_many(attended).add_(x))
-            x = layer.norm(layer.down.of_many(layer.activation(layer.up.of_many(x))).add_(x))
+        scales = torch.empty(len(x))
+        rounded = self._round(scales, x=x)
+        for layer in self._layers:
+            attended = self._attend(layer.finish(scales, layer.qkv.multiply(rounded)))
+            if layer is self._layers[-1]:
+                x, attended = x[self.batch.kept], attended[self.batch.kept]
+                scales = torch.empty(len(x))
+            product = layer.projection.multiply(layer.attended(scales, x=attended))
+            product = layer.up.multiply(layer.attention_norm(scales, product, x))
+            product = layer.down.multiply(layer.activation(scales, product))
+            rounded = layer.norm(scales, product, x)
         states = x[None] if self.batch.is_row else x[:, None]
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
 
@@ -206,20 +224,29 @@ class _PackedLayers(nn.Module):
 
 
 class _Layer:
-    """The parts of a layer."""
+    """The parts of a layer, in their order."""
 
-    def __init__(self, layer: nn.Module, names: _Architecture) -> None:
-        def linear(*paths: str) -> Int8Linear:
-            parts = [attrgetter(path)(layer) for path in paths]
-            return _rounded(torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts]))
+    def __init__(
+        self,
+        layer: nn.Module,
+        names: _Architecture,
+        activation: Activation,
+        qkv: Int8Linear,
+        next_qkv: Int8Linear | None,
+    ) -> None:
+        def norm(path: str, before: Int8Linear, after: Int8Linear | None) -> FusedLayer:
+            module = attrgetter(path)(layer)
+            weight, bias = module.weight.detach(), module.bias.detach()
+            return fused_layers.norm(weight, bias, module.eps, before, after, is_post_norm=True)
 
-        self.queries_keys_values = linear(*names.queries_keys_values)
-        self.projection = linear(names.projection)
-        self.attention_norm = attrgetter(names.attention_norm)(layer)
-        self.up = linear(names.up)
-        self.activation = RowwiseActivation(attrgetter(names.activation)(layer))
-        self.down = linear(names.down)
-        self.norm = attrgetter(names.norm)(layer)
+        self.qkv = qkv
+        self.finish = fused_layers.finish(qkv)
+        self.projection = _linear(layer, names.projection)
+        self.attended = fused_layers.rounding(self.projection)
+        self.up, self.down = _linear(layer, names.up), _linear(layer, names.down)
+        self.attention_norm = norm(names.attention_norm, self.projection, self.up)
+        self.activation = fused_layers.activation(activation, self.up, self.down)
+        self.norm = norm(names.norm, self.down, next_qkv)
 
 
 class _HeadLinear(nn.Module):
@@ -227,12 +254,19 @@ class _HeadLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self._linear = _rounded(linear.weight, linear.bias)
+        self._linear = Int8Linear(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+        self._round, self._finish = fused_layers.rounding(self._linear), fused_layers.finish(self._linear)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (..., out) for `x`, (..., in)."""
-        return self._linear.of_many(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+        rows = x.flatten(0, -2).contiguous()
+        scales = torch.empty(len(rows))
+        product = self._linear.multiply(self._round(scales, x=rows))
+        return self._finish(scales, product).view(*x.shape[:-1], -1)
 
 
-def _rounded(weight: torch.Tensor, bias: torch.Tensor | None) -> Int8Linear:
-    return Int8Linear(weight.detach(), None if bias is None else bias.detach())
+def _linear(layer: nn.Module, *paths: str) -> Int8Linear:
+    """Return linear layers of a layer as one."""
+    parts = [attrgetter(path)(layer) for path in paths]
+    weight, bias = (torch.cat([getattr(part, name) for part in parts]).detach() for name in ("weight", "bias"))
+    return Int8Linear(weight, bias)

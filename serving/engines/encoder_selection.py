@@ -3,7 +3,6 @@
 import functools
 import logging
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
@@ -60,9 +59,7 @@ def _openvino(folder: Path, auto_class: str, settings: EngineSettings) -> Encode
 
     if reason := encoder_openvino.unsupported_reason():
         raise EngineError(f"the engine openvino cannot run this model: {reason}")
-    return _compared(
-        folder, auto_class, settings, encoder_openvino.OpenVinoEncoder(folder, auto_class), encoder_openvino
-    )
+    return _compared(folder, auto_class, settings, encoder_openvino.OpenVinoEncoder(folder, auto_class))
 
 
 def _transformers(folder: Path, auto_class: str, _: EngineSettings) -> EncoderRunner:
@@ -72,21 +69,17 @@ def _transformers(folder: Path, auto_class: str, _: EngineSettings) -> EncoderRu
 
 
 def _int8(folder: Path, auto_class: str, settings: EngineSettings) -> EncoderRunner:
-    from serving.engines import decoder_layers, encoder_int8, onednn
+    from serving.engines import encoder_int8
 
     if reason := encoder_int8.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
-    runner = encoder_int8.Int8Encoder(folder, auto_class)
-    return _compared(folder, auto_class, settings, runner, decoder_layers, encoder_int8, onednn)
+    return _compared(folder, auto_class, settings, encoder_int8.Int8Encoder(folder, auto_class))
 
 
-def _compared(
-    folder: Path, auto_class: str, settings: EngineSettings, runner: EncoderRunner, *modules: ModuleType
-) -> EncoderRunner:
-    """Return `runner`, which `modules` define, if it agrees with the reference; raises EngineError."""
-    from serving.engines import encoder_agreement, encoder_transformers
+def _compared(folder: Path, auto_class: str, settings: EngineSettings, runner: EncoderRunner) -> EncoderRunner:
+    """Return `runner` if it agrees with the reference; raises EngineError."""
+    from serving.engines import encoder_agreement
 
-    sources = tuple(str(module.__file__) for module in (*modules, encoder_agreement, encoder_transformers))
     compare = functools.partial(encoder_agreement.compare, auto_class=auto_class)
-    require_agreement(folder, EngineUnderTest(runner.name, sources, lambda: runner, compare), settings.cache)
+    require_agreement(folder, EngineUnderTest(runner.name, lambda: runner, compare), settings.cache)
     return runner

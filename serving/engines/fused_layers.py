@@ -4,7 +4,7 @@ Each takes the product of the linear layer before it, and returns the rounded ro
 `scales`, (rows,), holds the scales of the rows that were rounded last; it is the same tensor throughout a step.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -33,20 +33,15 @@ class FusedLayer:
         self, kernel: Kernel, before: Linear | None, after: Linear | None, **parameters: torch.Tensor | float | None
     ) -> None:
         """Take a kernel, the linear layers around it, and fields of its `RowArguments`."""
+        self.parameters = {name: value for name, value in parameters.items() if value is not None}
         self._kernel = kernel
-        self._after = after
-        self._kept = before, after, parameters  # what the arguments point to
-        self._arguments = RowArguments(
-            **{name: _field(value) for name, value in parameters.items() if value is not None}
-        )
+        self._before, self._after = before, after  # kept, as the parameters are: the arguments are addresses of them
+        self._arguments = RowArguments(**{name: _field(value) for name, value in self.parameters.items()})
         if before:
-            self._arguments.product_parts, self._arguments.width = before.parts, before.outputs
-            self._arguments.bias = before.bias.data_ptr()
+            self._arguments.product_parts, self._arguments.bias = before.parts, _field(before.bias)
         if after:
             self._arguments.rounded_parts, self._arguments.rounded_width = after.parts, after.inputs
-            if not before:
-                self._arguments.width = after.inputs
-        self._width = self._arguments.width
+        self._width = self._arguments.width = before.outputs if before else after.inputs if after else 0
 
     def __call__(
         self,
@@ -79,7 +74,7 @@ def norm(
     bias: torch.Tensor | None,
     epsilon: float,
     before: Linear | None,
-    after: Linear,
+    after: Linear | None,
     *,
     is_post_norm: bool = False,
 ) -> FusedLayer:
@@ -116,5 +111,9 @@ def select_rows(linear: Linear, rounded: torch.Tensor, rows: torch.Tensor) -> to
     return rounded.view(max(linear.parts, 1), -1, linear.inputs)[:, rows].flatten(0, 1)
 
 
-def _field(value: Any) -> Any:
-    return value.data_ptr() if isinstance(value, torch.Tensor) else value
+def _field(value: torch.Tensor | float) -> float:
+    if not isinstance(value, torch.Tensor):
+        return value
+    assert value.dtype == torch.float32
+    assert value.is_contiguous()
+    return value.data_ptr()

@@ -32,7 +32,7 @@ class RowArguments(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("bias", ctypes.c_void_p),  # (width,)
         ("scales", ctypes.c_void_p),  # (rows,) of the product before, and then of the rounded rows
-        # The rows for the next product
+        # The rows for the next product; 0 for none
         ("rounded", ctypes.c_void_p),  # (parts x rows, rounded_width), see `_write_rounded`
         ("rounded_parts", ctypes.c_int64),
         ("rounded_width", ctypes.c_int64),
@@ -70,7 +70,7 @@ class AttentionArguments(ctypes.Structure):
 
 
 @intrinsic
-def _from_bits(_: Any, bits: Any) -> Any:
+def _from_bits(_: Any, __: Any) -> Any:
     """Return the float32 with the bits of an int32."""
 
     def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
@@ -80,7 +80,7 @@ def _from_bits(_: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _to_bits(_: Any, number: Any) -> Any:
+def _to_bits(_: Any, __: Any) -> Any:
     """Return the bits of a float32 as an int32."""
 
     def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
@@ -131,6 +131,8 @@ def _write_rounded(arguments: Any, row: int, values: Any) -> None:
     Bytes lie around 128, for the instructions take unsigned ones. See `serving.engines.onednn`.
     """
     width, rows, parts = arguments.rounded_width, arguments.rows, arguments.rounded_parts
+    if arguments.rounded == 0:
+        return
     if parts == 0:
         copy = matrix(arguments.rounded, rows, width)
         for i in range(width):
@@ -224,7 +226,7 @@ def _rotate(head: Any, cosines: Any, sines: Any) -> None:
 
 @numba.njit(**OPTIONS)
 def _attend_head(query: Any, keys: Any, values: Any, scores: Any, out: Any) -> None:
-    """Fill `out`, (head_dim,), with the mean of `values`, (tokens, head_dim), by the softmax of `keys` times `query`."""
+    """Fill `out`, (head_dim,), with the mean of `values`, (tokens, head_dim), by the softmax of keys times query."""
     tokens, dim = keys.shape
     largest = _F32(-np.inf)
     for token in range(tokens):

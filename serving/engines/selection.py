@@ -68,18 +68,14 @@ def _transformers(folder: Path, settings: EngineSettings) -> Engine:
 
 
 def _int8(folder: Path, settings: EngineSettings) -> Engine:
-    from serving.engines import decoder, decoder_layers, decoder_spec, kv_cache, onednn, prefix_cache
+    from serving.engines import decoder
 
     if reason := decoder.unsupported_reason(folder):
         raise EngineError(f"the engine int8 cannot run this model: {reason}")
 
     def make_runner() -> ModelRunner:
         runner = decoder.DecoderRunner(folder)
-        modules = (decoder, decoder_layers, decoder_spec, kv_cache, onednn, prefix_cache)
-        under_test = EngineUnderTest(
-            runner.name, tuple(str(module.__file__) for module in modules), lambda: ComparableRunner(runner)
-        )
-        require_agreement(folder, under_test, settings.cache)
+        require_agreement(folder, EngineUnderTest(runner.name, lambda: ComparableRunner(runner)), settings.cache)
         return runner
 
     return Scheduler(make_runner, settings.max_concurrency)
@@ -92,8 +88,7 @@ def _ctranslate2(folder: Path, settings: EngineSettings) -> Engine:
         raise EngineError(f"the engine ctranslate2 cannot run this model: {reason}")
     engine = ctranslate2.Ctranslate2Engine(folder, settings.cache, settings.max_concurrency)
     try:
-        under_test = EngineUnderTest(engine.name, (ctranslate2.__file__,), lambda: engine)
-        require_agreement(folder, under_test, settings.cache)
+        require_agreement(folder, EngineUnderTest(engine.name, lambda: engine), settings.cache)
     except BaseException:
         engine.close()
         raise

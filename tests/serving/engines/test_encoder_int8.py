@@ -88,7 +88,7 @@ def compared(folder: Path, auto_class: str = CLASSIFIER, change: Any = None) -> 
 @pytest.mark.parametrize("name", ["bert", "scorer", "masked"])
 def test_the_comparison_sees_whether_a_layer_is_right(folders: dict[str, Path], name: str) -> None:
     def broken(runner: Int8Encoder) -> None:
-        runner._layers._layers[1].norm.weight.data.mul_(2.0)
+        runner._layers._layers[1].norm.parameters["weight"].mul_(2.0)
 
     right = compared(folders[name], class_of(name))
     wrong = compared(folders[name], class_of(name), broken)

@@ -123,8 +123,8 @@ def test_greedy_tokens_and_perplexity_are_those_of_transformers(sharp: Path) -> 
 # The kept result
 
 
-def some_engine(folder: Path, make: Callable[[], Comparable] | None = None, source: str = __file__) -> EngineUnderTest:
-    return EngineUnderTest("some", (source,), make or (lambda: ComparableRunner(TransformersRunner(folder))))
+def some_engine(folder: Path, make: Callable[[], Comparable] | None = None) -> EngineUnderTest:
+    return EngineUnderTest("some", make or (lambda: ComparableRunner(TransformersRunner(folder))))
 
 
 def test_a_version_is_compared_once_on_a_machine(sharp: Path, cache: Path) -> None:
@@ -142,9 +142,16 @@ def test_a_version_is_compared_once_on_a_machine(sharp: Path, cache: Path) -> No
     assert json.loads(record.read_text())["reason"] == ""
 
 
-def test_changed_code_of_the_engine_is_compared_again(sharp: Path, cache: Path) -> None:
-    for source in (__file__, selection.__file__):
-        require_agreement(sharp, some_engine(sharp, source=source), cache)
+def test_changed_code_of_the_engines_is_compared_again(
+    sharp: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require_agreement(sharp, some_engine(sharp), cache)
+    changed = Path(shutil.copytree(agreement._ENGINES, tmp_path / "engines", ignore=shutil.ignore_patterns("__py*")))
+    monkeypatch.setattr(agreement, "_ENGINES", changed)
+    require_agreement(sharp, some_engine(sharp), cache)
+    assert len(list(cache.iterdir())) == 1
+    (changed / "kernels.py").write_text("")
+    require_agreement(sharp, some_engine(sharp), cache)
     assert len(list(cache.iterdir())) == 2
 
 
