@@ -146,7 +146,7 @@ def test_changed_code_of_the_engines_is_compared_again(
     sharp: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_agreement(sharp, some_engine(sharp), cache)
-    changed = Path(shutil.copytree(agreement._ENGINES, tmp_path / "engines", ignore=shutil.ignore_patterns("__py*")))
+    changed = Path(shutil.copytree(agreement._ENGINES, tmp_path / "code", ignore=shutil.ignore_patterns("__py*")))
     monkeypatch.setattr(agreement, "_ENGINES", changed)
     require_agreement(sharp, some_engine(sharp), cache)
     assert len(list(cache.iterdir())) == 1
