@@ -70,7 +70,7 @@ class AttentionArguments(ctypes.Structure):
 
 
 @intrinsic
-def _from_bits(_: Any, __: Any) -> Any:
+def from_bits(_: Any, __: Any) -> Any:
     """Return the float32 with the bits of an int32."""
 
     def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
@@ -80,7 +80,7 @@ def _from_bits(_: Any, __: Any) -> Any:
 
 
 @intrinsic
-def _to_bits(_: Any, __: Any) -> Any:
+def to_bits(_: Any, __: Any) -> Any:
     """Return the bits of a float32 as an int32."""
 
     def generate(__: Any, builder: Any, ___: Any, values: Any) -> Any:
@@ -90,7 +90,7 @@ def _to_bits(_: Any, __: Any) -> Any:
 
 
 @numba.njit(**OPTIONS)
-def _exp(x: Any) -> Any:
+def exp(x: Any) -> Any:
     """Return e^x to 2 units in the last place, of x between -87 and 88: the polynomial of Cephes' expf, in vectors."""
     x = min(max(x, _F32(-87)), _F32(88))
     exponent = np.int32(x * _F32(1.44269504) + _F32(127.5))  # the nearest power of 2, as a float32 has it
@@ -102,7 +102,7 @@ def _exp(x: Any) -> Any:
     y = y * x + _F32(4.1665795894e-2)
     y = y * x + _F32(1.6666665459e-1)
     y = y * x + _F32(5.0000001201e-1)
-    return (y * x * x + x + _F32(1)) * _from_bits(exponent << np.int32(23))
+    return (y * x * x + x + _F32(1)) * from_bits(exponent << np.int32(23))
 
 
 @numba.njit(**OPTIONS)
@@ -138,10 +138,10 @@ def _write_rounded(arguments: Any, row: int, values: Any) -> None:
         for i in range(width):
             copy[row, i] = values[i]
         return
-    largest = _to_bits(_F32(1e-12))  # in place of 0 as a divisor
+    largest = to_bits(_F32(1e-12))  # in place of 0 as a divisor
     for i in range(width):  # the bits of positive numbers are in their order, with infinity and NaN last
-        largest = max(largest, _to_bits(values[i]) & np.int32(0x7FFFFFFF))
-    scale = _from_bits(largest)
+        largest = max(largest, to_bits(values[i]) & np.int32(0x7FFFFFFF))
+    scale = from_bits(largest)
     scales = matrix(arguments.scales, 1, rows)
     rounded = carray(pointer_to(arguments.rounded), (rows * parts, width), np.uint8)
     if parts == 1:
@@ -194,12 +194,12 @@ def _apply(activation: int, values: Any) -> None:
             values[i] = max(values[i], _F32(0))
     elif activation == Activation.SILU.value:
         for i in range(len(values)):
-            values[i] = values[i] / (_F32(1) + _exp(-values[i]))
+            values[i] = values[i] / (_F32(1) + exp(-values[i]))
     elif activation == Activation.GELU_TANH.value:  # (1 + tanh(u)) / 2 = 1 / (1 + e^-2u)
         for i in range(len(values)):
             x = values[i]
             doubled = _F32(1.5957691216) * (x + _F32(0.044715) * x * x * x)  # 2 sqrt(2 / pi)
-            values[i] = x / (_F32(1) + _exp(-doubled))
+            values[i] = x / (_F32(1) + exp(-doubled))
     else:  # GELU; erf to 1.5e-7 by formula 7.1.26 of Abramowitz and Stegun
         for i in range(len(values)):
             x = values[i]
@@ -210,7 +210,7 @@ def _apply(activation: int, values: Any) -> None:
             y = y * t + _F32(1.421413741)
             y = y * t + _F32(-0.284496736)
             y = y * t + _F32(0.254829592)
-            tail = _F32(0.5) * y * t * _exp(-z * z)  # of the normal distribution
+            tail = _F32(0.5) * y * t * exp(-z * z)  # of the normal distribution
             values[i] = x * (tail if x < _F32(0) else _F32(1) - tail)
 
 
@@ -237,7 +237,7 @@ def _attend_head(query: Any, keys: Any, values: Any, scores: Any, out: Any) -> N
         largest = max(largest, score)
     total = _F32(0)
     for token in range(tokens):
-        scores[token] = _exp(scores[token] - largest)
+        scores[token] = exp(scores[token] - largest)
         total += scores[token]
     out[:] = _F32(0)
     for token in range(tokens):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from serving.engines.protocol import Sampling, Token
+from serving.engines.vocabulary_sampling import sample_rows
 
 # Dividing logits by less than this overflows float32; the sampled token stops changing long before.
 MIN_DIVISOR = 1e-6
@@ -104,17 +105,15 @@ def _with_penalties(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.
 
 def _sample_rows(logits: torch.Tensor, samplers: Sequence[Sampler], top_k: int) -> list[int]:
     """Return a token for each row, by inverting the cumulative distribution of the remaining candidates."""
-    divisor = torch.tensor([max(one.sampling.temperature, MIN_DIVISOR) for one in samplers])[:, None]
-    if 0 < top_k < logits.shape[-1]:
-        values, ids = _top_k(logits, top_k)
-        top_p = torch.tensor([one.sampling.top_p for one in samplers])[:, None]
-        numbers = torch.tensor([one.number for one in samplers], dtype=torch.float64)[:, None]
-        return _pick_from_sorted(torch.softmax((values - values[:, :1]) / divisor, dim=-1), ids, top_p, numbers)
-    probabilities = torch.softmax((logits - logits.amax(dim=-1, keepdim=True)) / divisor, dim=-1)
-    return [
-        _pick_from_vocabulary(row, one.sampling.top_p, one.number)
-        for row, one in zip(probabilities, samplers, strict=True)
-    ]
+    divisors = [max(one.sampling.temperature, MIN_DIVISOR) for one in samplers]
+    if not 0 < top_k < logits.shape[-1]:
+        settings = [(divisor, one.sampling.top_p, one.number) for divisor, one in zip(divisors, samplers, strict=True)]
+        return sample_rows(logits.float(), settings)
+    values, ids = _top_k(logits, top_k)
+    divisor = torch.tensor(divisors)[:, None]
+    top_p = torch.tensor([one.sampling.top_p for one in samplers])[:, None]
+    numbers = torch.tensor([one.number for one in samplers], dtype=torch.float64)[:, None]
+    return _pick_from_sorted(torch.softmax((values - values[:, :1]) / divisor, dim=-1), ids, top_p, numbers)
 
 
 def _top_k(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,33 +129,6 @@ def _top_k(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
     ids = torch.cat([ids, torch.arange(whole, vocabulary).expand(len(ids), -1)], dim=-1)
     top = torch.topk(logits.gather(-1, ids), count)
     return top.values, ids.gather(-1, top.indices)
-
-
-def _pick_from_vocabulary(probabilities: torch.Tensor, top_p: float, number: float) -> int:
-    """Return a token of the nucleus `top_p`; `probabilities` is (vocabulary,), `number` uniform in [0, 1)."""
-    if top_p < 1:
-        probabilities = probabilities.masked_fill(probabilities < _nucleus_threshold(probabilities, top_p), 0)
-    cumulative = probabilities.double().cumsum(dim=-1)
-    total = cumulative[-1].item()
-    at = int(torch.searchsorted(cumulative, number * total, right=True))
-    return min(at, int(torch.searchsorted(cumulative, total)))
-
-
-def _nucleus_threshold(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Return the least of the greatest probabilities that together reach `top_p`.
-
-    Sorting a vocabulary takes milliseconds, so this goes by a histogram: positive floats are ordered like their bits,
-    and only the few with the same first 16 bits as the threshold are sorted.
-    """
-    halves = probabilities.view(torch.int32) >> 16
-    sums = torch.bincount(halves, probabilities.double())
-    cumulative = sums.flip(0).cumsum(dim=0)  # from the greatest down
-    target = max(top_p * cumulative[-1].item(), torch.finfo(torch.float64).tiny)
-    at = int(torch.searchsorted(cumulative, target))
-    missing = target - (cumulative[at - 1].item() if at else 0)
-    near = probabilities[halves == len(sums) - 1 - at].sort(descending=True).values
-    last = torch.searchsorted(near.double().cumsum(dim=0), missing)
-    return near[last.clamp_(max=len(near) - 1)]
 
 
 def _pick_from_sorted(

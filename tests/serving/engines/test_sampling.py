@@ -14,7 +14,8 @@ from transformers import (
 )
 
 from serving.engines.protocol import Sampling
-from serving.engines.sampling import Sampler, _nucleus_threshold, sample
+from serving.engines.sampling import Sampler, sample
+from serving.engines.vocabulary_sampling import nucleus_threshold
 
 VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
 DRAWS = 4000
@@ -88,7 +89,7 @@ def test_top_p_finds_where_the_likeliest_that_reach_it_end(share: float, spread:
     probabilities = torch.softmax(logits(spread=spread), dim=-1)
     ordered = probabilities.sort(descending=True).values.double()
     last = int((ordered.cumsum(dim=-1) < share * ordered.sum()).sum())
-    result = float(_nucleus_threshold(probabilities, share))
+    result = float(nucleus_threshold(probabilities.numpy(), share))
     assert result == pytest.approx(float(ordered[min(last, VOCABULARY - 1)]), rel=1e-6)
 
 
