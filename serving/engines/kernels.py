@@ -56,9 +56,9 @@ class AttentionArguments(ctypes.Structure):
     """What the kernel `attend` reads and writes, as in `RowArguments`."""
 
     _fields_ = (
-        *CLAIMED,  # pairs of a text and a head of keys
-        ("texts", ctypes.c_int64),
-        ("places", ctypes.c_void_p),  # (texts, 6), int64, see `attend`
+        *CLAIMED,  # pairs of a token and a head of keys
+        ("tokens", ctypes.c_int64),
+        ("places", ctypes.c_void_p),  # (tokens, 7), int64, see `_attend`
         ("layer", ctypes.c_int64),
         ("qkv", ctypes.c_void_p),  # (rows, heads of queries, keys and values, head_dim)
         ("heads", ctypes.c_int64),
@@ -330,35 +330,36 @@ def _round_rows(pointer: Any) -> None:
 
 
 def _attend(pointer: Any) -> None:
-    """Write a new token of each text to the cache, and attend to all that are there.
+    """Write new tokens to the cache of their texts, and attend from each to all that are there.
 
-    A text's place is: its row; the address of its first key; how many numbers lie between layers, between heads, and
-    between a key and its value; and how many tokens were read before.
+    A token's place is: its row; the address of its text's first key; how many numbers lie between layers, between
+    heads, and between a key and its value; how many tokens come before it; and how many of these are in rows before.
     """
     arguments = carray(pointer, 1)[0]
     dim, heads, heads_of_keys = arguments.head_dim, arguments.heads, arguments.heads_of_keys
     all_heads = heads + 2 * heads_of_keys
     sharing = heads // heads_of_keys
-    places = carray(pointer_to(arguments.places), (arguments.texts, 6), np.int64)
+    places = carray(pointer_to(arguments.places), (arguments.tokens, 7), np.int64)
     query = np.empty(dim, np.float32)
     scores = np.empty(places[:, 5].max() + 1, np.float32)
     scale = _F32(1 / np.sqrt(dim))
     while True:
         item = claim(pointer)
-        if item >= arguments.texts * heads_of_keys:
+        if item >= arguments.tokens * heads_of_keys:
             break
         head = item % heads_of_keys
-        row, address, between_layers, between_heads, to_value, read = places[item // heads_of_keys]
+        row, address, between_layers, between_heads, to_value, read, new = places[item // heads_of_keys]
         address += 4 * (arguments.layer * between_layers + head * between_heads)
         keys, values = matrix(address, read + 1, dim), matrix(address + 4 * to_value, read + 1, dim)
-        qkv = matrix(arguments.qkv + 4 * row * all_heads * dim, all_heads, dim)
+        qkv = matrix(arguments.qkv + 4 * (row - new) * all_heads * dim, (new + 1) * all_heads, dim)
         out = matrix(arguments.out + 4 * row * heads * dim, heads, dim)
-        keys[read] = qkv[heads + head]
-        values[read] = qkv[heads + heads_of_keys + head]
+        for n in range(new + 1):  # also what another thread writes for the rows before: it may not have done so yet
+            keys[read - new + n] = qkv[n * all_heads + heads + head]
+            values[read - new + n] = qkv[n * all_heads + heads + heads_of_keys + head]
         begin = max(0, read + 1 - arguments.window) if arguments.window else 0
         for number in range(head * sharing, (head + 1) * sharing):
             for i in range(dim):
-                query[i] = qkv[number, i] * scale
+                query[i] = qkv[new * all_heads + number, i] * scale
             _attend_head(query, keys[begin:], values[begin:], scores, out[number])
 
 

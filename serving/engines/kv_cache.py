@@ -110,29 +110,34 @@ class KVCache:
 class BatchAttention:
     """Attention of the sequences of a step, each over its own keys and values."""
 
-    def __init__(self, heads: int, slots: Sequence[Slot], tokens: Sequence[Sequence[int]]) -> None:
-        """Take the number of queries' heads, and the next `tokens` of each slot, which are rows in this order."""
+    def __init__(
+        self, heads: int, slots: Sequence[Slot], tokens: Sequence[Sequence[int]], guessed: Sequence[int]
+    ) -> None:
+        """Take the number of queries' heads, and the next `tokens` of each slot, which are rows in this order.
+
+        The last `guessed` of a slot's are read as if each were a step of its own, so that they have the same bits.
+        """
         self._heads = heads
         self._chunks: list[PrefillChunk] = []
         places = []
         row = 0
-        for slot, chunk in zip(slots, tokens, strict=True):
-            if len(chunk) > 1:
+        for slot, chunk, guesses in zip(slots, tokens, guessed, strict=True):
+            if len(chunk) > 1 and not guesses:
                 self._chunks.append(PrefillChunk(slice(row, row + len(chunk)), slot))
             else:
-                places.append((row, *slot.place, slot.read))
+                places += [(row + n, *slot.place, slot.read + n, n) for n in range(len(chunk))]
             row += len(chunk)
-        self._places = np.array(places, np.int64).reshape(-1, 6)
+        self._places = np.array(places, np.int64)
         _, heads_of_keys, head_dim = slots[0].pool.shape
         self._arguments = AttentionArguments(
-            texts=len(places),
+            tokens=len(places),
             places=self._places.ctypes.data,
             heads=heads,
             heads_of_keys=heads_of_keys,
             head_dim=head_dim,
             window=slots[0].pool.window or 0,
         )
-        self._numbers = sum(place[-1] + 1 for place in places) * heads * head_dim
+        self._numbers = sum(read + 1 for *_, read, _ in places) * heads * head_dim
 
     def __call__(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Return (rows, heads, head_dim) for `qkv`, (rows, heads of queries, keys and values, head_dim)."""

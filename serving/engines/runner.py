@@ -13,7 +13,10 @@ class ModelRunner(Protocol):
     The logits of a sequence must not depend on what else is in the batch, but for rounding on a GPU. A step that raised
     may be repeated. A runner that keeps its logits on another device also has `sample`, with the arguments and the
     result of `serving.engines.sampling.sample`. One that keeps what prompts begin with has `recall(slot, prompt)`: it
-    fills a new slot with what it has of the prompt's beginning, and returns how many tokens that are.
+    fills a new slot with what it has of the prompt's beginning, and returns how many tokens that are. One that checks
+    guesses has `guess_rows`, the most rows of a step with guesses; its `step` takes a third argument, the number of
+    guesses at the end of each slot's tokens, and returns logits before, between and after them; and `forget(slot,
+    tokens)` drops those that were wrong.
     """
 
     name: str

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from serving.engines.guessing import Guesser
 from serving.engines.prompt_format import prompt_format
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
 from serving.engines.runner import ModelRunner
@@ -46,6 +47,8 @@ class _Sequence:
         self.stream = Stream()
         self.sampling = sampling
         self.unread = list(prompt)
+        self.tokens = list(prompt)
+        self.guesser = Guesser(self.tokens)
         self.length = len(prompt) + sampling.max_new_tokens
         self.is_prefilled = False
         self.written = 0
@@ -186,11 +189,26 @@ class Scheduler:
             batch.append(sequence)
         return batch
 
+    def _guesses(self, batch: list[_Sequence]) -> list[list[int]]:
+        """Return what each sequence may write next, where a step has room to check it."""
+        rows = getattr(self._runner, "guess_rows", 0) // len(batch)
+        if rows < 2 or not all(sequence.is_prefilled for sequence in batch):
+            return [[] for _ in batch]
+        return [
+            sequence.guesser.guess(min(rows, sequence.sampling.max_new_tokens - sequence.written) - 1)
+            for sequence in batch
+        ]
+
     def _step(self, batch: list[_Sequence], events: list[_Event]) -> None:
-        """Read the next tokens of `batch`, and write one for each sequence whose prompt has been read."""
-        chunks = [sequence.unread[: self._runner.prefill_tokens] for sequence in batch]
+        """Read the next tokens of `batch`, and write those that follow for each sequence whose prompt has been read."""
+        guesses = self._guesses(batch)
+        chunks = [
+            sequence.unread[: self._runner.prefill_tokens] + guess
+            for sequence, guess in zip(batch, guesses, strict=True)
+        ]
+        guessed = [[len(guess) for guess in guesses]] if any(guesses) else []
         try:
-            logits = self._runner.step([sequence.slot for sequence in batch], chunks)
+            logits = self._runner.step([sequence.slot for sequence in batch], chunks, *guessed)
         except Exception as error:
             if len(batch) == 1:
                 self._end(batch[0], _Event(batch[0].stream, error=_failure(error)), events)
@@ -198,34 +216,60 @@ class Scheduler:
             for sequence in batch:  # one by one, so that a failure affects one sequence only
                 self._step([sequence], events)
             return
-        prefilled = []
-        for at, (sequence, chunk) in enumerate(zip(batch, chunks, strict=True)):
-            del sequence.unread[: len(chunk)]
+        writing: list[tuple[_Sequence, list[int], int]] = []  # with its guesses, and the row of its first logits
+        row = 0
+        for sequence, chunk, guess in zip(batch, chunks, guesses, strict=True):
+            del sequence.unread[: len(chunk) - len(guess)]
             if not sequence.unread:
                 sequence.is_prefilled = True
-                prefilled.append(at)
-        if len(prefilled) < len(batch):
-            logits = logits[prefilled]
-        writing = [batch[at] for at in prefilled]
-        samplers = [sequence.sampler for sequence in writing]
-        tokens = _sample_all(getattr(self._runner, "sample", sample), logits, samplers)
-        for sequence, token in zip(writing, tokens, strict=True):
-            self._write(sequence, token, events)
+                writing.append((sequence, guess, row))
+            row += 1 + len(guess)
+        depth = 0
+        while writing:
+            writing = self._write_tokens(logits, writing, depth, events)
+            depth += 1
 
-    def _write(self, sequence: _Sequence, token: Token | EngineError, events: list[_Event]) -> None:
-        """Add a token to a sequence, and end it with its last one."""
+    def _write_tokens(
+        self,
+        logits: torch.Tensor,
+        writing: list[tuple[_Sequence, list[int], int]],
+        depth: int,
+        events: list[_Event],
+    ) -> list[tuple[_Sequence, list[int], int]]:
+        """Write the token after `depth` right guesses; return the sequences that go on, and had guessed it too."""
+        rows = [row + depth for _, _, row in writing]
+        of_rows = logits if len(rows) == len(logits) else logits[rows]
+        samplers = [sequence.sampler for sequence, _, _ in writing]
+        tokens = _sample_all(getattr(self._runner, "sample", sample), of_rows, samplers)
+        going_on = []
+        for (sequence, guess, row), token in zip(writing, tokens, strict=True):
+            goes_on = self._write(sequence, token, events)
+            if not guess or not goes_on:
+                continue
+            if depth < len(guess) and sequence.tokens[-1] == guess[depth]:
+                going_on.append((sequence, guess, row))
+            else:
+                self._runner.forget(sequence.slot, len(guess) - depth)  # type: ignore[attr-defined]
+                sequence.guesser.note(depth)
+        return going_on
+
+    def _write(self, sequence: _Sequence, token: Token | EngineError, events: list[_Event]) -> bool:
+        """Add a token to a sequence, and end it with its last one; return whether it goes on."""
         if isinstance(token, EngineError):
             self._end(sequence, _Event(sequence.stream, error=token), events)
-            return
+            return False
         sequence.written += 1
         if token.id == self.end:
             self._end(sequence, _Event(sequence.stream, reason="stop"), events)
-            return
-        sequence.unread.append(token.id)
+            return False
+        sequence.unread = [token.id]
+        sequence.tokens.append(token.id)
         if sequence.stream.append(token):
             events.append(_Event(sequence.stream, ends=False))
         if sequence.written == sequence.sampling.max_new_tokens:
             self._end(sequence, _Event(sequence.stream, reason="length"), events)
+            return False
+        return True
 
     def _end(self, sequence: _Sequence, event: _Event, events: list[_Event]) -> None:
         self._open.remove(sequence)

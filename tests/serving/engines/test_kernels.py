@@ -124,11 +124,11 @@ def test_attention_over_the_cache_is_torchs(window: int) -> None:
     qkv = random(3, heads + 2 * heads_of_keys, dim, seed=1)
     of_layer, to_value, of_slot, of_head, _, _ = cache.stride()
     places = np.array(
-        [(row, cache.data_ptr() + 4 * row * of_slot, of_layer, of_head, to_value, read[row]) for row in range(3)]
+        [(row, cache.data_ptr() + 4 * row * of_slot, of_layer, of_head, to_value, read[row], 0) for row in range(3)]
     )
     out = torch.empty(3, heads, dim)
     arguments = AttentionArguments(
-        texts=3,
+        tokens=3,
         places=places.ctypes.data,
         layer=1,
         qkv=qkv.data_ptr(),
