@@ -36,7 +36,7 @@ class DecoderRunner:
 
     name = "int8"
     prefill_tokens = 128  # a step then takes about twice as long as one that decodes 32 sequences
-    guess_rows = 4  # take 15 to 20 % longer than one
+    guess_rows: int = 4  # take 15 to 20 % longer than one
 
     def __init__(self, folder: Path, make_linear: MakeLinear | None = None) -> None:
         """Load the model in `folder`, for which `unsupported_reason` is empty; tests have other products."""

@@ -55,7 +55,7 @@ class CountingRunner(DecoderRunner):
 
     def __init__(self, guess_rows: int) -> None:
         super().__init__(STARTER)
-        self.guess_rows = guess_rows  # type: ignore[misc]
+        self.guess_rows = guess_rows
         self.steps = self.guessed = 0
 
     def step(
