@@ -121,19 +121,29 @@ STAND_IN = """
 """
 
 
-# Notes where vLLM's Python processes connect to. A UDP socket that connects sends nothing.
+# Notes which other machines vLLM's Python processes look up or connect to. A UDP socket that connects sends nothing.
 AUDIT = """
-    import os, socket, sys
+    import ipaddress, os, socket, sys
+
+    def is_local(host):
+        host = host.decode() if isinstance(host, bytes) else host
+        if host in (None, "", "localhost", socket.gethostname()):
+            return True
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
 
     def note(what):
         with open(os.environ["AUDIT_LOG"], "a") as log:
             log.write(what + chr(10))
 
     def hook(event, args):
-        if event == "socket.connect":
-            is_local = args[0].family == socket.AF_UNIX or str(args[1][0]) in ("127.0.0.1", "::1", "localhost")
-            if args[0].type & socket.SOCK_STREAM and not is_local:
+        if event == "socket.connect" and args[0].family != socket.AF_UNIX:
+            if args[0].type & socket.SOCK_STREAM and not is_local(args[1][0]):
                 note(f"connect {args[1]}")
+        elif event == "socket.getaddrinfo" and not is_local(args[0]):
+            note(f"look up {args[0]}")
 
     note(f"process {os.getpid()}")
     sys.addaudithook(hook)
@@ -476,11 +486,18 @@ def test_penalties_make_repetition_rarer(real_engine: VllmEngine, penalty: dict[
     assert len(set(penalized)) > len(set(repeats))
 
 
-def test_vllm_sends_nothing(real_engine: VllmEngine, real: Kind) -> None:
+def test_vllm_reaches_for_no_other_machine(real_engine: VllmEngine, real: Kind) -> None:
     write(real_engine, PROMPT, GREEDY)
     lines = real.log.read_text(encoding="utf-8").splitlines()
     assert {line.split()[0] for line in lines} == {"process"}
     assert len(lines) > 2  # its server and the processes of its engine were watched
+
+
+@BOTH
+def test_its_telemetry_is_off(engine: VllmEngine) -> None:
+    environment = servers_of(engine)[0].environ()
+    assert [environment[name] for name in ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE")] == ["1"] * 3
+    assert not {"VLLM_ARGS", "VLLM_PYTHON"} & environment.keys()
 
 
 def servers_of(engine: VllmEngine) -> list[psutil.Process]:
