@@ -593,7 +593,7 @@ def test_a_server_that_does_not_start_is_reported_at_once(kind: Kind) -> None:
 
 
 @BOTH
-def test_the_service_answers_over_http_and_swaps_to_a_new_champion(
+def test_the_service_answers_over_http_swaps_to_a_new_champion_and_finishes_what_runs(
     kind: Kind, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
@@ -627,6 +627,12 @@ def test_the_service_answers_over_http_and_swaps_to_a_new_champion(
         wait_for(lambda: server.post(**body).headers["x-model-version"] == versions[1].version)
         wait_for(lambda: "freed model" in server.log.read_text(encoding="utf-8"))
         processes = psutil.Process(server.pid).children(recursive=True)
+        long = {**body, "max_new_tokens": 30, "stream": True}
+        with httpx.stream("POST", f"{server.url}/generate", json=long, timeout=300) as streamed:
+            lines = (line for line in streamed.iter_lines() if line)
+            next(lines)
+            os.kill(server.pid, signal.SIGTERM)
+            assert list(lines)[-1] == "data: [DONE]"  # a running request finishes before vLLM is stopped
     _, alive = psutil.wait_procs(processes, timeout=300)
     assert not alive
     assert TEXT not in server.log.read_text(encoding="utf-8")
