@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ class VllmEngine:
                 *("--generation-config", "vllm"),  # else the folder's own settings complete a request's
             ],
             stdin=subprocess.PIPE,
-            env=_environment(),
+            env=_environment(private),
             start_new_session=True,  # Ctrl-C is for the service, which lets running requests finish
         )
         try:
@@ -272,10 +273,11 @@ def _split(arguments: str) -> list[str]:
         raise EngineError(f"VLLM_ARGS cannot be split ({error}); quote arguments as in a shell") from None
 
 
-def _environment() -> dict[str, str]:
-    """Return the environment of vLLM: without its telemetry, and without questions to the hub."""
+def _environment(private: Path) -> dict[str, str]:
+    """Return the environment of vLLM: without its telemetry and questions to the hub, all its sockets in `private`."""
     kept = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
-    return {**kept, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    off = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**kept, **off, "VLLM_RPC_BASE_PATH": str(private)}  # it leaves sockets behind, the guardian deletes them
 
 
 def _listens(path: str) -> bool:
@@ -287,6 +289,6 @@ def _listens(path: str) -> bool:
 def _private_folder() -> Path:
     """Make a folder that only this user can enter, with a path that is short enough for a socket."""
     temporary = Path(tempfile.gettempdir())
-    if len(os.fsencode(temporary / "vllm-12345678" / "socket")) > _MAX_SOCKET_PATH:
+    if len(os.fsencode(temporary / "vllm-12345678" / str(uuid.UUID(int=0)))) > _MAX_SOCKET_PATH:  # vLLM's own
         temporary = Path("/tmp")  # noqa: S108 - see above
     return Path(tempfile.mkdtemp(prefix="vllm-", dir=temporary))
