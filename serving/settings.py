@@ -22,6 +22,7 @@ class EngineSettings:
     timeout: float  # seconds for a whole request
     cache: Path  # where comparisons and converted models are kept; it need not exist
     vllm_python: str | None = None
+    vllm_args: str = ""  # more arguments of vLLM's server, quoted as in a shell
 
 
 def load(root: Path) -> Service:
@@ -38,13 +39,14 @@ def load_params(root: Path) -> Params:
 
 
 def engine_settings(service: Service, root: Path) -> EngineSettings:
-    """Return the engine's part of the settings, with ENGINES_DIR and VLLM_PYTHON of the environment."""
+    """Return the engine's part of the settings, with ENGINES_DIR, VLLM_PYTHON and VLLM_ARGS of the environment."""
     return EngineSettings(
         name=service.engine,
         max_concurrency=service.max_concurrency,
         timeout=service.timeout,
         cache=_engine_cache(root),
         vllm_python=os.environ.get("VLLM_PYTHON"),
+        vllm_args=os.environ.get("VLLM_ARGS", ""),
     )
 
 

@@ -1,18 +1,23 @@
-"""vLLM on a GPU, requested by name: a child process in its own environment, reached over OpenAI's protocol.
+"""vLLM, requested by name: a child process in its own environment, reached over OpenAI's protocol.
 
 vLLM comes with its own torch and an older transformers, so it cannot live in this environment: VLLM_PYTHON names the
-python of one that has it. Seeds are vLLM's: it does not promise the same text for the same seed when other requests
-share the batch (see "Batch invariance" in its documentation).
+python of one that has it. It listens on a Unix socket in a folder of mode 0700: a port would answer other users of the
+machine, and web pages of any origin. Seeds are vLLM's: it does not promise the same text for the same seed when other
+requests share the batch (see "Batch invariance" in its documentation).
 """
 
 import asyncio
 import json
 import os
+import shlex
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,17 +27,26 @@ from tokenizers import Tokenizer
 
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.transformers import load_tokenizer
+from serving.errors import ApiError
 from serving.settings import EngineSettings
 
 _START_SECONDS = 900  # a large model is read, compiled and profiled first
 _STOP_SECONDS = 20
 _POLL_SECONDS = 0.02  # between two checks for cancellation
 _MODEL = "model"  # its name between the two processes
+_URL = "http://vllm"  # the socket's path says where it is
+_MAX_SOCKET_PATH = 100  # bytes; the system's limit is 104 to 108
+_SEED_FOR_MINUS_1 = 2**63 - 1  # vLLM takes -1 for no seed
+_MAX_TEMPERATURE = 2.0  # vLLM's
+_OWN_VARIABLES = ("VLLM_ARGS", "VLLM_PYTHON")  # the service's: vLLM warns of those that it does not know
 
 # Stops the server with all its processes when the service is gone, even if it was killed: the pipe to stdin closes.
+# Only that ends the guardian; a signal to it would leave the server behind.
 GUARDIAN = """
-import os, signal, subprocess, sys, threading
-server = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, start_new_session=True)
+import os, shutil, signal, subprocess, sys, threading
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+server = subprocess.Popen(sys.argv[3:], stdin=subprocess.DEVNULL, start_new_session=True)
 def end():
     sys.stdin.read()
     for number, seconds in ((signal.SIGTERM, float(sys.argv[1])), (signal.SIGKILL, None)):
@@ -49,6 +63,7 @@ try:
     os.killpg(server.pid, signal.SIGKILL)
 except ProcessLookupError:
     pass
+shutil.rmtree(sys.argv[2], ignore_errors=True)
 sys.exit(code != 0)
 """
 
@@ -61,30 +76,28 @@ class VllmEngine:
 
     def __init__(self, folder: Path, settings: EngineSettings) -> None:
         """Start vLLM with the model in `folder`, and wait until it is ready; raises EngineError."""
-        from transformers import AutoConfig
-
-        python = _checked_python(settings.vllm_python)
+        python, arguments = _checked_python(settings.vllm_python), _split(settings.vllm_args)
         self.tokenizer, self.start, self.end = load_tokenizer(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self.context: int = getattr(config, "max_position_embeddings", sys.maxsize)
         self._settings = settings
         self._requests: set[asyncio.Task[None]] = set()
-        self._tls = ssl.create_default_context()  # httpx would make one for each client, in some 20 ms
-        port = _free_port()
-        self._url = f"http://127.0.0.1:{port}"
-        server = [
-            *(python, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--model", str(folder.absolute()), "--served-model-name", _MODEL),
-            *("--max-num-seqs", str(settings.max_concurrency)),
-            *("--generation-config", "vllm"),  # else the folder's own settings complete a request's
-        ]
+        self._closing = threading.Event()
+        self._tls = ssl.create_default_context()  # unused, but httpx would make one for each client, in some 20 ms
+        private = _private_folder()
+        self._socket = str(private / "socket")
         self._guardian = subprocess.Popen(  # noqa: S603 - the user chooses the python
-            [sys.executable, "-c", GUARDIAN, str(_STOP_SECONDS), *server],
+            [
+                *(sys.executable, "-c", GUARDIAN, str(_STOP_SECONDS), str(private)),
+                *(python, "-m", "vllm.entrypoints.openai.api_server", "--disable-uvicorn-access-log", *arguments),
+                *("--uds", self._socket, "--model", str(folder.absolute()), "--served-model-name", _MODEL),
+                *("--max-num-seqs", str(settings.max_concurrency)),
+                *("--generation-config", "vllm"),  # else the folder's own settings complete a request's
+            ],
             stdin=subprocess.PIPE,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"},
+            env=_environment(private),
+            start_new_session=True,  # Ctrl-C is for the service, which lets running requests finish
         )
         try:
-            self._wait_until_ready()
+            self.context: int = self._wait_until_ready()
         except BaseException:
             self.close()
             raise
@@ -100,7 +113,10 @@ class VllmEngine:
         return min(len(self._requests), self._settings.max_concurrency)
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of generated tokens; see `Engine.submit`."""
+        """Return the stream of generated tokens; see `Engine.submit`. Raises ApiError for what vLLM refuses."""
+        if sampling.temperature > _MAX_TEMPERATURE:
+            message = f"temperature may be at most {_MAX_TEMPERATURE:g} with the engine vllm"
+            raise ApiError(400, message, param="temperature")
         stream = Stream()
         if not sampling.max_new_tokens:
             stream.end("length")
@@ -113,20 +129,21 @@ class VllmEngine:
     def close(self) -> None:
         """Stop vLLM with all its processes; see `Engine.close`."""
         assert self._guardian.stdin
+        self._closing.set()  # vLLM waits for open connections
         self._guardian.stdin.close()
         self._guardian.wait(2 * _STOP_SECONDS)
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self) -> int:
+        """Return how many tokens a request may have, once vLLM answers."""
         until = time.monotonic() + _START_SECONDS
-        while time.monotonic() < until:
-            if self._guardian.poll() is not None:
-                raise EngineError("vLLM ended while it was starting; see the log above")
-            try:
-                if httpx.get(f"{self._url}/health", trust_env=False).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                pass  # not listening yet
-            time.sleep(0.25)
+        transport = httpx.HTTPTransport(verify=self._tls, uds=self._socket)
+        with httpx.Client(transport=transport, base_url=_URL, trust_env=False) as client:
+            while time.monotonic() < until:
+                if self._guardian.poll() is not None:
+                    raise EngineError("vLLM ended while it was starting; see the log above")
+                if _listens(self._socket) and client.get("/health").status_code == httpx.codes.OK:
+                    return int(client.get("/v1/models").json()["data"][0]["max_model_len"])
+                time.sleep(0.25)
         raise EngineError(f"vLLM was not ready within {_START_SECONDS} s")
 
     async def _follow(self, stream: Stream, body: dict[str, Any]) -> None:
@@ -134,23 +151,32 @@ class VllmEngine:
         reading = asyncio.ensure_future(self._read(stream, body))
         try:
             while not reading.done():
-                if stream.cancelled:
+                if stream.cancelled or self._closing.is_set():
                     reading.cancel()
                 await asyncio.wait({reading}, timeout=_POLL_SECONDS)
-            if reading.cancelled():
+            error = None if reading.cancelled() else reading.exception()
+            if error or self._closing.is_set():
+                stream.end(None, self._engine_error(error))
+            elif reading.cancelled():
                 stream.end(None)
-            elif error := reading.exception():
-                if not isinstance(error, EngineError):
-                    error = EngineError(f"vLLM cannot be reached ({type(error).__name__})")
-                stream.end(None, error)
         finally:
             reading.cancel()
 
+    def _engine_error(self, error: BaseException | None) -> EngineError:
+        if self._closing.is_set():
+            return EngineError("vLLM was stopped")
+        if isinstance(error, EngineError):
+            return error
+        if self._guardian.poll() is not None:
+            return EngineError("vLLM has ended; see its log, and restart the service")
+        return EngineError(f"vLLM cannot be reached ({type(error).__name__})")
+
     async def _read(self, stream: Stream, body: dict[str, Any]) -> None:
         """Send a request and push its tokens."""
+        transport = httpx.AsyncHTTPTransport(verify=self._tls, uds=self._socket)
         async with (
-            httpx.AsyncClient(verify=self._tls, timeout=self._settings.timeout, trust_env=False) as client,
-            client.stream("POST", f"{self._url}/v1/completions", json=body) as answer,
+            httpx.AsyncClient(transport=transport, timeout=self._settings.timeout, trust_env=False) as client,
+            client.stream("POST", f"{_URL}/v1/completions", json=body) as answer,
         ):
             if answer.status_code != httpx.codes.OK:
                 raise EngineError(f"vLLM answered {answer.status_code}; see its log")
@@ -194,7 +220,7 @@ def _body(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
-        "seed": sampling.seed,
+        "seed": sampling.seed if sampling.seed != -1 else _SEED_FOR_MINUS_1,
         "repetition_penalty": sampling.repetition_penalty,
         "presence_penalty": sampling.presence_penalty,
         "frequency_penalty": sampling.frequency_penalty,
@@ -239,8 +265,30 @@ def _checked_python(python: str | None) -> str:
     return python
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
+def _split(arguments: str) -> list[str]:
+    """Return the arguments in VLLM_ARGS; raises EngineError."""
+    try:
+        return shlex.split(arguments)
+    except ValueError as error:
+        raise EngineError(f"VLLM_ARGS cannot be split ({error}); quote arguments as in a shell") from None
+
+
+def _environment(private: Path) -> dict[str, str]:
+    """Return the environment of vLLM: without its telemetry and questions to the hub, all its sockets in `private`."""
+    kept = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
+    off = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**kept, **off, "VLLM_RPC_BASE_PATH": str(private)}  # it leaves sockets behind, the guardian deletes them
+
+
+def _listens(path: str) -> bool:
+    """Return whether a server listens on a Unix socket; httpcore would leave its own socket open where none does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path) == 0
+
+
+def _private_folder() -> Path:
+    """Make a folder that only this user can enter, with a path that is short enough for a socket."""
+    temporary = Path(tempfile.gettempdir())
+    if len(os.fsencode(temporary / "vllm-12345678" / str(uuid.UUID(int=0)))) > _MAX_SOCKET_PATH:  # vLLM's own
+        temporary = Path("/tmp")  # noqa: S108 - see above
+    return Path(tempfile.mkdtemp(prefix="vllm-", dir=temporary))
