@@ -7,6 +7,8 @@ left, so it does not matter how many threads there are.
 import ctypes
 import functools
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, types
+from numba.core import caching
 from numba.extending import intrinsic
 
+logger = logging.getLogger("bentoml.serving")
+
 _SERIAL = 2**15  # numbers: one thread computes so many before a second one has begun
-_CACHE_DIR = Path(numba.config.CACHE_DIR or Path(__file__).parent / "__pycache__")  # NUMBA_CACHE_DIR
 
 EXACT: dict[str, Any] = {"error_model": "numpy"}  # numpy's: a division by 0 is no exception
 # Sums in any order and fused multiplications: the same ones at every call, for the code has no other path.
@@ -71,10 +75,10 @@ class Kernel:
     @functools.cached_property
     def _address(self) -> int:
         signature = types.void(types.CPointer(numba.from_dtype(np.dtype(self._arguments))))
-        numba.config.CACHE_DIR = str(_cache_folder(self._function))
         try:
             self._compiled = numba.cfunc(signature, cache=True, **self._options)(self._function)
-        except RuntimeError:  # no folder to keep it in can be written; compiling takes about a second
+        except RuntimeError as error:
+            logger.info("compiled code cannot be kept, so each start compiles: %s", error)
             self._compiled = numba.cfunc(signature, **self._options)(self._function)
         address: int = self._compiled.address
         return address
@@ -92,11 +96,42 @@ class Kernel:
             _run_in_threads(self._address, ctypes.addressof(arguments), threads, 0)
 
 
-def _cache_folder(function: Callable[[Any], None]) -> Path:
-    """Return a folder for the code of `function`, by the sources it may come from; numba looks at one of them only."""
-    sources = {Path(function.__code__.co_filename), Path(__file__)}
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources)))
-    return _CACHE_DIR / f"kernels-{digest.hexdigest()[:16]}"
+class _SourceHashLocator(caching._CacheLocator):
+    """Where numba keeps the code of a kernel: by what its sources are, so that all checkouts on a machine share it.
+
+    numba's own locators go by the path and the time of one file.
+    """
+
+    def __init__(self, line: int, sources: str) -> None:
+        self._line, self._sources = line, sources
+
+    def get_cache_path(self) -> str:
+        folder = os.environ.get("NUMBA_CACHE_DIR")
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return str((Path(folder) if folder else caches / "fresh-gpt2" / "kernels") / self._sources[:16])
+
+    def get_source_stamp(self) -> str:
+        return self._sources
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> "_SourceHashLocator | None":
+        """Return where a kernel's code is; None for other functions. Raises RuntimeError where nothing can be kept."""
+        if Path(file).parent != Path(__file__).parent:
+            return None
+        sources = sorted({Path(file), Path(__file__)})
+        digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+        locator = cls(function.__code__.co_firstlineno, digest)
+        try:
+            locator.ensure_cache_path()
+        except OSError as error:
+            raise RuntimeError(str(error)) from None
+        return locator
+
+
+caching.CacheImpl._locator_classes.insert(0, _SourceHashLocator)
 
 
 def _torchs_threads() -> Any:

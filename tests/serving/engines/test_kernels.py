@@ -1,6 +1,8 @@
 """The compiled kernels held against torch's operations, and products of a few rows against oneDNN's."""
 
 import math
+import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -187,7 +189,7 @@ def test_where_few_rows_would_have_other_bits_onednn_multiplies_them(
     assert torch.equal(layer.multiply(rounded), expected)
 
 
-def run_kernel(before: str = "", **environment: str) -> str:
+def run_kernel(then: str = "", **environment: str) -> str:
     """Return what a process prints that runs a kernel in two threads."""
     code = """
         import torch
@@ -200,8 +202,10 @@ def run_kernel(before: str = "", **environment: str) -> str:
         activation = fused_layers.activation(Activation.RELU, Floats(2048), Floats(2048))
         assert torch.equal(activation(torch.empty(64), x), torch.relu(x))
     """
-    script = textwrap.dedent(code) + textwrap.dedent(before)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = textwrap.dedent(code) + textwrap.dedent(then)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, env=os.environ | environment
+    )
     return done.stdout
 
 
@@ -212,24 +216,37 @@ def test_kernels_run_in_the_threads_of_torch() -> None:
     assert "/torch/" in output
 
 
-def test_compiled_code_is_kept_by_the_sources_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    function = kernels.norm._function
-    before = compiled._cache_folder(function)
-    changed = tmp_path / "compiled.py"
-    changed.write_bytes(Path(compiled.__file__).read_bytes() + b"\n")
-    monkeypatch.setattr(compiled, "__file__", str(changed))
-    assert compiled._cache_folder(function) != before
+def test_compiled_code_is_kept_by_its_sources_and_compiled_once(tmp_path: Path) -> None:
+    code = """
+        kernel = fused_layers.kernels.activate
+        print(kernel._compiled.cache_hits, kernel._compiled._cache.cache_path)
+    """
+    hits, first = run_kernel(code, NUMBA_CACHE_DIR=str(tmp_path)).split()
+    assert (hits, Path(first).parent) == ("0", tmp_path)
+    assert list(Path(first).glob("*.nbc"))
+    assert run_kernel(code, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["1", first]
 
 
-def test_where_nothing_can_be_kept_kernels_are_compiled_at_each_start() -> None:
-    output = run_kernel(
-        """
-        import numba
-        from numba.core import caching
-        from serving.engines import kernels
-        caching.CacheImpl._locator_classes = []
-        kernel = compiled.Kernel(kernels._round_rows, kernels.RowArguments)
-        print(kernel._address > 0)
-        """
-    )
-    assert output.strip() == "True"
+def test_changed_sources_are_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    engines = Path(shutil.copytree(Path(compiled.__file__).parent, tmp_path / "engines"))
+    monkeypatch.setattr(compiled, "__file__", str(engines / "compiled.py"))
+
+    def place() -> str:
+        locator = compiled._SourceHashLocator.from_function(kernels.norm._function, str(engines / "kernels.py"))
+        assert locator is not None
+        return locator.get_cache_path()
+
+    places = {place(), place()}
+    for changed in ("compiled.py", "kernels.py"):
+        with (engines / changed).open("a") as file:
+            file.write("# changed")
+        places.add(place())
+    assert len(places) == 3
+    assert compiled._SourceHashLocator.from_function(place, __file__) is None
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_at_each_start(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code = "print(fused_layers.kernels.activate._compiled._cache.cache_path)"
+    assert run_kernel(code, NUMBA_CACHE_DIR=str(tmp_path / "file" / "kernels")).strip() == "None"
