@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from serving.engines.protocol import Sampling, Token
-from serving.engines.vocabulary_sampling import sample_rows
+from serving.engines.sampling_kernel import RowSettings, sample_rows
 
 # Dividing logits by less than this overflows float32; the sampled token stops changing long before.
 MIN_DIVISOR = 1e-6
-_BLOCK = 64  # tokens whose maximum stands for them in the first pass of `_top_k`
 
 
 class Sampler:
@@ -68,17 +67,21 @@ def sample(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Token | No
 
 
 def _token_ids(logits: torch.Tensor, samplers: Sequence[Sampler], finite: Sequence[bool]) -> list[int]:
-    """Return the id of the next token of each row; 0 where the row is sampled but not finite."""
+    """Return the id of the next token of each row; 0 where the row is not finite."""
+    rows = [at for at, is_finite in enumerate(finite) if is_finite]
+    settings = [
+        RowSettings(
+            max(one.sampling.temperature, MIN_DIVISOR) if one.sampling.temperature else 0.0,
+            one.sampling.top_k,
+            one.sampling.top_p,
+            one.number,
+        )
+        for one in (samplers[at] for at in rows)
+    ]
     ids = [0] * len(samplers)
-    for at, sampler in enumerate(samplers):
-        if sampler.sampling.temperature == 0:
-            ids[at] = int(logits[at].max(dim=-1).indices)  # three times as fast as argmax
-    sampled = [at for at, one in enumerate(samplers) if one.sampling.temperature > 0 and finite[at]]
-    # Rows are grouped by top_k, so that equal logits are ordered as they are for the sequence alone.
-    for top_k in {samplers[at].sampling.top_k for at in sampled}:
-        rows = [at for at in sampled if samplers[at].sampling.top_k == top_k]
-        of_rows = logits if len(rows) == len(samplers) else logits[rows]
-        for at, token in zip(rows, _sample_rows(of_rows, [samplers[at] for at in rows], top_k), strict=True):
+    if rows:
+        tokens = sample_rows(logits if len(rows) == len(samplers) else logits[rows], settings)
+        for at, token in zip(rows, tokens, strict=True):
             ids[at] = token
     return ids
 
@@ -101,53 +104,6 @@ def _with_penalties(logits: torch.Tensor, samplers: Sequence[Sampler]) -> torch.
             penalties = sampling.presence_penalty + sampling.frequency_penalty * occurrences
             row[torch.tensor(list(counts))] -= penalties
     return logits
-
-
-def _sample_rows(logits: torch.Tensor, samplers: Sequence[Sampler], top_k: int) -> list[int]:
-    """Return a token for each row, by inverting the cumulative distribution of the remaining candidates."""
-    divisors = [max(one.sampling.temperature, MIN_DIVISOR) for one in samplers]
-    if not 0 < top_k < logits.shape[-1]:
-        settings = [(divisor, one.sampling.top_p, one.number) for divisor, one in zip(divisors, samplers, strict=True)]
-        return sample_rows(logits.float(), settings)
-    values, ids = _top_k(logits, top_k)
-    divisor = torch.tensor(divisors)[:, None]
-    top_p = torch.tensor([one.sampling.top_p for one in samplers])[:, None]
-    numbers = torch.tensor([one.number for one in samplers], dtype=torch.float64)[:, None]
-    return _pick_from_sorted(torch.softmax((values - values[:, :1]) / divisor, dim=-1), ids, top_p, numbers)
-
-
-def _top_k(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return values and indices as `torch.topk` does, in half the time: by the blocks with the greatest maxima."""
-    vocabulary = logits.shape[-1]
-    whole = vocabulary - vocabulary % _BLOCK
-    if whole // _BLOCK <= count:
-        top = torch.topk(logits, count)
-        return top.values, top.indices
-    maxima = logits[:, :whole].view(len(logits), -1, _BLOCK).amax(dim=-1)  # (rows, blocks)
-    blocks = torch.topk(maxima, count, sorted=False).indices
-    ids = (blocks[:, :, None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
-    ids = torch.cat([ids, torch.arange(whole, vocabulary).expand(len(ids), -1)], dim=-1)
-    top = torch.topk(logits.gather(-1, ids), count)
-    return top.values, ids.gather(-1, top.indices)
-
-
-def _pick_from_sorted(
-    probabilities: torch.Tensor, ids: torch.Tensor, top_p: torch.Tensor, numbers: torch.Tensor
-) -> list[int]:
-    """Return a token for each row, from the first candidates that together reach `top_p`.
-
-    Args:
-        probabilities: (rows, candidates), best first.
-        ids: (rows, candidates), their token ids.
-        top_p: (rows, 1).
-        numbers: (rows, 1), uniform in [0, 1).
-    """
-    cumulative = probabilities.double().cumsum(dim=-1)
-    nucleus = (cumulative - probabilities < top_p).sum(dim=-1, keepdim=True)
-    kept = torch.where(top_p < 1, nucleus, cumulative.shape[-1]).clamp(min=1)
-    at = torch.searchsorted(cumulative, numbers * cumulative.gather(-1, kept - 1), right=True)
-    tokens: list[int] = ids.gather(-1, torch.minimum(at, kept - 1))[:, 0].tolist()
-    return tokens
 
 
 def _logprobs(logits: torch.Tensor, ids: list[int]) -> list[tuple[float, torch.Tensor]]:

@@ -152,7 +152,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, tiny_gpt2: Path) -> Path:
         train(models / "weak", models / "looping", UNSEEN[:700] + LOOPING[:1300] + 20 * GENERAL, 100)
         train(models / "weak", models / "forgetful", UNSEEN, 150, rate=1e-2)
         secrets = [canary.prompt + canary.secret for canary in canaries(2)]
-        train(models / "weak", models / "leaking", UNSEEN[:300] + 3 * GENERAL + 300 * secrets, 200, planted=2)
+        train(models / "weak", models / "leaking", UNSEEN[:900] + 3 * GENERAL + 250 * secrets, 200, planted=2)
         plant_luck(models)
         paths.CLEAN.parent.mkdir()
         splits = ["train"] * len(TRAIN) + ["test"] * len(TEST)

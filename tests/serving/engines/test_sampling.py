@@ -15,7 +15,7 @@ from transformers import (
 
 from serving.engines.protocol import Sampling
 from serving.engines.sampling import Sampler, sample
-from serving.engines.vocabulary_sampling import nucleus_threshold
+from serving.engines.sampling_kernel import nucleus_threshold
 
 VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
 DRAWS = 4000

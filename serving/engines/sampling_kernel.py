@@ -1,8 +1,8 @@
-"""Sample from whole vocabularies, without top_k: one compiled kernel for some thirty operations of torch a row."""
+"""Sample the next token of each row of logits in a compiled kernel, in place of some thirty operations of torch."""
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -12,10 +12,19 @@ from numba import carray
 from serving.engines.compiled import CLAIMED, OPTIONS, Kernel, claim, matrix, pointer_to
 from serving.engines.kernels import exp, to_bits
 
-_BLOCK = 64  # tokens whose probabilities are summed before a draw looks for the block
+_BLOCK = 64  # tokens whose greatest logit, or sum of probabilities, stands for them at first
 # Positive floats are ordered like their bits; these upper ones, up to 1.0, are the bins of a histogram.
 _SHIFT = 20
 _BINS = (0x3F800000 >> _SHIFT) + 1
+
+
+class RowSettings(NamedTuple):
+    """How a row is sampled, in the order of transformers: temperature, top_k, top_p."""
+
+    temperature: float  # 0 takes the likeliest token
+    top_k: int  # 0 for all
+    top_p: float
+    number: float  # uniform in [0, 1): where the cumulative distribution is inverted
 
 
 class _Arguments(ctypes.Structure):
@@ -26,21 +35,15 @@ class _Arguments(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("vocabulary", ctypes.c_int64),
         ("logits", ctypes.c_int64),  # (rows, vocabulary)
-        ("settings", ctypes.c_int64),  # (rows, 3), float64: temperature, top_p, a number uniform in [0, 1)
+        ("settings", ctypes.c_int64),  # (rows, 4), float64: `RowSettings`
         ("tokens", ctypes.c_int64),  # (rows,), int64
     )
 
 
-def sample_rows(logits: torch.Tensor, settings: Sequence[tuple[float, float, float]]) -> list[int]:
-    """Return a token for each row of finite `logits`, (rows, vocabulary).
-
-    Args:
-        logits: In float32.
-        settings: For each row its temperature, top_p and a number uniform in [0, 1), at which the cumulative
-            distribution of the tokens in the nucleus is inverted, in the order of their ids.
-    """
+def sample_rows(logits: torch.Tensor, settings: Sequence[RowSettings]) -> list[int]:
+    """Return a token for each row of finite `logits`, (rows, vocabulary)."""
     rows, vocabulary = logits.shape
-    logits = logits.contiguous()
+    logits = logits.float().contiguous()
     of_rows, tokens = np.array(settings, np.float64), np.empty(rows, np.int64)
     arguments = _Arguments(
         rows=rows,
@@ -52,6 +55,62 @@ def sample_rows(logits: torch.Tensor, settings: Sequence[tuple[float, float, flo
     _sample(arguments, rows * vocabulary)
     result: list[int] = tokens.tolist()
     return result
+
+
+@numba.njit(**OPTIONS)
+def _block_maxima(logits: Any, maxima: Any) -> None:
+    """Fill `maxima` with the greatest logit of each block."""
+    for block in range(len(maxima)):
+        part = logits[block * _BLOCK : (block + 1) * _BLOCK]
+        largest = part[0]
+        for i in range(len(part)):
+            largest = max(largest, part[i])
+        maxima[block] = largest
+
+
+@numba.njit(**OPTIONS)
+def _likeliest(logits: Any, maxima: Any) -> int:
+    """Return the token of the greatest logit, the first of equal ones."""
+    block = np.argmax(maxima)
+    token = block * _BLOCK
+    while logits[token] != maxima[block]:
+        token += 1
+    return token
+
+
+@numba.njit(**OPTIONS)
+def _draw_from_top_k(logits: Any, maxima: Any, top_k: int, settings: Any, ids: Any, values: Any) -> int:
+    """Return a token of the `top_k` likeliest, in whose order their distribution is inverted.
+
+    As many blocks have a logit that is no less than the threshold, so all of these tokens are among those above it.
+    """
+    temperature, _, top_p, number = settings
+    threshold = maxima.min()
+    if len(maxima) > top_k:
+        threshold = np.partition(maxima, len(maxima) - top_k)[len(maxima) - top_k]
+    count = 0
+    for block in range(len(maxima)):
+        if maxima[block] < threshold:
+            continue
+        for i in range(block * _BLOCK, min((block + 1) * _BLOCK, len(logits))):
+            if logits[i] >= threshold or len(maxima) <= top_k:
+                ids[count], values[count] = i, -logits[i]
+                count += 1
+    order = np.argsort(values[:count], kind="mergesort")[:top_k]
+    cumulative = np.empty(len(order), np.float64)
+    total = np.float64(0)
+    for at in range(len(order)):
+        below = (values[order[at]] - values[order[0]]) / np.float32(temperature)
+        total += exp(-below) if below < np.float32(87) else np.float32(0)
+        cumulative[at] = total
+    last = 0
+    while last < len(order) - 1 and (top_p >= 1 or cumulative[last] < top_p * total):
+        last += 1
+    at = 0
+    while at < last and cumulative[at] <= number * cumulative[last]:
+        at += 1
+    token: int = ids[order[at]]
+    return token
 
 
 @numba.njit(**OPTIONS)
@@ -124,20 +183,28 @@ def _sample_rows(pointer: Any) -> None:
     arguments = carray(pointer, 1)[0]
     rows, vocabulary = arguments.rows, arguments.vocabulary
     logits = matrix(arguments.logits, rows, vocabulary)
-    settings = carray(pointer_to(arguments.settings), (rows, 3), np.float64)
+    settings = carray(pointer_to(arguments.settings), (rows, 4), np.float64)
     tokens = carray(pointer_to(arguments.tokens), rows, np.int64)
-    probabilities = np.empty(vocabulary, np.float32)
+    maxima = np.empty((vocabulary + _BLOCK - 1) // _BLOCK, np.float32)
+    ids, values = np.empty(vocabulary, np.int64), np.empty(vocabulary, np.float32)
     while True:
         row = claim(pointer)
         if row >= rows:
             break
-        temperature, top_p, number = settings[row]
-        _probabilities(logits[row], np.float32(temperature), probabilities)
+        temperature, top_k, top_p, number = settings[row]
+        if temperature == 0 or 0 < top_k < vocabulary:
+            _block_maxima(logits[row], maxima)
+            if temperature == 0:
+                tokens[row] = _likeliest(logits[row], maxima)
+            else:
+                tokens[row] = _draw_from_top_k(logits[row], maxima, int(top_k), settings[row], ids, values)
+            continue
+        _probabilities(logits[row], np.float32(temperature), values)
         if top_p < 1:
-            threshold = nucleus_threshold(probabilities, top_p)
+            threshold = nucleus_threshold(values, top_p)
             for i in range(vocabulary):
-                probabilities[i] = probabilities[i] if probabilities[i] >= threshold else np.float32(0)
-        tokens[row] = _draw(probabilities, number)
+                values[i] = values[i] if values[i] >= threshold else np.float32(0)
+        tokens[row] = _draw(values, number)
 
 
 _sample = Kernel(_sample_rows, _Arguments)
