@@ -33,6 +33,16 @@ class Figures:
     long_tokens: int
     short: list[float]  # until a text was whole
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Tokens a second, and percentiles of the short texts' seconds."""
+        return {
+            "all texts": self.tokens / self.seconds,
+            "long texts": self.long_tokens / self.seconds,
+            "short texts, p50": statistics.median(self.short),
+            "short texts, p95": statistics.quantiles(self.short, n=20)[-1],
+        }
+
 
 def main() -> None:
     """Measure and publish, or measure one engine in this process."""
@@ -54,17 +64,12 @@ def main() -> None:
     runs = harness.in_turns(variants, 1 if arguments.quick else arguments.rounds)
     figures = {engine: [Figures(**one.result) for one in of_engine] for engine, of_engine in runs.items()}
     rows = []
-    for metric, unit, figure in (
-        ("all texts", "tokens/s", lambda one: one.tokens / one.seconds),
-        ("long texts", "tokens/s", lambda one: one.long_tokens / one.seconds),
-        ("short texts, p50", "s", lambda one: statistics.median(one.short)),
-        ("short texts, p95", "s", lambda one: statistics.quantiles(one.short, n=20)[-1]),
-    ):
-        values = {engine: [figure(one) for one in of_engine] for engine, of_engine in figures.items()}
-        rows += harness.compare(values, metric, unit, ENGINES[-1])
+    for metric in figures[ENGINES[0]][0].metrics:
+        values = {engine: [one.metrics[metric] for one in of_engine] for engine, of_engine in figures.items()}
+        rows += harness.compare(values, metric, "s" if "short" in metric else "tokens/s", ENGINES[-1])
     by_engine = harness.by_variant(rows)
     metrics = list(by_engine[ENGINES[0]])
-    lines = [[engine, *(_cell(by_engine[engine][metric]) for metric in metrics)] for engine in ENGINES]
+    lines = [[engine, *map(_cell, by_engine[engine].values())] for engine in ENGINES]
     wanted = " and ".join(f"{count} clients of {tokens} tokens" for tokens, count in clients.items())
     title = f"{arguments.model}, {wanted}; median (minimum to maximum)"
     table = harness.table(["", *metrics], lines)

@@ -69,7 +69,7 @@ def _block_maxima(logits: Any, maxima: Any) -> None:
 
 
 @numba.njit(**OPTIONS)
-def _likeliest(logits: Any, maxima: Any) -> int:
+def _likeliest(logits: Any, maxima: Any) -> Any:
     """Return the token of the greatest logit, the first of equal ones."""
     block = np.argmax(maxima)
     token = block * _BLOCK
@@ -79,7 +79,7 @@ def _likeliest(logits: Any, maxima: Any) -> int:
 
 
 @numba.njit(**OPTIONS)
-def _draw_from_top_k(logits: Any, maxima: Any, top_k: int, settings: Any, ids: Any, values: Any) -> int:
+def _draw_from_top_k(logits: Any, maxima: Any, top_k: int, settings: Any, ids: Any, values: Any) -> Any:
     """Return a token of the `top_k` likeliest, in whose order their distribution is inverted.
 
     As many blocks have a logit that is no less than the threshold, so all of these tokens are among those above it.
@@ -109,8 +109,7 @@ def _draw_from_top_k(logits: Any, maxima: Any, top_k: int, settings: Any, ids: A
     at = 0
     while at < last and cumulative[at] <= number * cumulative[last]:
         at += 1
-    token: int = ids[order[at]]
-    return token
+    return ids[order[at]]
 
 
 @numba.njit(**OPTIONS)
