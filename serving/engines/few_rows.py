@@ -1,7 +1,7 @@
 """Products of a few rows of 8-bit integers, which take as long as reading the weights does.
 
 oneDNN prepares for some 20 µs before each product, as long as a small one takes. These are the same bits: sums of
-integers are exact, and one multiplication and one addition in float32 follow.
+integers are exact, and a multiplication and an addition in float32 follow, which are rounded once or twice.
 """
 
 import ctypes
@@ -40,6 +40,7 @@ class _Arguments(ctypes.Structure):
         ("rounded", ctypes.c_int64),  # (rows, inputs), uint8
         ("scale", ctypes.c_int64),  # (outputs,)
         ("shift", ctypes.c_int64),  # (outputs,)
+        ("rounds_once", ctypes.c_int64),  # whether the product is scaled and shifted in one operation
         ("product", ctypes.c_int64),  # (rows, outputs)
     )
 
@@ -66,6 +67,14 @@ class FewRows:
             scale=scale.data_ptr(),
             shift=shift.data_ptr(),
         )
+
+    def matches(self, rounded: torch.Tensor, expected: torch.Tensor) -> bool:
+        """Return whether products can have the bits of `expected`, which they have from now on."""
+        for self._arguments.rounds_once in (0, 1):
+            product = self.multiply(rounded)
+            if torch.equal(product, expected):
+                return True
+        return False
 
     def multiply(self, rounded: torch.Tensor) -> torch.Tensor:
         """Return (rows, outputs) for `rounded`, (rows, inputs), uint8."""
@@ -131,11 +140,25 @@ def _multiplication(rows: int) -> Any:
 _multiply_4, _multiply_2, _multiply_1 = _multiplication(4), _multiplication(2), _multiplication(1)
 
 
-@numba.njit(**EXACT)  # no fused multiplication: oneDNN rounds twice
-def _scale_sums(sums: Any, scale: Any, shift: Any, product: Any) -> None:
+@intrinsic
+def _fused(_: Any, x: Any, factor: Any, addend: Any) -> Any:
+    """Return x times factor plus addend, rounded once."""
+
+    def generate(__: Any, builder: Any, ___: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float32(x, factor, addend), generate
+
+
+@numba.njit(**EXACT)
+def _scale_sums(sums: Any, scale: Any, shift: Any, rounds_once: int, product: Any) -> None:
     """Fill `product` with the scaled sums of a row and a block."""
-    for i in range(len(product)):
-        product[i] = np.float32(sums[i]) * scale[i] + shift[i]
+    if rounds_once:
+        for i in range(len(product)):
+            product[i] = _fused(np.float32(sums[i]), scale[i], shift[i])
+    else:
+        for i in range(len(product)):
+            product[i] = np.float32(sums[i]) * scale[i] + shift[i]
 
 
 def _multiply(pointer: Any) -> None:
@@ -165,7 +188,8 @@ def _multiply(pointer: Any) -> None:
                 count = 1
                 _multiply_1(weight, rounded, inputs, address)
             for n in range(count):
-                _scale_sums(sums[n], scale[0, begin:end], shift[0, begin:end], product[row + n, begin:end])
+                part = product[row + n, begin:end]
+                _scale_sums(sums[n], scale[0, begin:end], shift[0, begin:end], arguments.rounds_once, part)
             row += count
 
 
