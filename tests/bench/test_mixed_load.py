@@ -9,6 +9,7 @@ from bench import mixed_load
 from serving.engines import onednn
 
 
+@pytest.mark.slow  # half a minute, most of it two engines that start
 @pytest.mark.integration
 def test_a_quick_run_has_figures_of_both_engines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
