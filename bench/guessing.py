@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench import harness
 from bench.servers import make_model
-from pipeline.command import run
-from serving.engines.decoder import DecoderRunner
+from pipeline.command import UserError, run
+from serving.engines.decoder import DecoderRunner, unsupported_reason
 from serving.engines.protocol import Sampling
 from serving.engines.scheduler import Scheduler
 
@@ -38,7 +38,10 @@ def main() -> None:
     parser.add_argument("--base", default="smollm2", help="as in params.yaml, a chat model (default: smollm2)")
     arguments = parser.parse_args()
     tokens, rounds = (QUICK_TOKENS, 1) if arguments.quick else (TOKENS, arguments.rounds)
-    runner = DecoderRunner(make_model(arguments.base))
+    folder = make_model(arguments.base)
+    if reason := unsupported_reason(folder):
+        raise UserError(f"the engine int8 cannot run {arguments.base}: {reason}")
+    runner = DecoderRunner(folder)
     rows, lines = [], []
     for name, questions in LOADS.items():
         prompts = [runner.tokenizer.encode(_FORMAT.format(one)).ids[tokens - runner.context :] for one in questions]

@@ -1,7 +1,7 @@
-"""Compare engines where short and long texts are wanted at once: `python -m bench.mixed_load [--rounds 3]`.
+"""Compare engines under short and long texts at once: `python -m bench.mixed_load [--rounds 3]`.
 
 Without HTTP, behind the service's own queues: `int8` writes token by token, all texts in one batch; `ctranslate2` two
-batches at a time, a core for each. 12 clients want 16 tokens and 4 want 512, each again and again, for a minute.
+batches at a time, a core for each. 12 clients request 16 tokens and 4 request 512, each again and again, for a minute.
 """
 
 import asyncio
@@ -70,8 +70,8 @@ def main() -> None:
     by_engine = harness.by_variant(rows)
     metrics = list(by_engine[ENGINES[0]])
     lines = [[engine, *map(_cell, by_engine[engine].values())] for engine in ENGINES]
-    wanted = " and ".join(f"{count} clients of {tokens} tokens" for tokens, count in clients.items())
-    title = f"{arguments.model}, {wanted}; median (minimum to maximum)"
+    loads = " and ".join(f"{count} clients of {tokens} tokens" for tokens, count in clients.items())
+    title = f"{arguments.model}, {loads}; median (minimum to maximum)"
     table = harness.table(["", *metrics], lines)
     harness.publish("mixed_load", f"{title}\n\n{table}", rows, LIBRARIES, arguments.json)
 

@@ -121,7 +121,7 @@ class _SourceHashLocator(caching._CacheLocator):
         """Return where a kernel's code is; None for other functions. Raises RuntimeError where nothing can be kept."""
         if Path(file).parent != Path(__file__).parent:
             return None
-        sources = sorted({Path(file), Path(__file__)})
+        sources = sorted(Path(__file__).parent.glob("*.py"))  # kernels call functions of several of them
         digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         locator = cls(function.__code__.co_firstlineno, digest)
         try:

@@ -25,7 +25,7 @@ _VECTORS = 4  # next to each other: the outputs of a block
 _BLOCK = _LANES * _VECTORS
 _ALIGNMENT = 64  # bytes: a cache line, and a vector
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
-_VECTOR, _FLOATS = ir.VectorType(_INT32, _LANES), ir.VectorType(ir.FloatType(), _LANES)
+_VECTOR = ir.VectorType(_INT32, _LANES)
 
 
 class _Arguments(ctypes.Structure):
@@ -70,9 +70,9 @@ class FewRows:
 
     def matches(self, rounded: torch.Tensor, expected: torch.Tensor) -> bool:
         """Return whether products can have the bits of `expected`, which they have from now on."""
-        for self._arguments.rounds_once in (0, 1):
-            product = self.multiply(rounded)
-            if torch.equal(product, expected):
+        for rounds_once in (0, 1):
+            self._arguments.rounds_once = rounds_once
+            if torch.equal(self.multiply(rounded), expected):
                 return True
         return False
 

@@ -55,7 +55,7 @@ class KVCachePool:
         if 4 * math.prod(shape) > psutil.virtual_memory().available - _MEMORY_RESERVE:
             raise MemoryError
         try:
-            cache = torch.zeros(shape)  # finite, since masked values are multiplied too
+            cache = torch.empty(shape)
         except RuntimeError:  # what torch raises when memory is short
             raise MemoryError from None
         if self.cache is not None:

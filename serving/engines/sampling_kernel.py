@@ -71,29 +71,25 @@ def _block_maxima(logits: Any, maxima: Any) -> None:
 @numba.njit(**OPTIONS)
 def _likeliest(logits: Any, maxima: Any) -> Any:
     """Return the token of the greatest logit, the first of equal ones."""
-    block = np.argmax(maxima)
-    token = block * _BLOCK
-    while logits[token] != maxima[block]:
-        token += 1
-    return token
+    begin = np.argmax(maxima) * _BLOCK
+    return begin + np.argmax(logits[begin : begin + _BLOCK])
 
 
 @numba.njit(**OPTIONS)
 def _draw_from_top_k(logits: Any, maxima: Any, top_k: int, settings: Any, ids: Any, values: Any) -> Any:
     """Return a token of the `top_k` likeliest, in whose order their distribution is inverted.
 
-    As many blocks have a logit that is no less than the threshold, so all of these tokens are among those above it.
+    As many blocks, or tokens, are no less than the threshold, so all of the likeliest are among those.
     """
     temperature, _, top_p, number = settings
-    threshold = maxima.min()
-    if len(maxima) > top_k:
-        threshold = np.partition(maxima, len(maxima) - top_k)[len(maxima) - top_k]
+    compared = maxima if len(maxima) >= top_k else logits
+    threshold = np.partition(compared, len(compared) - top_k)[len(compared) - top_k]
     count = 0
     for block in range(len(maxima)):
         if maxima[block] < threshold:
             continue
         for i in range(block * _BLOCK, min((block + 1) * _BLOCK, len(logits))):
-            if logits[i] >= threshold or len(maxima) <= top_k:
+            if logits[i] >= threshold:
                 ids[count], values[count] = i, -logits[i]
                 count += 1
     order = np.argsort(values[:count], kind="mergesort")[:top_k]
@@ -143,6 +139,8 @@ def nucleus_threshold(probabilities: Any, top_p: float) -> Any:
         if to_bits(probabilities[i]) >> _SHIFT == at:
             near[count] = probabilities[i]
             count += 1
+    if count == 0:  # rounding has left a rest behind all of them
+        return np.float32(0)
     near = np.sort(near[:count])
     last = count - 1
     while last > 0 and near[last] < missing:
@@ -162,15 +160,18 @@ def _draw(probabilities: Any, number: float) -> int:
         for i in range(len(part)):
             total += part[i]
         sums[block] = total
+    # Where rounding leaves a rest behind all of them, the last block and the last token that can be drawn are chosen.
     left = number * sums.sum()
-    block = 0
-    while block < blocks - 1 and sums[block] <= left:
-        left -= sums[block]
-        block += 1
-    chosen = 0
-    for i in range(block * _BLOCK, min((block + 1) * _BLOCK, len(probabilities))):
+    chosen_block = chosen = 0
+    for block in range(blocks):
+        if sums[block] > 0:
+            chosen_block = block
+            if sums[block] > left:
+                break
+            left -= sums[block]
+    for i in range(chosen_block * _BLOCK, min((chosen_block + 1) * _BLOCK, len(probabilities))):
         if probabilities[i] > 0:
-            chosen = i  # the last one, where rounding leaves a rest
+            chosen = i
             left -= probabilities[i]
             if left < 0:
                 break

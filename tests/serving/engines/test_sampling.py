@@ -15,7 +15,7 @@ from transformers import (
 
 from serving.engines.protocol import Sampling
 from serving.engines.sampling import Sampler, sample
-from serving.engines.sampling_kernel import nucleus_threshold
+from serving.engines.sampling_kernel import RowSettings, nucleus_threshold, sample_rows
 
 VOCABULARY = 3000  # more than a few blocks of tokens, and no whole number of them
 DRAWS = 4000
@@ -159,3 +159,16 @@ def test_extreme_settings_still_sample(temperature: float) -> None:
     reference = sampling(temperature=temperature, top_p=1e-9, repetition_penalty=5e-324)
     token = sample(logits()[None], [Sampler([3], reference)])[0]
     assert token is not None
+
+
+@pytest.mark.parametrize("top_k", [0, 40, 2000])
+def test_the_largest_number_draws_a_token_of_the_nucleus(top_k: int) -> None:
+    ordered = [logits(seed).sort(descending=True).values for seed in range(200)]
+    rows = torch.stack([row.roll(64) for row in ordered])  # the first block and the last ones are out of the nucleus
+    tokens = sample_rows(rows, [RowSettings(0.5, top_k, 0.9, math.nextafter(1, 0))] * len(rows))
+    for row, token in zip(rows, tokens, strict=True):
+        assert by_transformers(row, sampling(temperature=0.5, top_k=top_k, top_p=0.9))[token] > 0
+
+
+def test_a_nucleus_of_nearly_all_is_all_where_rounding_leaves_a_rest() -> None:
+    assert float(nucleus_threshold(torch.tensor([1.0, 0.5]).numpy(), 1.0 + 1e-9)) == 0
