@@ -7,6 +7,7 @@ import codecs
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -286,6 +287,10 @@ class Watch(Section):
     drift_rows: Count
 
 
+_ADAPTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_NAMES_OF_MODELS = ("champion", "base", "previous")  # that requests may use
+
+
 class Service(Section):
     """Defaults and bounds of the HTTP service."""
 
@@ -311,6 +316,7 @@ class Service(Section):
     follow_seconds: Positive
     beside: Annotated[tuple[Literal["base", "previous"], ...], Field(strict=False)]
     beside_minutes: Positive
+    adapters: dict[str, PathName] = Field(default={})  # for the files of before it
     requests_per_minute: Annotated[int, Field(ge=0)]
     allow_origins: Annotated[tuple[Name, ...], Field(strict=False)]
     trusted_proxies: Annotated[tuple[Name, ...], Field(strict=False)]
@@ -323,6 +329,12 @@ class Service(Section):
             problems.append("default_new_tokens must not be above max_new_tokens")
         if self.max_prompt_characters > self.max_body_bytes:
             problems.append("max_prompt_characters must not be above max_body_bytes")
+        for name in self.adapters:
+            if not _ADAPTER_NAME.fullmatch(name) or name in _NAMES_OF_MODELS:
+                problems.append(
+                    f"adapters: {clipped(name)} cannot be a name; expected letters, digits, '.', '_' and '-', and"
+                    f" none of {', '.join(_NAMES_OF_MODELS)}"
+                )
         for origin in self.allow_origins:
             if origin != "*" and not is_origin(origin):
                 problems.append(

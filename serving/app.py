@@ -10,8 +10,10 @@ from serving.body import BoundedRoute
 from serving.engines.protocol import EngineT
 from serving.errors import ApiError
 from serving.http_rules import policy, wants_page
+from serving.model_loader import LoadedModel
+from serving.model_verdict import ModelVerdict
 from serving.openai_schema import Model, Models
-from serving.schema import About, Health, RefusedVersion, Verdict, about_model, errors_of
+from serving.schema import About, Health, RefusedVersion, ServedAdapter, Verdict, about_model, errors_of
 from serving.served_model import ServedModel
 from serving.tasks import ServingTask
 
@@ -52,10 +54,11 @@ def _status_routes(task: ServingTask[EngineT], served: ServedModel[EngineT], pag
             data=loaded.data if loaded else None,
             folder=str(folder.path) if folder else None,
             why=folder.why if folder else served.waiting_for,
-            verdict=_verdict(served),
+            verdict=_verdict(folder.verdict) if loaded and folder else None,
             engine=loaded.engine.name if loaded else None,
             context=loaded.engine.context if loaded else None,
             models=served.names(),
+            adapters={name: _adapter(*state) for name, state in served.adapters.state.items()},
             prompts=list(folder.prompts) if loaded and folder else [],
             refused=_refused(served),
             swaps=served.swaps,
@@ -70,7 +73,7 @@ def _status_routes(task: ServingTask[EngineT], served: ServedModel[EngineT], pag
                 model=loaded.version,
                 data=loaded.data,
                 engine=loaded.engine.name,
-                verdict=_verdict(served),
+                verdict=_verdict(served.folder.verdict) if served.folder else None,
                 refused=_refused(served),
             )
 
@@ -142,11 +145,18 @@ def _model(name: str) -> Model:
     return Model(id=name, created=0, owned_by="fresh-gpt2")
 
 
-def _verdict(served: ServedModel[EngineT]) -> Verdict | None:
-    if served.loaded is None or served.folder is None:
-        return None
-    verdict = served.folder.verdict
+def _verdict(verdict: ModelVerdict) -> Verdict:
     return Verdict(outcome=verdict.outcome, reasons=list(verdict.reasons), at=verdict.at)
+
+
+def _adapter(loaded: LoadedModel[EngineT] | None, refused: str | None) -> ServedAdapter:
+    return ServedAdapter(
+        model=loaded.version if loaded else None,
+        data=loaded.data if loaded else None,
+        why=loaded.folder.why if loaded else None,
+        verdict=_verdict(loaded.folder.verdict) if loaded else None,
+        refused=refused,
+    )
 
 
 def _refused(served: ServedModel[EngineT]) -> RefusedVersion | None:

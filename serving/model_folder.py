@@ -41,6 +41,7 @@ class ModelFolder:
     follows: bool = False  # whether a promotion replaces it while the service runs
     verdict: ModelVerdict = NOT_JUDGED
     prompts: tuple[str, ...] = ()  # of its corpus, for the playground; of versions of the registry alone
+    adapter: Path | None = None  # the folder of the LoRA adapter that is served on top of another model
 
 
 class NothingToServe(BentoMLException):
@@ -79,10 +80,10 @@ def find(root: Path, unsuitable: UnsuitableReason, *, serve_candidate: bool) -> 
         metadata = model_record.packed_metadata(folder.path)
         verdict = model_verdict.of_packed(root, metadata, lambda: _version(folder.path))
         return replace(folder, verdict=verdict, prompts=model_record.prompts(metadata))
-    if champion := _champion(root):
+    if served := champion(root):
         fix = "roll back to the previous one with `fresh registry rollback --why ...`"
-        _refuse(champion, _unusable_reason(champion.path, _NEEDED, unsuitable), fix)
-        return champion
+        _refuse(served, _unusable_reason(served.path, _NEEDED, unsuitable), fix)
+        return served
     folder = candidate(root, unsuitable)
     if not (serve_candidate or folder.verdict.lets_serve):
         raise CandidateWithheld(_withheld(folder))
@@ -133,19 +134,19 @@ def _refuse(folder: ModelFolder, reason: str, fix: str) -> None:
         raise BentoMLException(f"no model to serve: {folder.path} ({folder.why}) {reason}; {fix}")
 
 
-def _champion(root: Path) -> ModelFolder | None:
+def champion(root: Path) -> ModelFolder | None:
     """Return the registry's champion, None when nothing was promoted; a damaged one is an error, never skipped."""
     registry = Registry(root)
     try:
-        champion = registry.champion()
-        if champion is None:
+        promoted = registry.champion()
+        if promoted is None:
             return None
-        since, verdict = registry.since(champion.tag), model_verdict.of_champion(registry, champion)
+        since, verdict = registry.since(promoted.tag), model_verdict.of_champion(registry, promoted)
     except UserError as error:
         raise BentoMLException(f"no model to serve: {error}") from None
-    why = f"the champion {short(champion.tag)} since {since}"
-    prompts = model_record.prompts(champion.metadata)
-    return ModelFolder(champion.folder, why, champion.version, follows=True, verdict=verdict, prompts=prompts)
+    why = f"the champion {short(promoted.tag)} since {since}"
+    prompts = model_record.prompts(promoted.metadata)
+    return ModelFolder(promoted.folder, why, promoted.version, follows=True, verdict=verdict, prompts=prompts)
 
 
 def comparison_models(root: Path, names: Sequence[str], unsuitable: UnsuitableReason) -> dict[str, ModelFolder]:

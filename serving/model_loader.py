@@ -6,7 +6,7 @@ import ctypes
 import functools
 import gc
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,16 @@ class ModelKind(Generic[EngineT]):
     unsuitable_reason: Callable[[Path], str]  # why a folder's model is none, as the end of a sentence; empty: it is one
     make_engine: Callable[[Path], EngineT]
     smoke_test: Callable[[EngineT], Awaitable[None]]  # raises RefusedError or EngineError
+    adapt: "Callable[[EngineT, AdapterFiles], EngineT] | None" = None  # makes the engine of an adapter on another's
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """A LoRA adapter, and what it changes."""
+
+    folder: Path  # in peft's format
+    base: Path  # the model that the engine runs
+    merged: Path | None  # the model that was judged, which has the adapter in its weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +54,8 @@ class LoadedModel(Generic[EngineT]):
     version: str
     data: str | None  # the hash of its training data, where known
     folder: ModelFolder
-    name: str  # champion (the served one, wherever it comes from), base or previous
+    name: str  # champion (the served one, wherever it comes from), base, previous, or that of an adapter
+    base: "LoadedModel[EngineT] | None" = None  # of an adapter
 
 
 class RefusedError(Exception):
@@ -65,9 +76,11 @@ class ModelLoader(Generic[EngineT]):
         """Return what `work` returns in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(work, *arguments))
 
-    async def load(self, folder: ModelFolder, name: str) -> LoadedModel[EngineT]:
-        """Return the model in `folder`, loaded and tested; raises RefusedError."""
-        loaded = await self.run(self._load, folder, name)
+    async def load(
+        self, folder: ModelFolder, name: str, base: LoadedModel[EngineT] | None = None
+    ) -> LoadedModel[EngineT]:
+        """Return the model in `folder`, or the adapter on `base`, loaded and tested; raises RefusedError."""
+        loaded = await (self.run(self._adapt, folder, name, base) if base else self.run(self._load, folder, name))
         try:
             await self._smoke_test(loaded.engine)
         except BaseException:
@@ -86,7 +99,7 @@ class ModelLoader(Generic[EngineT]):
             raise RefusedError(f"its smoke test failed: {_first_line(error)}") from None
 
     def _load(self, folder: ModelFolder, name: str) -> LoadedModel[EngineT]:
-        try:
+        with self._refusing(f"the model in {folder.path}"):
             if reason := self._kind.unsuitable_reason(folder.path):
                 raise RefusedError(f"{folder.path} {reason}")
             version = model_folder.version(folder.path)
@@ -95,17 +108,40 @@ class ModelLoader(Generic[EngineT]):
             data = model_folder.data_hash(folder.path)
             engine = self._kind.make_engine(folder.path)
             trim_heap()  # after loading, converting and comparing, a third of the process for GPT-2
+        return self._checked(LoadedModel(engine, version, data, folder, name))
+
+    def _adapt(self, folder: ModelFolder, name: str, base: LoadedModel[EngineT]) -> LoadedModel[EngineT]:
+        assert folder.adapter
+        with self._refusing(f"the adapter in {folder.adapter}"):
+            if self._kind.adapt is None:
+                raise RefusedError("models of this task take no adapters; leave service.adapters empty")
+            _require_unchanged(base)
+            merged = folder.path if folder.path != folder.adapter else None
+            files = AdapterFiles(folder.adapter, base.folder.path, merged)
+            version = folder.version or model_folder.version(folder.path)
+            data = model_folder.data_hash(folder.path)
+            engine = _in_own_thread(self._kind.adapt, base.engine, files)
+            trim_heap()
+        return self._checked(LoadedModel(engine, version, data, folder, name, base))
+
+    def _checked(self, loaded: LoadedModel[EngineT]) -> LoadedModel[EngineT]:
+        if self._is_closed:
+            loaded.engine.close()
+            raise RefusedError("the service is stopping")
+        return loaded
+
+    @contextlib.contextmanager
+    def _refusing(self, what: str) -> Iterator[None]:
+        """Raise RefusedError for what goes wrong in the block."""
+        try:
+            yield
         except RefusedError:
             raise
         except EngineError as error:  # its message is complete
-            raise RefusedError(f"the model in {folder.path} did not load: {error}") from None
+            raise RefusedError(f"{what} did not load: {error}") from None
         except Exception as error:
-            logger.exception("the model in %s did not load", folder.path)
-            raise RefusedError(f"the model in {folder.path} did not load: {_first_line(error)}") from None
-        if self._is_closed:
-            engine.close()
-            raise RefusedError("the service is stopping")
-        return LoadedModel(engine, version, data, folder, name)
+            logger.exception("%s did not load", what)
+            raise RefusedError(f"{what} did not load: {_first_line(error)}") from None
 
     async def scorer(self, loaded: LoadedModel[EngineT]) -> "Scorer":
         """Return the scorer of a model, made at the first call.
@@ -113,7 +149,7 @@ class ModelLoader(Generic[EngineT]):
         Raises RefusedError where the files are no longer the model's, or do not load.
         """
         if loaded not in self._scorers:
-            making = self.run(_make_scorer, loaded.folder.path, loaded.version)
+            making = self.run(_make_scorer, loaded)
             self._scorers[loaded] = asyncio.create_task(making)
         try:
             return await asyncio.shield(self._scorers[loaded])
@@ -134,17 +170,32 @@ class ModelLoader(Generic[EngineT]):
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def _make_scorer(folder: Path, version: str) -> "Scorer":
-    if model_folder.version(folder) != version:
-        raise RefusedError(f"the files of model {version} were deleted or changed: it generates but cannot score")
+def _make_scorer(loaded: LoadedModel[EngineT]) -> "Scorer":
+    from serving.engines import lora
     from serving.engines.scoring import Scorer
 
+    _require_unchanged(loaded.base or loaded)
     try:
-        with ThreadPoolExecutor(max_workers=1) as thread:  # one that stayed would slow the engine, see Scheduler
-            return thread.submit(Scorer, folder).result()
+        adapter = lora.read(loaded.folder.adapter, loaded.version) if loaded.folder.adapter else None
+        return _in_own_thread(Scorer, (loaded.base or loaded).folder.path, adapter)
     except Exception as error:
-        logger.exception("the scorer of the model in %s did not load", folder)
-        raise RefusedError(f"the model {version} did not load for scoring: {_first_line(error)}") from None
+        logger.exception("the scorer of the model in %s did not load", loaded.folder.path)
+        raise RefusedError(f"the model {loaded.version} did not load for scoring: {_first_line(error)}") from None
+
+
+def _require_unchanged(loaded: LoadedModel[EngineT]) -> None:
+    """Raise RefusedError where the files of a loaded model are no longer what was loaded."""
+    if model_folder.version(loaded.folder.path) != loaded.version:
+        raise RefusedError(
+            f"the files of model {loaded.version} were deleted or changed: it generates but cannot score, nor take new"
+            " adapters"
+        )
+
+
+def _in_own_thread(work: Callable[..., _Result], *arguments: object) -> _Result:
+    """Return what `work` returns, in a thread that ends then: one that stayed would slow the engine, see Scheduler."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(work, *arguments).result()
 
 
 def _first_line(error: BaseException) -> str:

@@ -157,6 +157,16 @@ class Verdict(BaseModel):
     at: Annotated[str | None, Field(description="UTC")]
 
 
+class ServedAdapter(BaseModel):
+    """A LoRA adapter that requests may name."""
+
+    model: Annotated[str | None, Field(description="Its version; null until it is loaded")]
+    data: Annotated[str | None, Field(description="The hash of the data it was trained on, where known")]
+    why: str | None
+    verdict: Verdict | None
+    refused: Annotated[str | None, Field(description="Why what is there now is not served")]
+
+
 class About(BaseModel):
     """The service, and the model behind it."""
 
@@ -170,6 +180,7 @@ class About(BaseModel):
     engine: str | None
     context: Annotated[int | None, Field(description="The most tokens that prompt and completion may have together")]
     models: Annotated[list[str], Field(description="The values that a request's `model` may have")]
+    adapters: Annotated[dict[str, ServedAdapter], Field(description="Served on top of this model, by name")]
     prompts: Annotated[list[str], Field(description="Beginnings of texts like those it was trained on, to try")]
     refused: RefusedVersion | None
     swaps: Annotated[int, Field(description="How many versions this worker has swapped in since it started")]

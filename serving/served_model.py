@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,8 @@ from serving.engines.protocol import EngineT
 from serving.errors import ApiError
 from serving.model_folder import ModelFolder, NothingToServe, StatFingerprint
 from serving.model_loader import LoadedModel, ModelKind, ModelLoader, RefusedError, trim_heap
+from serving.ref_counted import RefCountedModel
+from serving.served_adapters import ServedAdapters
 
 if TYPE_CHECKING:
     from serving.engines.scoring import Scorer  # torch, which BentoML's master does not need
@@ -44,31 +46,6 @@ class Refusal:
     version: str | None  # None where not even that can be read
     reason: str  # a sentence
     at: str  # UTC, ISO 8601, seconds
-
-
-class RefCountedModel(Generic[EngineT]):
-    """A loaded model, and how many requests use it."""
-
-    def __init__(self, loaded: LoadedModel[EngineT]) -> None:
-        """Start without requests."""
-        self.loaded = loaded
-        self.leases = 0
-        self.unused = asyncio.Event()
-        self.unused.set()
-        self.last_used = time.monotonic()
-
-    @contextlib.contextmanager
-    def lease(self) -> Iterator[LoadedModel[EngineT]]:
-        """Keep the engine until the end of the block."""
-        self.leases += 1
-        self.unused.clear()
-        try:
-            yield self.loaded
-        finally:
-            self.leases -= 1
-            self.last_used = time.monotonic()
-            if not self.leases:
-                self.unused.set()
 
 
 class ServedModel(Generic[EngineT]):
@@ -91,6 +68,7 @@ class ServedModel(Generic[EngineT]):
         self._served: RefCountedModel[EngineT] | None = None
         self._comparisons: dict[str, ModelFolder] = {}  # other models that requests may name
         self._comparing: dict[str, asyncio.Task[RefCountedModel[EngineT]]] = {}  # those that were requested
+        self.adapters = ServedAdapters(root, settings.adapters, self._loader, self._retire)
         self._open: set[RefCountedModel[EngineT]] = set()  # all whose engines are not closed
         self._retiring: set[asyncio.Task[None]] = set()  # each waits for the last request of a model, to free it
         self._watched: tuple[Path, ...] = ()  # what is watched besides the pointer
@@ -111,6 +89,9 @@ class ServedModel(Generic[EngineT]):
             try:
                 if self._served is None or self._served.loaded.folder.follows:
                     await self.check_champion()
+                self._first_attempt.set()
+                if self._served:
+                    await self.adapters.follow(self._served)
             except Exception:
                 logger.exception("checking the champion failed; the next check follows")
             self._first_attempt.set()
@@ -140,7 +121,7 @@ class ServedModel(Generic[EngineT]):
     def names(self) -> list[str]:
         """Return the names that requests may use; the first is the served model's version."""
         served = [self._served.loaded.version, "champion"] if self._served else []
-        return [*served, *self._comparisons]
+        return [*served, *self._comparisons, *self.adapters.names]
 
     async def scorer(self, loaded: LoadedModel[EngineT]) -> "Scorer":
         """Return the scorer of `loaded`, which must be acquired; made at the first call. Raises ApiError 503."""
@@ -154,6 +135,8 @@ class ServedModel(Generic[EngineT]):
         served = self._available()
         if name in (None, "champion", served.loaded.version, short(served.loaded.version)):
             return served
+        if adapter := name if name in self.adapters.names else self.adapters.name_of(str(name)):
+            return await self.adapters.find(adapter)
         ready = {other: task.result().loaded.version for other, task in self._comparing.items() if _has_result(task)}
         aliases = {alias: other for other, version in ready.items() for alias in (version, short(version))}
         other = aliases.get(str(name), str(name))
@@ -294,6 +277,7 @@ class ServedModel(Generic[EngineT]):
         logger.info("serving model %s (%s), trained on data %s", new.loaded.version, verdict, new.loaded.data)
         if old:
             self.swaps += 1
+            self.adapters.drop()
             self._retire(old)
 
     async def _refuse(self, version: str | None, reason: str) -> None:

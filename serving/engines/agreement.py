@@ -13,6 +13,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import torch
 
 from serving import model_folder
+from serving.engines.lora import Adapter
 from serving.engines.protocol import EngineError, Sampling
 from serving.engines.runner import ModelRunner
 from serving.engines.sampling import Sampler, sample
@@ -79,16 +81,26 @@ class EngineUnderTest:
     compare: Callable[[Path, str, str, Any], Agreement] | None = None  # for other kinds of model than `compare` below
 
 
-def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path) -> Agreement:
+def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path, adapter: Adapter | None = None) -> Agreement:
     """Return how `engine` agrees with the reference on the model in `folder`, from `cache` or compared now.
 
-    Raises EngineError where it drifts.
+    Args:
+        folder: With the model.
+        engine: That is to serve it.
+        cache: Where results are kept.
+        adapter: On top of the model.
+
+    Raises:
+        EngineError: It drifts.
     """
     model_version = model_folder.version(folder)
+    if adapter:
+        model_version = f"{model_version}-{adapter.version}"
     record = cache / f"{model_version}-{engine.name}-{_fingerprint()}.json"
     result = _read(record)
     if not result:
-        result = (engine.compare or compare)(folder, model_version, engine.name, engine.make())
+        compare_with_reference = engine.compare or partial(compare, adapter=adapter)
+        result = compare_with_reference(folder, model_version, engine.name, engine.make())
         _write(record, result)
         logger.info("compared with the reference: %s", result)
     if result.reason:
@@ -98,12 +110,14 @@ def require_agreement(folder: Path, engine: EngineUnderTest, cache: Path) -> Agr
 
 
 @torch.inference_mode()
-def compare(folder: Path, model_version: str, name: str, engine: Comparable) -> Agreement:
-    """Compare an engine with the reference on the model in `folder`; frees the reference's memory."""
+def compare(
+    folder: Path, model_version: str, name: str, engine: Comparable, adapter: Adapter | None = None
+) -> Agreement:
+    """Compare an engine with the reference on the model in `folder`, with an adapter; frees the reference's memory."""
     from serving.engines.scoring import Scorer
     from serving.engines.transformers import load_tokenizer
 
-    reference = Scorer(folder)
+    reference = Scorer(folder, adapter)
     tokenizer, start, _ = load_tokenizer(folder)
     count = min(SAMPLE_TOKENS, reference.context // 2)
 

@@ -18,6 +18,8 @@ from transformers.cache_utils import Cache, get_layer_types_and_kwargs
 
 from serving.engines.batched_sampling import BatchSampler
 from serving.engines.decode_graphs import CudaCapture, DecodeGraphs
+from serving.engines.lora import Adapter
+from serving.engines.lora_batch import LoraBatch
 from serving.engines.paged_cache import (
     FILLER,
     PAGE,
@@ -58,7 +60,23 @@ class BatchedRunner:
         with torch.inference_mode():
             self._make_cache(max_slots)
         self._sampler = BatchSampler()
-        self.graphs = DecodeGraphs(self._forward, CudaCapture() if device == "cuda" else None)
+        self._lora = LoraBatch(self._model)
+        self._adapters = torch.zeros(max_slots + 1, dtype=torch.long, device=self._model.device)  # by row of the table
+        self._on_gpu = device == "cuda"
+        self.graphs = self._new_graphs()
+
+    def _new_graphs(self) -> DecodeGraphs:
+        return DecodeGraphs(self._forward, CudaCapture() if self._on_gpu else None)
+
+    def load_adapter(self, adapter: Adapter) -> int:
+        """Take an adapter; see `ModelRunner`."""
+        number = self._lora.load(adapter)
+        self.graphs = self._new_graphs()  # captured ones know the memory of the adapters before
+        return number
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter that no slot has."""
+        self._lora.unload(number)
 
     def _make_cache(self, max_slots: int) -> None:
         """Allocate pages for `max_slots` sequences of the model's context, or for as many as memory allows."""
@@ -74,9 +92,11 @@ class BatchedRunner:
         self._cache = Cache(layers=list(paged_layers(shapes, pages * PAGE, self._current, like)))
 
     @torch.inference_mode()
-    def open(self, length: int) -> PagedSlot:
+    def open(self, length: int, adapter: int = 0) -> PagedSlot:
         """Return a slot; see `ModelRunner.open`."""
-        return self._table.open(length)
+        slot = self._table.open(length)
+        self._adapters[slot.row] = adapter
+        return slot
 
     def close(self, slot: PagedSlot) -> None:
         """Free a slot; see `ModelRunner.close`."""
@@ -153,6 +173,7 @@ class BatchedRunner:
     def _forward(self, inputs: torch.Tensor, length: int) -> torch.Tensor:
         """Return the logits after the last token of each row, (batch, vocabulary); see `BatchStep`."""
         self._current.step = step = BatchStep(self._table, inputs, length)
+        self._lora.rows = self._adapters[inputs[:, 0]] if self._lora.is_used else None
         output = self._model(
             step.ids,
             attention_mask=self._mask(step),

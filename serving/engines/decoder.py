@@ -15,6 +15,8 @@ from serving.engines.decoder_layers import MakeLinear, Weights
 from serving.engines.decoder_spec import UnsupportedModelError, read_spec
 from serving.engines.fused_layers import select_rows
 from serving.engines.kv_cache import BatchAttention, KVCache, Slot
+from serving.engines.lora import Adapter
+from serving.engines.lora_rows import LoadedAdapter, LoraRows
 from serving.engines.onednn import Int8Linear, TwoPartInt8Linear
 from serving.engines.prefix_cache import PrefixCache
 from serving.engines.transformers import load_tokenizer
@@ -54,10 +56,21 @@ class DecoderRunner:
         self._position_embeddings = weights.positions()
         self._cache = KVCache((spec.layers, spec.key_value_heads, spec.head_dim), spec.context, spec.window)
         self._beginnings = PrefixCache(self.prefill_tokens)
+        self._lora = LoraRows(weights.parts)
 
-    def open(self, length: int) -> Slot:
+    def open(self, length: int, adapter: LoadedAdapter | None = None) -> Slot:
         """Return a slot; see `ModelRunner.open`."""
-        return self._cache.open(length)
+        slot = self._cache.open(length)
+        slot.adapter = adapter
+        return slot
+
+    def load_adapter(self, adapter: Adapter) -> LoadedAdapter:
+        """Take an adapter; see `ModelRunner`."""
+        return self._lora.load(adapter)
+
+    def unload_adapter(self, adapter: LoadedAdapter) -> None:
+        """Forget an adapter that no slot has."""
+        self._lora.unload(adapter)
 
     def recall(self, slot: Slot, prompt: Sequence[int]) -> int:
         """Fill a new slot with what is kept of a prompt's beginning; see `ModelRunner`."""
@@ -86,15 +99,17 @@ class DecoderRunner:
         )
         x = self._embed(torch.tensor([token for chunk in tokens for token in chunk]), positions)  # (tokens, width)
         attend = BatchAttention(self._heads, slots, tokens, guessed)
+        self._lora.begin_step([slot.adapter for slot in slots], lengths)
+        multiply = self._lora.multiply
         scales = torch.empty(len(x))
         rounded = self._first_norm(scales, x=x)
         for number, layer in enumerate(self._layers):
-            qkv = layer.heads(scales, layer.qkv.multiply(rounded), positions=positions)
+            qkv = layer.heads(scales, multiply(layer.qkv, rounded), positions=positions)
             attended = attend(number, qkv.view(len(x), -1, self._head_dim))
             rounded = layer.attended(scales, x=attended)
-            rounded = layer.mlp_norm(scales, layer.attention_out.multiply(rounded), x)
-            rounded = layer.activation(scales, layer.mlp_in.multiply(rounded))
-            rounded = layer.next_norm(scales, layer.mlp_out.multiply(rounded), x)
+            rounded = layer.mlp_norm(scales, multiply(layer.attention_out, rounded), x)
+            rounded = layer.activation(scales, multiply(layer.mlp_in, rounded))
+            rounded = layer.next_norm(scales, multiply(layer.mlp_out, rounded), x)
         kept = [
             end - 1 - n
             for end, guesses in zip(accumulate(lengths), guessed, strict=True)

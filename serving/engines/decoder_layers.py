@@ -3,22 +3,20 @@
 Queries, keys and values are one product, and so are gate and up.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from serving.engines import fused_layers
 from serving.engines.decoder_spec import DecoderSpec, Rotary
 from serving.engines.fused_layers import FusedLayer, Linear
+from serving.engines.lora_rows import LinearPart
+from serving.engines.tensor_files import open_tensors
 
 MakeLinear = Callable[[torch.Tensor, torch.Tensor | None], Linear]  # of a weight, (out, in), and a bias
-
-_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -37,20 +35,15 @@ class Layer:
 
 
 class Weights:
-    """The tensors of a model's folder, read one by one, from one file or several."""
+    """The tensors of a model's folder."""
 
     def __init__(self, folder: Path, spec: DecoderSpec, make_linear: MakeLinear) -> None:
         """Open the files; raises OSError or what safetensors raises."""
+        self.parts: dict[str, LinearPart] = {}  # of the linear layers that were made, by their names in transformers
         self._spec, self._names, self._make_linear = spec, spec.names, make_linear
         self._rotations = _rotations(spec.rotary, spec.context) if spec.rotary else {}
-        files = {"model.safetensors"}
-        if (folder / _INDEX).is_file():
-            files = set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        self._tensors: dict[str, tuple[Any, str]] = {}  # by name without the prefix: the file, and the name in it
-        for file in files:
-            opened: Any = safe_open(folder / file, framework="pt")
-            for name in opened.keys():  # noqa: SIM118 - it has no iterator
-                self._tensors[name.removeprefix(self._names.prefix)] = opened, name
+        prefix = spec.names.prefix
+        self._tensors = {name.removeprefix(prefix): read for name, read in open_tensors(folder).items()}
 
     def tokens(self) -> torch.Tensor:
         """Return the embeddings of tokens, (vocabulary, width), as they are in the file."""
@@ -97,9 +90,7 @@ class Weights:
         return qkv, attention_out, mlp_in, mlp_out
 
     def _tensor(self, name: str) -> torch.Tensor:
-        file, full_name = self._tensors[name]
-        tensor: torch.Tensor = file.get_tensor(full_name)
-        return tensor
+        return self._tensors[name]()
 
     def _float32(self, name: str) -> torch.Tensor:
         """Return a copy, so that the file does not stay in memory."""
@@ -111,7 +102,11 @@ class Weights:
         biases = [self._float32(f"{name}.bias") for name in names if f"{name}.bias" in self._tensors]
         if self._names.transposed:
             weights = [weight.t() for weight in weights]
-        return self._make_linear(torch.cat(weights), torch.cat(biases) if biases else None)
+        linear = self._make_linear(torch.cat(weights), torch.cat(biases) if biases else None)
+        ends = accumulate(len(weight) for weight in weights)
+        for name, weight, end in zip(names, weights, ends, strict=True):
+            self.parts[self._names.prefix + name] = LinearPart(linear, end - len(weight), end)
+        return linear
 
     def _norm(self, name: str, before: Linear | None, after: Linear) -> FusedLayer:
         weight = self._float32(f"{name}.weight").add_(self._spec.norm_offset)

@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 
 from serving.engines import kernels
 from serving.engines.kernels import AttentionArguments
+from serving.engines.lora_rows import LoadedAdapter
 
 _CAPACITIES = (64, 96, 128, 192, 256, 384, 512)  # tokens, of the slots of a pool; above, multiples of 512
 _KEPT_BYTES = 2**26  # of an unused cache: allocating it again would delay the first token of the next request
@@ -71,6 +72,7 @@ class Slot:
     pool: KVCachePool
     at: int
     read: int = 0  # tokens in the cache
+    adapter: LoadedAdapter | None = None
     beginning: Any = None  # the key of what was read in whole chunks, see `PrefixCache`; None after anything else
 
     def keys_and_values(self, tokens: int) -> torch.Tensor:

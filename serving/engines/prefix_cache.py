@@ -22,7 +22,7 @@ class PrefixCache:
     def __init__(self, chunk: int) -> None:
         """Take the tokens of a chunk."""
         self._chunk = chunk
-        self._noted: OrderedDict[Any, None] = OrderedDict()  # by the key of the chunk before, and the chunk
+        self._noted: OrderedDict[Any, None] = OrderedDict()  # by the key of the chunk before, or adapter, and the chunk
         self._kept: OrderedDict[Any, torch.Tensor] = OrderedDict()  # (layers, 2, heads of keys, chunk, head_dim)
 
     def recall(self, slot: Slot, prompt: Sequence[int]) -> int:
@@ -30,7 +30,7 @@ class PrefixCache:
 
         The last token is always left to be read, for the logits after it.
         """
-        slot.beginning = ()
+        slot.beginning = slot.adapter.version if slot.adapter else ""  # other keys and values with each adapter
         while slot.read + self._chunk < len(prompt):
             key = (slot.beginning, tuple(prompt[slot.read : slot.read + self._chunk]))
             if key not in self._kept:

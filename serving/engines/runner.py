@@ -16,7 +16,9 @@ class ModelRunner(Protocol):
     fills a new slot with what it has of the prompt's beginning, and returns how many tokens that are. One that checks
     guesses has `guess_rows`, the most rows of a step with guesses; its `step` takes a third argument, the number of
     guesses at the end of each slot's tokens, and returns logits before, between and after them; and `forget(slot,
-    tokens)` drops those that were wrong.
+    tokens)` drops those that were wrong. One that takes LoRA adapters has `load_adapter(adapter)`, which raises
+    EngineError, and whose result is the second argument of its `open` for sequences with that adapter; and
+    `unload_adapter`, once no slot has it.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Continuous batching: sequences join and leave the batch at every token, in one thread beside the event loop."""
 
+import contextlib
 import logging
 import sys
 import threading
@@ -8,17 +9,20 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from serving.engines.guessing import Guesser
+from serving.engines.lora import Adapter
 from serving.engines.prompt_format import prompt_format
 from serving.engines.protocol import EngineError, FinishReason, Sampling, Stream, Token, UnavailableError
 from serving.engines.runner import ModelRunner
 from serving.engines.sampling import Sampler, sample
 
 logger = logging.getLogger("bentoml.serving")
+
+_Result = TypeVar("_Result")
 
 # Tokens that a sequence writes before others go first: where more sequences run than fit into a step, those with the
 # fewest quanta are chosen, so that a request for 16 tokens does not wait behind requests for 512.
@@ -29,6 +33,7 @@ QUANTUM = 32
 _SWITCH_SECONDS = 0.0005
 
 _NO_MEMORY = "there is not enough memory for a text of this length"
+_OUT_OF_SERVICE = "the model was taken out of service"
 
 
 class _Event(NamedTuple):
@@ -43,8 +48,9 @@ class _Event(NamedTuple):
 class _Sequence:
     """A request in the engine."""
 
-    def __init__(self, prompt: Sequence[int], preceding: Sequence[int], sampling: Sampling) -> None:
+    def __init__(self, prompt: Sequence[int], preceding: Sequence[int], sampling: Sampling, adapter: Any) -> None:
         self.stream = Stream()
+        self.adapter = adapter
         self.sampling = sampling
         self.unread = list(prompt)
         self.tokens = list(prompt)
@@ -73,6 +79,7 @@ class Scheduler:
         sys.setswitchinterval(_SWITCH_SECONDS)
         self._max_concurrency = max_concurrency
         self._arrived: deque[_Sequence] = deque()
+        self._calls: deque[Callable[[], None]] = deque()  # to be made between two steps
         self._open: list[_Sequence] = []  # with a slot, in order of arrival; used by the thread alone
         self._wake = threading.Condition()
         self._closing = False
@@ -86,6 +93,7 @@ class Scheduler:
         self.end = runner.end
         self.tokenizer = runner.tokenizer
         self.prompt_format = prompt_format(runner)
+        self._takes_adapters = hasattr(runner, "load_adapter")
 
     @property
     def waiting(self) -> int:
@@ -97,9 +105,9 @@ class Scheduler:
         """Requests with a slot."""
         return len(self._open)
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of generated tokens; see `Engine.submit`."""
-        sequence = _Sequence(prompt, self.prompt_format.preceding(prompt), sampling)
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: Any = None) -> Stream:
+        """Return the stream of generated tokens; see `Engine.submit`. `adapter` is from `load_adapter`."""
+        sequence = _Sequence(prompt, self.prompt_format.preceding(prompt), sampling, adapter)
         if sampling.max_new_tokens == 0:
             sequence.stream.end("length")
             return sequence.stream
@@ -110,6 +118,50 @@ class Scheduler:
                 self._arrived.append(sequence)
                 self._wake.notify()
         return sequence.stream
+
+    def load_adapter(self, adapter: Adapter) -> Any:
+        """Return what `submit` takes; raises EngineError where the runner takes no adapters, or not this one."""
+        if not self._takes_adapters:
+            raise EngineError(f"the engine {self.name} takes no adapters for this model")
+        return self.call(lambda runner: runner.load_adapter(adapter))
+
+    def unload_adapter(self, adapter: Any) -> None:
+        """End the requests with an adapter, and free it; does nothing once the scheduler is closed."""
+
+        def unload(runner: Any) -> None:
+            events: list[_Event] = []
+            for sequence in [one for one in (*self._open, *self._arrived) if one.adapter is adapter]:
+                event = _Event(sequence.stream, error=UnavailableError(_OUT_OF_SERVICE))
+                if sequence in self._open:
+                    self._end(sequence, event, events)
+                else:
+                    self._arrived.remove(sequence)
+                    events.append(event)
+            runner.unload_adapter(adapter)
+            _deliver(events)
+
+        with contextlib.suppress(UnavailableError):
+            self.call(unload)
+
+    def call(self, work: Callable[[Any], _Result]) -> _Result:
+        """Return what `work` returns for the runner, in the runner's thread between two steps.
+
+        Raises what it raises, and UnavailableError where the scheduler is closed.
+        """
+        done: Future[_Result] = Future()
+
+        def answer() -> None:
+            try:
+                done.set_result(work(self._runner))
+            except BaseException as error:
+                done.set_exception(error)
+
+        with self._wake:
+            if self._closing:
+                raise UnavailableError(_OUT_OF_SERVICE)
+            self._calls.append(answer)
+            self._wake.notify()
+        return done.result()
 
     def close(self) -> None:
         """End running requests and free the model; see `Engine.close`."""
@@ -129,15 +181,19 @@ class Scheduler:
         ready.set_result(self._runner)
         del ready
         while self._wait_for_work():
+            while self._calls:
+                self._calls.popleft()()
             events: list[_Event] = []
             self._drop_cancelled(events)
             self._admit(events)
             if batch := self._next_batch():
                 self._step(batch, events)
             _deliver(events)
+        while self._calls:
+            self._calls.popleft()()
         events = []
         for sequence in (*self._open, *self._arrived):
-            events.append(_Event(sequence.stream, error=UnavailableError("the model was taken out of service")))
+            events.append(_Event(sequence.stream, error=UnavailableError(_OUT_OF_SERVICE)))
         self._open.clear()
         self._arrived.clear()
         del self._runner  # frees its memory
@@ -146,7 +202,7 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         """Wait for a sequence; return False once closed."""
         with self._wake:
-            while not (self._arrived or self._open or self._closing):
+            while not (self._arrived or self._open or self._calls or self._closing):
                 self._wake.wait()
             return not self._closing
 
@@ -161,7 +217,8 @@ class Scheduler:
             sequence = self._arrived[0]
             if not sequence.stream.cancelled:
                 try:
-                    sequence.slot = self._runner.open(sequence.length)
+                    with_adapter = [sequence.adapter] if sequence.adapter else []
+                    sequence.slot = self._runner.open(sequence.length, *with_adapter)
                     if recall := getattr(self._runner, "recall", None):
                         del sequence.unread[: recall(sequence.slot, sequence.unread)]
                 except MemoryError:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from serving.engines import lora
+from serving.engines.lora import Adapter
 from serving.engines.protocol import Token
 from serving.engines.transformers import context_length, forward, load_model, supports_chunked_prefill
 
@@ -16,9 +18,14 @@ _LOGITS_AT_ONCE = 2**24  # numbers, 64 MB in float32
 class Scorer:
     """The model in a folder, in float32 on a CPU; thread-safe."""
 
-    def __init__(self, folder: Path) -> None:
-        """Load the model; raises what transformers raises."""
+    def __init__(self, folder: Path, adapter: Adapter | None = None) -> None:
+        """Load the model, with an adapter.
+
+        Raises what transformers raises, and EngineError for an adapter that does not fit.
+        """
         self._model = load_model(folder)
+        if adapter:
+            lora.merge(self._model, adapter)
         self.context = context_length(self._model)
         vocabulary = self._model.get_input_embeddings().weight.shape[0]
         chunk = max(1, _LOGITS_AT_ONCE // vocabulary)

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
+from serving.engines.lora import Adapter
+from serving.engines.lora_batch import LoraBatch
 from serving.engines.protocol import EngineError
 
 _MEMORY_RESERVE = 256 * 2**20  # bytes left to the rest of the machine when a sequence is admitted
@@ -97,6 +99,7 @@ class Slot:
     """A sequence: its maximum length, the chunks it has read, and the model's cache of them."""
 
     length: int
+    adapter: int = 0  # see `LoraBatch`
     chunks: list[list[int]] = field(default_factory=list)
     cache: dict[str, Any] = field(default_factory=dict)
     cached: int = 0  # how many of `chunks` the cache holds
@@ -126,13 +129,22 @@ class TransformersRunner:
         self.prefill_tokens = (2048 if on_gpu else 128) if supports_chunked_prefill(self._model) else sys.maxsize
         self._token_bytes = token_bytes(self._model)
         self._slots: list[Slot] = []
+        self._lora = LoraBatch(self._model)
 
-    def open(self, length: int) -> Slot:
+    def load_adapter(self, adapter: Adapter) -> int:
+        """Take an adapter; see `ModelRunner`."""
+        return self._lora.load(adapter)
+
+    def unload_adapter(self, number: int) -> None:
+        """Forget an adapter that no slot has."""
+        self._lora.unload(number)
+
+    def open(self, length: int, adapter: int = 0) -> Slot:
         """Return a slot; see `ModelRunner.open`."""
         tokens = length + sum(slot.growth for slot in self._slots)
         if tokens * self._token_bytes > free_memory(self._model.device) - _MEMORY_RESERVE:
             raise MemoryError
-        slot = Slot(length)
+        slot = Slot(length, adapter)
         self._slots.append(slot)
         return slot
 
@@ -164,6 +176,7 @@ class TransformersRunner:
 
     def _forward(self, slot: Slot, chunk: Sequence[int]) -> torch.Tensor:
         """Return the logits after a chunk, (1, vocabulary)."""
+        self._lora.rows = torch.tensor([slot.adapter], device=self._model.device) if slot.adapter else None
         return forward(self._model, slot.cache, chunk, 1)
 
 

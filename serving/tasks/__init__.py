@@ -36,7 +36,10 @@ _MODULES = {
 
 
 class ServingTask(Protocol[EngineT]):
-    """What the service needs to know of a kind of model."""
+    """What the service needs to know of a kind of model.
+
+    A task whose models take LoRA adapters also has `adapt`: see `CausalLM.adapt`.
+    """
 
     service_name: str  # of the BentoML service, and so of its bentos: lower case and underscores
     title: str  # of the specification, and so of Swagger's page
@@ -77,6 +80,7 @@ def model_kind(name: str, settings: EngineSettings) -> ModelKind[Any]:
         unsuitable_reason=partial(unsuitable_reason, name),
         make_engine=lambda folder: task.make_engine(folder, settings),
         smoke_test=task.smoke_test,
+        adapt=partial(adapt, settings=settings) if (adapt := getattr(task, "adapt", None)) else None,
     )
 
 

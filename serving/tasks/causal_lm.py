@@ -10,6 +10,7 @@ from pipeline.params import Service
 from serving import openai, playground, text_routes
 from serving.engines.protocol import Engine
 from serving.generation import TextGenerator
+from serving.model_loader import AdapterFiles
 from serving.schema import GenerateAnswer, generate_request
 from serving.served_model import ServedModel
 from serving.settings import EngineSettings
@@ -45,6 +46,12 @@ class CausalLM:
         from serving.engines import selection  # torch, which BentoML's master does not need
 
         return selection.make(folder, settings)
+
+    def adapt(self, engine: Engine, files: AdapterFiles, settings: EngineSettings) -> Engine:
+        """Return an engine with a LoRA adapter on top of `engine`; raises EngineError."""
+        from serving.engines import adapted
+
+        return adapted.adapt(engine, files, settings)
 
     async def smoke_test(self, engine: Engine) -> None:
         """Generate greedily after several prompts; raises RefusedError unless the result is plausible."""

@@ -601,7 +601,8 @@ async def test_the_scorer_of_a_model_is_made_once_and_freed_with_it(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Scorer:
-        def __init__(self, folder: Path) -> None:
+        def __init__(self, folder: Path, adapter: object) -> None:
+            assert adapter is None
             self.folder = folder
             made.append(weakref.ref(self))
 

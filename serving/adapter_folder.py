@@ -1,0 +1,62 @@
+"""Where the LoRA adapters of `service.adapters` are: another checkout's champion, a folder, or packed in a bento."""
+
+from pathlib import Path
+
+from bentoml.exceptions import BentoMLException
+
+from pipeline import paths
+from pipeline.modeling.safety import ADAPTER as CONFIG
+from pipeline.registry.model_version import short
+from serving import model_folder, settings
+from serving.model_folder import ModelFolder
+
+PACKED = Path("models", "adapters")  # in a bento: NAME/VERSION/ with the files of an adapter
+
+_OF_MODEL = paths.ADAPTER.name  # the folder in a model of this project that LoRA trained
+
+
+def find(root: Path, name: str, source: str) -> ModelFolder:
+    """Return the adapter called `name`; raises BentoMLException with a sentence where there is none.
+
+    Args:
+        root: The checkout, or the sources of a bento.
+        name: What requests call it.
+        source: As in params.yaml: a checkout, a folder with a model of this project, or one with peft's files.
+    """
+    if settings.is_bento(root):
+        versions = sorted((root / PACKED / name).glob("*"))
+        if len(versions) != 1:
+            raise BentoMLException("it is not in this bento; build it again with `fresh pack`")
+        return ModelFolder(versions[0], "packed in this bento", versions[0].name, adapter=versions[0])
+    place = (root / source).absolute()
+    if (place / CONFIG).is_file():
+        return ModelFolder(place, f"the adapter in {place}", adapter=place)
+    if (place / _OF_MODEL / CONFIG).is_file():
+        return ModelFolder(place, f"the model in {place}", adapter=place / _OF_MODEL)
+    if not (place / paths.PARAMS).is_file():
+        raise BentoMLException(
+            f"{place} is neither a checkout nor a folder with {CONFIG} or {_OF_MODEL}/{CONFIG}; name one of these"
+        )
+    champion = model_folder.champion(place)
+    if champion is None:
+        raise BentoMLException(f"{place} has no champion yet; promote one there with `fresh promote`")
+    if not (champion.path / _OF_MODEL / CONFIG).is_file():
+        raise BentoMLException(
+            f"{place} has a champion, {short(champion.version or '')}, of which all weights were trained; set"
+            " finetune.lora_rank to 8 there, or serve it by itself"
+        )
+    return ModelFolder(
+        champion.path,
+        f"{champion.why} of {place}",
+        champion.version,
+        verdict=champion.verdict,
+        adapter=champion.path / _OF_MODEL,
+    )
+
+
+def watched(root: Path, name: str, source: str) -> tuple[Path, ...]:
+    """Return the files and folders that change where `find` may return something else."""
+    if settings.is_bento(root):
+        return (root / PACKED / name,)
+    place = (root / source).absolute()
+    return place, place / _OF_MODEL, place / model_folder.POINTER

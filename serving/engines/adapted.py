@@ -1,0 +1,92 @@
+"""A LoRA adapter on a model that a scheduler runs, as an engine of its own: requests for both share every step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from serving import model_folder
+from serving.engines import lora
+from serving.engines.agreement import ComparableRunner, EngineUnderTest, require_agreement
+from serving.engines.lora import Adapter
+from serving.engines.protocol import Engine, EngineError, Sampling, Stream
+from serving.engines.scheduler import Scheduler
+from serving.model_loader import AdapterFiles
+from serving.settings import EngineSettings
+
+
+class AdaptedEngine:
+    """See `serving.engines.protocol.Engine`; to be closed before the scheduler's model is."""
+
+    def __init__(self, scheduler: Scheduler, adapter: Adapter) -> None:
+        """Load the adapter; raises EngineError where it does not fit the model, or the model's engine takes none."""
+        self._scheduler = scheduler
+        self.name = scheduler.name
+        self.context = scheduler.context
+        self.start = scheduler.start
+        self.end = scheduler.end
+        self.tokenizer = scheduler.tokenizer
+        self.prompt_format = scheduler.prompt_format
+        self.adapter = scheduler.load_adapter(adapter)
+
+    @property
+    def waiting(self) -> int:
+        """Requests without a slot, of all that share the model."""
+        return self._scheduler.waiting
+
+    @property
+    def running(self) -> int:
+        """Requests with a slot, of all that share the model."""
+        return self._scheduler.running
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
+        """Return the stream of generated tokens; see `Engine.submit`."""
+        return self._scheduler.submit(prompt, sampling, self.adapter)
+
+    def close(self) -> None:
+        """End its requests, and free the adapter; the model stays."""
+        self._scheduler.unload_adapter(self.adapter)
+
+
+class _BetweenSteps:
+    """The model with an adapter as a `ModelRunner` for another thread than the scheduler's, which goes on serving."""
+
+    def __init__(self, scheduler: Scheduler, adapter: Any) -> None:
+        self._scheduler, self._adapter = scheduler, adapter
+        self.end = scheduler.end
+        self.prefill_tokens: int = scheduler.call(lambda runner: runner.prefill_tokens)
+
+    def open(self, length: int) -> Any:
+        return self._scheduler.call(lambda runner: runner.open(length, self._adapter))
+
+    def step(self, slots: Sequence[Any], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        logits: torch.Tensor = self._scheduler.call(lambda runner: runner.step(slots, tokens).float().cpu())
+        return logits  # the next step may overwrite those on a GPU
+
+    def close(self, slot: Any) -> None:
+        self._scheduler.call(lambda runner: runner.close(slot))
+
+
+def adapt(engine: Engine, files: AdapterFiles, settings: EngineSettings) -> AdaptedEngine:
+    """Return an adapter on top of `engine`, which runs the model in `files.base`.
+
+    Raises EngineError where the engine takes no adapters, this one is of another model, or the engine drifts from the
+    reference with it.
+    """
+    if not isinstance(engine, Scheduler):
+        raise EngineError(f"the engine {engine.name} takes no adapters; set service.engine to auto")
+    adapter = lora.read(files.folder, model_folder.version(files.folder))
+    if files.merged and (difference := lora.difference(files.base, adapter, files.merged)):
+        raise EngineError(
+            f"it was trained from another model than the one in {files.base}: {difference}; serve the one that it was"
+            " trained from, such as models/base of its checkout with MODEL_DIR, or serve this one by itself"
+        )
+    adapted = AdaptedEngine(engine, adapter)
+    try:
+        runner: Any = _BetweenSteps(engine, adapted.adapter)
+        tested = EngineUnderTest(f"{engine.name}-lora", lambda: ComparableRunner(runner))
+        require_agreement(files.base, tested, settings.cache, adapter)
+    except BaseException:
+        adapted.close()
+        raise
+    return adapted

@@ -1,0 +1,134 @@
+"""The LoRA adapters served beside a model: each follows its own champion, and shares the model's engine.
+
+Each is loaded next to the one that it replaces, and tested, before one reference is swapped; where that fails, the old
+one stays. All of them belong to one loaded model: with another one they are loaded anew.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic
+
+from bentoml.exceptions import BentoMLException
+
+from pipeline.registry.model_version import short
+from serving import adapter_folder, model_folder
+from serving.engines.protocol import EngineT
+from serving.errors import ApiError
+from serving.model_folder import ModelFolder
+from serving.model_loader import LoadedModel, ModelLoader, RefusedError
+from serving.ref_counted import RefCountedModel
+
+logger = logging.getLogger("bentoml.serving")
+
+_RETRY_SECONDS = 60.0  # until an adapter that was refused is tried again, without a change of its files
+
+
+@dataclass
+class _Source(Generic[EngineT]):
+    """An adapter of params.yaml."""
+
+    path: str
+    model: RefCountedModel[EngineT] | None = None
+    refused: str | None = None  # why not the one that is there now, as a sentence
+    fingerprint: Any = None  # of the files that were there at the last attempt
+    retry_at: float = 0.0
+    attempted: asyncio.Event = field(default_factory=asyncio.Event)  # set once it was loaded or refused
+
+
+class ServedAdapters(Generic[EngineT]):
+    """Finds, loads and follows the adapters of `service.adapters`, and lends them to requests."""
+
+    def __init__(
+        self,
+        root: Path,
+        sources: Mapping[str, str],
+        loader: ModelLoader[EngineT],
+        retire: Callable[[RefCountedModel[EngineT]], None],
+    ) -> None:
+        """Take where adapters are, by name, what loads them, and what frees one after its last request."""
+        self._root = root
+        self._sources: dict[str, _Source[EngineT]] = {name: _Source(path) for name, path in sources.items()}
+        self._loader = loader
+        self._retire = retire
+
+    @property
+    def names(self) -> list[str]:
+        """The names that requests may use."""
+        return list(self._sources)
+
+    @property
+    def state(self) -> dict[str, tuple[LoadedModel[EngineT] | None, str | None]]:
+        """What is served under each name, and why what is there now was refused."""
+        return {
+            name: (source.model.loaded if source.model else None, source.refused)
+            for name, source in self._sources.items()
+        }
+
+    def name_of(self, version: str) -> str | None:
+        """Return the name of the adapter of this version; its first 12 digits are enough."""
+        for name, source in self._sources.items():
+            own = source.model.loaded.version if source.model else ""
+            if own and version in (own, short(own)):
+                return name
+        return None
+
+    async def find(self, name: str) -> RefCountedModel[EngineT]:
+        """Return an adapter, once it was attempted to load it; the caller leases it before it awaits anything else.
+
+        Raises ApiError 503 where it was refused.
+        """
+        source = self._sources[name]
+        while source.model is None:
+            await source.attempted.wait()
+            if source.model is None and source.refused:
+                message = f"the adapter {name} could not be loaded; see `GET /` for the reason"
+                headers = {"Retry-After": f"{_RETRY_SECONDS:.0f}"}
+                raise ApiError(503, message, code="model_failed", param="model", headers=headers)
+        return source.model
+
+    async def follow(self, base: RefCountedModel[EngineT]) -> None:
+        """Load the adapters that are new or have changed, on top of `base`."""
+        for name, source in self._sources.items():
+            fingerprint = await self._loader.run(self._fingerprint, name, source.path)
+            is_due = source.refused is not None and time.monotonic() >= source.retry_at
+            if fingerprint == source.fingerprint and source.attempted.is_set() and not is_due:
+                continue
+            source.fingerprint = fingerprint
+            try:
+                await self._load(name, source, base)
+            except Exception as error:
+                source.refused, source.retry_at = str(error), time.monotonic() + _RETRY_SECONDS
+                kept = f"; keeping {source.model.loaded.version}" if source.model else ""
+                is_expected = isinstance(error, RefusedError | BentoMLException)
+                logger.error("the adapter %s was refused: %s%s", name, error, kept, exc_info=not is_expected)
+            source.attempted.set()
+
+    def drop(self) -> None:
+        """Serve none of them until `follow` has loaded them on another model."""
+        for source in self._sources.values():
+            source.attempted.clear()
+            source.refused = None
+            if source.model:
+                self._retire(source.model)
+            source.model = None
+
+    async def _load(self, name: str, source: _Source[EngineT], base: RefCountedModel[EngineT]) -> None:
+        """Swap in what is there now under a name; raises RefusedError or BentoMLException where it must not serve."""
+        folder: ModelFolder = await self._loader.run(adapter_folder.find, self._root, name, source.path)
+        old = source.model
+        if old and folder.version and folder.version == old.loaded.version:
+            source.refused = None
+            return
+        with base.lease():  # it may be replaced meanwhile
+            loaded = await self._loader.load(folder, name, base.loaded)
+        source.model, source.refused = RefCountedModel(loaded, base), None
+        logger.info("serving the adapter %s, model %s, %s", name, loaded.version, folder.why)
+        if old:
+            self._retire(old)
+
+    def _fingerprint(self, name: str, path: str) -> object:
+        return [model_folder.stat_fingerprint(watched) for watched in adapter_folder.watched(self._root, name, path)]
