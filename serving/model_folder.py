@@ -43,6 +43,11 @@ class ModelFolder:
     prompts: tuple[str, ...] = ()  # of its corpus, for the playground; of versions of the registry alone
     adapter: Path | None = None  # the folder of the LoRA adapter that is served on top of another model
 
+    @property
+    def merged(self) -> Path | None:
+        """The model that has the adapter in its weights, which was judged; None where there is the adapter alone."""
+        return None if self.path == self.adapter else self.path
+
 
 class NothingToServe(BentoMLException):
     """There is no champion, and no candidate that may be served; the text says so in one sentence."""

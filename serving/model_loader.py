@@ -116,8 +116,7 @@ class ModelLoader(Generic[EngineT]):
             if self._kind.adapt is None:
                 raise RefusedError("models of this task take no adapters; leave service.adapters empty")
             _require_unchanged(base)
-            merged = folder.path if folder.path != folder.adapter else None
-            files = AdapterFiles(folder.adapter, base.folder.path, merged)
+            files = AdapterFiles(folder.adapter, base.folder.path, folder.merged)
             version = folder.version or model_folder.version(folder.path)
             data = model_folder.data_hash(folder.path)
             engine = _in_own_thread(self._kind.adapt, base.engine, files)

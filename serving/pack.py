@@ -22,8 +22,10 @@ from pipeline import paths, storage
 from pipeline.command import UserError, warn
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
-from serving import bentoml_internals, model_folder, model_verdict, settings, tasks
+from serving import adapter_folder, bentoml_internals, model_folder, model_verdict, settings, tasks
+from serving.engines.protocol import EngineError
 from serving.model_folder import UnsuitableReason
+from serving.model_loader import AdapterFiles
 from serving.model_verdict import NOT_JUDGED, ModelVerdict
 
 _BENTOFILE = "bentofile.yaml"
@@ -76,6 +78,7 @@ def pack(root: Path, name: str | None = None) -> str:
     tag = f"{bento_name}:{model.version}"
     try:
         with _workspace() as workspace:
+            _stage_adapters(root, model.folder, workspace.context)
             code = _stage(root, workspace.context, [*_CODE, *([str(paths.VERDICT)] if has_verdict else [])])
             place = bentoml_internals.bento_store() / bento_name / model.version
             exists = place.exists()
@@ -141,6 +144,24 @@ def _workspace() -> Iterator[_Workspace]:
             yield _Workspace(Path(folder), Path(context), lock)
     finally:
         os.close(lock)
+
+
+def _stage_adapters(root: Path, base: Path, context: Path) -> None:
+    """Copy the adapters of `service.adapters`, which must be of the model in `base`, and their models' manifests."""
+    for name, source in settings.load(root).adapters.items():
+        try:
+            folder = adapter_folder.find(root, name, source)
+            assert folder.adapter
+            from serving.engines import adapted  # torch
+
+            adapted.read_checked(AdapterFiles(folder.adapter, base, folder.merged))
+        except (BentoMLException, EngineError) as error:
+            raise UserError(f"no bento was made: service.adapters.{name}: {error}") from None
+        target = context / adapter_folder.PACKED / name / (folder.version or content_version(folder.path))
+        shutil.copytree(folder.adapter, target, ignore=shutil.ignore_patterns(".*"))
+        manifest = folder.path / paths.MANIFEST.name
+        if manifest.is_file():
+            shutil.copyfile(manifest, target / manifest.name)
 
 
 def _stage(root: Path, context: Path, names: list[str]) -> list[str]:

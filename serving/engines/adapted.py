@@ -67,6 +67,17 @@ class _BetweenSteps:
         self._scheduler.call(lambda runner: runner.close(slot))
 
 
+def read_checked(files: AdapterFiles) -> Adapter:
+    """Return the adapter in `files`; raises EngineError where it is damaged, or known to be of another model."""
+    adapter = lora.read(files.folder, model_folder.version(files.folder))
+    if files.merged and (difference := lora.difference(files.base, adapter, files.merged)):
+        raise EngineError(
+            f"it was trained from another model than the one in {files.base}: {difference}; serve the one that it was"
+            " trained from, such as models/base of its checkout with MODEL_DIR, or serve this one by itself"
+        )
+    return adapter
+
+
 def adapt(engine: Engine, files: AdapterFiles, settings: EngineSettings) -> AdaptedEngine:
     """Return an adapter on top of `engine`, which runs the model in `files.base`.
 
@@ -75,12 +86,7 @@ def adapt(engine: Engine, files: AdapterFiles, settings: EngineSettings) -> Adap
     """
     if not isinstance(engine, Scheduler):
         raise EngineError(f"the engine {engine.name} takes no adapters; set service.engine to auto")
-    adapter = lora.read(files.folder, model_folder.version(files.folder))
-    if files.merged and (difference := lora.difference(files.base, adapter, files.merged)):
-        raise EngineError(
-            f"it was trained from another model than the one in {files.base}: {difference}; serve the one that it was"
-            " trained from, such as models/base of its checkout with MODEL_DIR, or serve this one by itself"
-        )
+    adapter = read_checked(files)
     adapted = AdaptedEngine(engine, adapter)
     try:
         runner: Any = _BetweenSteps(engine, adapted.adapter)

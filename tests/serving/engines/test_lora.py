@@ -330,10 +330,10 @@ def test_an_adapter_of_another_model_and_an_engine_without_adapters_are_refused(
     settings = replace(engine_settings("int8"), cache=tmp_path)
     with scheduler_of(lambda: TransformersRunner(models[1])) as engine:
         files = AdapterFiles(models[0] / "adapter", models[1], models[0])
-        with pytest.raises(EngineError, match="^it was trained from another model than the one in "):
+        with pytest.raises(EngineError, match=r"^it was trained from another model than the one in "):
             adapted.adapt(engine, files, settings)
     other: Any = type("Other", (), {"name": "ctranslate2"})()
-    with pytest.raises(EngineError, match="^the engine ctranslate2 takes no adapters; set service.engine to auto"):
+    with pytest.raises(EngineError, match=r"^the engine ctranslate2 takes no adapters; set service.engine to auto"):
         adapted.adapt(other, files, settings)
 
 
