@@ -119,7 +119,7 @@ class ModelLoader(Generic[EngineT]):
             files = AdapterFiles(folder.adapter, base.folder.path, folder.merged)
             version = folder.version or model_folder.version(folder.path)
             data = model_folder.data_hash(folder.path)
-            engine = _in_own_thread(self._kind.adapt, base.engine, files)
+            engine = in_own_thread(self._kind.adapt, base.engine, files)
             trim_heap()
         return self._checked(LoadedModel(engine, version, data, folder, name, base))
 
@@ -176,7 +176,7 @@ def _make_scorer(loaded: LoadedModel[EngineT]) -> "Scorer":
     _require_unchanged(loaded.base or loaded)
     try:
         adapter = lora.read(loaded.folder.adapter, loaded.version) if loaded.folder.adapter else None
-        return _in_own_thread(Scorer, (loaded.base or loaded).folder.path, adapter)
+        return in_own_thread(Scorer, (loaded.base or loaded).folder.path, adapter)
     except Exception as error:
         logger.exception("the scorer of the model in %s did not load", loaded.folder.path)
         raise RefusedError(f"the model {loaded.version} did not load for scoring: {_first_line(error)}") from None
@@ -191,7 +191,7 @@ def _require_unchanged(loaded: LoadedModel[EngineT]) -> None:
         )
 
 
-def _in_own_thread(work: Callable[..., _Result], *arguments: object) -> _Result:
+def in_own_thread(work: Callable[..., _Result], *arguments: object) -> _Result:
     """Return what `work` returns, in a thread that ends then: one that stayed would slow the engine, see Scheduler."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         return thread.submit(work, *arguments).result()

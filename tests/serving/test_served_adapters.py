@@ -14,6 +14,7 @@ import httpx
 import pytest
 from bentoml.exceptions import BentoMLException
 
+from bench.adapted_models import save_adapted
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
@@ -21,7 +22,6 @@ from serving import adapter_folder, served_adapters, tasks
 from serving.engines.protocol import Sampling
 from serving.errors import ApiError
 from serving.served_model import ServedModel
-from tests.lora_models import save_adapted
 from tests.serving.conftest import DATA, PROMPT, REPOSITORY, engine_settings, service_settings, serving
 from tests.serving.test_served_model import in_loop, until
 

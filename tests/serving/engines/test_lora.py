@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from bench.adapted_models import save_adapted
 from serving.engines import adapted, lora, onednn
 from serving.engines.adapted import AdaptedEngine
 from serving.engines.batched import BatchedRunner
@@ -26,7 +27,6 @@ from serving.engines.scheduler import Scheduler
 from serving.engines.scoring import Scorer
 from serving.engines.transformers import TransformersRunner
 from serving.model_loader import AdapterFiles
-from tests.lora_models import save_adapted
 from tests.serving.conftest import engine_settings
 from tests.serving.engines.test_decoder_architectures import CONFIGS, FloatLinear, random_model
 
