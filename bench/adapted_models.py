@@ -19,7 +19,7 @@ def save_adapted(base: Path, folder: Path, seed: int, rank: int = 4, size: float
         rank: Of the adapter.
         size: The standard deviation of its numbers.
     """
-    shutil.copytree(base, folder)
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("adapter"))
     model = lora.add(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), rank)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():

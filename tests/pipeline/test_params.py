@@ -216,6 +216,13 @@ def test_how_the_corpus_is_to_be_read_is_checked_with_the_rest(workspace: Worksp
         ("base", "models/candidate/", "base: models/candidate belongs to the pipeline"),
         ("base", "registry/x", "base: registry/x is in registry"),
         ("retrain__notify", "slack", "retrain.notify: found 'slack'"),
+        (
+            "service__adapters",
+            {"previous": "../legal"},
+            "adapters: 'previous' cannot be a name; expected letters",
+        ),
+        ("service__adapters", {"a b": "../legal"}, "adapters: 'a b' cannot be a name"),
+        ("service__adapters", {"legal": 1}, "service.adapters.legal: found 1, but it should be a valid string"),
         ("service__allow_origins", ["http://["], "allow_origins: 'http://[' is no origin"),
         ("service__allow_origins", ["https://a.example:b"], "is no origin"),
     ],

@@ -18,11 +18,12 @@ import pytest
 from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
+from bench.adapted_models import save_adapted
 from pipeline.registry.model_version import content_version
 from pipeline.registry.store import Registry
 from pipeline.registry.versions import Version
 from pipeline.stage_deps import files_of
-from tests.serving.conftest import PROMPT, REPOSITORY, environment, serving, write_verdict
+from tests.serving.conftest import DATA, PROMPT, REPOSITORY, environment, serving, write_verdict
 from tests.serving.tasks.encoders import make_encoder
 from tests.sockets import ports
 
@@ -212,6 +213,43 @@ def test_a_classifier_is_packed_under_the_name_of_its_task_and_another_tasks_mod
         assert 'gpt2_texts_total{end="stop"} 1.0' in metrics
         log = server.log.read_text(encoding="utf-8")
     assert "Traceback" not in log
+
+
+def test_adapters_are_packed_as_they_are_and_one_of_another_model_is_refused(
+    checkout: Path, home: Path, model: Path, tmp_path: Path
+) -> None:
+    legal = tmp_path / "legal"
+    legal.mkdir()
+    shutil.copy(checkout / "params.yaml", legal)
+    version = promote(legal, save_adapted(model, tmp_path / "trained", seed=1)).version
+    params = checkout / "params.yaml"
+    content = params.read_text(encoding="utf-8")
+    params.write_text(content.replace("  adapters: {} ", "  adapters: {legal: ../legal} "), encoding="utf-8")
+    packed = pack(cwd=checkout)
+    assert packed.startswith("packed the candidate of the last ")
+    assert "exists already" in pack(cwd=checkout)
+    bento = home / "bentos" / "gpt2" / content_version(model)
+    shutil.rmtree(checkout / "serving")
+    with serving(str(bento), cwd=tmp_path, BENTOML_CONTAINERIZED="true") as server:  # without its checkout
+        for _ in range(1200):
+            if (answer := server.post(prompt=PROMPT, model="legal", max_new_tokens=8)).status_code == 200:
+                break
+            time.sleep(0.25)
+        assert (answer.json()["model"], answer.json()["data"]) == (version, DATA)
+
+
+def test_a_bento_is_refused_where_an_adapter_is_of_another_model(
+    checkout: Path, home: Path, model: Path, tmp_path: Path
+) -> None:
+    tuned = save_adapted(model, tmp_path / "tuned", seed=1)
+    save_adapted(tuned, tmp_path / "on-tuned", seed=2)
+    for name, reason in (("on-tuned", "it was trained from another model than the one in "), ("none", "is neither a ")):
+        params = checkout / "params.yaml"
+        content = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+        params.write_text(content.replace("  adapters: {} ", f"  adapters: {{legal: ../{name}}} "), encoding="utf-8")
+        message = refusal(cwd=checkout, home=home)
+        assert message.startswith("error: no bento was made: service.adapters.legal: ")
+        assert reason in message
 
 
 def test_the_champion_is_packed_before_the_candidate_or_the_named_version(
