@@ -23,6 +23,7 @@ class EngineSettings:
     cache: Path  # where comparisons and converted models are kept; it need not exist
     vllm_python: str | None = None
     vllm_args: str = ""  # more arguments of vLLM's server, quoted as in a shell
+    adapters: int = 0  # how many LoRA adapters the model is to serve
 
 
 def load(root: Path) -> Service:
@@ -47,6 +48,7 @@ def engine_settings(service: Service, root: Path) -> EngineSettings:
         cache=_engine_cache(root),
         vllm_python=os.environ.get("VLLM_PYTHON"),
         vllm_args=os.environ.get("VLLM_ARGS", ""),
+        adapters=len(service.adapters),
     )
 
 

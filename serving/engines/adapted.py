@@ -1,7 +1,7 @@
-"""A LoRA adapter on a model that a scheduler runs, as an engine of its own: requests for both share every step."""
+"""A LoRA adapter on the model of an engine, as an engine of its own: requests for both share every step."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 
@@ -9,43 +9,56 @@ from serving import model_folder
 from serving.engines import lora
 from serving.engines.agreement import ComparableRunner, EngineUnderTest, require_agreement
 from serving.engines.lora import Adapter
-from serving.engines.protocol import Engine, EngineError, Sampling, Stream
+from serving.engines.protocol import Engine, EngineError, Sampling, Stream, unsupported_fields
 from serving.engines.scheduler import Scheduler
 from serving.model_loader import AdapterFiles
 from serving.settings import EngineSettings
 
 
-class AdaptedEngine:
-    """See `serving.engines.protocol.Engine`; to be closed before the scheduler's model is."""
+class AdaptableEngine(Engine, Protocol):
+    """An engine that takes adapters."""
 
-    def __init__(self, scheduler: Scheduler, adapter: Adapter) -> None:
-        """Load the adapter; raises EngineError where it does not fit the model, or the model's engine takes none."""
-        self._scheduler = scheduler
-        self.name = scheduler.name
-        self.context = scheduler.context
-        self.start = scheduler.start
-        self.end = scheduler.end
-        self.tokenizer = scheduler.tokenizer
-        self.prompt_format = scheduler.prompt_format
-        self.adapter = scheduler.load_adapter(adapter)
+    def load_adapter(self, adapter: Adapter) -> Any:
+        """Return what `submit` takes; raises EngineError where the adapter does not fit the model."""
+
+    def unload_adapter(self, adapter: Any) -> None:
+        """End the requests with an adapter, and free it; does nothing once the engine is closed."""
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: Any = ...) -> Stream:
+        """Return the stream of generated tokens; see `Engine.submit`."""
+
+
+class AdaptedEngine:
+    """See `serving.engines.protocol.Engine`; to be closed before the engine that it is on."""
+
+    def __init__(self, engine: AdaptableEngine, adapter: Adapter) -> None:
+        """Load the adapter; raises EngineError where it does not fit the model."""
+        self._engine = engine
+        self.name = engine.name
+        self.context = engine.context
+        self.start = engine.start
+        self.end = engine.end
+        self.tokenizer = engine.tokenizer
+        self.unsupported_fields = unsupported_fields(engine)
+        self.adapter = engine.load_adapter(adapter)
 
     @property
     def waiting(self) -> int:
         """Requests without a slot, of all that share the model."""
-        return self._scheduler.waiting
+        return self._engine.waiting
 
     @property
     def running(self) -> int:
         """Requests with a slot, of all that share the model."""
-        return self._scheduler.running
+        return self._engine.running
 
     def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
         """Return the stream of generated tokens; see `Engine.submit`."""
-        return self._scheduler.submit(prompt, sampling, self.adapter)
+        return self._engine.submit(prompt, sampling, self.adapter)
 
     def close(self) -> None:
         """End its requests, and free the adapter; the model stays."""
-        self._scheduler.unload_adapter(self.adapter)
+        self._engine.unload_adapter(self.adapter)
 
 
 class _BetweenSteps:
@@ -84,15 +97,16 @@ def adapt(engine: Engine, files: AdapterFiles, settings: EngineSettings) -> Adap
     Raises EngineError where the engine takes no adapters, this one is of another model, or the engine drifts from the
     reference with it.
     """
-    if not isinstance(engine, Scheduler):
+    if not hasattr(engine, "load_adapter"):
         raise EngineError(f"the engine {engine.name} takes no adapters; set service.engine to auto")
     adapter = read_checked(files)
-    adapted = AdaptedEngine(engine, adapter)
-    try:
-        runner: Any = _BetweenSteps(engine, adapted.adapter)
-        tested = EngineUnderTest(f"{engine.name}-lora", lambda: ComparableRunner(runner))
-        require_agreement(files.base, tested, settings.cache, adapter)
-    except BaseException:
-        adapted.close()
-        raise
+    adapted = AdaptedEngine(cast(AdaptableEngine, engine), adapter)
+    if isinstance(engine, Scheduler):  # vLLM says nothing of logits, nor is its base compared
+        try:
+            runner: Any = _BetweenSteps(engine, adapted.adapter)
+            tested = EngineUnderTest(f"{engine.name}-lora", lambda: ComparableRunner(runner))
+            require_agreement(files.base, tested, settings.cache, adapter)
+        except BaseException:
+            adapted.close()
+            raise
     return adapted

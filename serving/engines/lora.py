@@ -50,6 +50,7 @@ class LowRank:
 class Adapter:
     """An adapter as its files have it."""
 
+    folder: Path
     version: str
     layers: Mapping[str, LowRank]  # by the layer's name in transformers
     is_transposed: bool  # whether its model keeps weights as (in, out)
@@ -60,7 +61,8 @@ def read(folder: Path, version: str) -> Adapter:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         _check_settings(config)
-        return Adapter(version, _layers(config, load_file(folder / TENSORS)), bool(config.get("fan_in_fan_out")))
+        layers = _layers(config, load_file(folder / TENSORS))
+        return Adapter(folder, version, layers, bool(config.get("fan_in_fan_out")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise EngineError(f"the adapter in {folder} cannot be read: {error}") from None
 

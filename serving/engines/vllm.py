@@ -25,6 +25,7 @@ from typing import Any
 import httpx
 from tokenizers import Tokenizer
 
+from serving.engines.lora import Adapter
 from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.transformers import load_tokenizer
 from serving.errors import ApiError
@@ -91,6 +92,7 @@ class VllmEngine:
                 *("--uds", self._socket, "--model", str(folder.absolute()), "--served-model-name", _MODEL),
                 *("--max-num-seqs", str(settings.max_concurrency)),
                 *("--generation-config", "vllm"),  # else the folder's own settings complete a request's
+                *_lora_arguments(settings.adapters),
             ],
             stdin=subprocess.PIPE,
             env=_environment(private),
@@ -112,8 +114,14 @@ class VllmEngine:
         """Requests in vLLM's batch."""
         return min(len(self._requests), self._settings.max_concurrency)
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Stream:
-        """Return the stream of generated tokens; see `Engine.submit`. Raises ApiError for what vLLM refuses."""
+    def submit(self, prompt: Sequence[int], sampling: Sampling, adapter: str = _MODEL) -> Stream:
+        """Return the stream of generated tokens; see `Engine.submit`. Raises ApiError for what vLLM refuses.
+
+        Args:
+            prompt: Token ids.
+            sampling: The request's.
+            adapter: From `load_adapter`; by default none.
+        """
         if sampling.temperature > _MAX_TEMPERATURE:
             message = f"temperature may be at most {_MAX_TEMPERATURE:g} with the engine vllm"
             raise ApiError(400, message, param="temperature")
@@ -121,10 +129,33 @@ class VllmEngine:
         if not sampling.max_new_tokens:
             stream.end("length")
             return stream
-        task = stream.loop.create_task(self._follow(stream, _body(prompt, sampling)))
+        task = stream.loop.create_task(self._follow(stream, _body(prompt, sampling) | {"model": adapter}))
         self._requests.add(task)
         task.add_done_callback(self._requests.discard)
         return stream
+
+    def load_adapter(self, adapter: Adapter) -> str:
+        """Return what `submit` takes; raises EngineError with vLLM's words where it refuses the adapter."""
+        path = str(adapter.folder.absolute())
+        answer = self._post("/v1/load_lora_adapter", {"lora_name": adapter.version, "lora_path": path})
+        if answer.status_code != httpx.codes.OK:
+            message = answer.json()["error"]["message"]
+            raise EngineError(f"vLLM refused the adapter in {adapter.folder}: {message}")
+        return adapter.version
+
+    def unload_adapter(self, adapter: str) -> None:
+        """Free an adapter; does nothing once vLLM has ended."""
+        if not self._closing.is_set() and self._guardian.poll() is None:
+            self._post("/v1/unload_lora_adapter", {"lora_name": adapter})
+
+    def _post(self, path: str, body: dict[str, str]) -> httpx.Response:
+        """Return vLLM's answer; raises EngineError where there is none."""
+        transport = httpx.HTTPTransport(verify=self._tls, uds=self._socket)
+        try:
+            with httpx.Client(transport=transport, timeout=self._settings.timeout, trust_env=False) as client:
+                return client.post(f"{_URL}{path}", json=body)
+        except httpx.HTTPError as error:
+            raise self._engine_error(error) from None
 
     def close(self) -> None:
         """Stop vLLM with all its processes; see `Engine.close`."""
@@ -273,11 +304,19 @@ def _split(arguments: str) -> list[str]:
         raise EngineError(f"VLLM_ARGS cannot be split ({error}); quote arguments as in a shell") from None
 
 
+def _lora_arguments(adapters: int) -> list[str]:
+    """Return vLLM's arguments for so many adapters: two versions of each are known while one is replaced."""
+    if not adapters:
+        return []
+    return ["--enable-lora", "--max-loras", str(adapters), "--max-cpu-loras", str(2 * adapters)]
+
+
 def _environment(private: Path) -> dict[str, str]:
     """Return the environment of vLLM: without its telemetry and questions to the hub, all its sockets in `private`."""
     kept = {name: value for name, value in os.environ.items() if name not in _OWN_VARIABLES}
     off = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**kept, **off, "VLLM_RPC_BASE_PATH": str(private)}  # it leaves sockets behind, the guardian deletes them
+    own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}  # only this user reaches it
+    return {**kept, **off, **own, "VLLM_RPC_BASE_PATH": str(private)}  # the guardian deletes the sockets that it leaves
 
 
 def _listens(path: str) -> bool:

@@ -28,11 +28,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from bench.adapted_models import save_adapted
 from pipeline.registry.store import Registry
-from serving.engines import selection
-from serving.engines.protocol import EngineError, Sampling, Stream, Token
+from serving.engines import adapted, lora, selection
+from serving.engines.protocol import Engine, EngineError, Sampling, Stream, Token
 from serving.engines.vllm import VllmEngine
 from serving.errors import ApiError
+from serving.model_loader import AdapterFiles
 from serving.settings import EngineSettings
 from tests.serving.conftest import PROMPT as TEXT
 from tests.serving.conftest import engine_settings, serving
@@ -58,7 +60,10 @@ STAND_IN = """
     parser = argparse.ArgumentParser()
     for name in ("uds", "model", "served-model-name", "max-num-seqs", "generation-config", "max-model-len"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--disable-uvicorn-access-log", action="store_true")
+    for name in ("max-loras", "max-cpu-loras"):
+        parser.add_argument(f"--{name}")
+    for name in ("disable-uvicorn-access-log", "enable-lora"):
+        parser.add_argument(f"--{name}", action="store_true")
     given = parser.parse_args()
     here = os.path.dirname(os.path.abspath(sys.argv[0]))
     if not os.path.exists(os.path.join(given.model, "config.json")):
@@ -81,6 +86,12 @@ STAND_IN = """
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             note(body)
+            if self.path.endswith("_lora_adapter"):
+                is_there = os.path.exists(os.path.join(body.get("lora_path", ""), "adapter_config.json"))
+                self.send_response(200 if is_there or "unload" in self.path else 404)
+                self.end_headers()
+                self.wfile.write(b'{"error": {"message": "no adapter there"}}')
+                return
             if body["seed"] == 400:
                 self.send_response(400)
                 self.end_headers()
@@ -270,7 +281,7 @@ async def collect(stream: Stream) -> list[int]:
     return [token.id async for token in stream]
 
 
-def write(engine: VllmEngine, prompt: list[int], sampling: Sampling) -> tuple[list[Token], str | None]:
+def write(engine: Engine, prompt: list[int], sampling: Sampling) -> tuple[list[Token], str | None]:
     """Return the tokens of one request, and why they ended."""
 
     async def run() -> tuple[list[Token], str | None]:
@@ -280,7 +291,7 @@ def write(engine: VllmEngine, prompt: list[int], sampling: Sampling) -> tuple[li
     return asyncio.run(run())
 
 
-def write_ids(engine: VllmEngine, prompt: list[int], sampling: Sampling) -> list[int]:
+def write_ids(engine: Engine, prompt: list[int], sampling: Sampling) -> list[int]:
     return [token.id for token in write(engine, prompt, sampling)[0]]
 
 
@@ -442,6 +453,33 @@ def test_greedy_texts_and_logprobs_are_those_of_transformers(real_engine: VllmEn
             assert row.max() - row[token.id] < 1e-3
             for id_, value in ((token.id, token.logprob), *token.top):
                 assert value == pytest.approx(row[id_].item(), abs=1e-3)
+
+
+@BOTH
+def test_adapters_are_loaded_and_unloaded_and_get_the_texts_of_their_merged_models(kind: Kind, tmp_path: Path) -> None:
+    models = [save_adapted(kind.model, tmp_path / f"adapted-{seed}", seed, rank=8) for seed in (1, 2)]
+    engine = replace(kind, settings=replace(kind.settings, adapters=2)).start()
+    try:
+        engines = [
+            adapted.adapt(engine, AdapterFiles(model / "adapter", kind.model, model), kind.settings) for model in models
+        ]
+        texts = [write_ids(one, PROMPTS[3], GREEDY) for one in (engine, *engines)]
+        if kind.is_real:
+            for model, text in zip((kind.model, *models), texts, strict=True):
+                reference = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+                expected = logprobs_of(reference, PROMPTS[3], [Token(one) for one in text])
+                assert all(row.max() - row[one] < 1e-3 for one, row in zip(text, expected, strict=True))
+            assert len({tuple(text) for text in texts}) == 3
+        else:
+            assert last(kind.log)["model"] == engines[1].adapter
+        engines[0].close()
+        assert write_ids(engines[1], PROMPTS[3], GREEDY) == texts[2]
+        broken = lora.Adapter(tmp_path, "broken", {}, is_transposed=False)
+        with pytest.raises(EngineError, match=r"vLLM refused the adapter in .*: "):
+            engine.load_adapter(broken)
+    finally:
+        engine.close()
+    engines[1].close()  # after its model: nothing happens
 
 
 def test_log_probabilities_are_the_models_before_temperature_and_penalties(
