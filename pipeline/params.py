@@ -335,6 +335,11 @@ class Service(Section):
                     f"adapters: {clipped(name)} cannot be a name; expected letters, digits, '.', '_' and '-', and"
                     f" none of {', '.join(_NAMES_OF_MODELS)}"
                 )
+        problems += [
+            f"adapters.{name}: {clipped(place)} is no folder on this machine; copy the adapter to one"
+            for name, place in self.adapters.items()
+            if "://" in place
+        ]
         for origin in self.allow_origins:
             if origin != "*" and not is_origin(origin):
                 problems.append(

@@ -1,5 +1,7 @@
 """Where the LoRA adapters of `service.adapters` are: another checkout's champion, a folder, or packed in a bento."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from bentoml.exceptions import BentoMLException
@@ -24,33 +26,21 @@ def find(root: Path, name: str, source: str) -> ModelFolder:
         source: As in params.yaml: a checkout, a folder with a model of this project, or one with peft's files.
     """
     if settings.is_bento(root):
+        if os.environ.get("MODEL_DIR"):
+            raise BentoMLException("it belongs to the model that is packed in this bento; unset MODEL_DIR")
         versions = sorted((root / PACKED / name).glob("*"))
         if len(versions) != 1:
             raise BentoMLException("it is not in this bento; build it again with `fresh pack`")
         return ModelFolder(versions[0], "packed in this bento", versions[0].name, adapter=versions[0])
     place = (root / source).absolute()
+    if _is_checkout(place):
+        return _champion(place)
     if (place / CONFIG).is_file():
         return ModelFolder(place, f"the adapter in {place}", adapter=place)
     if (place / _OF_MODEL / CONFIG).is_file():
         return ModelFolder(place, f"the model in {place}", adapter=place / _OF_MODEL)
-    if not (place / paths.PARAMS).is_file():
-        raise BentoMLException(
-            f"{place} is neither a checkout nor a folder with {CONFIG} or {_OF_MODEL}/{CONFIG}; name one of these"
-        )
-    champion = model_folder.champion(place)
-    if champion is None:
-        raise BentoMLException(f"{place} has no champion yet; promote one there with `fresh promote`")
-    if not (champion.path / _OF_MODEL / CONFIG).is_file():
-        raise BentoMLException(
-            f"{place} has a champion, {short(champion.version or '')}, of which all weights were trained; set"
-            " finetune.lora_rank to 8 there, or serve it by itself"
-        )
-    return ModelFolder(
-        champion.path,
-        f"{champion.why} of {place}",
-        champion.version,
-        verdict=champion.verdict,
-        adapter=champion.path / _OF_MODEL,
+    raise BentoMLException(
+        f"{place} is neither a checkout nor a folder with {CONFIG} or {_OF_MODEL}/{CONFIG}; name one of these"
     )
 
 
@@ -59,4 +49,23 @@ def watched(root: Path, name: str, source: str) -> tuple[Path, ...]:
     if settings.is_bento(root):
         return (root / PACKED / name,)
     place = (root / source).absolute()
-    return place, place / _OF_MODEL, place / model_folder.POINTER
+    return (place / model_folder.POINTER,) if _is_checkout(place) else (place, place / _OF_MODEL)
+
+
+def _is_checkout(place: Path) -> bool:
+    return (place / paths.PARAMS).is_file()
+
+
+def _champion(place: Path) -> ModelFolder:
+    """Return the adapter of the champion of a checkout; raises BentoMLException where there is none."""
+    champion = model_folder.champion(place)
+    if champion is None:
+        raise BentoMLException(f"{place} has no champion yet; promote one there with `fresh promote`")
+    if not (champion.path / _OF_MODEL / CONFIG).is_file():
+        raise BentoMLException(
+            f"{place} has a champion, {short(champion.version or '')}, of which all weights were trained; set"
+            " finetune.lora_rank to 8 there, or serve it by itself"
+        )
+    return replace(
+        champion, why=f"{champion.why} of {place}", follows=False, prompts=(), adapter=champion.path / _OF_MODEL
+    )

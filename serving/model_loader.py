@@ -55,7 +55,8 @@ class LoadedModel(Generic[EngineT]):
     data: str | None  # the hash of its training data, where known
     folder: ModelFolder
     name: str  # champion (the served one, wherever it comes from), base, previous, or that of an adapter
-    base: "LoadedModel[EngineT] | None" = None  # of an adapter
+    base: "Callable[[], LoadedModel[EngineT]] | None" = None  # of an adapter
+    adapter: str | None = None  # the version of an adapter's own files
 
 
 class RefusedError(Exception):
@@ -77,7 +78,7 @@ class ModelLoader(Generic[EngineT]):
         return await asyncio.get_running_loop().run_in_executor(self._thread, functools.partial(work, *arguments))
 
     async def load(
-        self, folder: ModelFolder, name: str, base: LoadedModel[EngineT] | None = None
+        self, folder: ModelFolder, name: str, base: "Callable[[], LoadedModel[EngineT]] | None" = None
     ) -> LoadedModel[EngineT]:
         """Return the model in `folder`, or the adapter on `base`, loaded and tested; raises RefusedError."""
         loaded = await (self.run(self._adapt, folder, name, base) if base else self.run(self._load, folder, name))
@@ -110,18 +111,24 @@ class ModelLoader(Generic[EngineT]):
             trim_heap()  # after loading, converting and comparing, a third of the process for GPT-2
         return self._checked(LoadedModel(engine, version, data, folder, name))
 
-    def _adapt(self, folder: ModelFolder, name: str, base: LoadedModel[EngineT]) -> LoadedModel[EngineT]:
+    def _adapt(
+        self, folder: ModelFolder, name: str, get_base: Callable[[], LoadedModel[EngineT]]
+    ) -> LoadedModel[EngineT]:
         assert folder.adapter
+        base = get_base()
         with self._refusing(f"the adapter in {folder.adapter}"):
             if self._kind.adapt is None:
                 raise RefusedError("models of this task take no adapters; leave service.adapters empty")
             _require_unchanged(base)
             files = AdapterFiles(folder.adapter, base.folder.path, folder.merged)
-            version = folder.version or model_folder.version(folder.path)
+            version = model_folder.version(folder.path)
+            if folder.merged and folder.version not in (None, version):
+                raise RefusedError(f"{folder.path} holds {version}, not {folder.version}: a file was changed")
+            adapter = model_folder.version(folder.adapter)
             data = model_folder.data_hash(folder.path)
             engine = in_own_thread(self._kind.adapt, base.engine, files)
             trim_heap()
-        return self._checked(LoadedModel(engine, version, data, folder, name, base))
+        return self._checked(LoadedModel(engine, folder.version or version, data, folder, name, get_base, adapter))
 
     def _checked(self, loaded: LoadedModel[EngineT]) -> LoadedModel[EngineT]:
         if self._is_closed:
@@ -173,10 +180,15 @@ def _make_scorer(loaded: LoadedModel[EngineT]) -> "Scorer":
     from serving.engines import lora
     from serving.engines.scoring import Scorer
 
-    _require_unchanged(loaded.base or loaded)
+    base = loaded.base() if loaded.base else loaded
+    _require_unchanged(base)
+    if loaded.folder.adapter and model_folder.version(loaded.folder.adapter) != loaded.adapter:
+        raise RefusedError(
+            f"the files of adapter {loaded.version} were deleted or changed: it generates but cannot score"
+        )
     try:
         adapter = lora.read(loaded.folder.adapter, loaded.version) if loaded.folder.adapter else None
-        return in_own_thread(Scorer, (loaded.base or loaded).folder.path, adapter)
+        return in_own_thread(Scorer, base.folder.path, adapter)
     except Exception as error:
         logger.exception("the scorer of the model in %s did not load", loaded.folder.path)
         raise RefusedError(f"the model {loaded.version} did not load for scoring: {_first_line(error)}") from None

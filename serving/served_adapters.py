@@ -53,6 +53,7 @@ class ServedAdapters(Generic[EngineT]):
         self._root = root
         self._sources: dict[str, _Source[EngineT]] = {name: _Source(path) for name, path in sources.items()}
         self._loader = loader
+        self._is_closed = False
         self._retire = retire
 
     @property
@@ -84,7 +85,9 @@ class ServedAdapters(Generic[EngineT]):
         source = self._sources[name]
         while source.model is None:
             await source.attempted.wait()
-            if source.model is None and source.refused:
+            if self._is_closed:
+                raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"})
+            if source.model is None and source.refused is not None:
                 message = f"the adapter {name} could not be loaded; see `GET /` for the reason"
                 headers = {"Retry-After": f"{_RETRY_SECONDS:.0f}"}
                 raise ApiError(503, message, code="model_failed", param="model", headers=headers)
@@ -93,18 +96,28 @@ class ServedAdapters(Generic[EngineT]):
     async def follow(self, base: RefCountedModel[EngineT]) -> None:
         """Load the adapters that are new or have changed, on top of `base`."""
         for name, source in self._sources.items():
-            fingerprint = await self._loader.run(self._fingerprint, name, source.path)
-            is_due = source.refused is not None and time.monotonic() >= source.retry_at
-            if fingerprint == source.fingerprint and source.attempted.is_set() and not is_due:
-                continue
-            source.fingerprint = fingerprint
             try:
-                await self._load(name, source, base)
+                if await self._is_due(name, source):
+                    await self._load(name, source, base)
             except Exception as error:
-                source.refused, source.retry_at = str(error), time.monotonic() + _RETRY_SECONDS
+                source.refused = str(error) or type(error).__name__
+                source.retry_at = time.monotonic() + _RETRY_SECONDS
                 kept = f"; keeping {source.model.loaded.version}" if source.model else ""
                 is_expected = isinstance(error, RefusedError | BentoMLException)
                 logger.error("the adapter %s was refused: %s%s", name, error, kept, exc_info=not is_expected)
+            source.attempted.set()
+
+    async def _is_due(self, name: str, source: _Source[EngineT]) -> bool:
+        """Return whether an adapter was not attempted since its files changed, or is to be attempted again."""
+        fingerprint = await self._loader.run(self._fingerprint, name, source.path)
+        is_new = fingerprint != source.fingerprint or not source.attempted.is_set()
+        source.fingerprint = fingerprint
+        return is_new or (source.refused is not None and time.monotonic() >= source.retry_at)
+
+    def close(self) -> None:
+        """Let requests wait no longer."""
+        self._is_closed = True
+        for source in self._sources.values():
             source.attempted.set()
 
     def drop(self) -> None:
@@ -124,11 +137,14 @@ class ServedAdapters(Generic[EngineT]):
             source.refused = None
             return
         with base.lease():  # it may be replaced meanwhile
-            loaded = await self._loader.load(folder, name, base.loaded)
+            loaded = await self._loader.load(folder, name, lambda: base.loaded)
         source.model, source.refused = RefCountedModel(loaded, base), None
         logger.info("serving the adapter %s, model %s, %s", name, loaded.version, folder.why)
         if old:
             self._retire(old)
 
     def _fingerprint(self, name: str, path: str) -> object:
-        return [model_folder.stat_fingerprint(watched) for watched in adapter_folder.watched(self._root, name, path)]
+        try:
+            return [model_folder.stat_fingerprint(one) for one in adapter_folder.watched(self._root, name, path)]
+        except OSError as error:  # to be reported by the attempt that follows
+            return str(error)

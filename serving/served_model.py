@@ -335,6 +335,7 @@ class ServedModel(Generic[EngineT]):
     async def close(self) -> None:
         """Lend no more, wait at most `drain_seconds` for running requests, then close all engines."""
         self._loader.stop()
+        self.adapters.close()
         self._closing = self._closing or asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 

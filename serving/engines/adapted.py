@@ -1,18 +1,22 @@
 """A LoRA adapter on the model of an engine, as an engine of its own: requests for both share every step."""
 
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import torch
+from safetensors import SafetensorError
 
 from serving import model_folder
 from serving.engines import lora
-from serving.engines.agreement import ComparableRunner, EngineUnderTest, require_agreement
+from serving.engines.agreement import COMPARED_AT_ONCE, ComparableRunner, EngineUnderTest, require_agreement
 from serving.engines.lora import Adapter
 from serving.engines.protocol import Engine, EngineError, Sampling, Stream, unsupported_fields
 from serving.engines.scheduler import Scheduler
 from serving.model_loader import AdapterFiles
 from serving.settings import EngineSettings
+
+_WAIT_SECONDS = 60.0  # for the memory of one of them
 
 
 class AdaptableEngine(Engine, Protocol):
@@ -70,7 +74,14 @@ class _BetweenSteps:
         self.prefill_tokens: int = scheduler.call(lambda runner: runner.prefill_tokens)
 
     def open(self, length: int) -> Any:
-        return self._scheduler.call(lambda runner: runner.open(length, self._adapter))
+        until = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                return self._scheduler.call(lambda runner: runner.open(length, self._adapter))
+            except MemoryError:  # requests have it
+                if time.monotonic() > until:
+                    raise EngineError("there was no memory for the comparison with the reference") from None
+                time.sleep(0.1)
 
     def step(self, slots: Sequence[Any], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         logits: torch.Tensor = self._scheduler.call(lambda runner: runner.step(slots, tokens).float().cpu())
@@ -83,7 +94,11 @@ class _BetweenSteps:
 def read_checked(files: AdapterFiles) -> Adapter:
     """Return the adapter in `files`; raises EngineError where it is damaged, or known to be of another model."""
     adapter = lora.read(files.folder, model_folder.version(files.folder))
-    if files.merged and (difference := lora.difference(files.base, adapter, files.merged)):
+    try:
+        difference = lora.difference(files.base, adapter, files.merged) if files.merged else ""
+    except (OSError, SafetensorError) as error:
+        raise EngineError(f"its merged model in {files.merged} cannot be read: {error}") from None
+    if difference:
         raise EngineError(
             f"it was trained from another model than the one in {files.base}: {difference}; serve the one that it was"
             " trained from, such as models/base of its checkout with MODEL_DIR, or serve this one by itself"
@@ -104,7 +119,7 @@ def adapt(engine: Engine, files: AdapterFiles, settings: EngineSettings) -> Adap
     if isinstance(engine, Scheduler):  # vLLM says nothing of logits, nor is its base compared
         try:
             runner: Any = _BetweenSteps(engine, adapted.adapter)
-            tested = EngineUnderTest(f"{engine.name}-lora", lambda: ComparableRunner(runner))
+            tested = EngineUnderTest(f"{engine.name}-lora", lambda: ComparableRunner(runner, COMPARED_AT_ONCE))
             require_agreement(files.base, tested, settings.cache, adapter)
         except BaseException:
             adapted.close()

@@ -4,6 +4,7 @@ The result is kept as JSON under the model's version and everything that it depe
 never in the model's folder. Where nothing can be written, each start checks again.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -11,7 +12,7 @@ import logging
 import math
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -38,6 +39,7 @@ _ENGINES = Path(__file__).parent  # whose code a result depends on
 
 SAMPLES = 8  # texts that the engine samples at fixed seeds: they resemble the training data
 SAMPLE_TOKENS = 32  # of each of them, and of each greedy completion
+COMPARED_AT_ONCE = 2  # texts, where requests run meanwhile
 PROMPTS = ("Once upon a time", "The first thing that", "In the end,", "Dear Sir, I")
 ENGLISH = (
     "The ferry left the harbour a little after six, when the fog had lifted from the water.",
@@ -185,20 +187,30 @@ def _exp(loss: float) -> float:
 
 
 class ComparableRunner:
-    """A model runner as a `Comparable`; none of its slots may be open."""
+    """A model runner as a `Comparable`."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        """Wrap `runner`."""
+    def __init__(self, runner: ModelRunner, at_once: int = SAMPLES + len(PROMPTS)) -> None:
+        """Wrap `runner`, of which so many slots are open at once."""
         self._runner = runner
+        self._at_once = at_once
 
     def write(self, prompts: Sequence[Sequence[int]], count: int, temperature: float) -> list[list[int]]:
         """Write after `prompts`; see `Comparable.write`."""
-        written: list[list[int]] = [[] for _ in prompts]
         samplers = [
             Sampler(prompt, Sampling(count, temperature, top_p=1.0, top_k=0, repetition_penalty=1.0, seed=seed))
             for seed, prompt in enumerate(prompts)
         ]
-        slots = [self._runner.open(len(prompt) + count) for prompt in prompts]
+        written = []
+        for at in range(0, len(prompts), self._at_once):
+            some = slice(at, at + self._at_once)
+            with self._slots([len(prompt) + count for prompt in prompts[some]]) as slots:
+                written += self._write(slots, prompts[some], samplers[some], count)
+        return written
+
+    def _write(
+        self, slots: list[object], prompts: Sequence[Sequence[int]], samplers: Sequence[Sampler], count: int
+    ) -> list[list[int]]:
+        written: list[list[int]] = [[] for _ in prompts]
         unread = [list(prompt) for prompt in prompts]
         left = list(range(len(prompts)))
         while left:
@@ -209,23 +221,38 @@ class ComparableRunner:
                 written[n].append(token.id)
                 unread[n] = [token.id]
             left = [n for n in left if len(written[n]) < count and written[n][-1] != self._runner.end]
-        for slot in slots:
-            self._runner.close(slot)
         return written
 
     def score(self, texts: Sequence[Sequence[int]]) -> list[list[float]]:
         """Score `texts`, one token a step as when they are written; see `Comparable.score`."""
+        scores = []
+        for at in range(0, len(texts), self._at_once):
+            some = texts[at : at + self._at_once]
+            with self._slots(list(map(len, some))) as slots:
+                scores += self._score(slots, some)
+        return scores
+
+    def _score(self, slots: list[object], texts: Sequence[Sequence[int]]) -> list[list[float]]:
         scores: list[list[float]] = [[] for _ in texts]
-        slots = [self._runner.open(len(text)) for text in texts]
         for at in range(max(map(len, texts)) - 1):
             left = [n for n, text in enumerate(texts) if at + 1 < len(text)]
             logits = self._runner.step([slots[n] for n in left], [[texts[n][at]] for n in left])
             logprobs = torch.log_softmax(logits.float(), dim=-1)
             for n, row in zip(left, logprobs, strict=True):
                 scores[n].append(float(row[texts[n][at + 1]]))
-        for slot in slots:
-            self._runner.close(slot)
         return scores
+
+    @contextlib.contextmanager
+    def _slots(self, lengths: Sequence[int]) -> Iterator[list[object]]:
+        """Open slots for so many tokens until the end of the block."""
+        slots: list[object] = []
+        try:
+            for length in lengths:
+                slots.append(self._runner.open(length))
+            yield slots
+        finally:
+            for slot in slots:
+                self._runner.close(slot)
 
     def _read(self, slots: list[object], tokens: list[list[int]]) -> torch.Tensor:
         """Return the logits after `tokens`, read in chunks where they are longer than a step takes."""

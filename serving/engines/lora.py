@@ -85,16 +85,17 @@ def _layers(config: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRa
         found = _TENSOR.fullmatch(name)
         if not found:
             raise ValueError(f"{TENSORS} has {name}; expected lora_A and lora_B of linear layers, and nothing else")
-        pairs.setdefault(found[1], {})[found[2]] = tensor.to(torch.float32)
+        # A copy: the file may be replaced, and reading a part of it that is gone ends the process.
+        pairs.setdefault(found[1], {})[found[2]] = tensor.to(torch.float32, copy=True)
     layers = {}
     for name, pair in pairs.items():
-        if len(pair) != 2 or pair["A"].dim() != 2 or pair["A"].shape[:1] != pair["B"].shape[1:]:
+        if len(pair) != 2 or pair["A"].dim() != 2 or not len(pair["A"]) or pair["A"].shape[:1] != pair["B"].shape[1:]:
             raise ValueError(f"{TENSORS} has no lora_A and lora_B of one rank for {name}")
-        if not all(tensor.isfinite().all() for tensor in pair.values()):
-            raise ValueError(f"{TENSORS} has a number that is not finite in {name}")
         rank = len(pair["A"])  # also with a rank_pattern
         scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
         layers[name] = LowRank(pair["A"].contiguous(), pair["B"] * scale)
+        if not all(tensor.isfinite().all() for tensor in (layers[name].down, layers[name].up)):
+            raise ValueError(f"{TENSORS} has a number, or {CONFIG} a lora_alpha, that is not finite: {name}")
     return layers
 
 
@@ -124,9 +125,14 @@ def difference(base: Path, adapter: Adapter, merged: Path) -> str:
         if not read_base:
             continue
         expected, found = read_base().float(), read_merged().float()
+        if expected.shape != found.shape:
+            return f"{name} has another shape"
         if layer := adapter.layers.get(name.removesuffix(".weight")):
             change = layer.up @ layer.down
-            expected = expected + (change.t() if adapter.is_transposed else change)
-        if expected.shape != found.shape or not (expected - found).abs().max() <= _ROUNDING * found.abs().max():
+            change = change.t() if adapter.is_transposed else change
+            if change.shape != expected.shape:
+                return f"{name} has another shape"
+            expected = expected + change
+        if not (expected - found).abs().max() <= _ROUNDING * found.abs().max():
             return f"{name} is not the same"
     return ""

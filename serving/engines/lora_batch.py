@@ -83,10 +83,11 @@ class _StackedLayer:
             self._up[number, : len(layer.down)] = layer.up.t()
 
     def _add(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        """Add to the output, (batch, tokens, outputs), as a forward hook."""
+        """Add to the output, (batch, tokens, outputs), as a forward hook; some models join the first two for an MLP."""
         if (rows := self._batch.rows) is None:
             return output
-        return output + torch.bmm(torch.bmm(inputs[0], self._down[rows]), self._up[rows])
+        x = inputs[0].reshape(len(rows), -1, inputs[0].shape[-1])
+        return output + torch.bmm(torch.bmm(x, self._down[rows]), self._up[rows]).view_as(output)
 
 
 def _grown(stack: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from serving.engines.agreement import ComparableRunner, EngineUnderTest, require_agreement
+from serving.engines.agreement import COMPARED_AT_ONCE, ComparableRunner, EngineUnderTest, require_agreement
 from serving.engines.protocol import Engine, EngineError
 from serving.engines.runner import ModelRunner
 from serving.engines.scheduler import Scheduler
@@ -52,7 +52,8 @@ def _batched(folder: Path, settings: EngineSettings) -> Engine:
     def make_runner() -> ModelRunner:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            runner = BatchedRunner(folder, 2 * settings.max_concurrency, device)
+            slots = 2 * settings.max_concurrency + (COMPARED_AT_ONCE if settings.adapters else 0)
+            runner = BatchedRunner(folder, slots, device)
             runner.require_agreement()
         except EngineError as error:
             raise EngineError(f"the engine batched cannot run this model: {error}") from None

@@ -7,7 +7,9 @@ requests share the batch (see "Batch invariance" in its documentation).
 """
 
 import asyncio
+import itertools
 import json
+import logging
 import os
 import shlex
 import socket
@@ -30,6 +32,8 @@ from serving.engines.protocol import EngineError, Sampling, Stream, Token
 from serving.engines.transformers import load_tokenizer
 from serving.errors import ApiError
 from serving.settings import EngineSettings
+
+logger = logging.getLogger("bentoml.serving")
 
 _START_SECONDS = 900  # a large model is read, compiled and profiled first
 _STOP_SECONDS = 20
@@ -80,6 +84,7 @@ class VllmEngine:
         python, arguments = _checked_python(settings.vllm_python), _split(settings.vllm_args)
         self.tokenizer, self.start, self.end = load_tokenizer(folder)
         self._settings = settings
+        self._loads = itertools.count()  # of adapters
         self._requests: set[asyncio.Task[None]] = set()
         self._closing = threading.Event()
         self._tls = ssl.create_default_context()  # unused, but httpx would make one for each client, in some 20 ms
@@ -136,17 +141,22 @@ class VllmEngine:
 
     def load_adapter(self, adapter: Adapter) -> str:
         """Return what `submit` takes; raises EngineError with vLLM's words where it refuses the adapter."""
+        name = f"{adapter.version}-{next(self._loads)}"  # vLLM refuses a name that it knows
         path = str(adapter.folder.absolute())
-        answer = self._post("/v1/load_lora_adapter", {"lora_name": adapter.version, "lora_path": path})
+        answer = self._post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
         if answer.status_code != httpx.codes.OK:
             message = answer.json()["error"]["message"]
             raise EngineError(f"vLLM refused the adapter in {adapter.folder}: {message}")
-        return adapter.version
+        return name
 
     def unload_adapter(self, adapter: str) -> None:
         """Free an adapter; does nothing once vLLM has ended."""
-        if not self._closing.is_set() and self._guardian.poll() is None:
+        if self._closing.is_set() or self._guardian.poll() is not None:
+            return
+        try:
             self._post("/v1/unload_lora_adapter", {"lora_name": adapter})
+        except EngineError as error:
+            logger.warning("vLLM keeps an adapter that is no longer used: %s", error)
 
     def _post(self, path: str, body: dict[str, str]) -> httpx.Response:
         """Return vLLM's answer; raises EngineError where there is none."""

@@ -222,6 +222,7 @@ def test_how_the_corpus_is_to_be_read_is_checked_with_the_rest(workspace: Worksp
             "adapters: 'previous' cannot be a name; expected letters",
         ),
         ("service__adapters", {"a b": "../legal"}, "adapters: 'a b' cannot be a name"),
+        ("service__adapters", {"a": "s3://b/c"}, "adapters.a: 's3://b/c' is no folder on this machine"),
         ("service__adapters", {"legal": 1}, "service.adapters.legal: found 1, but it should be a valid string"),
         ("service__allow_origins", ["http://["], "allow_origins: 'http://[' is no origin"),
         ("service__allow_origins", ["https://a.example:b"], "is no origin"),

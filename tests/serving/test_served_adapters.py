@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -217,6 +218,92 @@ async def test_other_tasks_refuse_adapters(tmp_path: Path, base: Path, legal: Ch
     await served.close()
 
 
+@in_loop
+async def test_a_place_that_cannot_be_read_is_a_reason_and_the_other_adapters_are_served(
+    tmp_path: Path, legal: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = legal.promote(legal.train(1)).version
+    find = adapter_folder.find
+
+    def find_or_fail(root: Path, name: str, source: str) -> Any:
+        if name == "full":
+            raise MemoryError  # whose text is empty
+        return find(root, name, source)
+
+    monkeypatch.setattr(adapter_folder, "find", find_or_fail)
+    sources = {"long": "x" * 300, "full": "legal", "legal": "legal"}
+    async with serving_adapters(tmp_path, sources) as served:
+        assert "File name too long" in refusal(served, "long")
+        assert refusal(served, "full") == "MemoryError"
+        assert version_of(served, "legal") == version
+        for name in ("long", "full"):
+            with pytest.raises(ApiError, match="could not be loaded"):
+                await asyncio.wait_for(text_of(served, name), 60)
+
+
+@in_loop
+async def test_a_request_that_waits_for_an_adapter_ends_with_the_service(
+    tmp_path: Path, legal: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    legal.promote(legal.train(1))
+    find, go_on = adapter_folder.find, threading.Event()
+
+    def find_later(*arguments: Any) -> Any:
+        go_on.wait(300)
+        return find(*arguments)
+
+    monkeypatch.setattr(adapter_folder, "find", find_later)
+    settings = service_settings(follow_seconds=0.01, drain_seconds=0.3, adapters={"legal": "legal"})
+    served = ServedModel(tmp_path, tasks.model_kind("causal_lm", engine_settings("transformers")), settings)
+    following = asyncio.create_task(served.run())
+    await until(lambda: served.loaded)
+    waiting = asyncio.create_task(text_of(served, "legal"))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    following.cancel()
+    await served.close()
+    with pytest.raises(ApiError) as caught:
+        await asyncio.wait_for(waiting, 60)
+    assert (caught.value.status, caught.value.code) == (503, "stopping")
+    go_on.set()
+
+
+@in_loop
+async def test_an_adapter_whose_files_were_replaced_does_not_score_for_the_one_that_is_served(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_adapted(base, tmp_path / "one", 1) / "adapter"
+    async with serving_adapters(tmp_path, {"mail": str(folder)}) as served:
+        monkeypatch.setattr(served.adapters, "_is_due", not_due)
+        file = folder / "adapter_model.safetensors"
+        shutil.copyfile(save_adapted(base, tmp_path / "two", 2) / "adapter" / file.name, file)
+        async with served.acquire("mail") as loaded:
+            with pytest.raises(ApiError, match="were deleted or changed: it generates but cannot score"):
+                await served.scorer(loaded)
+
+
+async def not_due(*_: object) -> bool:
+    return False
+
+
+@in_loop
+async def test_adapters_go_on_with_what_is_known_of_their_base(
+    tmp_path: Path, base: Path, legal: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MODEL_DIR")
+    legal.promote(legal.train(1))
+    hub = Checkout(tmp_path / "hub", base)
+    shutil.copytree(base, hub.root / "models" / "candidate")
+    async with serving_adapters(hub.root, {"legal": "../legal"}, serve_candidate=True) as served:
+        hub.promote(base)  # the same version, in another folder
+        shutil.rmtree(hub.root / "models" / "candidate")
+        await until(lambda: served.folder and served.folder.why.startswith("the champion "))
+        async with served.acquire("legal") as loaded:
+            assert loaded.base
+            assert loaded.base() is served.loaded
+            assert (await served.scorer(loaded)).score(IDS)[1].logprob
+
+
 def version_of(served: ServedModel, name: str) -> str | None:
     loaded, _ = served.adapters.state[name]
     return loaded.version if loaded else None
@@ -233,10 +320,13 @@ def test_what_is_no_adapter_is_a_sentence_that_says_what_is_expected(tmp_path: P
             adapter_folder.find(tmp_path, "legal", name)
 
 
-def test_in_a_bento_it_is_the_packed_adapter(tmp_path: Path, base: Path) -> None:
+def test_in_a_bento_it_is_the_packed_adapter(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bento = tmp_path / "src"
     bento.mkdir()
     (tmp_path / "bento.yaml").touch()
+    with pytest.raises(BentoMLException, match="it belongs to the model that is packed in this bento; unset MODEL_DIR"):
+        adapter_folder.find(bento, "legal", "../legal")
+    monkeypatch.delenv("MODEL_DIR")
     with pytest.raises(BentoMLException, match="it is not in this bento; build it again with `fresh pack`"):
         adapter_folder.find(bento, "legal", "../legal")
     folder = bento / "models" / "adapters" / "legal" / ("0" * 40)

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
 from bench.adapted_models import save_adapted
-from serving.engines import adapted, lora, onednn
+from serving.engines import adapted, lora, onednn, selection
 from serving.engines.adapted import AdaptedEngine
 from serving.engines.batched import BatchedRunner
 from serving.engines.decoder import DecoderRunner
@@ -114,7 +114,12 @@ def set_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object
         (lambda folder: set_tensors(folder, lambda tensors: tensors.popitem()), "has no lora_A and lora_B of one rank"),
         (
             lambda folder: set_tensors(folder, lambda tensors: next(iter(tensors.values())).fill_(torch.nan)),
-            "has a number that is not finite",
+            "a number, or adapter_config.json a lora_alpha, that is not finite: transformer.h.0",
+        ),
+        (lambda folder: set_config(folder, lora_alpha=float("inf")), "a lora_alpha, that is not finite"),
+        (
+            lambda folder: set_tensors(folder, lambda all_: all_.update({one: all_[one][:0] for one in list(all_)})),
+            "has no lora_A and lora_B of one rank",
         ),
     ],
 )
@@ -182,6 +187,43 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused(name: str, base: Path
     for layers in ({layer: wide}, {f"{layer}.more": low_rank}):
         with pytest.raises(EngineError, match=rf"^the adapter changes {re.escape(next(iter(layers)))}"):
             runner.load_adapter(replace(adapter, layers=layers))
+
+
+@pytest.mark.parametrize("name", ["transformers", "batched"])
+def test_a_model_that_joins_texts_and_tokens_for_its_mlp_takes_adapters_too(
+    name: str, tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_gpt2, tmp_path / "opt"))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48}
+    random_model(OPTConfig(vocab_size=320, word_embed_proj_dim=32, **sizes)).save_pretrained(base)
+    model = save_adapted(base, tmp_path / "adapted", seed=1)
+    runner = RUNNERS[name](base)
+    slots = [runner.open(40, runner.load_adapter(adapter_of(model))), runner.open(40)]
+    logits = runner.step(slots, PROMPTS[1:3]).float()
+    for row, folder, prompt in zip(logits, (model, base), PROMPTS[1:3], strict=True):
+        expected = logits_after(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), prompt)
+        torch.testing.assert_close(row, expected[0], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", RUNNERS)
+def test_files_that_change_after_an_adapter_was_loaded_change_nothing(
+    name: str, base: Path, models: list[Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(models[0], tmp_path / "model"))
+    runner = RUNNERS[name](base)
+    adapter = runner.load_adapter(lora.read(folder / "adapter", ""))
+    file = folder / "adapter" / "adapter_model.safetensors"
+    size = file.stat().st_size
+    logits = []
+    for content in (None, bytes(size), b""):
+        if content is not None:
+            with file.open("r+b") as opened:  # in place
+                opened.write(content)
+                opened.truncate(len(content))
+        slot = runner.open(len(PROMPTS[3]), adapter)
+        logits.append(runner.step([slot], [PROMPTS[3]]).float().clone())
+    assert torch.equal(logits[1], logits[0])
+    assert torch.equal(logits[2], logits[0])
 
 
 # int8: the same bits in any company
@@ -358,3 +400,34 @@ def test_an_adapter_with_which_the_engine_drifts_is_refused_and_unloaded(
         with pytest.raises(EngineError, match="the engine transformers-lora drifts from the reference on version "):
             adapted.adapt(engine, AdapterFiles(models[0] / "adapter", base, models[0]), settings)
         assert len(unloaded) == 1
+        assert not engine.call(lambda runner: runner._slots)  # all were closed
+
+
+def test_an_engine_with_few_slots_compares_an_adapter_while_requests_have_them(
+    base: Path, models: list[Path], tmp_path: Path
+) -> None:
+    settings = replace(engine_settings("batched"), cache=tmp_path, max_concurrency=1, adapters=1)
+    engine = selection.make(base, settings)
+    files = AdapterFiles(models[0] / "adapter", base, models[0])
+
+    async def work() -> list[int]:
+        streams = [engine.submit(prompt, replace(GREEDY, max_new_tokens=40)) for prompt in PROMPTS]
+        on_top = await asyncio.to_thread(adapted.adapt, engine, files, settings)
+        for stream in streams:
+            assert len(await stream.all_tokens()) == 40
+        return [token.id for token in await on_top.submit(PROMPTS[0], GREEDY).all_tokens()]
+
+    try:
+        text = asyncio.run(work())
+    finally:
+        engine.close()
+    with scheduler_of(lambda: TransformersRunner(models[0])) as reference:
+        assert texts_of([reference], PROMPTS[:1]) == [text]
+
+
+def test_a_damaged_merged_model_is_a_sentence(base: Path, models: list[Path], tmp_path: Path) -> None:
+    merged = Path(shutil.copytree(models[0], tmp_path / "merged"))
+    for damage in (lambda file: file.write_bytes(b"torn"), lambda file: file.unlink()):
+        damage(merged / "model.safetensors")
+        with pytest.raises(EngineError, match="^its merged model in .* cannot be read: "):
+            adapted.read_checked(AdapterFiles(merged / "adapter", base, merged))

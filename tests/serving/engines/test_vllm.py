@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from bench.adapted_models import save_adapted
 from pipeline.registry.store import Registry
 from serving.engines import adapted, lora, selection
+from serving.engines.adapted import AdaptedEngine
 from serving.engines.protocol import Engine, EngineError, Sampling, Stream, Token
 from serving.engines.vllm import VllmEngine
 from serving.errors import ApiError
@@ -472,6 +473,9 @@ def test_adapters_are_loaded_and_unloaded_and_get_the_texts_of_their_merged_mode
             assert len({tuple(text) for text in texts}) == 3
         else:
             assert last(kind.log)["model"] == engines[1].adapter
+        twice = AdaptedEngine(engine, lora.read(models[1] / "adapter", engines[1].adapter.partition("-")[0]))
+        assert write_ids(twice, PROMPTS[3], GREEDY) == texts[2]
+        twice.close()
         engines[0].close()
         assert write_ids(engines[1], PROMPTS[3], GREEDY) == texts[2]
         broken = lora.Adapter(tmp_path, "broken", {}, is_transposed=False)
