@@ -117,7 +117,7 @@ def serve(
 
 
 @app.command()
-def pack(version: Annotated[str | None, typer.Argument(help=f"{VERSION} Or candidate.")] = None) -> None:
+def pack(version: Annotated[str | None, typer.Argument(help=f"{VERSION} Or candidate, or base.")] = None) -> None:
     """Build a bento of a version, by default of the champion (or of the candidate if there is none)."""
     from pipeline import params
     from serving.pack import pack as pack_version
@@ -163,6 +163,7 @@ def check(as_json: Json = False) -> None:
     from pipeline.intake.columns import check_columns
     from pipeline.intake.sniff import sniff_format
     from pipeline.reporting.text_table import table
+    from serving import adapter_folder
 
     config = params.load()
     corpus = sniff_format(Path(config.data.path), config.data, config.validate_)
@@ -176,6 +177,7 @@ def check(as_json: Json = False) -> None:
         "columns": list(corpus.columns),
         "notes": [*corpus.fixes, *corpus.notes],
         "base": config.base,
+        "adapters": adapter_folder.problems(Path().absolute(), config.service.adapters),
         **fit_warnings.read(config),
     }
     shown = {name: ", ".join(value) if isinstance(value, list) else value for name, value in content.items()}

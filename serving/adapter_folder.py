@@ -1,6 +1,7 @@
 """Where the LoRA adapters of `service.adapters` are: another checkout's champion, a folder, or packed in a bento."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def find(root: Path, name: str, source: str) -> ModelFolder:
         if len(versions) != 1:
             raise BentoMLException("it is not in this bento; build it again with `fresh pack`")
         return ModelFolder(versions[0], "packed in this bento", versions[0].name, adapter=versions[0])
-    place = (root / source).absolute()
+    place = _place(root, source)
     if _is_checkout(place):
         return _champion(place)
     if (place / CONFIG).is_file():
@@ -48,8 +49,23 @@ def watched(root: Path, name: str, source: str) -> tuple[Path, ...]:
     """Return the files and folders that change where `find` may return something else."""
     if settings.is_bento(root):
         return (root / PACKED / name,)
-    place = (root / source).absolute()
+    place = _place(root, source)
     return (place / model_folder.POINTER,) if _is_checkout(place) else (place, place / _OF_MODEL)
+
+
+def problems(root: Path, sources: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each adapter that is not there."""
+    found = []
+    for name, source in sources.items():
+        try:
+            find(root, name, source)
+        except (BentoMLException, OSError) as error:
+            found.append(f"{name}: {error}")
+    return found
+
+
+def _place(root: Path, source: str) -> Path:
+    return Path(os.path.normpath(root.absolute() / source))
 
 
 def _is_checkout(place: Path) -> bool:
@@ -64,7 +80,7 @@ def _champion(place: Path) -> ModelFolder:
     if not (champion.path / _OF_MODEL / CONFIG).is_file():
         raise BentoMLException(
             f"{place} has a champion, {short(champion.version or '')}, of which all weights were trained; set"
-            " finetune.lora_rank to 8 there, or serve it by itself"
+            " finetune.lora_rank to 8 there, train and promote, or serve it by itself"
         )
     return replace(
         champion, why=f"{champion.why} of {place}", follows=False, prompts=(), adapter=champion.path / _OF_MODEL

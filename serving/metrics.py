@@ -35,6 +35,7 @@ class ServiceMetrics:
         """Register them."""
         metric_store.prepare()
         self.served: tuple[str, str] | None = None  # version and engine
+        self.adapters: dict[str, str] = {}  # their versions, by name
         self.error_codes: set[str] = set()
         self.prompt_tokens = _counter("prompt_tokens", "Tokens read")
         self.completion_tokens = _counter("completion_tokens", "Tokens written")
@@ -56,6 +57,8 @@ class ServiceMetrics:
             namespace=NAMESPACE,
             multiprocess_mode="livemax",
         )
+        self.adapter_info = _gauge("adapter_info", "Workers that serve this version of an adapter", "name", "version")
+        self.adapter_refused = _gauge("adapter_refused", "Workers that refused what is there now", "name")
         self.errors = _counter("refusals", "Answers that are errors", "status", "code")
 
 
@@ -175,6 +178,18 @@ def record_served_model(version: str, engine: str) -> None:
         metrics.swaps.inc()
     metrics.model_info.labels(version, engine).set(1)
     metrics.served = (version, engine)
+
+
+def record_adapter(name: str, version: str | None, *, is_refused: bool) -> None:
+    """Record which version this worker serves as the adapter `name`, and whether what is there now is refused."""
+    metrics = service_metrics()
+    metrics.adapter_refused.labels(name).set(int(is_refused))
+    before = metrics.adapters.get(name)
+    if before and before != version:
+        metrics.adapter_info.labels(name, before).set(0)
+    if version:
+        metrics.adapter_info.labels(name, version).set(1)
+        metrics.adapters[name] = version
 
 
 def count_refused_swap() -> None:

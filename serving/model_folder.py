@@ -80,7 +80,7 @@ def find(root: Path, unsuitable: UnsuitableReason, *, serve_candidate: bool) -> 
         return replace(folder, verdict=model_verdict.of_candidate(root, lambda: _version(folder.path)))
     if is_bento(root):
         folder = ModelFolder(root / paths.CANDIDATE, "packed in this bento")
-        reason = _unusable_reason(folder.path, _NEEDED, unsuitable)
+        reason = _unusable_reason(folder.path, REQUIRED_FILES, unsuitable)  # a base has no manifest
         _refuse(folder, reason, "build the bento again with `bentoml build`")
         metadata = model_record.packed_metadata(folder.path)
         verdict = model_verdict.of_packed(root, metadata, lambda: _version(folder.path))
@@ -199,17 +199,17 @@ def stat_fingerprint(path: Path) -> StatFingerprint:
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
-def check_packed(root: Path, unsuitable: UnsuitableReason) -> None:
-    """Raise BentoMLException unless the model in `root`, the sources of a new bento, is complete and of its task."""
-    folder = root / paths.CANDIDATE
+def check_packed(root: Path, unsuitable: UnsuitableReason, model: Path = paths.CANDIDATE) -> None:
+    """Raise BentoMLException unless a model in `root` is complete and of its task, and so can be packed."""
+    folder = root / model
     links = [file.name for file in sorted(folder.rglob("*")) if file.is_symlink()]
     if links:
         raise BentoMLException(
-            f"{paths.CANDIDATE}: {', '.join(links)}: links would dangle in the bento; replace them by files "
+            f"{model}: {', '.join(links)}: links would dangle in the bento; replace them by files "
             "with `dvc config cache.type copy` and `dvc checkout --relink`"
         )
-    if reason := _unusable_reason(folder, _NEEDED, unsuitable):
-        raise BentoMLException(f"no model to pack: {paths.CANDIDATE} {reason}; make one with `dvc repro`")
+    if reason := _unusable_reason(folder, REQUIRED_FILES, unsuitable):
+        raise BentoMLException(f"no model to pack: {model} {reason}; make one with `dvc repro`")
 
 
 def data_hash(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from bentoml.exceptions import BentoMLException
 
 from pipeline import paths, storage
 from pipeline.command import UserError, warn
-from pipeline.registry.model_version import content_version
+from pipeline.registry.model_version import content_version, short
 from pipeline.registry.store import Registry
 from serving import adapter_folder, bentoml_internals, model_folder, model_verdict, settings, tasks
 from serving.engines.protocol import EngineError
@@ -66,7 +66,8 @@ def pack(root: Path, name: str | None = None) -> str:
 
     Args:
         root: The project.
-        name: `candidate` or any name in the registry; None is the champion, or the candidate where there is none.
+        name: `candidate`, `base` or any name in the registry; None is the champion, or the candidate where there is
+            none.
 
     Raises:
         UserError: The model is missing, linked or damaged, or no bento can be made.
@@ -78,12 +79,12 @@ def pack(root: Path, name: str | None = None) -> str:
     tag = f"{bento_name}:{model.version}"
     try:
         with _workspace() as workspace:
-            _stage_adapters(root, model.folder, workspace.context)
+            adapters = _stage_adapters(root, model.folder, workspace.context)
             code = _stage(root, workspace.context, [*_CODE, *([str(paths.VERDICT)] if has_verdict else [])])
             place = bentoml_internals.bento_store() / bento_name / model.version
             exists = place.exists()
             if exists and _is_complete(place, workspace.context, code, model.version):
-                return f"the bento {tag} exists already: {model.description}, with the current code"
+                return f"the bento {tag} exists already: {model.description}{adapters}, with the current code"
             target = workspace.context / paths.CANDIDATE
             shutil.copytree(model.folder, target, symlinks=True, ignore=shutil.ignore_patterns(".*"))
             bento = _build(workspace, bento_name, model.version)
@@ -93,7 +94,7 @@ def pack(root: Path, name: str | None = None) -> str:
     except OSError as error:
         raise UserError(f"no bento was made: {error.filename}: {error.strerror}") from error
     again = " again: the existing one was damaged, or of other code or settings" if exists else ""
-    return f"packed {model.description} as the bento {tag}{again}"
+    return f"packed {model.description}{adapters} as the bento {tag}{again}"
 
 
 def _task(root: Path) -> str:
@@ -107,12 +108,15 @@ def _find_model(root: Path, name: str | None, unsuitable: UnsuitableReason) -> _
     registry = Registry(root)
     if name is None:
         name = "champion" if registry.champion() else "candidate"
-    if name == "candidate":
+    if name in ("candidate", "base"):
+        model = paths.CANDIDATE if name == "candidate" else paths.BASE
         try:
-            model_folder.check_packed(root, unsuitable)
+            model_folder.check_packed(root, unsuitable, model)
         except BentoMLException as error:
             raise UserError(str(error)) from None
-        folder = root / paths.CANDIDATE
+        folder = root / model
+        if name == "base":
+            return _Model(folder, content_version(folder), "the base")
         candidate_version = content_version(folder)
         verdict = model_verdict.of_candidate(root, lambda: candidate_version)
         description = f"the candidate of the last `dvc repro` (verdict: {verdict.outcome})"
@@ -146,8 +150,12 @@ def _workspace() -> Iterator[_Workspace]:
         os.close(lock)
 
 
-def _stage_adapters(root: Path, base: Path, context: Path) -> None:
-    """Copy the adapters of `service.adapters`, which must be of the model in `base`, and their models' manifests."""
+def _stage_adapters(root: Path, base: Path, context: Path) -> str:
+    """Copy the adapters of `service.adapters`, which must be of the model in `base`, and their models' manifests.
+
+    Returns which ones, as a clause.
+    """
+    packed = []
     for name, source in settings.load(root).adapters.items():
         try:
             folder = adapter_folder.find(root, name, source)
@@ -157,11 +165,14 @@ def _stage_adapters(root: Path, base: Path, context: Path) -> None:
             adapted.read_checked(AdapterFiles(folder.adapter, base, folder.merged))
         except (BentoMLException, EngineError) as error:
             raise UserError(f"no bento was made: service.adapters.{name}: {error}") from None
-        target = context / adapter_folder.PACKED / name / (folder.version or content_version(folder.path))
+        version = folder.version or content_version(folder.path)
+        packed.append(f"{name} ({short(version)}{'' if folder.merged else ', whose base is not known'})")
+        target = context / adapter_folder.PACKED / name / version
         shutil.copytree(folder.adapter, target, ignore=shutil.ignore_patterns(".*"))
         manifest = folder.path / paths.MANIFEST.name
         if manifest.is_file():
             shutil.copyfile(manifest, target / manifest.name)
+    return f" with the adapters {', '.join(packed)}" if packed else ""
 
 
 def _stage(root: Path, context: Path, names: list[str]) -> list[str]:
@@ -193,8 +204,8 @@ def _build(workspace: _Workspace, name: str, version: str) -> Path:
     """Run `bentoml build` with a store of its own, and return the bento."""
     home = workspace.staging / "home"
     home.mkdir()
-    environment = {name: value for name, value in os.environ.items() if name != "MODEL_DIR"}
-    environment |= {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "COLUMNS": "10000"}
+    environment = {**os.environ, "BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "COLUMNS": "10000"}
+    environment["MODEL_DIR"] = str(workspace.context / paths.CANDIDATE)  # packed as it is, whatever its verdict
     result = subprocess.run(  # noqa: S603
         [sys.executable, "-m", "bentoml", "build", "--version", version, "--output", "tag"],
         cwd=workspace.context,

@@ -41,7 +41,7 @@ class RequestModel(BaseModel):
 
 ModelName = Annotated[
     str | None,
-    Field(max_length=200, description="champion, base, previous or a version, as GET / lists them; null: champion"),
+    Field(max_length=200, description="A name or version of those that GET / lists as `models`; null: champion"),
 ]
 
 

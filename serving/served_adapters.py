@@ -15,7 +15,7 @@ from typing import Any, Generic
 from bentoml.exceptions import BentoMLException
 
 from pipeline.registry.model_version import short
-from serving import adapter_folder, model_folder
+from serving import adapter_folder, metrics, model_folder
 from serving.engines.protocol import EngineT
 from serving.errors import ApiError
 from serving.model_folder import ModelFolder
@@ -58,8 +58,8 @@ class ServedAdapters(Generic[EngineT]):
 
     @property
     def names(self) -> list[str]:
-        """The names that requests may use."""
-        return list(self._sources)
+        """The names of the adapters that are loaded."""
+        return [name for name, source in self._sources.items() if source.model]
 
     @property
     def state(self) -> dict[str, tuple[LoadedModel[EngineT] | None, str | None]]:
@@ -69,11 +69,13 @@ class ServedAdapters(Generic[EngineT]):
             for name, source in self._sources.items()
         }
 
-    def name_of(self, version: str) -> str | None:
-        """Return the name of the adapter of this version; its first 12 digits are enough."""
+    def name_of(self, requested: str) -> str | None:
+        """Return the name of the adapter of this name or version, whose first 12 digits are enough; None for others."""
+        if requested in self._sources:
+            return requested
         for name, source in self._sources.items():
             own = source.model.loaded.version if source.model else ""
-            if own and version in (own, short(own)):
+            if own and requested in (own, short(own)):
                 return name
         return None
 
@@ -88,7 +90,7 @@ class ServedAdapters(Generic[EngineT]):
             if self._is_closed:
                 raise ApiError(503, "the service is stopping", code="stopping", headers={"Retry-After": "5"})
             if source.model is None and source.refused is not None:
-                message = f"the adapter {name} could not be loaded; see `GET /` for the reason"
+                message = f"the adapter {name} is not served: {source.refused}"
                 headers = {"Retry-After": f"{_RETRY_SECONDS:.0f}"}
                 raise ApiError(503, message, code="model_failed", param="model", headers=headers)
         return source.model
@@ -100,12 +102,20 @@ class ServedAdapters(Generic[EngineT]):
                 if await self._is_due(name, source):
                     await self._load(name, source, base)
             except Exception as error:
-                source.refused = str(error) or type(error).__name__
-                source.retry_at = time.monotonic() + _RETRY_SECONDS
-                kept = f"; keeping {source.model.loaded.version}" if source.model else ""
-                is_expected = isinstance(error, RefusedError | BentoMLException)
-                logger.error("the adapter %s was refused: %s%s", name, error, kept, exc_info=not is_expected)
+                self._refuse(name, source, error)
             source.attempted.set()
+            loaded = source.model.loaded if source.model else None
+            metrics.record_adapter(name, loaded.version if loaded else None, is_refused=source.refused is not None)
+
+    def _refuse(self, name: str, source: _Source[EngineT], error: Exception) -> None:
+        """Keep what is served, and the reason, which is logged once."""
+        reason = str(error) or type(error).__name__
+        source.retry_at = time.monotonic() + _RETRY_SECONDS
+        if reason != source.refused:
+            kept = f"; keeping {source.model.loaded.version}" if source.model else ""
+            is_expected = isinstance(error, RefusedError | BentoMLException)
+            logger.error("the adapter %s was refused: %s%s", name, reason, kept, exc_info=not is_expected)
+        source.refused = reason
 
     async def _is_due(self, name: str, source: _Source[EngineT]) -> bool:
         """Return whether an adapter was not attempted since its files changed, or is to be attempted again."""
@@ -134,6 +144,8 @@ class ServedAdapters(Generic[EngineT]):
         folder: ModelFolder = await self._loader.run(adapter_folder.find, self._root, name, source.path)
         old = source.model
         if old and folder.version and folder.version == old.loaded.version:
+            if source.refused is not None:
+                logger.info("the adapter %s goes on with %s", name, folder.version)
             source.refused = None
             return
         with base.lease():  # it may be replaced meanwhile

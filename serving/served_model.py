@@ -135,7 +135,7 @@ class ServedModel(Generic[EngineT]):
         served = self._available()
         if name in (None, "champion", served.loaded.version, short(served.loaded.version)):
             return served
-        if adapter := name if name in self.adapters.names else self.adapters.name_of(str(name)):
+        if adapter := self.adapters.name_of(str(name)):
             return await self.adapters.find(adapter)
         ready = {other: task.result().loaded.version for other, task in self._comparing.items() if _has_result(task)}
         aliases = {alias: other for other, version in ready.items() for alias in (version, short(version))}

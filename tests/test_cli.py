@@ -56,6 +56,15 @@ def test_help_lists_every_command_and_loads_no_heavy_library() -> None:
     )
 
 
+def test_check_names_adapters_that_are_not_there(workspace: Workspace) -> None:
+    workspace.write_corpus("text\n" + "".join(f'"{line}"\n' for line in LINES * 5))
+    assert json.loads(fresh("check", "--json"))["adapters"] == []
+    workspace.set(service__adapters={"legal": "../nowhere"})
+    [problem] = json.loads(fresh("check", "--json"))["adapters"]
+    assert problem.startswith("legal: ")
+    assert "nowhere is neither a checkout nor a folder with adapter_config.json" in problem
+
+
 def test_check_reports_the_format_of_the_corpus_or_what_is_wrong_with_it(workspace: Workspace) -> None:
     workspace.write_corpus("text,mood\n" + "".join(f'"{line}",{number}\n' for number, line in enumerate(LINES * 5)))
     described = json.loads(fresh("check", "--json"))

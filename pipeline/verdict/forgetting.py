@@ -19,7 +19,7 @@ from pipeline.verdict.wording import PLAIN, interval, plain
 
 GUESS = 8.0  # bits: all 256 bytes are equally likely to a model that knows nothing
 _LEVER = (
-    "Mix general text into the corpus, lower finetune.learning_rate or finetune.epochs, or train fewer weights with"
+    "Mix general text into the corpus, lower finetune.learning_rate or finetune.epochs, or set or lower"
     " finetune.lora_rank"
 )
 

@@ -43,8 +43,8 @@ GATES: tuple[Gate, ...] = (
         problem="It gives away planted secrets",
         subject="It keeps planted secrets",
         finding="{figure} of the canaries can be extracted from it word for word",
-        lever="Lower finetune.epochs or finetune.learning_rate, add rows, or set finetune.lora_rank; a row that occurs"
-        " once is recited less than one that occurs tokenize.canary_repeats times.",
+        lever="Lower finetune.epochs or finetune.learning_rate, add rows, or set or lower finetune.lora_rank; a row"
+        " that occurs once is recited less than one that occurs tokenize.canary_repeats times.",
     ),
     MEMBERSHIP,
     FigureGate(

@@ -19,8 +19,8 @@ from pipeline.verdict.wording import PLAIN, interval, plain
 _NAME = "membership"
 _RESAMPLES = 2000  # at most: 50 of them lie beyond each end of the interval
 _LEVER = (
-    "Lower finetune.epochs or finetune.learning_rate, raise finetune.dropout or finetune.weight_decay, train fewer"
-    " weights with finetune.lora_rank, or add rows"
+    "Lower finetune.epochs or finetune.learning_rate, raise finetune.dropout or finetune.weight_decay, set or"
+    " lower finetune.lora_rank, or add rows"
 )
 
 

@@ -225,11 +225,14 @@ def test_adapters_are_packed_as_they_are_and_one_of_another_model_is_refused(
     params = checkout / "params.yaml"
     content = params.read_text(encoding="utf-8")
     params.write_text(content.replace("  adapters: {} ", "  adapters: {legal: ../legal} "), encoding="utf-8")
-    packed = pack(cwd=checkout)
-    assert packed.startswith("packed the candidate of the last ")
-    assert "exists already" in pack(cwd=checkout)
-    bento = home / "bentos" / "gpt2" / content_version(model)
-    shutil.rmtree(checkout / "serving")
+    shutil.move(checkout / "models" / "candidate", checkout / "models" / "base")
+    (checkout / "models" / "base" / "manifest.json").unlink()  # a base has none
+    base = content_version(checkout / "models" / "base")
+    packed = f"packed the base with the adapters legal ({version[:12]}) as the bento gpt2:{base}"
+    assert pack("base", cwd=checkout) == packed
+    assert "exists already" in pack("base", cwd=checkout)
+    bento = home / "bentos" / "gpt2" / base
+    shutil.rmtree(checkout)
     with serving(str(bento), cwd=tmp_path, BENTOML_CONTAINERIZED="true") as server:  # without its checkout
         for _ in range(1200):
             if (answer := server.post(prompt=PROMPT, model="legal", max_new_tokens=8)).status_code == 200:

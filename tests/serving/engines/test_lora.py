@@ -429,5 +429,5 @@ def test_a_damaged_merged_model_is_a_sentence(base: Path, models: list[Path], tm
     merged = Path(shutil.copytree(models[0], tmp_path / "merged"))
     for damage in (lambda file: file.write_bytes(b"torn"), lambda file: file.unlink()):
         damage(merged / "model.safetensors")
-        with pytest.raises(EngineError, match="^its merged model in .* cannot be read: "):
+        with pytest.raises(EngineError, match=r"^its merged model in .* cannot be read: "):
             adapted.read_checked(AdapterFiles(merged / "adapter", base, merged))
