@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from pipeline.modeling import lora
+from serving.engines.transformers import load_model
 
 
 def save_adapted(base: Path, folder: Path, seed: int, rank: int = 4, size: float = 0.1) -> Path:
@@ -20,7 +20,7 @@ def save_adapted(base: Path, folder: Path, seed: int, rank: int = 4, size: float
         size: The standard deviation of its numbers.
     """
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("adapter"))
-    model = lora.add(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), rank)
+    model = lora.add(load_model(base, torch.float32, "cpu"), rank)
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_" in name:

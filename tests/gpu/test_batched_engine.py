@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from serving.engines import selection
+from bench.adapted_models import save_adapted
+from serving.engines import lora, selection
 from serving.engines.batched import BatchedRunner
 from serving.engines.batched_sampling import BatchSampler
 from serving.engines.protocol import Sampling
@@ -31,6 +32,25 @@ def test_decoding_is_replayed_from_graphs_and_agrees_with_the_models_own_logits(
             assert (logits - expected).abs().max() < 0.1 * expected.std()
         runner.close(ours)
         reference.close(theirs)
+    assert runner.graphs.enabled
+
+
+def test_adapters_are_part_of_replayed_steps(tiny_gpt2: Path, tmp_path: Path) -> None:
+    runner = BatchedRunner(tiny_gpt2, 8)
+    slot = runner.open(20)
+    runner.step([slot], [[0, 5]])  # a graph of before there were adapters
+    runner.step([slot], [[6]])
+    runner.close(slot)
+    models = [save_adapted(tiny_gpt2, tmp_path / str(seed), seed, rank=4 * seed) for seed in (1, 2)]
+    adapters = [runner.load_adapter(lora.read(model / "adapter", "")) for model in models]
+    references = [TransformersRunner(folder) for folder in (tiny_gpt2, *models)]
+    slots = [runner.open(40), *(runner.open(40, adapter) for adapter in adapters)]
+    their_slots = [reference.open(40) for reference in references]
+    for tokens in (PROMPTS[3], *([token] for token in range(20, 29))):
+        logits = runner.step(slots, [tokens] * 3).float().cpu()
+        for row, reference, theirs in zip(logits, references, their_slots, strict=True):
+            expected = reference.step([theirs], [tokens])[0]
+            assert (row - expected).abs().max() < 0.1 * expected.std()
     assert runner.graphs.enabled
 
 
