@@ -16,7 +16,7 @@ from serving.engines.scheduler import Scheduler
 from serving.model_loader import AdapterFiles
 from serving.settings import EngineSettings
 
-_WAIT_SECONDS = 60.0  # for the memory of one of them
+_WAIT_SECONDS = 60.0  # for the memory of a text that is compared
 
 
 class AdaptableEngine(Engine, Protocol):
