@@ -7,6 +7,7 @@ one of the four merged models, which are engines of their own. Adapters have ran
 import asyncio
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +48,9 @@ def main() -> None:
     models = [base.parent / f"{base.name}-adapted-{number}" for number in range(COUNT)]
     for seed, folder in enumerate(models):
         if not folder.is_dir():
-            save_adapted(base, folder, seed, rank=8, size=0.01)
+            unfinished = folder.with_suffix(".new")
+            shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+            save_adapted(base, unfinished, seed, rank=8, size=0.01).rename(folder)
     if arguments.way:
         echo("\n" + json.dumps(asdict(asyncio.run(_measure(arguments.way, base, models, arguments.quick)))))
         return

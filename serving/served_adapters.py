@@ -1,4 +1,4 @@
-"""The LoRA adapters served beside a model: each follows its own champion, and shares the model's engine.
+"""The LoRA adapters served on top of a model: each follows its own champion, and shares the model's engine.
 
 Each is loaded next to the one that it replaces, and tested, before one reference is swapped; where that fails, the old
 one stays. All of them belong to one loaded model: with another one they are loaded anew.

@@ -89,12 +89,11 @@ class ServedModel(Generic[EngineT]):
             try:
                 if self._served is None or self._served.loaded.folder.follows:
                     await self.check_champion()
-                self._first_attempt.set()
-                if self._served:
-                    await self.adapters.follow(self._served)
             except Exception:
                 logger.exception("checking the champion failed; the next check follows")
             self._first_attempt.set()
+            if self._served:
+                await self.adapters.follow(self._served)
             await asyncio.sleep(self._settings.follow_seconds)
             self._free_unused()
 

@@ -99,6 +99,15 @@ def _layers(config: Any, tensors: Mapping[str, torch.Tensor]) -> dict[str, LowRa
     return layers
 
 
+def require_fit(name: str, layer: LowRank, shape: tuple[int, ...] | None) -> None:
+    """Raise EngineError unless a model's linear layer has this shape, (outputs, inputs); None where it has none."""
+    if shape is None:
+        raise EngineError(f"the adapter changes {name}, which is no linear layer of this model's blocks")
+    found = len(layer.up), layer.down.shape[1]
+    if found != shape:
+        raise EngineError(f"the adapter has {name} with (outputs, inputs) {found}, and this model with {shape}")
+
+
 @torch.inference_mode()
 def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     """Add an adapter to the weights of `model`, in place; raises EngineError where it does not fit."""
@@ -120,6 +129,7 @@ def difference(base: Path, adapter: Adapter, merged: Path) -> str:
     Tensors that only one of the folders has, such as a head that is also the embeddings, are not compared.
     """
     of_base = open_tensors(base)
+    left = set(adapter.layers)
     for name, read_merged in open_tensors(merged).items():
         read_base = of_base.get(name) or of_base.get(name.partition(".")[2])  # without the prefix of the base model
         if not read_base:
@@ -127,7 +137,8 @@ def difference(base: Path, adapter: Adapter, merged: Path) -> str:
         expected, found = read_base().float(), read_merged().float()
         if expected.shape != found.shape:
             return f"{name} has another shape"
-        if layer := adapter.layers.get(name.removesuffix(".weight")):
+        if layer := adapter.layers.get(changed := name.removesuffix(".weight")):
+            left.remove(changed)
             change = layer.up @ layer.down
             change = change.t() if adapter.is_transposed else change
             if change.shape != expected.shape:
@@ -135,4 +146,4 @@ def difference(base: Path, adapter: Adapter, merged: Path) -> str:
             expected = expected + change
         if not (expected - found).abs().max() <= _ROUNDING * found.abs().max():
             return f"{name} is not the same"
-    return ""
+    return f"{min(left)} is not in both" if left else ""

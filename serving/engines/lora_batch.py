@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from serving.engines.lora import Adapter, LowRank
-from serving.engines.protocol import EngineError
+from serving.engines.lora import Adapter, LowRank, require_fit
 
 
 class LoraBatch:
@@ -48,16 +47,14 @@ class LoraBatch:
 
     def _module(self, name: str, layer: LowRank) -> torch.nn.Module:
         """Return the layer that an adapter changes; raises EngineError where the model has none that fits."""
+        module: torch.nn.Module | None
         try:
             module = self._model.get_submodule(name)
         except AttributeError:
             module = None
-        if not isinstance(module, torch.nn.Linear | Conv1D):
-            raise EngineError(f"the adapter changes {name}, which is no linear layer of this model")
-        shape = tuple(module.weight.shape)
-        expected = shape[::-1] if isinstance(module, Conv1D) else shape
-        if (found := (len(layer.up), layer.down.shape[1])) != expected:
-            raise EngineError(f"the adapter changes {name} from {found} outputs and inputs; it has {expected} here")
+        is_linear = isinstance(module, torch.nn.Linear | Conv1D)
+        require_fit(name, layer, _shape(module) if is_linear else None)
+        assert module
         return module
 
 
@@ -67,7 +64,7 @@ class _StackedLayer:
     def __init__(self, batch: LoraBatch, module: Any) -> None:
         self._batch = batch
         weight: torch.Tensor = module.weight
-        outputs, inputs = weight.shape[::-1] if isinstance(module, Conv1D) else weight.shape
+        outputs, inputs = _shape(module)
         self._down = weight.new_zeros(1, inputs, 0)  # (adapters, inputs, rank)
         self._up = weight.new_zeros(1, 0, outputs)  # (adapters, rank, outputs)
         module.register_forward_hook(self._add)
@@ -88,6 +85,12 @@ class _StackedLayer:
             return output
         x = inputs[0].reshape(len(rows), -1, inputs[0].shape[-1])
         return output + torch.bmm(torch.bmm(x, self._down[rows]), self._up[rows]).view_as(output)
+
+
+def _shape(module: Any) -> tuple[int, ...]:
+    """Return the outputs and inputs of a linear layer."""
+    shape = tuple(module.weight.shape)
+    return shape[::-1] if isinstance(module, Conv1D) else shape
 
 
 def _grown(stack: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:

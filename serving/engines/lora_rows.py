@@ -15,8 +15,7 @@ from numba import carray
 
 from serving.engines.compiled import CLAIMED, Kernel, claim, matrix, pointer_to
 from serving.engines.fused_layers import Linear
-from serving.engines.lora import Adapter
-from serving.engines.protocol import EngineError
+from serving.engines.lora import Adapter, require_fit
 
 _FIELDS = 5  # of a part's entry: the addresses of down and up, the rank, the first output, and the one after the last
 _NO_PLACES = np.zeros((0, 2), np.int64)
@@ -126,13 +125,7 @@ class LoraRows:
         """Take an adapter; raises EngineError where it does not fit the model."""
         for name, layer in adapter.layers.items():
             part = self._parts.get(name)
-            if part is None:
-                raise EngineError(f"the adapter changes {name}, which is no linear layer of this model's blocks")
-            expected = part.end - part.begin, part.linear.inputs
-            if (found := (len(layer.up), layer.down.shape[1])) != expected:
-                raise EngineError(
-                    f"the adapter changes {name} of {found} outputs and inputs, which has {expected} here"
-                )
+            require_fit(name, layer, (part.end - part.begin, part.linear.inputs) if part else None)
         number = next(number for number in range(len(self._numbers) + 1) if number not in self._numbers)
         self._numbers.add(number)
         for of_linear in self._layers.values():

@@ -78,6 +78,9 @@ def test_an_adapter_merged_into_its_base_is_the_model_that_was_trained(base: Pat
 def test_an_adapter_of_another_base_is_found_by_its_merged_weights(base: Path, models: list[Path]) -> None:
     assert re.fullmatch(r"\S+\.weight is not the same", lora.difference(models[1], adapter_of(models[0]), models[0]))
     assert lora.difference(base, adapter_of(models[1]), models[0])
+    adapter = adapter_of(models[0])
+    more = replace(adapter, layers={**adapter.layers, "elsewhere": next(iter(adapter.layers.values()))})
+    assert lora.difference(base, more, models[0]) == "elsewhere is not in both"
 
 
 def test_the_scorer_scores_with_the_adapter(base: Path, models: list[Path]) -> None:
@@ -185,7 +188,7 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused(name: str, base: Path
     layer, low_rank = next(iter(adapter.layers.items()))
     wide = replace(low_rank, up=torch.ones(5, 4))
     for layers in ({layer: wide}, {f"{layer}.more": low_rank}):
-        with pytest.raises(EngineError, match=rf"^the adapter changes {re.escape(next(iter(layers)))}"):
+        with pytest.raises(EngineError, match=rf"^the adapter (changes|has) {re.escape(next(iter(layers)))}"):
             runner.load_adapter(replace(adapter, layers=layers))
 
 
@@ -235,7 +238,7 @@ def int8(base: Path) -> DecoderRunner:
 
 
 def steps_of(runner: DecoderRunner, adapter: Any, ids: Sequence[int], others: Sequence[Any]) -> torch.Tensor:
-    """Return the logits of a text by an adapter, read in two parts and single tokens beside texts of other adapters."""
+    """Return the logits of a text by an adapter, read in two parts and by tokens, next to texts of other adapters."""
     slots = [runner.open(len(ids), one) for one in (adapter, *others)]
     logits = [
         runner.step(slots, [ids[begin:end]] * len(slots))[:1] for begin, end in [(0, 20), (20, 37), (37, 38), (38, 39)]
